@@ -1,0 +1,95 @@
+"""Every error that a user can cause or meet, in one tree.
+
+::
+
+    Self2SelfError                  exit  meaning
+    ├── UsageError                    2   an option or a combination of options is wrong
+    │   └── OutputError               2   the output cannot be written where it was asked for
+    ├── InputError                    3   the image cannot be used
+    ├── EngineUnavailableError        4   an engine or an optional package is missing or does not work
+    ├── ResourceError                 5   memory or disk space ran out
+    ├── FileFormatError               6   a model, run or engine file is damaged, foreign or of another version
+    │   └── VerificationError         6   an exported model does not compute what PyTorch computes
+    └── InterruptedRun              130   Ctrl-C; what was done is kept
+
+A message is one line: what is wrong, what was got and what was expected, and what to type
+instead. Anything that is not in this tree is a bug: exit 1, with a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+
+class Self2SelfError(Exception):
+    """Base of all errors that are told to the user in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(Self2SelfError):
+    """An option, or a combination of options, is wrong."""
+
+    exit_code = 2
+
+
+class OutputError(UsageError):
+    """The output cannot be written where it was asked for."""
+
+
+class InputError(Self2SelfError):
+    """The image, or another input file, cannot be used."""
+
+    exit_code = 3
+
+
+class EngineUnavailableError(Self2SelfError):
+    """An engine or an optional dependency is missing or does not work here."""
+
+    exit_code = 4
+
+
+class ResourceError(Self2SelfError):
+    """Memory or disk space ran out."""
+
+    exit_code = 5
+
+
+class FileFormatError(Self2SelfError):
+    """A model, run or engine file is damaged, foreign or of another version."""
+
+    exit_code = 6
+
+
+class VerificationError(FileFormatError):
+    """An exported model does not compute what PyTorch computes."""
+
+
+class InterruptedRun(Self2SelfError):  # noqa: N818 - not an error, but it ends the command
+    """The user pressed Ctrl-C; what was done so far is kept on disk."""
+
+    exit_code = 130
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into one line for the user.
+
+    Raises:
+        ResourceError: no space is left, or a quota or file size limit is reached.
+        OutputError: the folder is missing or read-only, or `path` is a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceError(
+                f"{path}: no space left to write it; nothing was changed. "
+                "Free some disk space or choose another place with -o."
+            ) from error
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot be written ({reason}). Choose another place with -o.") from error

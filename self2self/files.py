@@ -1,0 +1,72 @@
+"""Files that are either the old one or the whole new one, never a half.
+
+The content goes to a temporary name in the folder of the target, is flushed to the disk, and is
+then renamed over the target, which POSIX and Windows do in one step. A failure (disk full,
+Ctrl-C, an exception) removes the temporary file; after a power cut or `kill -9` a hidden
+`.<hex>.partial<suffix>` may be left beside the target, which itself is untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from self2self.errors import OutputError, writing
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a temporary path whose file replaces `path` when the block ends without an error.
+
+    The temporary file exists (empty) when the block begins and has the suffix of `path`, because
+    many writers choose the format by it. A symbolic link is followed, not replaced. An existing
+    target keeps its permissions.
+
+    Raises:
+        ResourceError: no space is left, or a quota or file size limit is reached.
+        OutputError: the folder is missing or read-only, or `path` is not a regular file. Any
+            other `OSError` of the block counts as a failure to write `path`.
+    """
+    with writing(path):
+        target = Path(path).resolve()
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "not a regular file"
+            raise OutputError(f"{path}: is {kind}; expected the name of a file. Choose another place with -o.")
+        temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
+        # Not tempfile.mkstemp: its 0600 would hide the result from everyone else.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield temporary
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    _flush_folder(target.parent)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
+    """Write `data` to `path` so that no reader ever sees a part of it.
+
+    Raises:
+        ResourceError: no space is left, or a quota or file size limit is reached.
+        OutputError: the folder is missing or read-only, or `path` is not a regular file.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut; not every system can, and then the data still do."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,116 @@
+"""Stored values ↔ the network's range.
+
+The map is affine, one offset and one scale for all channels, so that colours keep their ratios and
+the way back is exact: float32 has 24 bits, and the arithmetic is done in float64, so every integer
+within 2**22 of the offset comes back as itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.image_io.image import Array, Refused
+
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
+"""What counts as the bulk; the usual choice in fluorescence microscopy (CSBDeep uses 99.8 as well)."""
+
+SAMPLES = 2**22
+"""Percentiles are taken of at most about this many values, evenly spread."""
+
+EXACT_SPAN = 2**22
+"""Integers farther than this from the offset are rounded to float32's 24 bits."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`stored = pixels * scale + offset`, and the range of predictions in units of pixels."""
+
+    offset: float
+    scale: float
+    bounds: tuple[float, float]
+
+
+def choose_scale(values: Array) -> Scale:
+    """The map for stored `values` (any shape, finite).
+
+    uint8 uses its type range. uint16 does too, and float uses [0, 1], if all values lie in that range
+    and the bulk fills a quarter of it or more. Everything else (12-bit camera data in 16 bits, counts,
+    flux, signed and 32-bit integers) maps its 0.2th and 99.8th percentiles to 0 and 1.
+
+    Raises:
+        Refused: maximum minus minimum is over the range of float64.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise Refused(f"has values from {low:g} to {high:g}, which no number type can subtract. Rescale it.")
+    if values.dtype == np.uint8:
+        return Scale(0.0, 255.0, (0.0, 1.0))
+    bulk_low, bulk_high = _bulk(values)
+    span = bulk_high - bulk_low
+    # Signed and 32-bit types have no white of their own: their data never use the whole range.
+    white = {"uint16": 65535.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}.get(values.dtype.name)
+    if white is not None and low >= 0 and high <= white and span >= white / 4:
+        return Scale(0.0, white, (0.0, 1.0))
+    if low == high:
+        return Scale(low, 1.0, (0.0, 1.0))
+    if span == 0:
+        # All but a few values are the same: the few are the signal.
+        bulk_low, span = low, high - low
+    # The floor keeps the farthest outlier finite in float32.
+    scale = max(span, (high - low) * 1e-30)
+    return Scale(bulk_low, scale, (_float32((low - bulk_low) / scale), _float32((high - bulk_low) / scale)))
+
+
+def normalise(values: Array, offset: float, scale: float) -> NDArray[np.float32]:
+    """Stored (H, W, C) → float32 (C, H, W)."""
+    height, width, channels = values.shape
+    pixels = np.empty((channels, height, width), np.float32)
+    for channel in range(channels):
+        # By channel, and in float64 only for a moment: images may have half a gigapixel.
+        plane = values[..., channel].astype(np.float64)
+        plane -= offset
+        plane /= scale
+        pixels[channel] = plane
+    return pixels
+
+
+def restore(pixels: Array, offset: float, scale: float, dtype: np.dtype[Any]) -> Array:
+    """Float (C, H, W) → stored (H, W, C): the inverse of `normalise`, rounded and clipped to `dtype`."""
+    channels, height, width = pixels.shape
+    values = np.empty((height, width, channels), dtype)
+    if np.issubdtype(dtype, np.integer):
+        integers = np.iinfo(dtype)
+        low, high = float(integers.min), float(integers.max)
+    else:
+        floats = np.finfo(dtype)
+        low, high = float(floats.min), float(floats.max)
+    for channel in range(channels):
+        plane = pixels[channel].astype(np.float64)
+        plane *= scale
+        plane += offset
+        if np.issubdtype(dtype, np.integer):
+            np.rint(plane, out=plane)
+        values[..., channel] = np.clip(plane, low, high, out=plane)
+    return values
+
+
+def _bulk(values: Array) -> tuple[float, float]:
+    flat = values.reshape(-1)
+    step = -(-flat.size // SAMPLES)
+    # A step that is a multiple of 2 or 3 could visit one channel or one Bayer column only.
+    while step > 1 and (step % 2 == 0 or step % 3 == 0):
+        step += 1
+    sample = flat[::step].astype(np.float64)
+    # "higher" and "lower" take a value that exists, one rank inside: in a small image, interpolation
+    # would mix in a part of a single hot pixel, however hot.
+    low = float(np.percentile(sample, LOW_PERCENTILE, method="higher"))
+    high = float(np.percentile(sample, HIGH_PERCENTILE, method="lower"))
+    return (low, high) if low <= high else (high, low)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))

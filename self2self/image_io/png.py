@@ -1,0 +1,228 @@
+"""PNG: chunks by hand, pixels by libpng through imagecodecs.
+
+Pillow opens 16-bit RGB as 8-bit without a word, hence not Pillow. Only the chunks that carry pixels
+reach libpng; the rest is copied unchanged (PNG to PNG) or read here (to another format).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from self2self.image_io.image import Array, Metadata, Refused, Stored, check_size
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEPT = frozenset(
+    (b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+)
+"""Ancillary chunks that stay true when the pixels change (tIME, bKGD, sBIT and hIST do not)."""
+
+MAX_PROFILE_BYTES = 2**26
+INCH = 0.0254
+"""Metres; PNG counts pixels per metre."""
+
+
+def decode(data: bytes) -> Stored:
+    """The samples of a PNG; palettes are expanded, and 1, 2 and 4 bits widened to 8.
+
+    A colour key (tRNS of a grey or RGB image) becomes an alpha channel, because the denoised pixels
+    no longer equal the key.
+
+    Raises:
+        Refused: an animation, or too small or large.
+        Exception: any other, if the data are damaged.
+    """
+    import imagecodecs
+
+    header: tuple[int, ...] | None = None
+    key: bytes | None = None
+    kept: list[tuple[bytes, bytes]] = []
+    pixels: list[bytes] = []
+    palette: dict[bytes, bytes] = {}
+    for kind, payload in _chunks(data):
+        if header is None:
+            if kind != b"IHDR" or len(payload) != 13:
+                raise ValueError("the first chunk is not IHDR")
+            header = struct.unpack(">IIBBBBB", payload)
+            check_size(header[0], header[1])
+            _check_header(header)
+        if kind == b"acTL" and payload[:4] != b"\0\0\0\x01":
+            frames = int.from_bytes(payload[:4], "big")
+            raise Refused(f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG.")
+        if kind == b"IDAT":
+            pixels.append(payload)
+        elif kind == b"tRNS" and header[3] in (0, 2):
+            key = payload
+        elif kind in (b"PLTE", b"tRNS") and header[3] == 3:
+            palette[kind] = payload
+        elif kind in KEPT:
+            kept.append((kind, payload))
+    if header is None:
+        raise ValueError("no chunks")
+    depth, colour = header[2], header[3]
+    _check_stream(pixels, _raw_bytes(header))
+    bare = [_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)), *_palette_chunks(header, palette)]
+    bare += [_chunk(b"IDAT", payload) for payload in pixels]
+    samples = imagecodecs.png_decode(b"".join([SIGNATURE, *bare, _chunk(b"IEND", b"")]))
+    samples = samples.reshape(header[1], header[0], -1)
+    metadata = _metadata(kept)
+    notes: list[str] = []
+    alpha = None
+    if samples.shape[2] in (2, 4):
+        samples, alpha = samples[..., :-1], samples[..., -1].copy()
+    elif key is not None:
+        alpha = _keyed(samples, key, depth)
+        notes.append("its transparent colour is written as an alpha channel")
+    if colour == 3:
+        samples, note = expanded(samples, grey_allowed=metadata.icc is None)
+        notes.append(note)
+    elif depth < 8:
+        notes.append(f"{depth}-bit grey is written as 8-bit grey")
+    return Stored(np.ascontiguousarray(samples), alpha, metadata, notes=tuple(notes))
+
+
+def encode(stored: Stored) -> bytes:
+    """A PNG of uint8 or uint16 samples, grey or RGB, with or without alpha."""
+    import imagecodecs
+
+    samples = stored.values
+    if stored.alpha is not None:
+        samples = np.concatenate([samples, stored.alpha[..., None]], axis=2)
+    if samples.shape[2] == 1:
+        samples = samples[..., 0]
+    data = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples)))
+    # IHDR is 25 bytes long and comes first; every chunk that we add may stand right behind it.
+    split = len(SIGNATURE) + 25
+    added = stored.metadata.png_chunks or _chunks_of(stored.metadata)
+    return b"".join([data[:split], *(_chunk(kind, payload) for kind, payload in added), data[split:]])
+
+
+def expanded(samples: Array, *, grey_allowed: bool) -> tuple[Array, str]:
+    """Palette colours (H, W, 3) as grey (H, W, 1) if they all are, and the note that tells the user."""
+    if grey_allowed and (samples == samples[..., :1]).all():
+        return samples[..., :1], "its palette holds greys only; it is written as 8-bit grey"
+    return samples, "palette colours are written as 8-bit RGB, since denoising makes new colours"
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = len(SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise ValueError("the file ends before its IEND chunk")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise ValueError(f"the file ends inside its {kind.decode('latin-1')!a} chunk")
+        payload = data[position + 8 : end]
+        if zlib.crc32(payload, zlib.crc32(kind)) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"wrong checksum of a {kind.decode('latin-1')!a} chunk")
+        yield kind, payload
+        position = end + 4
+
+
+def _check_header(header: tuple[int, ...]) -> None:
+    depth, colour, *methods = header[2:]
+    depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+    if depth not in depths.get(colour, ()) or methods not in ([0, 0, 0], [0, 0, 1]):
+        raise ValueError(f"impossible header: {depth} bits, colour type {colour}, methods {methods}")
+
+
+def _palette_chunks(header: tuple[int, ...], palette: dict[bytes, bytes]) -> list[bytes]:
+    if header[3] != 3:
+        return []
+    colours = palette.get(b"PLTE", b"")
+    if not colours or len(colours) % 3 or len(colours) > 3 * 2 ** header[2]:
+        raise ValueError(f"a palette of {len(colours)} bytes")
+    alphas = palette.get(b"tRNS", b"")[: len(colours) // 3]
+    # Indices beyond the palette are black; told to libpng as colours, they cause no warning.
+    full = _chunk(b"PLTE", colours.ljust(3 * 2 ** header[2], b"\0"))
+    return [full, _chunk(b"tRNS", alphas)] if alphas else [full]
+
+
+def _raw_bytes(header: tuple[int, ...]) -> int:
+    """Bytes of the inflated pixel data, one filter byte a row included."""
+    width, height, depth, colour, _, _, interlaced = header
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    # (first column, first row, column step, row step) of the seven passes of Adam7.
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    total = 0
+    for column, row, across, down in passes if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - column) // across), -(-(height - row) // down)
+        total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _check_stream(parts: list[bytes], expected: int) -> None:
+    """Inflate the pixel data once, in small pieces, only to see that they are whole.
+
+    libpng prints a warning and goes on where the checksum or the length is wrong.
+    """
+    inflate = zlib.decompressobj()
+    size = 0
+    for part in parts:
+        rest = part
+        while rest and size <= expected:
+            size += len(inflate.decompress(rest, 2**20))
+            if inflate.eof:
+                break
+            rest = inflate.unconsumed_tail
+    while not inflate.eof and size <= expected and (piece := inflate.decompress(b"", 2**20)):
+        size += len(piece)
+    if not inflate.eof or inflate.unused_data or size != expected:
+        raise ValueError(f"{size} bytes of pixel data; expected {expected}")
+
+
+def _chunk(kind: bytes, payload: bytes) -> bytes:
+    checksum = zlib.crc32(payload, zlib.crc32(kind))
+    return b"".join([struct.pack(">I", len(payload)), kind, payload, struct.pack(">I", checksum)])
+
+
+def _keyed(samples: Array, key: bytes, depth: int) -> Array:
+    """Alpha (H, W): 0 where a pixel equals the colour key, else opaque."""
+    colours = samples.shape[2]
+    values = np.array(struct.unpack(f">{colours}H", key[: 2 * colours]), np.uint32) & ((1 << depth) - 1)
+    if depth < 8:
+        values *= 255 // ((1 << depth) - 1)
+    white = np.iinfo(samples.dtype).max
+    return np.where((samples == values).all(axis=2), 0, white).astype(samples.dtype)
+
+
+def _metadata(kept: list[tuple[bytes, bytes]]) -> Metadata:
+    chunks = dict(kept)
+    dpi = None
+    if len(chunks.get(b"pHYs", b"")) == 9:
+        x, y, unit = struct.unpack(">IIB", chunks[b"pHYs"])
+        dpi = (x * INCH, y * INCH) if unit == 1 and x and y else None
+    return Metadata(_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf"), dpi, png_chunks=tuple(kept))
+
+
+def _profile(payload: bytes | None) -> bytes | None:
+    """The ICC profile of an iCCP chunk; a damaged or oversized one counts as none."""
+    if payload is None:
+        return None
+    _, _, packed = payload.partition(b"\0")
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(packed[1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return None
+    return profile if inflate.eof else None
+
+
+def _chunks_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """Chunks for metadata that came from another format."""
+    chunks = []
+    if metadata.icc is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
+    if metadata.exif is not None:
+        chunks.append((b"eXIf", metadata.exif))
+    if metadata.dpi is not None:
+        x, y = (min(round(dpi / INCH), 2**31 - 1) for dpi in metadata.dpi)
+        chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))
+    if metadata.description is not None:
+        chunks.append((b"iTXt", b"Description\0\0\0\0\0" + metadata.description.encode()))
+    return chunks

@@ -1,0 +1,260 @@
+"""TIFF by way of tifffile: any byte order, layout and sample type, with the layout kept for the output."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from self2self.image_io import exif
+from self2self.image_io.image import Array, Metadata, Refused, Stored, TiffLayout, check_size
+from self2self.image_io.png import expanded
+
+MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
+JPEG_COMPRESSIONS = frozenset((6, 7, 34892, 33007))
+ENCODERS = {1: None, 5: "lzw", 50000: "zstd"}
+"""Compressions kept as they are; every other one becomes deflate, which all readers know."""
+
+STORED_TYPES = frozenset(("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"))
+
+COPIED_TAGS = frozenset(
+    (269, 285, 286, 287, 316, 700, 33550, 33723, 33922, 34264, 34377, 34735, 34736, 34737, 42112, 42113)
+)
+"""Document and page name, position, host, XMP, IPTC, Photoshop, GeoTIFF and GDAL: true whatever the pixels."""
+
+TEXT_TAGS = {305: "software", 306: "datetime"}
+"""Tags that tifffile takes as arguments instead."""
+
+
+def decode(path: Path) -> Stored:
+    """The samples of a TIFF with one image; 1, 2 and 4 bits are widened to 8, palettes expanded.
+
+    MinIsWhite integers are inverted, so that a higher value is always brighter.
+
+    Raises:
+        Refused: several pages, channels that are neither grey, RGB nor CMYK, an unusual sample type
+            or colour space, or too small or large.
+        Exception: any other, if the file is damaged or its compression unknown.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages.first
+        check_size(page.imagewidth, page.imagelength)
+        notes = _check_pages(file, page)
+        colours, extra = _check_channels(page)
+        _check_segments(file, page)
+        samples = _samples(page)
+        layout = _layout(file, page, extra)
+        resolution = layout.resolution
+        inch = {2: 1.0, 3: 2.54}.get(resolution[2]) if resolution else None
+        dpi = None
+        if resolution is not None and inch is not None:
+            dpi = (resolution[0][0] / resolution[0][1] * inch, resolution[1][0] / resolution[1][1] * inch)
+        description = page.tags.valueof(270)
+        icc = page.tags.valueof(34675)
+        metadata = Metadata(
+            icc if isinstance(icc, bytes) and icc else None,
+            _exif(path, file, page),
+            dpi,
+            # tifffile's own description repeats the shape, which changes with a palette.
+            description if isinstance(description, str) and not description.startswith('{"shape"') else None,
+            tiff=layout,
+        )
+        bits = page.bitspersample
+        colormap = page.colormap if page.photometric == PALETTE else None
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    if isinstance(bits, int) and bits < 8 and samples.dtype.kind in "ub" and colormap is None:
+        samples = samples.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+        notes.append(f"{bits}-bit samples are written as 8-bit")
+    elif isinstance(bits, int) and samples.dtype.kind == "u" and bits % 8 and colormap is None:
+        notes.append(f"{bits}-bit samples are written in {samples.dtype.itemsize * 8} bits, with the same values")
+    alpha = samples[..., colours].copy() if extra is not None else None
+    values = np.ascontiguousarray(samples[..., :colours])
+    if extra == 0:
+        notes.append("its last channel has no declared meaning and is copied unchanged")
+    if colormap is not None:
+        values, note = expanded(_apply(colormap, values[..., 0]), grey_allowed=metadata.icc is None)
+        notes.append(note)
+    if values.dtype.name not in STORED_TYPES:
+        raise Refused(
+            f"has pixels of type {values.dtype.name}; expected integers of 8, 16 or 32 bits or floats of 16, 32 "
+            "or 64 bits. Convert it to float32."
+        )
+    if page.photometric == MINISWHITE and values.dtype.kind == "u":
+        values = np.iinfo(values.dtype).max - values
+    return Stored(values, alpha, metadata, notes=tuple(notes))
+
+
+def encode(stored: Stored) -> bytes:
+    """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate."""
+    import tifffile
+
+    values, metadata = stored.values, stored.metadata
+    layout = metadata.tiff
+    channels = values.shape[2]
+    photometric = {1: MINISBLACK, 3: RGB, 4: SEPARATED}[channels]
+    if layout is not None and layout.photometric == MINISWHITE and channels == 1:
+        photometric = MINISWHITE
+        if values.dtype.kind == "u":
+            values = np.iinfo(values.dtype).max - values
+    options: dict[str, Any] = {"photometric": photometric}
+    if stored.alpha is not None:
+        values = np.concatenate([values, stored.alpha[..., None]], axis=2)
+        options["extrasamples"] = (2 if layout is None else layout.alpha_kind,)
+    if values.shape[2] == 1:
+        values = values[..., 0]
+    elif layout is not None and layout.separate:
+        values = np.moveaxis(values, 2, 0)
+        options["planarconfig"] = 2
+    else:
+        options["planarconfig"] = 1
+    compression = "zlib" if layout is None else ENCODERS.get(layout.compression, "zlib")
+    if compression is not None:
+        options |= {"compression": compression, "predictor": 3 if values.dtype.kind == "f" else 2}
+    tags, directories = exif.tags(metadata.exif)
+    if layout is not None:
+        options |= {"byteorder": layout.byteorder, "bigtiff": layout.bigtiff, "tile": layout.tile}
+    options |= _resolution(metadata)
+    description = metadata.description or tags.get(270)
+    text = {name: tags.get(tag) for tag, name in TEXT_TAGS.items()}
+    options |= {name: value if isinstance(value, str) else False for name, value in text.items()}
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        np.ascontiguousarray(values),
+        metadata=None,
+        description=description.encode() if isinstance(description, str) else None,
+        iccprofile=metadata.icc,
+        extratags=_extratags(metadata, tags, directories),
+        **options,
+    )
+    return exif.append_directories(buffer.getvalue(), directories) if directories else buffer.getvalue()
+
+
+def _exif(path: Path, file: Any, page: Any) -> bytes | None:
+    block = exif.from_tiff(path, file.byteorder, file.is_bigtiff, page.offset)
+    turned = page.tags.valueof(exif.ORIENTATION)
+    if block is None and isinstance(turned, int) and 1 <= turned <= 8:
+        return exif.orientation_block(int(turned))
+    return block
+
+
+def _check_pages(file: Any, page: Any) -> list[str]:
+    """Refuse stacks; pages that are reduced copies or masks of the first are dropped with a note."""
+    kinds = [other.tags.valueof(254, 0) if other is not page else 0 for other in _pages(file)]
+    count = sum(1 for kind in kinds if not (isinstance(kind, int) and kind & 5))
+    if page.imagedepth > 1:
+        count = max(count, page.imagedepth)
+    if file.is_imagej:
+        # ImageJ writes stacks over 4 GB as one page and the number of slices as text.
+        count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
+    if count > 1:
+        raise Refused(f"has {count} pages; self2self takes one image a file. Save each page as a TIFF of its own.")
+    return ["its reduced copies or masks on further pages are dropped"] if len(kinds) > 1 else []
+
+
+def _pages(file: Any) -> list[Any]:
+    file.pages.useframes = False
+    return [file.pages[index] for index in range(len(file.pages))]
+
+
+def _check_channels(page: Any) -> tuple[int, int | None]:
+    """Colour channels, and the kind of the alpha channel (None = no alpha)."""
+    extras = tuple(int(extra) for extra in page.extrasamples)
+    samples = page.samplesperpixel
+    colours = samples - len(extras)
+    known = {MINISWHITE: 1, MINISBLACK: 1, PALETTE: 1, RGB: 3, SEPARATED: 4}
+    photometric = int(page.photometric)
+    if photometric == YCBCR and int(page.compression) in JPEG_COMPRESSIONS:
+        photometric = RGB
+    if photometric not in known:
+        name = getattr(page.photometric, "name", str(photometric))
+        raise Refused(f"has the colour space {name}; expected grey, RGB, CMYK or a palette. Convert it to RGB.")
+    declared = len(extras) == 0 or (len(extras) == 1 and (extras[0] in (1, 2) or (extras[0] == 0 and colours >= 3)))
+    if colours != known[photometric] or not declared or (photometric == PALETTE and extras):
+        raise Refused(
+            f"has {samples} channels; expected grey or RGB, with or without alpha, or CMYK, and declared as such. "
+            "Save each channel as a file of its own."
+        )
+    return colours, extras[0] if extras else None
+
+
+def _check_segments(file: Any, page: Any) -> None:
+    """Refuse strips and tiles outside the file: tifffile would fill some of them with zeros."""
+    expected = math.prod(page.chunked)
+    offsets, counts = page.dataoffsets, page.databytecounts
+    if len(offsets) < expected or len(counts) < expected:
+        raise ValueError(f"{len(offsets)} of {expected} strips or tiles")
+    size = file.filehandle.size
+    if any(count <= 0 or offset <= 0 or offset + count > size for offset, count in zip(offsets, counts, strict=False)):
+        raise ValueError("strips or tiles lie outside the file")
+    # An image of few pixels may claim a tile of terabytes.
+    check_size(max(8, page.tilewidth), max(8, page.tilelength))
+
+
+def _samples(page: Any) -> Array:
+    planes, depth, height, width, contiguous = page.shaped
+    if depth != 1:
+        raise Refused(f"has {depth} slices; self2self takes one image a file. Save each slice as a TIFF of its own.")
+    if page.dtype is None:
+        raise Refused(f"has {page.bitspersample}-bit samples of a mixed or unknown type; expected one of 8, 16 or 32.")
+    samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
+    return samples[0] if planes == 1 else np.moveaxis(samples[..., 0], 0, 2)
+
+
+def _layout(file: Any, page: Any, extra: int | None) -> TiffLayout:
+    tags = page.tags
+    x, y, unit = tags.valueof(282), tags.valueof(283), tags.valueof(296, 2)
+    rational = all(isinstance(side, tuple) and len(side) == 2 and side[0] and side[1] for side in (x, y))
+    tile = (page.tilelength, page.tilewidth) if page.is_tiled else None
+    if tile is not None and any(side % 16 for side in tile):
+        tile = None
+    copied = []
+    for code in sorted(COPIED_TAGS):
+        tag = tags.get(code)
+        if tag is not None and isinstance(tag.value, bytes | str | int | float | tuple):
+            count = 0 if isinstance(tag.value, str) else tag.count
+            copied.append((code, int(tag.dtype), count, tag.value, True))
+    return TiffLayout(
+        byteorder=file.byteorder,
+        bigtiff=file.is_bigtiff,
+        compression=int(page.compression),
+        photometric=int(page.photometric),
+        separate=int(page.planarconfig) == 2,
+        tile=tile,
+        alpha_kind=2 if extra is None else extra,
+        resolution=(x, y, int(unit) if unit in (1, 2, 3) else 1) if rational else None,
+        tags=tuple(copied),
+    )
+
+
+def _resolution(metadata: Metadata) -> dict[str, Any]:
+    if metadata.tiff is not None:
+        if metadata.tiff.resolution is None:
+            return {}
+        x, y, unit = metadata.tiff.resolution
+        return {"resolution": (x, y), "resolutionunit": unit}
+    return {} if metadata.dpi is None else {"resolution": metadata.dpi, "resolutionunit": 2}
+
+
+def _extratags(metadata: Metadata, tags: dict[int, Any], directories: dict[int, Any]) -> list[Any]:
+    extratags = [] if metadata.tiff is None else list(metadata.tiff.tags)
+    for code, value in tags.items():
+        if code == exif.ORIENTATION:
+            extratags.append((code, 3, 1, exif.orientation(metadata.exif), True))
+        elif code not in (270, *TEXT_TAGS) and isinstance(value, str):
+            extratags.append((code, 2, 0, value.encode(), True))
+    # Placeholders; exif.append_directories puts the right number and offset.
+    extratags.extend((code - 1, 4, 1, 0, True) for code in directories)
+    return extratags
+
+
+def _apply(colormap: Array, indices: Array) -> Array:
+    """Palette indices (H, W) → uint8 RGB (H, W, 3); a map of 16-bit values, or wrongly of 8-bit ones."""
+    wide = colormap.max() > 255
+    colours = (colormap >> 8 if wide else colormap).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(colours[:, indices], 0, 2))

@@ -1,0 +1,100 @@
+"""Dropout masks as a pure function: (seed, pass index, shapes) to booleans.
+
+Nothing here depends on batch size, order, thread count or machine: pass 17 of seed 0 has the
+same masks wherever and whenever it is made. One random byte decides one element
+(``byte < keep_count``), because drawing 32-bit uniforms costs five times as much, and the masks
+of one pass at 256x256 have 21 million elements.
+
+The bytes are those of numpy's SFC64 seeded through SeedSequence; numpy guarantees both streams
+for all versions (NEP 19).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.contract import KEEP_LEVELS, MaskSpec
+from self2self.errors import UsageError
+
+BoolArray = NDArray[np.bool_]
+
+
+class Stream(IntEnum):
+    """Independent random streams of one seed, so that a pass never repeats a training step."""
+
+    ENSEMBLE = 0
+    FIT = 1
+    CROP = 2
+
+
+def check_seed(seed: int) -> None:
+    """Refuse seeds that do not fit into one word of a SeedSequence, where streams could meet.
+
+    Raises:
+        UsageError: `seed` is not in 0 to 2**32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed is {seed}; expected 0 to {2**32 - 1}.")
+
+
+def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:
+    """Random generator for step or pass `index` of `seed`, independent of all others."""
+    return np.random.Generator(_bit_generator(seed, index, stream))
+
+
+def _bit_generator(seed: int, index: int, stream: Stream) -> np.random.SFC64:
+    return np.random.SFC64(np.random.SeedSequence((seed, int(stream), index)))
+
+
+class MaskMaker:
+    """Makes the masks of consecutive passes into arrays that it reuses.
+
+    Args:
+        specs: the masks, in the order in which they consume random bytes.
+        axes: sizes of the data axes, for example ``{"H": 64, "W": 96}``.
+        seed: non-negative seed of all passes.
+        stream: which of the seed's independent streams.
+    """
+
+    def __init__(
+        self, specs: Sequence[MaskSpec], axes: Mapping[str, int], seed: int, stream: Stream = Stream.ENSEMBLE
+    ) -> None:
+        self.specs = tuple(specs)
+        self.seed = seed
+        self.stream = stream
+        self._shapes = [spec.shape(axes) for spec in self.specs]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self._buffers: list[BoolArray] = []
+
+    def make(self, first_pass: int, count: int) -> dict[str, BoolArray]:
+        """Masks of passes `first_pass` to `first_pass + count - 1`.
+
+        Returns:
+            name to bool array [count, ...shape of the mask], C-contiguous. The arrays are views of buffers
+            that the next call overwrites.
+        """
+        if not self._buffers or self._buffers[0].shape[0] < count:
+            self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
+        for offset in range(count):
+            self._fill(first_pass + offset, offset)
+        return {spec.name: buffer[:count] for spec, buffer in zip(self.specs, self._buffers, strict=True)}
+
+    def _fill(self, index: int, row: int) -> None:
+        bits = _bit_generator(self.seed, index, self.stream)
+        for spec, size, buffer in zip(self.specs, self._sizes, self._buffers, strict=True):
+            # One draw a mask, not one for all: the bytes are compared while they are in the cache.
+            words = bits.random_raw(-(-size // 8))
+            if sys.byteorder == "big":
+                words = words.byteswap()
+            random_bytes = words.view(np.uint8)[:size]
+            # A slice, because an index into a mask without dimensions would give a copy.
+            target = buffer[row : row + 1].reshape(-1)
+            if spec.keep_count == KEEP_LEVELS:
+                target.fill(True)
+            else:
+                np.less(random_bytes, np.uint8(spec.keep_count), out=target)

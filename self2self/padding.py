@@ -1,0 +1,51 @@
+"""Padding to the sizes that the network accepts, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Reflection added on each side of the last two axes.
+
+    Attributes:
+        top, bottom, left, right: number of pixels added.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def for_size(cls, height: int, width: int, multiple: int = SIZE_MULTIPLE, minimum: int = MINIMUM_SIZE) -> Padding:
+        """Least padding, split evenly, to a multiple of `multiple` that is at least `minimum`."""
+        top, bottom = _split(height, multiple, minimum)
+        left, right = _split(width, multiple, minimum)
+        return cls(top, bottom, left, right)
+
+    def pad(self, array: NDArray[T]) -> NDArray[T]:
+        """[..., H, W] to [..., H + top + bottom, W + left + right], reflected without the edge pixel."""
+        leading = [(0, 0)] * (array.ndim - 2)
+        # numpy reflects again where the padding is wider than the image, which ONNX's Pad does not.
+        return np.pad(array, [*leading, (self.top, self.bottom), (self.left, self.right)], mode="reflect")
+
+    def crop(self, array: NDArray[T]) -> NDArray[T]:
+        """The inverse of `pad`, as a view."""
+        height, width = array.shape[-2:]
+        return array[..., self.top : height - self.bottom, self.left : width - self.right]
+
+
+def _split(size: int, multiple: int, minimum: int) -> tuple[int, int]:
+    target = max(minimum, -(-size // multiple) * multiple)
+    before = (target - size) // 2
+    return before, target - size - before

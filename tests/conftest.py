@@ -1,0 +1,82 @@
+"""Fixtures that several test files share: a network that is small, but complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Networks this small only lose by a second thread, and on a busy machine they lose a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from self2self.contract import Contract, mask_specs, quantise_keep
+
+if TYPE_CHECKING:
+    from self2self.train.network import Self2SelfNet
+
+# Before torch is loaded: on tensors this small, threads that wait for each other cost the most time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TINY_ENCODER = 4
+TINY_DECODER = (6, 6, 6, 4, 4)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network and the contract that describes it."""
+
+    network: Self2SelfNet
+    contract: Contract
+
+
+MakeFitted = Callable[..., Fitted]
+
+
+def build_fitted(
+    channels: int = 3,
+    encoder_width: int = TINY_ENCODER,
+    decoder_widths: tuple[int, ...] = TINY_DECODER,
+    drop_rate: float = 0.4,
+    seed: int = 0,
+) -> Fitted:
+    """What the fixture `make_fitted` gives; also for scripts in another process."""
+    import torch
+
+    from self2self.train.network import Self2SelfNet, initialise
+
+    network = Self2SelfNet(channels, encoder_width, decoder_widths, quantise_keep(drop_rate) / 256)
+    initialise(network, "kaiming", torch.Generator().manual_seed(seed))
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        # Zero biases would hide a bias that is left out or taken twice.
+        for name, weight in network.named_parameters():
+            if name.endswith("bias"):
+                weight.uniform_(-0.2, 0.2, generator=source)
+    specs = mask_specs(channels, encoder_width, decoder_widths, drop_rate, drop_rate)
+    return Fitted(network, Contract(channels, specs, recipe="fast", seed=seed, steps=7, image_sha256="ab" * 32))
+
+
+@pytest.fixture(scope="session")
+def make_fitted() -> MakeFitted:
+    """Makes a network with random weights, and its contract; tiny and RGB by default."""
+    return build_fitted
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Fitted:
+    """The tiny RGB network, which tests must not change."""
+    return build_fitted()
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` as an ONNX file with free batch and size, which tests must not change."""
+    from self2self.export.to_onnx import to_onnx
+
+    path = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    to_onnx(tiny.network, tiny.contract, path)
+    return path

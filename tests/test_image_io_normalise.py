@@ -1,0 +1,126 @@
+"""Values of any type and range: the bulk in [0, 1] for the network, and every value back where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from self2self.image_io import read_image, write_image
+from tests.image_files import load, noise, round_trip, save
+
+COMMON = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@COMMON
+@given(
+    dtype=st.sampled_from(["u1", "u2", "i1", "i2", "u4", "i4"]),
+    size=st.tuples(st.integers(8, 60), st.integers(8, 60)),
+    channels=st.sampled_from([1, 3]),
+    span=st.integers(0, 2**22 - 1),
+    place=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_unchanged_integers_are_bit_identical(
+    tmp_path: Path, dtype: str, size: tuple[int, int], channels: int, span: int, place: float, seed: int
+) -> None:
+    limits = np.iinfo(dtype)
+    span = min(span, int(limits.max) - int(limits.min))
+    low = int(limits.min) + int(place * (int(limits.max) - int(limits.min) - span))
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(low, low + span, (*size, channels), dtype, endpoint=True)
+    path = tmp_path / "in.tif"
+    photometric = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(path, samples.squeeze(2) if channels == 1 else samples, photometric=photometric)
+    image = read_image(path)
+    low_bound, high_bound = image.value_bounds
+    assert low_bound <= image.pixels.min()
+    assert image.pixels.max() <= high_bound
+    write_image(tmp_path / "out.tif", image.pixels, image, force=True)
+    written = load(tmp_path / "out.tif")
+    assert written.dtype == samples.dtype
+    np.testing.assert_array_equal(written.reshape(samples.shape), samples)
+
+
+@COMMON
+@given(
+    dtype=st.sampled_from(["f4", "f8"]),
+    exponent=st.integers(-30, 30),
+    offset=st.floats(-100, 100),
+    hot=st.integers(0, 3),
+    size=st.tuples(st.integers(8, 60), st.integers(8, 60)),
+)
+def test_floats_of_any_range(
+    tmp_path: Path, dtype: str, exponent: int, offset: float, hot: int, size: tuple[int, int]
+) -> None:
+    bulk = 10.0**exponent
+    rng = np.random.default_rng(1)
+    samples = ((rng.random(size) + offset) * bulk).astype(dtype)
+    spread = float(samples.max()) - float(samples.min())
+    samples.flat[:hot] = 1e6 * bulk
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, samples, photometric="minisblack")
+    image = read_image(path)
+    usual = np.sort(image.pixels.ravel())[: samples.size - hot]
+    if hot <= samples.size // 1000 + 1:
+        assert usual.min() > -0.5
+        assert usual.max() < 1.5
+    write_image(tmp_path / "out.tif", image.pixels, image, force=True)
+    written = load(tmp_path / "out.tif")
+    assert written.dtype == samples.dtype
+    coarse = np.finfo(np.float32).eps if dtype == "f4" else 0.0
+    tolerance = 1e-6 * spread + (np.abs(samples).astype(float) + abs(offset) * bulk) * coarse
+    tolerance = tolerance + np.where(samples == samples.max(), 1e-6 * 1e6 * bulk if hot else 0, 0)
+    assert (np.abs(written.astype(float) - samples.astype(float)) <= tolerance).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.5, 3e38, 1e-40])
+def test_constant_float(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "in.tif"
+    samples = np.full((16, 16), value, np.float32)
+    tifffile.imwrite(path, samples, photometric="minisblack")
+    image = read_image(path)
+    assert np.isfinite(image.pixels).all()
+    assert image.value_bounds == (0.0, 1.0)
+    np.testing.assert_array_equal(load(round_trip(path)), samples)
+
+
+def test_sparse_float_keeps_its_few_values(tmp_path: Path) -> None:
+    samples = np.zeros((64, 64), np.float32)
+    samples[5, 5], samples[9, 9] = 1000.0, -3e30
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, samples, photometric="minisblack")
+    np.testing.assert_allclose(load(round_trip(path))[9, 9], -3e30, rtol=1e-6)
+
+
+def test_12_bit_data_in_16_bits_fill_the_range(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.poisson(300, (64, 64)).astype(np.uint16)
+    samples[0, 0] = 4095
+    path = save(tmp_path / "in.png", samples)
+    image = read_image(path)
+    assert abs(float(np.median(image.pixels)) - 0.5) < 0.1
+    assert image.pixels.max() == pytest.approx(image.value_bounds[1])
+    assert image.value_bounds[1] > 10
+    np.testing.assert_array_equal(load(round_trip(path)), samples)
+
+
+def test_full_range_16_bit_and_unit_floats_are_not_stretched(tmp_path: Path) -> None:
+    path = save(tmp_path / "in.png", noise((32, 32), np.uint16))
+    assert (read_image(path).offset, read_image(path).scale) == (0.0, 65535.0)
+    tifffile.imwrite(tmp_path / "in.tif", noise((32, 32), np.float32), photometric="minisblack")
+    image = read_image(tmp_path / "in.tif")
+    assert (image.offset, image.scale, image.value_bounds) == (0.0, 1.0, (0.0, 1.0))
+
+
+def test_predictions_are_rounded_and_clipped(tmp_path: Path) -> None:
+    image = read_image(save(tmp_path / "in.png", noise((8, 8))))
+    pixels = np.full_like(image.pixels, 100.6 / 255)
+    pixels[0, 0, :2] = (-3, 7)
+    write_image(tmp_path / "out.png", pixels, image)
+    written = load(tmp_path / "out.png")
+    assert written[0, :3].tolist() == [0, 255, 101]

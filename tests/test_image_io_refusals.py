@@ -1,0 +1,306 @@
+"""Bad inputs and outputs: one line each, of the right class, and never another exception."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+
+from self2self.errors import InputError, OutputError
+from self2self.image_io import check_output, read_image, write_float_map, write_image
+from tests import image_files
+from tests.image_files import ICC, encoded, noise, save, smooth
+
+Maker = Callable[[Path], Path]
+
+
+def _bytes(name: str, data: bytes) -> Maker:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
+
+
+def _tiff(samples: np.ndarray, **options: object) -> Maker:
+    def make(folder: Path) -> Path:
+        tifffile.imwrite(folder / "x.tif", samples, **options)
+        return folder / "x.tif"
+
+    return make
+
+
+def _animated(form: str) -> Maker:
+    def make(folder: Path) -> Path:
+        frames = [PillowImage.fromarray(noise((16, 16, 3), seed=seed)) for seed in range(3)]
+        frames[0].save(folder / f"x.{form}", save_all=True, append_images=frames[1:])
+        return folder / f"x.{form}"
+
+    return make
+
+
+def _float(value: float) -> Maker:
+    samples = noise((16, 16), np.float32)
+    samples[2:4, 3] = value
+    return _tiff(samples, photometric="minisblack")
+
+
+def _sparse_tiff(folder: Path) -> Path:
+    """A strip of no bytes, which tifffile would read as zeros."""
+    path = folder / "x.tif"
+    tifffile.imwrite(path, noise((32, 32)), photometric="minisblack", rowsperstrip=8, compression="zlib")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags[279].valueoffset
+        width = 2 if file.pages.first.tags[279].dtype == 3 else 4
+    data[place : place + width] = bytes(width)
+    path.write_bytes(data)
+    return path
+
+
+BIG = image_files.png(2**20, 2**20, 8, 2, b"\0")
+BAD_FILES: dict[str, tuple[Maker, str]] = {
+    "missing": (lambda folder: folder / "none.png", "no such file"),
+    "folder": (lambda folder: folder, "is a folder"),
+    "name too long": (lambda folder: folder / ("x" * 300 + ".png"), "cannot be read"),
+    "empty": (_bytes("x.png", b""), "is empty"),
+    "text": (_bytes("x.png", b"I am not a picture\n"), "unknown format"),
+    "gif": (_animated("gif"), "is a GIF file"),
+    "heic": (_bytes("x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "is a HEIC file"),
+    "png signature only": (_bytes("x.png", b"\x89PNG\r\n\x1a\n"), "before its IEND"),
+    "png cut off": (_bytes("x.png", encoded("png")[:-40]), "cut off"),
+    "png checksum": (_bytes("x.png", encoded("png").replace(b"IDATx", b"IDATy")), "checksum"),
+    "png few rows": (_bytes("x.png", image_files.png(16, 16, 8, 0, bytes(17 * 5))), "expected 272"),
+    "png pixel checksum": (_bytes("x.png", image_files.png_with_wrong_pixel_checksum()), "incorrect data check"),
+    "png header": (_bytes("x.png", image_files.png(16, 16, 3, 0, bytes(17 * 16))), "impossible header"),
+    "png bomb": (_bytes("x.png", BIG), "megapixels"),
+    "apng": (_animated("png"), "has 3 frames"),
+    "webp animation": (_animated("webp"), "has 3 frames"),
+    "tiff stack": (_tiff(noise((3, 16, 16)), photometric="minisblack"), "has 3 pages"),
+    "imagej stack": (_tiff(noise((4, 16, 16)), imagej=True), "has 4 pages"),
+    "jpeg cut off": (_bytes("x.jpg", encoded("jpeg")[:-60]), "cut off"),
+    "webp cut off": (_bytes("x.webp", encoded("webp")[:-10]), "cut off"),
+    "webp lossless cut off": (_bytes("x.webp", encoded("webp", lossless=True)[:-10]), "cut off"),
+    "bmp cut off": (_bytes("x.bmp", encoded("bmp")[:-10]), "cut off"),
+    "tiff cut off": (_bytes("x.tif", encoded("tiff")[:-10]), "cut off"),
+    "compressed tiff cut off": (_bytes("x.tif", encoded("tiff", compression="zlib")[:-10]), "cut off"),
+    "tiff header only": (_bytes("x.tif", b"II*\0\x08\0\0\0"), "cut off"),
+    "tiff with an empty strip": (_sparse_tiff, "outside the file"),
+    "too small": (_tiff(noise((5, 40)), photometric="minisblack"), "is 40x5 pixels; expected at least 8x8"),
+    "2 channels": (_tiff(noise((16, 16, 2)), photometric="minisblack", planarconfig="contig"), "has 2 channels"),
+    "5 channels": (_tiff(noise((16, 16, 5)), photometric="rgb"), "has 5 channels; expected grey or RGB"),
+    "lab": (_tiff(noise((16, 16, 3)), photometric="cielab"), "colour space CIELAB"),
+    "complex": (_tiff(np.ones((16, 16), np.complex64), photometric="minisblack"), "type complex64"),
+    "int64": (_tiff(np.ones((16, 16), np.int64), photometric="minisblack"), "type int64"),
+    "nan": (_float(np.nan), "2 values that are no numbers (2 NaN, 0 infinite)"),
+    "infinity": (_float(-np.inf), "(0 NaN, 2 infinite)"),
+    "range of float64": (
+        _tiff(np.array([-1.7e308, 1.7e308] * 32).reshape(8, 8), photometric="minisblack"),
+        "which no number type can subtract",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_file_is_one_line(tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    make, text = BAD_FILES[case]
+    path = make(tmp_path)
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert text in message
+    assert "\n" not in message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    headers = {
+        "tif": encoded("tiff"),
+        "bmp": encoded("bmp")[:18] + struct.pack("<ii", 60000, 60000) + encoded("bmp")[26:],
+    }
+    (tmp_path / "x.bmp").write_bytes(headers["bmp"])
+    with pytest.raises(InputError, match="3600 megapixels"):
+        read_image(tmp_path / "x.bmp")
+    path = tmp_path / "x.tif"
+    path.write_bytes(headers["tif"])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[256].overwrite(60000)
+        file.pages.first.tags[257].overwrite(60000)
+    with pytest.raises(InputError, match="3600 megapixels"):
+        read_image(path)
+
+
+def test_a_jpeg_that_claims_more_than_its_bytes_can_hold(tmp_path: Path) -> None:
+    data = bytearray(encoded("jpeg"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 13500, 13500)
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(InputError, match="cannot hold 13500x13500 pixels"):
+        read_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp", "bmp", "tiff"])
+def test_large_images_are_no_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Pillow's own limits (89 and 179 megapixels) do not apply, neither as a warning nor as an error."""
+    monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 10)
+    path = tmp_path / "x"
+    path.write_bytes(SOUND[form])
+    image = read_image(path)
+    write_image(tmp_path / f"out.{form}", image.pixels, image)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", noise((8, 8)))
+    path.chmod(0)
+    with pytest.raises(InputError, match="may not be read"):
+        read_image(path)
+
+
+def test_fifo_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_image(tmp_path / "x.png")
+
+
+SOUND = {
+    "png": encoded("png", icc_profile=ICC, exif=image_files.exif_block()),
+    "jpeg": encoded("jpeg", icc_profile=ICC, exif=image_files.exif_block()),
+    "webp": encoded("webp", exif=image_files.exif_block()),
+    "webp-lossless": encoded("webp", lossless=True),
+    "bmp": encoded("bmp"),
+    "tiff": encoded("tiff", iccprofile=ICC),
+    "tiff-lzw": encoded("tiff", compression="lzw", tile=(16, 16)),
+    "tiff-deflate": encoded("tiff", compression="zlib", predictor=True, rowsperstrip=5),
+    "tiff-jpeg": encoded("tiff", compression="jpeg"),
+    "bigtiff": encoded("tiff", bigtiff=True, byteorder=">", planarconfig="contig"),
+}
+
+
+@pytest.mark.parametrize("form", SOUND)
+def test_damaged_bytes(tmp_path: Path, form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Flip bytes (mostly of the header), or cut the file: an image or an InputError, and silence."""
+    sound = SOUND[form]
+    path, out = tmp_path / "x", tmp_path / "out.tif"
+    places = st.one_of(st.integers(0, min(300, len(sound)) - 1), st.integers(0, len(sound) - 1))
+    flips = st.lists(st.tuples(places, st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 255]))), max_size=4)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(flips=flips, cut=st.one_of(st.just(len(sound)), st.integers(1, len(sound))))
+    def damage(flips: list[tuple[int, int]], cut: int) -> None:
+        data = bytearray(sound)
+        for place, value in flips:
+            data[place] = value
+        path.write_bytes(data[:cut])
+        try:
+            image = read_image(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            return
+        # What could be read can be written.
+        write_image(out, image.pixels, image, force=True)
+
+    damage()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("form", SOUND)
+def test_every_truncation_is_an_error(tmp_path: Path, form: str) -> None:
+    sound = SOUND[form]
+    path = tmp_path / "x"
+    # The last bytes of a JPEG, PNG or TIFF may be a marker or tags that nobody needs.
+    for cut in range(0, len(sound) * 9 // 10, max(1, len(sound) // 60)):
+        path.write_bytes(sound[:cut])
+        with pytest.raises(InputError):
+            read_image(path)
+
+
+UNSUITABLE: dict[str, tuple[Maker, str, str, str]] = {
+    "16 bits": (lambda f: save(f / "x.png", noise((8, 8), np.uint16)), "o.jpg", "JPEG cannot hold uint16", ".png"),
+    "float": (_tiff(noise((8, 8), np.float32), photometric="minisblack"), "o.png", "PNG cannot hold float32", ".tif"),
+    "alpha": (lambda f: save(f / "x.png", noise((8, 8, 4))), "o.jpg", "JPEG cannot hold transparency", ".png"),
+    "grey alpha": (lambda f: save(f / "x.png", noise((8, 8, 2))), "o.bmp", "BMP cannot hold grey with", ".png"),
+    "cmyk": (lambda f: save(f / "x.jpg", smooth((8, 8, 4)), "CMYK"), "o.png", "PNG cannot hold CMYK", ".tif"),
+    "profile": (lambda f: save(f / "x.png", noise((8, 8)), icc_profile=ICC), "o.bmp", "the ICC profile", ".png"),
+    "orientation": (
+        lambda f: save(f / "x.png", noise((8, 8)), exif=image_files.exif_block(6)),
+        "o.bmp",
+        "the orientation",
+        ".png",
+    ),
+    "premultiplied": (_tiff(noise((8, 8, 4)), photometric="rgb", extrasamples=[1]), "o.png", "premultiplied", ".tif"),
+}
+
+
+@pytest.mark.parametrize("case", UNSUITABLE)
+def test_a_format_that_cannot_hold_the_type(tmp_path: Path, case: str) -> None:
+    make, name, text, better = UNSUITABLE[case]
+    image = read_image(make(tmp_path))
+    for refuse in (
+        lambda: check_output(tmp_path / name, force=False, like=image),
+        lambda: write_image(tmp_path / name, image.pixels, image),
+    ):
+        with pytest.raises(OutputError, match=text) as caught:
+            refuse()
+        assert str(caught.value).endswith(f"Use the extension {better}")
+    assert not (tmp_path / name).exists()
+    write_image((tmp_path / name).with_suffix(better), image.pixels, image)
+
+
+def test_check_output(tmp_path: Path) -> None:
+    check_output(tmp_path / "new.png", force=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.png").write_bytes(b"old")
+    (tmp_path / "folder.png").mkdir()
+    cases = {
+        "old.png": "exists already. Replace it with --force",
+        "folder.png": "is a folder",
+        "none/new.png": "does not exist. Create it with mkdir -p",
+        "new.xyz": "extension .xyz; expected .png",
+        "new": "no extension",
+        "old.png/new.png": "does not exist",
+    }
+    for name, text in cases.items():
+        with pytest.raises(OutputError) as caught:
+            check_output(tmp_path / name, force=False)
+        assert text in str(caught.value)
+        assert "\n" not in str(caught.value)
+    check_output(tmp_path / "old.png", force=True)
+    assert (tmp_path / "old.png").read_bytes() == b"old"
+    with pytest.raises(OutputError, match=r"map of numbers. Use the extension .tif or .png"):
+        check_output(tmp_path / "map.jpg", force=False, float_map=True)
+
+
+def test_read_only_folder() -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a folder in which nobody, not even root, can make a file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_output("/proc/self/new.png", force=False)
+
+
+def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", noise((8, 8)))
+    image = read_image(path)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="--force"):
+        write_image(path, image.pixels, image)
+    with pytest.raises(OutputError, match="--force"):
+        write_float_map(path, image.pixels, image)
+    assert path.read_bytes() == before
+
+
+def test_wrong_shape_and_nan_are_bugs_of_the_caller(tmp_path: Path) -> None:
+    image = read_image(save(tmp_path / "x.png", noise((8, 9))))
+    with pytest.raises(ValueError, match="shape"):
+        write_image(tmp_path / "o.png", image.pixels[0], image)
+    with pytest.raises(ValueError, match="NaN"):
+        write_image(tmp_path / "o.png", image.pixels * np.float32(np.nan), image)

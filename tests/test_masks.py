@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from self2self.contract import MaskSpec, mask_specs
+from self2self.masks import BoolArray, MaskMaker, Stream, generator
+
+AXES = {"H": 64, "W": 96}
+TINY = mask_specs(3, 4, (6, 6, 6, 4, 4), 0.7, 0.4)
+WORD = 2**64 - 1
+
+
+def sfc64_bytes(seed: int, stream: int, index: int) -> Iterator[int]:
+    """Bytes of Chris Doty-Humphrey's sfc64 in plain integers; only the seed's hash is numpy's."""
+    a, b, c = map(int, np.random.SeedSequence((seed, stream, index)).generate_state(3, np.uint64))
+    counter = 1
+    word_number = 0
+    while True:
+        word = (a + b + counter) & WORD
+        counter = (counter + 1) & WORD
+        a = b ^ (b >> 11)
+        b = (c + (c << 3)) & WORD
+        c = (((c << 24) | (c >> 40)) + word) & WORD
+        word_number += 1
+        # The first twelve words only mix the seed.
+        if word_number > 12:
+            yield from word.to_bytes(8, "little")
+
+
+def slow_masks(specs: Sequence[MaskSpec], seed: int, index: int, stream: int = 0) -> dict[str, BoolArray]:
+    """Masks of one pass, element by element: each mask starts at a new word."""
+    source = sfc64_bytes(seed, stream, index)
+    masks = {}
+    for spec in specs:
+        shape = spec.shape(AXES)
+        size = int(np.prod(shape))
+        drawn = [next(source) for _ in range(-(-size // 8) * 8)][:size]
+        masks[spec.name] = np.array([byte < spec.keep_count for byte in drawn]).reshape(shape)
+    return masks
+
+
+def digest(masks: dict[str, BoolArray]) -> str:
+    return hashlib.sha256(
+        b"".join(name.encode() + np.packbits(mask).tobytes() for name, mask in masks.items())
+    ).hexdigest()
+
+
+PINNED = {
+    (0, 0, 0): "8b1b513ca9714ee9041ed2220672c9bb7556bf5b24cf2dfbc986e53142a9202f",
+    (0, 499, 0): "67d3d06fae7cf856b03e18ff2ab7bdc8ab1041d71f12ee05d1da07030763855d",
+    (2**40 + 1, 17, 1): "a39416976c326c6f251e0c0383fe5c3c947b73bb74e246fcd34217377c11d3b2",
+}
+
+
+@pytest.mark.parametrize("key", PINNED)
+def test_masks_are_those_of_an_independent_formulation_and_never_change(key: tuple[int, int, int]) -> None:
+    seed, index, stream = key
+    ours = {name: m[0] for name, m in MaskMaker(TINY, AXES, seed, Stream(stream)).make(index, 1).items()}
+    slow = slow_masks(TINY, seed, index, stream)
+    for name, mask in slow.items():
+        np.testing.assert_array_equal(ours[name], mask, err_msg=name)
+    assert digest(slow) == digest(ours) == PINNED[key]
+
+
+def test_a_size_that_is_no_multiple_of_a_word_starts_the_next_mask_at_a_new_word() -> None:
+    specs = [MaskSpec("a", (3, 3), 100), MaskSpec("b", (5,), 200), MaskSpec("c", (), 128)]
+    ours = MaskMaker(specs, {}, 5).make(2, 1)
+    for name, mask in slow_masks(specs, 5, 2).items():
+        np.testing.assert_array_equal(ours[name][0], mask, err_msg=name)
+
+
+def test_a_mask_without_dimensions_drops_whole_passes() -> None:
+    mask = MaskMaker([MaskSpec("path", (), 128)], {}, 0).make(0, 1000)["path"]
+    assert mask.shape == (1000,)
+    assert 400 < mask.sum() < 600
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**64), first=st.integers(0, 10_000), splits=st.lists(st.integers(1, 3), min_size=1, max_size=4)
+)
+def test_masks_do_not_depend_on_batch_size(seed: int, first: int, splits: list[int]) -> None:
+    total = sum(splits)
+    whole = MaskMaker(TINY, AXES, seed).make(first, total)
+    maker = MaskMaker(TINY, AXES, seed)
+    done = 0
+    for count in splits:
+        part = maker.make(first + done, count)
+        for name, mask in part.items():
+            np.testing.assert_array_equal(mask, whole[name][done : done + count])
+        done += count
+
+
+def test_masks_do_not_depend_on_order() -> None:
+    forward, backward = MaskMaker(TINY, AXES, 3), MaskMaker(TINY, AXES, 3)
+    kept = [{n: m.copy() for n, m in forward.make(i, 1).items()} for i in range(4)]
+    for index in reversed(range(4)):
+        for name, mask in backward.make(index, 1).items():
+            np.testing.assert_array_equal(mask, kept[index][name])
+
+
+def test_arrays_are_contiguous_and_reused() -> None:
+    maker = MaskMaker(TINY, AXES, 0)
+    first = maker.make(0, 2)
+    assert all(mask.flags.c_contiguous and mask.dtype == np.bool_ for mask in first.values())
+    assert list(first) == [spec.name for spec in TINY]
+    assert [mask.shape for mask in first.values()] == [(2, *spec.shape(AXES)) for spec in TINY]
+    second = maker.make(2, 1)
+    assert all(np.shares_memory(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("keep_count", [1, 26, 77, 128, 154, 255])
+def test_true_means_kept_at_the_quantised_rate(keep_count: int) -> None:
+    size = 1_000_000
+    kept = int(MaskMaker([MaskSpec("m", (size,), keep_count)], {}, 11).make(0, 1)["m"].sum())
+    probability = keep_count / 256
+    sigma = (size * probability * (1 - probability)) ** 0.5
+    assert abs(kept - size * probability) < 5 * sigma
+
+
+def test_keep_level_256_keeps_everything_and_still_spends_its_bytes() -> None:
+    def masks(keep_count: int) -> dict[str, BoolArray]:
+        return MaskMaker([MaskSpec("a", (1000,), keep_count), MaskSpec("b", (1000,), 100)], {}, 0).make(0, 2)
+
+    assert masks(256)["a"].all()
+    np.testing.assert_array_equal(masks(256)["b"], masks(128)["b"])
+
+
+def test_passes_masks_seeds_and_streams_are_independent() -> None:
+    size = 200_000
+    specs = [MaskSpec("a", (size,), 128), MaskSpec("b", (size,), 128)]
+    samples = []
+    for seed in (0, 1):
+        for stream in Stream:
+            masks = MaskMaker(specs, {}, seed, stream).make(0, 2)
+            samples += [masks[name][row] for name in masks for row in range(2)]
+    assert len(samples) == 24
+    sigma = 0.5 / size**0.5
+    for one, other in combinations(samples, 2):
+        assert abs(np.mean(one == other) - 0.5) < 5 * sigma
+
+
+def test_neighbours_are_independent() -> None:
+    mask = MaskMaker([MaskSpec("m", (1_000_000,), 154)], {}, 4).make(0, 1)["m"][0].astype(float) - 154 / 256
+    variance = float((mask**2).mean())
+    for lag in (1, 2, 7, 8, 9, 64, 256):
+        correlation = float((mask[lag:] * mask[:-lag]).mean()) / variance
+        assert abs(correlation) < 5e-3, lag
+
+
+def test_big_masks_equal_one_draw_of_raw_words() -> None:
+    channels, height, width = 9, 512, 640
+    mask = MaskMaker([MaskSpec("big", (channels, "H", "W"), 77)], {"H": height, "W": width}, 8).make(3, 1)["big"][0]
+    words = np.random.SFC64(np.random.SeedSequence((8, 0, 3))).random_raw(channels * height * width // 8)
+    expected = words.astype("<u8").view(np.uint8) < 77
+    np.testing.assert_array_equal(mask.reshape(-1), expected)
+
+
+def test_generator_is_a_function_of_seed_index_and_stream() -> None:
+    def draw(seed: int, index: int, stream: Stream) -> int:
+        return int(generator(seed, index, stream).integers(2**62))
+
+    assert draw(1, 2, Stream.FIT) == draw(1, 2, Stream.FIT)
+    drawn = {draw(seed, index, stream) for seed in range(3) for index in range(3) for stream in Stream}
+    assert len(drawn) == 27
+
+
+def test_global_random_state_is_neither_read_nor_changed() -> None:
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr,call-overload]  # noqa: NPY002
+    MaskMaker(TINY, AXES, 0).make(0, 1)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index,call-overload]  # noqa: NPY002
