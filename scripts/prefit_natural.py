@@ -1,0 +1,196 @@
+"""Makes the start weights of `--init natural` from a folder of clean photographs.
+
+The network learns, with the same Bernoulli masks as in a fit, to predict the clean photograph
+from a noisy one, over wide ranges of noise kinds, noise levels and drop rates. A fit then starts
+from a network that already knows what images look like, and needs a hundred steps instead of
+thousands.
+
+    python scripts/prefit_natural.py FOLDER... -o self2self/weights/natural-rgb.safetensors
+
+It saves its whole state every two minutes beside the output and continues from there when it is
+started again. The learning rate is constant after a warm-up and falls to zero over the last part
+of `--steps`, so that a run can be prolonged until then by giving a larger number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from self2self.contract import mask_specs
+from self2self.masks import MaskMaker, Stream, generator
+from self2self.train.network import Self2SelfNet, initialise
+from self2self.train.synthetic import add_noise
+
+ENCODER_WIDTH = 48
+DECODER_WIDTHS = (96, 96, 96, 64, 32)
+DECODER_DROP_RATE = 0.1
+SAVE_SECONDS = 120.0
+KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated")
+KIND_SHARES = (0.55, 0.15, 0.05, 0.05, 0.1, 0.1)
+
+
+def load_photographs(folders: list[Path], channels: int) -> list[np.ndarray]:
+    """All photographs as uint8 (C, H, W), each also at half size, where noise of its own is gone."""
+    photographs = []
+    for path in sorted(p for folder in folders for p in folder.glob("*.png")):
+        image = Image.open(path).convert("RGB" if channels == 3 else "L")
+        for scale in (1, 2):
+            small = image.reduce(scale) if scale > 1 else image
+            pixels = np.asarray(small, np.uint8)
+            photographs.append(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
+    if not photographs:
+        raise SystemExit(f"no .png photographs in {', '.join(map(str, folders))}")
+    return photographs
+
+
+def sample_clean(photographs: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop (C, size, size) in [0, 1], flipped, turned and with its contrast changed.
+
+    Of two candidates the one with more texture is taken: flat crops teach little.
+    """
+    best, best_texture = None, -1.0
+    for _ in range(2):
+        photograph = photographs[rng.integers(len(photographs))]
+        _, height, width = photograph.shape
+        if min(height, width) < size:
+            continue
+        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        crop = photograph[:, top : top + size, left : left + size]
+        texture = float(np.abs(np.diff(crop.astype(np.int16), axis=2)).mean())
+        if texture > best_texture:
+            best, best_texture = crop, texture
+    if best is None:
+        return sample_clean(photographs, size, rng)
+    crop = np.rot90(best, rng.integers(4), (1, 2))
+    if rng.random() < 0.5:
+        crop = crop[:, :, ::-1]
+    clean = crop.astype(np.float32) / 255
+    if rng.random() < 0.5:
+        clean = clean[rng.permutation(clean.shape[0])]
+        low, high = sorted(rng.uniform(0, 1, 2))
+        if high - low > 0.2:
+            clean = low + clean * (high - low)
+        if rng.random() < 0.2:
+            clean = 1 - clean
+    return np.ascontiguousarray(clean, np.float32)
+
+
+def root_mean_square(prediction: Tensor, clean: Tensor) -> Tensor:
+    """Mean over the batch of each sample's RMSE, which weighs noise levels evenly."""
+    return ((prediction - clean).square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int, decay: int) -> float:
+    """Warm-up, constant, linear decay to zero over the last `decay` steps."""
+    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.0, (steps - step) / decay))
+
+
+def main() -> None:
+    """Pre-fit until `--steps`, or until interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="weights to start from, e.g. those for colour when fitting grey")
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
+    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--decay", type=int, default=8_000)
+    parser.add_argument("--warm-up", type=int, default=400)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    photographs = load_photographs(args.folders, args.channels)
+    network = Self2SelfNet(args.channels, ENCODER_WIDTH, DECODER_WIDTHS)
+    initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
+    if args.start:
+        network.load_state_dict(load_file(args.start))
+    network = network.to(memory_format=torch.channels_last)
+    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    optimiser = torch.optim.Adam(network.parameters(), args.rate, betas=(0.9, 0.99))
+    state_path = args.output.with_suffix(".state.safetensors")
+    first = load_state(state_path, network, optimiser, average) if state_path.exists() else 0
+    print(f"{len(photographs)} photographs; step {first} of {args.steps}", flush=True)
+
+    saved, recent = time.monotonic(), []
+    for step in range(first, args.steps):
+        rng = generator(args.seed, step, Stream.CROP)
+        clean = np.stack([sample_clean(photographs, args.size, rng) for _ in range(args.batch)])
+        noisy = np.stack([add_noise(c, rng.choice(KINDS, p=KIND_SHARES), rng.uniform(0, 70), rng) for c in clean])
+        specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, rng.uniform(0.15, 0.65), DECODER_DROP_RATE)
+        masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
+        network.decoder_keep = specs[1].keep_probability
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.rate, args.warm_up, args.decay)
+        prediction = network(torch.from_numpy(noisy), *map(torch.from_numpy, masks.values()))
+        loss = root_mean_square(prediction, torch.from_numpy(clean))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.3)
+        optimiser.step()
+        rate = min(0.999, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for name, tensor in network.state_dict().items():
+                average[name].lerp_(tensor, 1 - rate)
+        recent.append(loss.item())
+        if (step + 1) % 200 == 0:
+            print(f"step {step + 1}  rmse {np.mean(recent) * 255:.2f}", flush=True)
+            recent = []
+        if time.monotonic() - saved > SAVE_SECONDS or step + 1 == args.steps:
+            save_state(state_path, step + 1, network, optimiser, average)
+            save_weights(args.output, average)
+            saved = time.monotonic()
+
+
+def save_weights(path: Path, average: dict[str, Tensor]) -> None:
+    """The averaged weights in float16, which halves the file and changes no prediction visibly."""
+    temporary = path.with_suffix(".part")
+    save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in average.items()}, temporary)
+    temporary.replace(path)
+
+
+def save_state(
+    path: Path, step: int, network: Self2SelfNet, optimiser: torch.optim.Adam, average: dict[str, Tensor]
+) -> None:
+    """Everything that continuing needs."""
+    tensors = {"step": torch.tensor(step)}
+    for (name, parameter), key in zip(network.named_parameters(), average, strict=True):
+        moments = optimiser.state[parameter]
+        tensors |= {
+            f"network.{name}": parameter.detach(),
+            f"average.{name}": average[key],
+            f"exp_avg.{name}": moments["exp_avg"],
+            f"exp_avg_sq.{name}": moments["exp_avg_sq"],
+        }
+    temporary = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def load_state(path: Path, network: Self2SelfNet, optimiser: torch.optim.Adam, average: dict[str, Tensor]) -> int:
+    """Restore what `save_state` wrote; returns the next step."""
+    tensors = load_file(path)
+    step = int(tensors["step"])
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(tensors[f"network.{name}"])
+            average[name].copy_(tensors[f"average.{name}"])
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"exp_avg.{name}"],
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+            }
+    return step
+
+
+if __name__ == "__main__":
+    main()

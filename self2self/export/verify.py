@@ -1,0 +1,125 @@
+"""Proof that an exported file computes what PyTorch computes, before anyone relies on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from self2self.contract import IMAGE, PREDICTION, Contract
+from self2self.errors import VerificationError
+from self2self.masks import MaskMaker
+
+if TYPE_CHECKING:
+    from self2self.train.network import Self2SelfNet
+
+DEFAULT_TOLERANCE = 1e-4
+"""Largest accepted difference in units of the image's range [0, 1]; a fortieth of a grey level."""
+_ERRORS_ONLY = 3
+_FEW_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far an exported file is from PyTorch, given the same image and masks.
+
+    Attributes:
+        max_difference: largest absolute difference of ``prediction``, in units of [0, 1].
+        rms_difference: root mean square of the difference.
+        seconds: time that the comparison took.
+    """
+
+    max_difference: float
+    rms_difference: float
+    seconds: float
+
+
+def verify(
+    network: Self2SelfNet,
+    contract: Contract,
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] = (64, 96),
+    batch: int = 2,
+    seed: int = 0,
+    tolerance: float = DEFAULT_TOLERANCE,
+    source: str | None = None,
+) -> Verification:
+    """Run `batch` passes through PyTorch and through ONNX Runtime's CPU provider and compare.
+
+    Args:
+        network: the network that was exported; not changed.
+        contract: of the exported file.
+        path: the exported file.
+        size: height and width of the random image that is used.
+        batch: number of passes, all in one call.
+        seed: of image and masks.
+        tolerance: largest accepted difference, in units of [0, 1]; of the largest prediction
+            where that is more than 1, as in the first steps of a fit with a high drop rate, where
+            float32 itself resolves no more.
+        source: how messages call the file, if not by `path`.
+
+    Raises:
+        VerificationError: the file cannot be run, the network or the file gives numbers that are
+            not finite, or they differ by more than `tolerance`.
+    """
+    source = source or str(path)
+    start = time.perf_counter()
+    image = np.random.default_rng(seed).random((1, contract.channels, *size), dtype=np.float32)
+    masks = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, seed).make(0, batch)
+    inputs = {IMAGE: image, **masks}
+    # One after the other: on few cores the two thread pools fight.
+    expected = _run_torch(network, inputs)
+    if not np.isfinite(expected).all():
+        raise VerificationError(
+            f"{source}: the fitted network itself predicts numbers that are not finite, so its weights are damaged "
+            "or the fit diverged. Fit again: self2self fit IMAGE --force"
+        )
+    got = _run_onnx(path, inputs, source)
+    if got.shape != expected.shape:
+        raise VerificationError(
+            f"{source}: predicts an array of shape {got.shape}; expected {expected.shape}. "
+            "Export it again: self2self export --force"
+        )
+    difference = np.abs(got.astype(np.float64) - expected)
+    largest = float(difference.max())
+    accepted = tolerance * max(1.0, float(np.abs(expected).max()))
+    # Not `largest > accepted`, which is False for NaN.
+    if not largest <= accepted:
+        raise VerificationError(
+            f"{source}: its predictions differ from PyTorch's by {largest:.2g}; expected at most {accepted:.2g}. "
+            "Update torch, onnxscript and onnxruntime, then export it again: self2self export --force"
+        )
+    rms = float(np.sqrt(np.mean(np.square(difference))))
+    return Verification(largest, rms, time.perf_counter() - start)
+
+
+def _run_torch(network: Self2SelfNet, inputs: dict[str, Any]) -> Any:
+    import torch
+
+    from self2self.export.to_onnx import host_copy
+
+    with torch.inference_mode():
+        return host_copy(network)(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+
+
+def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str) -> Any:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(_ERRORS_ONLY)
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = _FEW_THREADS
+    options.inter_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        return session.run([PREDICTION], inputs)[0]
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own.
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise VerificationError(
+            f"{source}: ONNX Runtime cannot run it ({reason}). Export it again: self2self export --force"
+        ) from error

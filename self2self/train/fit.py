@@ -1,0 +1,281 @@
+"""Fitting the network to one noisy image.
+
+Every step hides a random share of the pixel values, predicts them from the others with the
+decoder's dropout on, and learns from the error at the hidden values alone. The network cannot
+copy noise that it does not see, and independent noise cannot be predicted, so what it learns is
+the image. Near the end it starts to memorise the noise, hence few steps, a falling learning rate
+and averaged weights in the ``fast`` recipe.
+
+All randomness of a step is a function of (seed, step): an interrupted fit that goes on from its
+saved weights and moments takes the same steps as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError
+from self2self.masks import MaskMaker, Stream, generator
+from self2self.padding import Padding
+from self2self.train.losses import masked_loss
+from self2self.train.network import Self2SelfNet, initialise, placed
+from self2self.train.recipes import Recipe
+
+FloatArray = NDArray[np.float32]
+QualityTerm = Callable[[Tensor], Tensor]
+"""[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's
+mean (100 - Q)^2 with the PaQ-2-PiQ score Q."""
+
+
+@dataclass
+class FitState:
+    """A fit between two steps; what a callback may look at, and what continuing needs.
+
+    Attributes:
+        network: being optimised, in place.
+        optimiser: its Adam.
+        average: averaged weights by name, or None where the recipe has no average.
+        step: steps done.
+        loss: loss of the last step.
+    """
+
+    network: Self2SelfNet
+    optimiser: torch.optim.Adam
+    average: dict[str, Tensor] | None
+    step: int = 0
+    loss: float = math.nan
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use for inference, float32 on the CPU: averaged ones if there are any."""
+        source = self.network.state_dict() if self.average is None else self.average
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in source.items()}
+
+
+def new_state(
+    recipe: Recipe, channels: int, seed: int, device: torch.device, start: dict[str, Tensor] | None = None
+) -> FitState:
+    """State before the first step.
+
+    Args:
+        recipe: gives the architecture and the optimiser.
+        channels: colour channels of the image.
+        seed: seed of the initial weights when `start` is None.
+        device: where to fit.
+        start: weights to start from.
+
+    Raises:
+        UsageError: `start` belongs to another architecture.
+    """
+    network = Self2SelfNet(
+        channels, recipe.encoder_width, recipe.decoder_widths, recipe.masks(channels)[-1].keep_probability
+    )
+    if start is None:
+        initialise(network, recipe.scratch_scheme, torch.Generator().manual_seed(seed))
+    else:
+        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        if {name: tensor.shape for name, tensor in start.items()} != expected:
+            raise UsageError(
+                "--init names a fit with another recipe or another number of channels; "
+                "start from one that was made with the same --recipe."
+            )
+        network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
+    network = placed(network, device)
+    optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas)
+    average = None
+    if recipe.average_decay is not None:
+        average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return FitState(network, optimiser, average)
+
+
+def fit(
+    image: FloatArray,
+    recipe: Recipe,
+    state: FitState,
+    *,
+    seed: int = 0,
+    quality: QualityTerm | None = None,
+    on_step: Callable[[FitState], None] | None = None,
+) -> FitState:
+    """Take the steps that `state` still lacks; `state` is changed and returned.
+
+    Args:
+        image: float32 (C, H, W), nominally in [0, 1], of any size from 8x8 up.
+        recipe: what `state` was made with.
+        state: from `new_state`, or restored by `checkpoint.load_state`.
+        seed: seed of all masks and crops.
+        quality: a differentiable no-reference quality term, weighted by the recipe.
+        on_step: called after every step; what it raises ends the fit between two steps.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    network, optimiser = state.network, state.optimiser
+    device = next(network.parameters()).device
+    specs = recipe.masks(image.shape[0])
+    crops = CropSampler(image, recipe.crop, seed)
+    target_on_device = torch.from_numpy(crops.image).to(device)[None]
+    masks = StepMasks(specs, crops.size, seed, device)
+    network.train()
+    while state.step < recipe.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, state.step)
+        rows, columns, inside = crops.window(state.step)
+        target = target_on_device[:, :, rows, columns]
+        try:
+            input_mask, *dropout_masks = masks.make(state.step)
+            prediction = network(target, input_mask, *dropout_masks)
+            loss = masked_loss(prediction, target, input_mask, inside, recipe.loss)
+            if quality is not None:
+                loss = loss + recipe.quality_weight * quality(prediction)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ResourceError(out_of_memory_message(crops.size)) from error
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise ResourceError(out_of_memory_message(crops.size)) from error
+            raise
+        state.step += 1
+        state.loss = loss.item()
+        if state.average is not None and recipe.average_decay is not None:
+            update_average(state.average, network, recipe.average_decay, state.step)
+        if on_step is not None:
+            on_step(state)
+    return state
+
+
+def out_of_memory_message(size: tuple[int, int]) -> str:
+    """One line for a step that did not fit into memory."""
+    return (
+        f"out of memory in a training step of {size[0]}x{size[1]} pixels. Close other programs, or use "
+        "--recipe fast, whose memory does not grow with the image."
+    )
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of 0-based `step`."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], network: Self2SelfNet, decay: float, step: int) -> None:
+    """Exponential average with a warm-up, so that the first weights are soon forgotten."""
+    decay = min(decay, step / (step + 9))
+    for name, tensor in network.state_dict().items():
+        average[name].lerp_(tensor, 1 - decay)
+
+
+class StepMasks:
+    """Masks of a training step, made on the host, or on the GPU where making them there is faster."""
+
+    def __init__(self, specs: Sequence[MaskSpec], size: tuple[int, int], seed: int, device: torch.device) -> None:
+        self._axes = {"H": size[0], "W": size[1]}
+        self._specs = specs
+        self._seed = seed
+        self._device = device
+        self._host = MaskMaker(specs, self._axes, seed, Stream.FIT)
+
+    def make(self, step: int) -> list[Tensor]:
+        """Bool tensors [1, ...] on the device, in the order of the specs."""
+        if self._device.type == "cpu":
+            return [torch.from_numpy(mask) for mask in self._host.make(step, 1).values()]
+        draws = torch.Generator(self._device)
+        draws.manual_seed(int(generator(self._seed, step, Stream.FIT).integers(2**63)))
+        return [
+            torch.rand((1, *spec.shape(self._axes)), generator=draws, device=self._device) < spec.keep_probability
+            for spec in self._specs
+        ]
+
+
+class CropSampler:
+    """Which part of the image each step sees.
+
+    The whole image is padded by reflection to a size that the network takes; a crop is taken
+    from the image itself, and every pixel of it counts. Where the image is smaller than the
+    crop on one axis, the padded axis is used whole. Pixels of the padding never enter the loss.
+    """
+
+    def __init__(self, image: FloatArray, crop: int | None, seed: int) -> None:
+        _, height, width = image.shape
+        self._crops = [crop if crop is not None and crop < size else None for size in (height, width)]
+        whole = Padding.for_size(height, width, SIZE_MULTIPLE, MINIMUM_SIZE)
+        vertical = (0, 0) if self._crops[0] else (whole.top, whole.bottom)
+        horizontal = (0, 0) if self._crops[1] else (whole.left, whole.right)
+        self._padding = Padding(*vertical, *horizontal)
+        self._seed = seed
+        self.image = np.ascontiguousarray(self._padding.pad(image))
+        padded_height, padded_width = self.image.shape[1:]
+        self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
+
+    def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice]]:
+        """Rows and columns of `image` that `step` sees, and which of them are not padding."""
+        rng = generator(self._seed, step, Stream.CROP)
+        starts = [
+            int(rng.integers(whole - side + 1)) for whole, side in zip(self.image.shape[1:], self.size, strict=True)
+        ]
+        rows, columns = (slice(start, start + side) for start, side in zip(starts, self.size, strict=True))
+        pad = self._padding
+        inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
+        return rows, columns, inside
+
+
+@torch.no_grad()
+def predict(state: FitState, image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0) -> FloatArray:
+    """Quick look at the result: the mean of a few passes with the weights for inference.
+
+    Args:
+        state: a fit that may still be running; it is not changed.
+        image: float32 (C, H, W).
+        recipe: of the fit.
+        passes: how many.
+        seed: of the masks.
+
+    Returns:
+        float32 (C, H, W), not clamped.
+    """
+    channels, height, width = image.shape
+    specs = recipe.masks(channels)
+    padding = Padding.for_size(height, width)
+    device = next(state.network.parameters()).device
+    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(image)))[None].to(device)
+    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
+    network.load_state_dict(state.weights())
+    network = placed(network, device)
+    maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
+    total = np.zeros(padded.shape[1:], np.float64)
+    for index in range(passes):
+        masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
+        total += network(padded, *masks)[0].cpu().numpy()
+    return padding.crop((total / passes).astype(np.float32))
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for `--device`: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        UsageError: not a device name.
+        EngineUnavailableError: torch cannot use it here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device is {name!r}; expected auto, cpu or cuda.") from error
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(device.type, False):
+        raise EngineUnavailableError(
+            f"--device {name}: PyTorch {torch.__version__} finds no such device here. Use --device cpu."
+        )
+    return device

@@ -1,0 +1,176 @@
+"""Recipes: every figure of a fit in one immutable object.
+
+The ``paper`` recipes are those of the official Self2Self+ code (arXiv 2307.10695), one for each
+data set that it reports; ``fast`` is ours, and docs/experiments.md tells how it was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from self2self.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
+from self2self.errors import UsageError
+
+INITS = ("scratch", "natural")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to fit a network to one image.
+
+    Attributes:
+        name: what `--recipe` calls it.
+        steps: optimiser updates.
+        input_drop_rate: probability that a pixel value is hidden from the network.
+        decoder_drop_rate: probability that a decoder activation is dropped.
+        init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
+            package and have seen photographs).
+        scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
+        loss: ``"l1"`` or ``"l2"``, over the hidden pixel values.
+        learning_rate: peak rate of Adam.
+        betas: Adam's decay rates.
+        schedule: ``"constant"`` or ``"cosine"`` (to zero at the last step).
+        crop: side of the random square that a step sees, in pixels; None for the whole image.
+        average_decay: decay per step of the exponential weight average; None for none.
+        quality_weight: factor of the no-reference quality term, where `fit` is given one.
+        encoder_width: channels of every encoder level.
+        decoder_widths: channels of the decoder levels, coarsest first.
+    """
+
+    name: str
+    steps: int
+    input_drop_rate: float
+    decoder_drop_rate: float
+    init: str = "scratch"
+    scratch_scheme: str = "normal"
+    loss: str = "l1"
+    learning_rate: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "constant"
+    crop: int | None = None
+    average_decay: float | None = None
+    quality_weight: float = 2e-8
+    encoder_width: int = 48
+    decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
+
+    def masks(self, channels: int) -> tuple[MaskSpec, ...]:
+        """All masks of the network for images of `channels` channels."""
+        return mask_specs(
+            channels, self.encoder_width, self.decoder_widths, self.input_drop_rate, self.decoder_drop_rate
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError: fields are missing, unknown or wrong.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError(f"recipe fields {sorted(set(values) ^ known)}")
+        # JSON has no tuples.
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return validated(cls(**plain))
+
+    def with_options(
+        self,
+        steps: int | None = None,
+        drop_rate: float | None = None,
+    ) -> Recipe:
+        """A copy with what the user chose; `drop_rate` sets the input's, and in paper recipes both.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        recipe = self
+        if steps is not None:
+            recipe = replace(recipe, steps=steps)
+        if drop_rate is not None:
+            recipe = replace(recipe, input_drop_rate=drop_rate)
+            if self.input_drop_rate == self.decoder_drop_rate:
+                recipe = replace(recipe, decoder_drop_rate=drop_rate)
+        return validated(recipe)
+
+
+def validated(recipe: Recipe) -> Recipe:
+    """`recipe` itself, when every value is in its range.
+
+    Raises:
+        UsageError: names the option, what was got, and what is expected.
+    """
+    if recipe.steps < 1:
+        raise UsageError(f"--steps is {recipe.steps}; expected at least 1, for example --steps 400.")
+    if quantise_keep(recipe.decoder_drop_rate) and quantise_keep(recipe.input_drop_rate) == quantise_keep(0.0):
+        raise UsageError(
+            f"--drop-rate is {recipe.input_drop_rate:g}; expected 0.01 to 0.99, because the fit learns from "
+            "the pixels that it hides. Try --drop-rate 0.4."
+        )
+    if recipe.init not in INITS:
+        raise UsageError(f"recipe {recipe.name} starts from {recipe.init!r}; expected {' or '.join(INITS)}.")
+    if recipe.crop is not None and (recipe.crop % SIZE_MULTIPLE or recipe.crop < MINIMUM_SIZE):
+        raise UsageError(f"crop is {recipe.crop}; expected a multiple of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up.")
+    if len(recipe.decoder_widths) != LEVELS:
+        raise UsageError(f"decoder_widths has {len(recipe.decoder_widths)} entries; expected {LEVELS}.")
+    return recipe
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "fast",
+            steps=300,
+            input_drop_rate=0.4,
+            decoder_drop_rate=0.1,
+            init="natural",
+            scratch_scheme="kaiming",
+            loss="l2",
+            learning_rate=1e-3,
+            schedule="cosine",
+            crop=96,
+            average_decay=0.98,
+            decoder_widths=(96, 96, 96, 64, 32),
+        ),
+        Recipe("paper", steps=4000, input_drop_rate=0.4, decoder_drop_rate=0.4),
+        Recipe("paper-polyu", steps=5000, input_drop_rate=0.7, decoder_drop_rate=0.7),
+        Recipe("paper-sidd", steps=1000, input_drop_rate=0.9, decoder_drop_rate=0.9),
+    )
+}
+
+
+FAST_FROM_SCRATCH: dict[str, Any] = {"init": "scratch", "steps": 1500, "learning_rate": 2e-3, "average_decay": 0.99}
+"""What ``fast`` changes when nothing but the image may be seen."""
+
+
+def recipe_for(name: str, init: str | None = None) -> Recipe:
+    """The recipe called `name`, for weights that start from `init`.
+
+    Args:
+        name: a key of `RECIPES`.
+        init: ``"scratch"``, ``"natural"``, a run folder, or None for the recipe's own.
+
+    Raises:
+        UsageError: there is no such recipe; the message lists those that are there.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"--recipe is {name!r}; expected one of: {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    if init is None or init == recipe.init:
+        return recipe
+    if init == "natural":
+        raise UsageError(f"--init natural has no weights for recipe {name}. Use --recipe fast, or --init scratch.")
+    if name == "fast" and init == "scratch":
+        return validated(replace(recipe, **FAST_FROM_SCRATCH))
+    return recipe
+
+
+def decoder_widths_of(weights: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Decoder widths of a network, from the shapes of its weights."""
+    return tuple(weights[f"decoder_first.{level}.weight"][0] for level in range(LEVELS))

@@ -1,0 +1,246 @@
+"""A fit with everything around it: run folder, checkpoints, history, preview, Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from self2self.errors import InputError, InterruptedRun
+from self2self.files import atomic_write
+from self2self.metrics import psnr, ssim
+from self2self.train.checkpoint import History, Run, RunConfig, load_state, load_weights, save_model, save_state
+from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
+from self2self.train.natural import natural_weights
+
+CHECKPOINT_SECONDS = 20.0
+"""Time between checkpoints; a step in progress may add to it, and 30 s are promised."""
+HISTORY_SECONDS = 1.0
+PREVIEW_SECONDS = 10.0
+PREVIEW_SHARE = 0.05
+"""Previews and evaluations take at most this share of the time."""
+PREVIEW_SIDE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """How far a fit is.
+
+    Attributes:
+        step, steps: done and to do.
+        loss: mean over the steps since the last report.
+        seconds: since the fit was started or continued.
+        psnr, ssim: against the clean reference, of a few passes; None where it was not measured.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    psnr: float | None = None
+    ssim: float | None = None
+
+
+def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
+    """The weights that the fit starts from; None for random ones.
+
+    Raises:
+        InputError, FileFormatError: the run to start from cannot be read.
+    """
+    if config.start == "scratch":
+        return None
+    if config.start == "natural":
+        return natural_weights(config.channels)
+    weights, _, _ = load_weights(Run(Path(config.start)).model_path)
+    return weights
+
+
+def fit_run(
+    run: Run,
+    config: RunConfig,
+    pixels: FloatArray,
+    *,
+    resume: bool = False,
+    reference: FloatArray | None = None,
+    on_report: Callable[[FitReport], None] | None = None,
+) -> FitReport:
+    """Fit `pixels` into the run folder `run`.
+
+    Args:
+        run: the folder; made if needed. Without `resume`, what an earlier fit left is removed.
+        config: image, recipe, seed, device.
+        pixels: float32 (C, H, W).
+        resume: go on from the folder's state.
+        reference: clean image of the same shape, for the history alone.
+        on_report: called after every step.
+
+    Raises:
+        InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
+        Self2SelfError: anything else that a user can cause; the last checkpoint is on disk.
+    """
+    device = torch.device(config.device)
+    recipe = config.recipe
+    if reference is not None and reference.shape != pixels.shape:
+        raise InputError(
+            f"--reference has shape {reference.shape}; the image has {pixels.shape}. They have to be equal."
+        )
+    start = None if resume else start_weights(config)
+    state = new_state(recipe, config.channels, config.seed, device, start)
+    history = History(run.history_path)
+    if resume:
+        load_state(run, state)
+    else:
+        run.create(config)
+        run.clear()
+    history.restart(state.step)
+    reporter = Reporter(run, config, pixels, reference, history, on_report)
+    with interrupts() as interrupted:
+
+        def on_step(state: FitState) -> None:
+            reporter.step(state)
+            if interrupted.is_set() and state.step < recipe.steps:
+                save_state(run, state)
+                raise InterruptedRun(
+                    f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. "
+                    "Give the same command with --resume to go on."
+                )
+
+        fit(pixels, recipe, state, seed=config.seed, on_step=on_step)
+    save_state(run, state)
+    save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
+    return reporter.finish(state)
+
+
+class Reporter:
+    """Writes history, previews and checkpoints while a fit runs."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: RunConfig,
+        pixels: FloatArray,
+        reference: FloatArray | None,
+        history: History,
+        on_report: Callable[[FitReport], None] | None,
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._pixels = pixels
+        self._reference = reference
+        self._history = history
+        self._on_report = on_report
+        self._losses: list[float] = []
+        self._start = self._checkpointed = self._written = self._looked = time.monotonic()
+        self._look_seconds = 0.0
+
+    def step(self, state: FitState) -> None:
+        """Do what is due after a step."""
+        now = time.monotonic()
+        self._losses.append(state.loss)
+        scores: tuple[float | None, float | None] = (None, None)
+        if now - self._looked > max(PREVIEW_SECONDS, self._look_seconds / PREVIEW_SHARE):
+            scores = self._look(state)
+        # `finish` writes the last step, with its scores.
+        last = state.step == self._config.recipe.steps
+        if not last and (scores[0] is not None or now - self._written > HISTORY_SECONDS):
+            self._write(state, scores)
+        if now - self._checkpointed > CHECKPOINT_SECONDS:
+            save_state(self._run, state)
+            self._checkpointed = time.monotonic()
+        if self._on_report is not None:
+            self._on_report(self._report(state, (None, None)))
+
+    def finish(self, state: FitState) -> FitReport:
+        """Last preview and history entry."""
+        return self._write(state, self._look(state))
+
+    def _report(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
+        loss = float(np.mean(self._losses)) if self._losses else state.loss
+        seconds = time.monotonic() - self._start
+        return FitReport(state.step, self._config.recipe.steps, loss, seconds, *scores)
+
+    def _write(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
+        report = self._report(state, scores)
+        entry: dict[str, float | None] = {
+            "step": report.step,
+            "loss": report.loss,
+            "learning_rate": learning_rate(self._config.recipe, max(0, state.step - 1)),
+            "seconds": round(report.seconds, 3),
+        }
+        if report.psnr is not None:
+            entry |= {"psnr": report.psnr, "ssim": report.ssim}
+        self._history.append(entry)
+        self._losses.clear()
+        self._written = time.monotonic()
+        return report
+
+    def _look(self, state: FitState) -> tuple[float | None, float | None]:
+        """Write the preview; the scores when there is a reference."""
+        start = time.monotonic()
+        window = preview_window(self._pixels.shape)
+        clean = np.clip(predict(state, self._pixels[window], self._config.recipe), 0, 1)
+        atomic_write(self._run.preview_path, encode_preview(clean))
+        self._looked = time.monotonic()
+        self._look_seconds = self._looked - start
+        if self._reference is None:
+            return None, None
+        reference = self._reference[window]
+        return psnr(clean, reference), ssim(clean, reference) if min(reference.shape[1:]) >= 11 else None
+
+
+def preview_window(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """The middle of an image (C, H, W), small enough to look at quickly."""
+    sides = []
+    for size in shape[1:]:
+        start = max(0, (size - PREVIEW_SIDE) // 2)
+        sides.append(slice(start, start + min(size, PREVIEW_SIDE)))
+    return slice(None), sides[0], sides[1]
+
+
+def encode_preview(pixels: FloatArray) -> bytes:
+    """float32 (C, H, W) in [0, 1] to an 8-bit PNG."""
+    from PIL import Image
+
+    levels = np.round(pixels * 255).astype(np.uint8)
+    if levels.shape[0] == 1:
+        picture = Image.fromarray(levels[0])
+    elif levels.shape[0] == 3:
+        picture = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
+    else:
+        picture = Image.merge("CMYK", [Image.fromarray(plane) for plane in levels]).convert("RGB")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a step is never cut in half.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread signals cannot be
+    caught, and the event is never set.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

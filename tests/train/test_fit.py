@@ -1,0 +1,180 @@
+"""The fit on networks and images so small that a step takes milliseconds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
+from self2self.errors import UsageError
+from self2self.metrics import psnr
+from self2self.train.fit import CropSampler, FitState, StepMasks, fit, learning_rate, new_state, predict
+from self2self.train.recipes import Recipe, recipe_for
+
+CPU = torch.device("cpu")
+TINY = Recipe(
+    "tiny",
+    steps=6,
+    input_drop_rate=0.4,
+    decoder_drop_rate=0.2,
+    scratch_scheme="kaiming",
+    loss="l2",
+    learning_rate=3e-3,
+    schedule="cosine",
+    average_decay=0.9,
+    encoder_width=4,
+    decoder_widths=(6, 6, 6, 6, 4),
+)
+
+
+def image_of(height: int, width: int, channels: int = 3) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    smooth = 0.5 + 0.3 * np.sin(rows / 9) * np.cos(columns / 7)
+    return np.repeat(smooth[None], channels, 0).astype(np.float32)
+
+
+def fitted(recipe: Recipe, image: np.ndarray, seed: int = 0) -> FitState:
+    return fit(image, recipe, new_state(recipe, image.shape[0], seed, CPU), seed=seed)
+
+
+def same_weights(one: FitState, other: FitState) -> bool:
+    a, b = one.weights(), other.weights()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_same_seed_same_bits_and_other_seed_other_bits() -> None:
+    image = image_of(64, 64)
+    assert same_weights(fitted(TINY, image), fitted(TINY, image))
+    assert not same_weights(fitted(TINY, image), fitted(TINY, image, seed=1))
+
+
+def test_global_randomness_neither_used_nor_changed() -> None:
+    image = image_of(64, 64)
+    torch.manual_seed(1)
+    first = fitted(TINY, image)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert same_weights(first, fitted(TINY, image))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_first_step_equals_a_plain_formulation() -> None:
+    """One step of Adam written out: loss over hidden values, bias-corrected moments, constant rate."""
+    recipe = replace(TINY, steps=1, loss="l1", schedule="constant", average_decay=None, learning_rate=4e-4)
+    image = image_of(64, 64)
+    state = new_state(recipe, 3, 0, CPU)
+    before = {name: p.detach().clone() for name, p in state.network.named_parameters()}
+    input_mask, *dropout = StepMasks(recipe.masks(3), (64, 64), 0, CPU).make(0)
+    target = torch.from_numpy(image)[None]
+    loss = (state.network(target, input_mask, *dropout) - target)[~input_mask].abs().mean()
+    gradients = torch.autograd.grad(loss, list(state.network.parameters()))
+    fit(image, recipe, state, seed=0)
+    assert state.loss == pytest.approx(loss.item(), rel=1e-5)
+    for (name, parameter), gradient in zip(state.network.named_parameters(), gradients, strict=True):
+        # After one step the corrected moments are the gradient and its square.
+        expected = before[name] - 4e-4 * gradient / (gradient.abs() + 1e-8)
+        firm = gradient.abs() > 1e-6
+        assert torch.allclose(parameter[firm], expected[firm], atol=2e-6), name
+
+
+@pytest.mark.slow
+def test_fit_removes_noise_and_keeps_the_mean() -> None:
+    """The classic scaling bug (dropout that is not rescaled) would change the brightness."""
+    clean = image_of(64, 64)
+    noisy = (clean + 0.1 * np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+    recipe = replace(TINY, steps=120, encoder_width=12, decoder_widths=(12,) * 5)
+    state = fitted(recipe, noisy)
+    result = predict(state, noisy, recipe, passes=30)
+    assert psnr(result, clean) > psnr(noisy, clean) + 4
+    assert float(result.mean()) == pytest.approx(float(noisy.mean()), abs=0.01)
+
+
+def test_on_step_sees_every_step_and_may_end_the_fit() -> None:
+    class EnoughError(Exception):
+        pass
+
+    seen: list[int] = []
+
+    def on_step(state: FitState) -> None:
+        seen.append(state.step)
+        if state.step == 3:
+            raise EnoughError
+
+    state = new_state(TINY, 3, 0, CPU)
+    with pytest.raises(EnoughError):
+        fit(image_of(64, 64), TINY, state, on_step=on_step)
+    assert seen == [1, 2, 3]
+    fit(image_of(64, 64), TINY, state, on_step=lambda s: seen.append(s.step))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert same_weights(state, fitted(TINY, image_of(64, 64)))
+
+
+def test_quality_term_is_weighted_and_gets_gradients() -> None:
+    recipe = replace(TINY, steps=1, quality_weight=10.0)
+    image = image_of(64, 64)
+    plain = fitted(recipe, image)
+    steered = new_state(recipe, 3, 0, CPU)
+    shapes = []
+
+    def brightness(prediction: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(prediction.shape))
+        return prediction.square().mean()
+
+    fit(image, recipe, steered, seed=0, quality=brightness)
+    assert shapes == [(1, 3, 64, 64)]
+    assert steered.loss > plain.loss
+    assert not same_weights(plain, steered)
+
+
+def test_start_weights_are_used_and_foreign_ones_refused() -> None:
+    first = fitted(TINY, image_of(64, 64))
+    again = new_state(TINY, 3, 0, CPU, first.weights())
+    assert same_weights(first, again)
+    with pytest.raises(UsageError, match="another recipe or another number of channels"):
+        new_state(TINY, 1, 0, CPU, first.weights())
+    with pytest.raises(UsageError, match="another recipe"):
+        new_state(recipe_for("paper"), 3, 0, CPU, first.weights())
+
+
+def test_cosine_falls_from_the_peak_to_near_zero_and_constant_stays() -> None:
+    rates = [learning_rate(TINY, step) for step in range(TINY.steps)]
+    assert rates[0] == TINY.learning_rate
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.1 * rates[0]
+    assert {learning_rate(recipe_for("paper"), step) for step in (0, 17, 3999)} == {4e-4}
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(8, 150), width=st.integers(8, 150), crop=st.sampled_from([None, 64, 96]))
+def test_crops_cover_the_image_evenly_and_padding_never_counts(height: int, width: int, crop: int | None) -> None:
+    image = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
+    sampler = CropSampler(image, crop, seed=0)
+    for step in range(5):
+        rows, columns, inside = sampler.window(step)
+        seen = sampler.image[:, rows, columns]
+        assert seen.shape[1:] == sampler.size
+        assert all(side % SIZE_MULTIPLE == 0 and side >= MINIMUM_SIZE for side in sampler.size)
+        counted = seen[0][inside]
+        # Neighbours in the crop are neighbours in the image: a contiguous block, no reflected pixel.
+        top, left = divmod(int(counted[0, 0]), width)
+        assert np.array_equal(counted, image[0, top : top + counted.shape[0], left : left + counted.shape[1]])
+        for axis, size in enumerate((height, width)):
+            whole = crop is None or size <= crop
+            assert counted.shape[axis] == (size if whole else crop)
+
+
+def test_crops_differ_between_steps_and_reach_every_border() -> None:
+    sampler = CropSampler(image_of(70, 70), 64, seed=3)
+    starts = {(w[0].start, w[1].start) for w in map(sampler.window, range(300))}
+    assert {row for row, _ in starts} == set(range(7))
+    assert {column for _, column in starts} == set(range(7))
+
+
+def test_any_size_can_be_fitted_and_predicted() -> None:
+    for size in ((8, 8), (65, 33), (100, 31)):
+        image = image_of(*size, channels=1)
+        recipe = replace(TINY, steps=1, crop=64)
+        assert predict(fitted(recipe, image), image, recipe).shape == image.shape

@@ -1,0 +1,73 @@
+"""The paper's figures are pinned here, so that no tuning of `fast` can change them."""
+
+import pytest
+
+from self2self.errors import UsageError
+from self2self.train.recipes import RECIPES, Recipe, recipe_for
+
+
+@pytest.mark.parametrize(
+    ("name", "drop_rate", "steps"), [("paper", 0.4, 4000), ("paper-polyu", 0.7, 5000), ("paper-sidd", 0.9, 1000)]
+)
+def test_paper_recipes_are_the_official_ones(name: str, drop_rate: float, steps: int) -> None:
+    recipe = recipe_for(name)
+    assert (recipe.input_drop_rate, recipe.decoder_drop_rate, recipe.steps) == (drop_rate, drop_rate, steps)
+    assert (recipe.init, recipe.scratch_scheme, recipe.loss) == ("scratch", "normal", "l1")
+    assert (recipe.learning_rate, recipe.betas, recipe.schedule) == (4e-4, (0.9, 0.999), "constant")
+    assert (recipe.crop, recipe.average_decay, recipe.quality_weight) == (None, None, 2e-8)
+    assert (recipe.encoder_width, recipe.decoder_widths) == (48, (96,) * 5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_json_round_trip(name: str) -> None:
+    assert Recipe.from_json(RECIPES[name].to_json()) == RECIPES[name]
+
+
+def test_json_with_a_field_missing_or_unknown_is_refused() -> None:
+    values = RECIPES["fast"].to_json()
+    with pytest.raises(ValueError, match="surprise"):
+        Recipe.from_json({**values, "surprise": 1})
+    del values["crop"]
+    with pytest.raises(ValueError, match="crop"):
+        Recipe.from_json(values)
+
+
+def test_drop_rate_sets_both_rates_of_a_paper_recipe_and_only_the_input_of_fast() -> None:
+    paper = recipe_for("paper").with_options(drop_rate=0.3)
+    assert (paper.input_drop_rate, paper.decoder_drop_rate) == (0.3, 0.3)
+    fast = recipe_for("fast").with_options(drop_rate=0.3)
+    assert (fast.input_drop_rate, fast.decoder_drop_rate) == (0.3, RECIPES["fast"].decoder_drop_rate)
+
+
+def test_fast_from_scratch_takes_more_steps() -> None:
+    assert recipe_for("fast", "scratch").steps > recipe_for("fast").steps
+    assert recipe_for("fast", "scratch").init == "scratch"
+    assert recipe_for("paper", "scratch") == recipe_for("paper")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"steps": 0}, "--steps is 0; expected at least 1"),
+        ({"drop_rate": -0.1}, "drop rate is -0.1; expected a number from 0 to 0.99"),
+        ({"drop_rate": 1.5}, "drop rate is 1.5; expected"),
+        ({"drop_rate": 1.0}, "drop rate is 1; expected"),
+        ({"drop_rate": float("nan")}, "drop rate is nan; expected"),
+        ({"drop_rate": 0.0}, "--drop-rate is 0; expected 0.01 to 0.99"),
+        ({"drop_rate": 0.999}, "keeps nothing"),
+    ],
+)
+def test_wrong_options_name_the_option_and_what_to_type(options: dict[str, float], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_for("paper").with_options(**options)  # type: ignore[arg-type]
+    assert text in str(caught.value)
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="expected one of: fast, paper, paper-polyu, paper-sidd"):
+        recipe_for("slow")
+
+
+def test_natural_start_is_for_fast_alone() -> None:
+    with pytest.raises(UsageError, match="Use --recipe fast"):
+        recipe_for("paper", "natural")

@@ -1,0 +1,195 @@
+"""A fit with its folder, interrupted, killed and continued for real, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from self2self.errors import InputError, ResourceError
+from self2self.metrics import psnr
+from self2self.train import session
+from self2self.train.checkpoint import History, Run, load_weights
+from self2self.train.session import FitReport, encode_preview, fit_run, preview_window
+from tests.train.test_checkpoint import config_of
+from tests.train.test_fit import TINY, image_of
+
+LONG = replace(TINY, steps=40)
+
+SCRIPT = """
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from self2self.errors import InterruptedRun
+from self2self.train import session
+from self2self.train.checkpoint import Run
+from tests.train.test_checkpoint import config_of
+from tests.train.test_session import LONG
+from tests.train.test_fit import image_of
+
+session.CHECKPOINT_SECONDS = 0.0
+
+def on_report(report):
+    print(report.step, flush=True)
+    time.sleep(0.05)
+
+try:
+    session.fit_run(Run(Path(sys.argv[1])), config_of(recipe=LONG), image_of(64, 64), on_report=on_report)
+except InterruptedRun as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def started(folder: Path, until_step: int) -> subprocess.Popen[str]:
+    """A fit in another process that has done `until_step` steps."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= until_step:
+            return process
+    raise AssertionError("the fit ended early")
+
+
+def uninterrupted(folder: Path) -> Run:
+    run = Run(folder)
+    fit_run(run, config_of(recipe=LONG), image_of(64, 64))
+    return run
+
+
+def picture(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.copy()
+
+
+def assert_same_model(one: Run, other: Run) -> None:
+    a, b = load_weights(one.model_path)[0], load_weights(other.model_path)[0]
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_fit_continues_to_the_same_bits(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path / "stopped", until_step=5)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    run = Run(tmp_path / "stopped")
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "--resume" in output
+    assert not run.is_fitted()
+    reports: list[FitReport] = []
+    fit_run(run, config_of(recipe=LONG), image_of(64, 64), resume=True, on_report=reports.append)
+    assert reports[0].step >= 5
+    assert_same_model(run, uninterrupted(tmp_path / "whole"))
+    steps = [entry["step"] for entry in History(run.history_path).read()]
+    assert steps == sorted(set(steps))
+    assert not [p.name for p in run.folder.iterdir() if "partial" in p.name and number != signal.SIGKILL]
+
+
+def test_the_folder_holds_what_the_design_says(tmp_path: Path) -> None:
+    run = uninterrupted(tmp_path / "run")
+    names = {"config.json", "model.safetensors", "state.safetensors", "history.jsonl", "preview.png"}
+    assert {p.name for p in run.folder.iterdir()} == names
+    assert picture(run.preview_path).size == (64, 64)
+    last = History(run.history_path).read()[-1]
+    assert last["step"] == LONG.steps
+    assert set(last) == {"step", "loss", "learning_rate", "seconds"}
+
+
+def test_checkpoint_preview_and_history_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(session, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(session, "PREVIEW_SHARE", 1e9)
+    monkeypatch.setattr(session, "HISTORY_SECONDS", 0.0)
+    seen: list[tuple[bool, bool]] = []
+    run = Run(tmp_path / "run")
+
+    def on_report(report: FitReport) -> None:
+        seen.append((run.state_path.is_file(), run.preview_path.is_file()))
+
+    fit_run(run, config_of(recipe=replace(TINY, steps=3)), image_of(64, 64), on_report=on_report)
+    assert all(checkpoint and preview for checkpoint, preview in seen)
+    assert [entry["step"] for entry in History(run.history_path).read()] == [1, 2, 3]
+
+
+def test_reference_is_scored_and_changes_nothing(tmp_path: Path) -> None:
+    clean = image_of(64, 64)
+    noisy = np.clip(clean + 0.1 * np.random.default_rng(0).standard_normal(clean.shape), 0, 1).astype(np.float32)
+    plain = Run(tmp_path / "plain")
+    fit_run(plain, config_of(), noisy)
+    scored = Run(tmp_path / "scored")
+    report = fit_run(scored, config_of(), noisy, reference=clean)
+    assert_same_model(plain, scored)
+    last = History(scored.history_path).read()[-1]
+    assert last["psnr"] == report.psnr
+    preview = np.asarray(picture(scored.preview_path)).transpose(2, 0, 1) / 255
+    assert report.psnr == pytest.approx(psnr(preview, clean), abs=0.05)
+
+
+def test_reference_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="have to be equal"):
+        fit_run(Run(tmp_path / "run"), config_of(), image_of(64, 64), reference=image_of(64, 96))
+    assert not (tmp_path / "run").exists()
+
+
+def test_starting_from_a_run(tmp_path: Path) -> None:
+    first = uninterrupted(tmp_path / "first")
+    second = Run(tmp_path / "second")
+    config = config_of(start=str(first.folder), recipe=replace(TINY, steps=1, learning_rate=0.0, average_decay=None))
+    fit_run(second, config, image_of(64, 64))
+    assert_same_model(first, second)
+
+
+def test_an_earlier_fit_is_removed_when_a_new_one_starts(tmp_path: Path) -> None:
+    run = uninterrupted(tmp_path / "run")
+    run.onnx_path.write_bytes(b"model of the earlier fit")
+
+    def look(report: FitReport) -> None:
+        assert not run.model_path.exists()
+        assert not run.onnx_path.exists()
+
+    fit_run(run, config_of(seed=1), image_of(64, 64), on_report=look)
+    assert run.config().seed == 1
+
+
+def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    run = uninterrupted(tmp_path / "run")
+    size = run.state_path.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match="no space left"):
+            fit_run(run, config_of(recipe=replace(LONG, steps=41)), image_of(64, 64), resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert run.state_path.stat().st_size == size
+    assert not list(run.folder.glob(".*"))
+
+
+def test_preview_of_a_large_image_is_its_middle() -> None:
+    assert preview_window((3, 2000, 300)) == (slice(None), slice(744, 1256), slice(0, 300))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_preview_is_a_png_that_anyone_can_open(channels: int, tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(encode_preview(np.full((channels, 8, 9), 0.5, np.float32)))
+    shown = picture(tmp_path / "p.png")
+    assert (shown.mode, shown.size) == ("L" if channels == 1 else "RGB", (9, 8))
