@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 EXAMPLE := examples/noisy.png
 DEMO := demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test gpu-test lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -16,6 +16,10 @@ test: $(STAMP)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
+
+gpu-test: $(STAMP)
+	$(BIN)/python cli.py engines
+	$(BIN)/python -m pytest tests/gpu tests/runtime/test_conformance.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

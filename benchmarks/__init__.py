@@ -1,0 +1,1 @@
+"""Measurements that the documentation cites; run them as `python -m benchmarks.NAME`."""

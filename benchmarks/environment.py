@@ -1,0 +1,41 @@
+"""What a measurement ran on, without names of machines or people."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from self2self.system import available_cpus
+
+PACKAGES = ("self2self", "torch", "onnxruntime-gpu", "onnxruntime", "numpy", "bm3d", "scikit-image", "tensorrt-rtx")
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """CPU, threads, Python and package versions."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"cpu": cpu_name(), "cpus": available_cpus(), "python": platform.python_version(), "versions": versions}
+
+
+def shown_command(module: str) -> str:
+    """The command line as a reader can type it: absolute paths lose their folders."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return " ".join(["python -m", module, *words])

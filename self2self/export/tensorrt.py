@@ -1,0 +1,253 @@
+"""Ahead-of-time engines of TensorRT and TensorRT-RTX, by one code path.
+
+Both libraries have the same builder, parser and runtime under different module names. The
+network is strongly typed, so the types in the ONNX file are the precision, and TF32 is switched
+off, because a float32 engine that rounds its inputs to 10 bits would not be one. TensorRT
+measures kernels and therefore builds on the GPU that will run the engine; TensorRT-RTX leaves
+kernels to the first run and builds on any x86-64 machine.
+
+`engine_cache` keeps what is built here on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from self2self.contract import Contract
+from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
+from self2self.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One of the two libraries.
+
+    Attributes:
+        engine: its `--engine` name.
+        module: its Python module.
+        title: what people call it.
+        package: what pip installs.
+        builds_without_gpu: whether an engine can be built for a GPU that is elsewhere.
+    """
+
+    engine: str
+    module: str
+    title: str
+    package: str
+    builds_without_gpu: bool
+
+    def load(self) -> Any:
+        """Import the module.
+
+        Raises:
+            EngineUnavailableError: it is not installed or does not load.
+        """
+        try:
+            return import_module(self.module)
+        except ModuleNotFoundError as error:
+            # Its own libraries may be missing where the package is there.
+            missing = "is not installed" if error.name == self.module else f"does not load ({error})"
+            raise EngineUnavailableError(
+                f"engine {self.engine}: {self.title} {missing}. Install it: pip install {self.package}. "
+                "Or use --engine ort."
+            ) from error
+        except (ImportError, OSError, RuntimeError) as error:
+            raise EngineUnavailableError(
+                f"engine {self.engine}: {self.title} does not load ({_first_line(error)}). Install it again: "
+                f"pip install --force-reinstall {self.package}. Or use --engine ort."
+            ) from error
+
+
+TENSORRT = Library("trt", "tensorrt", "TensorRT", "tensorrt", builds_without_gpu=False)
+TENSORRT_RTX = Library("trt-rtx", "tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx", builds_without_gpu=True)
+LIBRARIES = {library.engine: library for library in (TENSORRT, TENSORRT_RTX)}
+
+
+@dataclass(slots=True)
+class Parsed:
+    """A parsed network with all that has to live as long as it does.
+
+    Attributes:
+        trt: the library's module.
+        builder, network, parser: its objects; the network's weights belong to the parser.
+    """
+
+    trt: Any
+    builder: Any
+    network: Any
+    parser: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine that was just built.
+
+    Attributes:
+        data: the serialised engine.
+        layer_count: layers of the network before the library fused them.
+        seconds: time of parsing and building.
+    """
+
+    data: bytes
+    layer_count: int
+    seconds: float
+
+
+def parse(library: Library, data: bytes, source: str) -> Parsed:
+    """Parse an ONNX file into a strongly typed network.
+
+    Args:
+        library: which one.
+        data: the ONNX file.
+        source: how messages call it.
+
+    Raises:
+        EngineUnavailableError: the library is missing, or does not start here.
+        FileFormatError: it cannot read the graph.
+    """
+    trt = library.load()
+    try:
+        builder = trt.Builder(logger_of(trt))
+        network = builder.create_network(_strongly_typed(trt))
+        parser = trt.OnnxParser(network, logger_of(trt))
+    except (RuntimeError, TypeError) as error:
+        # TensorRT's constructors return null without a GPU, which the bindings turn into TypeError.
+        raise EngineUnavailableError(
+            f"engine {library.engine}: {library.title} {trt.__version__} does not start "
+            f"({last_error(trt) or _first_line(error)}). Use --engine ort."
+        ) from error
+    if not parser.parse(data):
+        reason = parser.get_error(0).desc() if parser.num_errors else last_error(trt)
+        raise FileFormatError(
+            f"{source}: {library.title} {trt.__version__} cannot read its graph ({_short(reason)}). "
+            "Use --engine ort, or export it again: self2self export --force"
+        )
+    return Parsed(trt, builder, network, parser)
+
+
+def build(
+    library: Library,
+    data: bytes,
+    contract: Contract,
+    profile: Profile,
+    *,
+    source: str,
+    capabilities: tuple[str, ...] = (),
+) -> Built:
+    """Build an engine from an ONNX file.
+
+    Args:
+        library: which one.
+        data: the ONNX file.
+        contract: of the file.
+        profile: the shapes that the engine has to take; already checked.
+        source: how messages call the file.
+        capabilities: compute capabilities that a TensorRT-RTX engine is for, such as ``"8.6"``;
+            none for all from 8.0 up.
+
+    Raises:
+        UsageError: the library cannot build for one of `capabilities`.
+        EngineUnavailableError: the library is missing or cannot build this network.
+        FileFormatError: it cannot read the graph.
+    """
+    start = time.perf_counter()
+    parsed = parse(library, data, source)
+    trt, builder = parsed.trt, parsed.builder
+    config = builder.create_builder_config()
+    tf32 = getattr(trt.BuilderFlag, "TF32", None)
+    if tf32 is not None:
+        config.clear_flag(tf32)
+    if capabilities:
+        members = capability_members(library, trt, capabilities)
+        config.num_compute_capabilities = len(members)
+        for index, member in enumerate(members):
+            config.set_compute_capability(member, index)
+    optimisation = builder.create_optimization_profile()
+    for name, shapes in profile.shapes(contract).items():
+        optimisation.set_shape(name, *shapes)
+    if config.add_optimization_profile(optimisation) < 0:
+        raise EngineUnavailableError(
+            f"engine {library.engine}: {library.title} {trt.__version__} refuses the shapes of {source} "
+            f"({last_error(trt)}). Use --engine ort."
+        )
+    serialised = builder.build_serialized_network(parsed.network, config)
+    if serialised is None:
+        raise EngineUnavailableError(
+            f"engine {library.engine}: {library.title} {trt.__version__} cannot build an engine from {source} "
+            f"({last_error(trt) or 'no reason given'}). Use --engine ort."
+        )
+    return Built(bytes(serialised), parsed.network.num_layers, time.perf_counter() - start)
+
+
+def capability_members(library: Library, trt: Any, capabilities: tuple[str, ...]) -> list[Any]:
+    """The library's constants for compute capabilities such as ``"8.6"``.
+
+    Raises:
+        UsageError: the library does not name one of them, or names none at all.
+    """
+    known = named_capabilities(trt)
+    if not known:
+        raise UsageError(
+            f"{library.title} builds for the GPU of this machine alone; a compute capability cannot be given. "
+            "Use --engine trt-rtx to build for another GPU."
+        )
+    for capability in capabilities:
+        if capability not in known:
+            raise UsageError(
+                f"{library.title} {trt.__version__} has no compute capability {capability}; "
+                f"expected some of: {', '.join(known)}."
+            )
+    return [known[capability] for capability in capabilities]
+
+
+def named_capabilities(trt: Any) -> dict[str, Any]:
+    """Compute capabilities that engines can be built for, ``"8.6"`` to the constant; none for TensorRT."""
+    members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    return {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name[2:].isdigit()}
+
+
+@functools.cache
+def logger_of(trt: Any) -> Any:
+    """The one logger of a library; it keeps the last error and prints nothing.
+
+    One for the whole process and for ever: the library registers the first that it is given and
+    crashes when that one has been freed.
+    """
+
+    class Quiet(trt.ILogger):  # type: ignore[misc]
+        last = ""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity == trt.ILogger.Severity.ERROR:
+                self.last = message
+
+    return Quiet()
+
+
+def last_error(trt: Any) -> str:
+    """What the library complained about last, in one short line; forgets it."""
+    logger = logger_of(trt)
+    message, logger.last = logger.last, ""
+    return _short(message)
+
+
+def _strongly_typed(trt: Any) -> int:
+    # TensorRT 11 has no other networks, and may have no flag to ask for them.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _short(message: object) -> str:
+    lines = str(message).strip().splitlines()
+    return lines[0][:200] if lines else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return _short(error) or type(error).__name__

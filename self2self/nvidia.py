@@ -1,0 +1,105 @@
+"""Which NVIDIA GPU this machine has, asked of the driver itself.
+
+The driver's library answers in milliseconds, without torch or any CUDA toolkit, and it sees what
+CUDA programs see: ``CUDA_VISIBLE_DEVICES`` counts, and device 0 is the one that engines run on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+_NO_DEVICE = 100
+"""``CUDA_ERROR_NO_DEVICE`` of ``cuInit``."""
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+"""``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``_MINOR``."""
+_DRIVER_OF_CUDA = {11: "450", 12: "525", 13: "580"}
+"""The first driver of each major version of CUDA, on Linux."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """CUDA device 0.
+
+    Attributes:
+        name: as the driver calls it.
+        compute_capability: (major, minor).
+        memory_bytes: of the device, free or not.
+        cuda: newest CUDA version (major, minor) that the driver runs.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+    cuda: tuple[int, int]
+
+    @property
+    def capability(self) -> str:
+        """The compute capability as people write it, for example ``8.6``."""
+        return "{}.{}".format(*self.compute_capability)
+
+
+@dataclass(frozen=True, slots=True)
+class NoGpu:
+    """Why there is none.
+
+    Attributes:
+        reason: what is missing.
+        remedy: one sentence, what would help.
+    """
+
+    reason: str
+    remedy: str
+
+
+def find_gpu() -> Gpu | NoGpu:
+    """CUDA device 0, or what is in the way of it."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = _open_driver(name)
+    except OSError:
+        return NoGpu(f"there is no NVIDIA driver ({name} was not found)", "It needs an NVIDIA GPU and its driver.")
+    status = driver.cuInit(0)
+    if status == _NO_DEVICE:
+        return NoGpu(
+            "the NVIDIA driver finds no GPU", "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."
+        )
+    if status:
+        return NoGpu(
+            f"the NVIDIA driver does not start (CUDA error {status})",
+            "Restart the machine, or install the driver again.",
+        )
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    if count.value < 1:
+        return NoGpu(
+            "the NVIDIA driver finds no GPU", "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."
+        )
+    return _describe(driver)
+
+
+def driver_for(cuda_major: int) -> str:
+    """The driver that CUDA `cuda_major` needs, in words."""
+    known = _DRIVER_OF_CUDA.get(cuda_major)
+    return f"driver {known} or newer" if known else "a newer driver"
+
+
+def _open_driver(name: str) -> Any:
+    return ctypes.CDLL(name)
+
+
+def _describe(driver: Any) -> Gpu:
+    device, version, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    # 12040 is CUDA 12.4.
+    cuda = (version.value // 1000, version.value % 1000 // 10)
+    return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory.value, cuda)

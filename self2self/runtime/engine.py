@@ -1,0 +1,216 @@
+"""What an engine is, and which ones there are.
+
+An engine runs an exported model on masks that it is given. The base class owns the life cycle
+and checks every input once; a backend, one small file each, fills in three methods. The loop
+over hundreds of passes (`ensemble`) then runs on checked inputs and checks nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.errors import EngineUnavailableError, UsageError
+from self2self.masks import BoolArray
+from self2self.runtime.model import Model
+
+FloatArray = NDArray[np.float32]
+
+
+def _ignore(text: str) -> None:
+    return None
+
+
+class Engine(ABC):
+    """One way to run a model; use it as a context manager.
+
+    Args:
+        model: what to run.
+        image: float32 [1, C, H, W], already padded to the contract's size multiple; shared by
+            all passes.
+
+    Raises:
+        UsageError: `image` has another number of channels, type or size than the model takes.
+    """
+
+    name: ClassVar[str]
+    """What `--engine` calls it."""
+    note: Callable[[str], None] = staticmethod(_ignore)
+    """Told, in one line, what the user should know while the engine is prepared."""
+
+    def __init__(self, model: Model, image: FloatArray) -> None:
+        contract = model.contract
+        expected = f"float32 [1, {contract.channels}, H, W]"
+        if image.dtype != np.float32 or image.ndim != 4 or image.shape[:2] != (1, contract.channels):
+            raise UsageError(f"the engine got {image.dtype} {list(image.shape)}; {model.path} expects {expected}.")
+        if any(s % contract.size_multiple or s < contract.minimum_size for s in image.shape[2:]):
+            raise UsageError(
+                f"the engine got an image of {image.shape[2]}x{image.shape[3]}; expected multiples of "
+                f"{contract.size_multiple} from {contract.minimum_size} up. Pad it first."
+            )
+        if model.size is not None and image.shape[2:] != model.size:
+            height, width = model.size
+            raise UsageError(
+                f"{model.path} is fixed to {height}x{width} and this image has {image.shape[2]}x{image.shape[3]} "
+                "after padding. Export it for all sizes: self2self export --force"
+            )
+        self.model = model
+        self.image = np.ascontiguousarray(image)
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Name and version of the library, when the engine works on this machine.
+
+        Raises:
+            EngineUnavailableError: it does not; the message says why, and the line that helps.
+        """
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Load the model.
+
+        Raises:
+            FileFormatError: the library cannot load this file.
+            ResourceError: the model does not fit into memory.
+        """
+
+    @abstractmethod
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """One pass for each entry of the masks' first axis.
+
+        Args:
+            masks: the contract's mask names to bool arrays [N, ...].
+
+        Returns:
+            predictions, float32 [N, C, H, W]; an engine may overwrite them in the next call.
+
+        Raises:
+            MemoryError: the batch did not fit; a smaller one may.
+            FileFormatError: the graph loads but cannot be run.
+        """
+
+    def provider(self) -> str:
+        """What really runs, for example an execution provider and a device."""
+        return self.name
+
+    def close(self) -> None:  # noqa: B027 - not every engine holds something
+        """Release what `prepare` took; safe to call twice, or after `prepare` failed."""
+
+    def __enter__(self) -> Self:
+        self.version()
+        try:
+            self.prepare()
+        except BaseException:
+            # Python calls __exit__ only for a block that was entered.
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+ENGINES: dict[str, str] = {
+    "trt": "self2self.runtime.trt:TrtEngine",
+    "ort-cuda": "self2self.runtime.ort_cuda:OrtCudaEngine",
+    "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
+    "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
+    "ort": "self2self.runtime.ort:OrtEngine",
+    "torch": "self2self.runtime.torch_engine:TorchEngine",
+}
+"""Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
+
+AUTO = ("ort", "torch")
+"""What `--engine auto` tries, best first.
+
+GPU engines run only when they are named: they have been tested with stand-ins, and an image that
+nobody asked them for is not the place to find out more.
+"""
+
+NEEDS_GPU: dict[str, str] = {
+    "trt": "pip install tensorrt",
+    "ort-cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "trt-rtx": "pip install tensorrt-rtx",
+    "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+}
+"""Engines that run on an NVIDIA GPU alone, with what they need besides."""
+
+
+def get_engine(name: str) -> type[Engine]:
+    """The engine class called `name`; ``auto`` is the first that works here.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        EngineUnavailableError: it, or for ``auto`` every one of `AUTO`, does not work on this machine.
+    """
+    if name == "auto":
+        reasons = []
+        for candidate in AUTO:
+            try:
+                return get_engine(candidate)
+            except EngineUnavailableError as error:
+                reasons.append(str(error))
+        raise EngineUnavailableError("no engine works here: " + " ".join(reasons))
+    engine = engine_class(name)
+    engine.version()
+    return engine
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class called `name`, whether or not it works here.
+
+    Raises:
+        UsageError: there is no engine of that name.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: type[Engine] = getattr(import_module(module), attribute)
+    return engine
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:
+        # What find_spec says of a module that was blocked by None in sys.modules.
+        return False
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, short enough for one line of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A row of `self2self engines`."""
+
+    name: str
+    works: bool
+    version: str
+    problem: str
+
+
+def engine_statuses() -> list[EngineStatus]:
+    """Every engine and whether it works on this machine."""
+    statuses = []
+    for name in ENGINES:
+        try:
+            statuses.append(EngineStatus(name, True, engine_class(name).version(), ""))
+        except EngineUnavailableError as error:
+            statuses.append(EngineStatus(name, False, "", str(error)))
+    return statuses

@@ -1,0 +1,211 @@
+"""ONNX Runtime on an NVIDIA GPU, through its CUDA provider.
+
+Masks and predictions live in device buffers that are bound once for each batch size and used
+again, so that a run costs one copy of the masks to the device and one of the predictions back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from self2self.contract import IMAGE, PREDICTION
+from self2self.errors import FileFormatError, ResourceError
+from self2self.masks import BoolArray
+from self2self.nvidia import Gpu
+from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.gpu import is_distribution, missing_library, require_driver, require_gpu, unavailable
+from self2self.runtime.ort import ERRORS_ONLY, import_onnxruntime
+
+REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu."
+
+
+class OrtCudaEngine(Engine):
+    """ONNX Runtime with its CUDA provider."""
+
+    name = "ort-cuda"
+    library: ClassVar[str] = "libonnxruntime_providers_cuda.so"
+    """The provider's own library, which tells what it misses when it is loaded by hand."""
+    provider_name: ClassVar[str] = "CUDAExecutionProvider"
+    device: ClassVar[str] = "cuda"
+    """Where ONNX Runtime keeps the bound buffers."""
+
+    _session: Any = None
+    _binding: Any = None
+    _buffers: dict[str, Any]
+    _count = 0
+
+    @classmethod
+    def version(cls) -> str:
+        """ONNX Runtime's version and the GPU."""
+        gpu = require_gpu(cls.name)
+        ort = cls._import(gpu)
+        return f"ONNX Runtime {ort.__version__} on {gpu.name}"
+
+    @classmethod
+    def _import(cls, gpu: Gpu) -> Any:
+        """ONNX Runtime with the provider loaded.
+
+        Raises:
+            EngineUnavailableError: says which part is missing, or does not fit.
+        """
+        if not is_installed("onnxruntime"):
+            raise unavailable(cls.name, "ONNX Runtime is not installed", "Install it: pip install onnxruntime-gpu.")
+        ort = import_onnxruntime(cls.name)
+        if cls.provider_name not in ort.get_available_providers():
+            # Each of the two packages writes its files over those of the other.
+            if is_distribution("onnxruntime") and is_distribution("onnxruntime-gpu"):
+                reason = "both onnxruntime and onnxruntime-gpu are installed, and the one for the CPU was written last"
+            else:
+                reason = f"the installed ONNX Runtime {ort.__version__} has no {cls.provider_name}"
+            raise unavailable(cls.name, reason, REINSTALL)
+        require_driver(cls.name, gpu, f"ONNX Runtime {ort.__version__}", cuda_version(ort))
+        cls._load_library(ort)
+        return ort
+
+    @classmethod
+    def _load_library(cls, ort: Any) -> None:
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        folder = Path(ort.__file__).parent / "capi"
+        library = folder / cls.library
+        if not library.is_file():
+            # Windows and system packages have it elsewhere; `prepare` then says whether it works.
+            return
+        try:
+            ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            missing = missing_library(error)
+            reason = f"ONNX Runtime needs {missing}, which is not there" if missing else first_line(error)
+            raise unavailable(cls.name, reason, cls.library_remedy(missing, cuda_version(ort))) from error
+
+    @classmethod
+    def library_remedy(cls, library: str, cuda: str) -> str:
+        """The line that installs a missing `library`, for ONNX Runtime built for CUDA `cuda`."""
+        wanted = f"CUDA {cuda.partition('.')[0]} and cuDNN 9" if cuda else "CUDA and cuDNN"
+        return f"It was built for {wanted}: pip install 'onnxruntime-gpu[cuda,cudnn]'."
+
+    def provider_options(self) -> dict[str, str]:
+        """Options of the provider; all that change numbers or memory are set."""
+        return {
+            "device_id": "0",
+            # Doubling the arena would take half the memory of the device for nothing.
+            "arena_extend_strategy": "kSameAsRequested",
+            # The exhaustive search stalls for seconds at each new batch size.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # TF32 rounds float32 to 10 bits, which the comparison with PyTorch would show.
+            "use_tf32": "0",
+        }
+
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """Providers and their options, in the order of preference."""
+        return [(self.provider_name, self.provider_options())]
+
+    def prepare(self) -> None:
+        """Create the session, and make sure that it did not fall back to the CPU."""
+        ort = import_onnxruntime(self.name)
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        try:
+            # Without enable_fallback=0 a failure prints to stdout and goes on with the CPU.
+            self._session = ort.InferenceSession(
+                str(self.model.path), options, providers=self.providers(), enable_fallback=0
+            )
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class of their own.
+            if is_out_of_memory(error):
+                raise ResourceError(
+                    f"out of GPU memory while loading {self.model.path}. Close other programs on the GPU, or use "
+                    "--engine ort."
+                ) from error
+            raise FileFormatError(
+                f"{self.model.path}: engine {self.name} cannot load it ({first_line(error)}). "
+                "Use --engine ort, or export it again: self2self export --force"
+            ) from error
+        running = self._session.get_providers()[0]
+        if running != self.provider_name:
+            raise unavailable(
+                self.name, f"ONNX Runtime fell back to {running}", "See what is missing: self2self engines."
+            )
+        self._binding = self._session.io_binding()
+        self._buffers = {}
+        self._count = 0
+        image = ort.OrtValue.ortvalue_from_numpy(self.image, self.device, 0)
+        self._buffers[IMAGE] = image
+        self._binding.bind_ortvalue_input(IMAGE, image)
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """One session run on bound buffers; the next call may overwrite the result."""
+        count = len(next(iter(masks.values())))
+        try:
+            if count != self._count:
+                self._bind(count)
+            for name, mask in masks.items():
+                self._buffers[name].update_inplace(mask)
+            self._session.run_with_iobinding(self._binding)
+            # A copy from the device, or a view of a buffer that is in host memory.
+            predictions: FloatArray = self._buffers[PREDICTION].numpy()
+        except Exception as error:
+            if is_out_of_memory(error):
+                # The buffers of a batch that does not fit must not stay in the way of a smaller one.
+                self._release()
+                raise MemoryError(first_line(error)) from error
+            if type(error).__name__ in ("Fail", "RuntimeException"):
+                raise FileFormatError(
+                    f"{self.model.path}: engine {self.name} cannot run it ({first_line(error)}). Use --engine ort."
+                ) from error
+            raise
+        return predictions
+
+    def _bind(self, count: int) -> None:
+        ort = import_onnxruntime(self.name)
+        self._release()
+        axes = dict(zip("HW", self.image.shape[2:], strict=True))
+        for spec in self.model.contract.masks:
+            shape = [count, *spec.shape(axes)]
+            buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.bool_, self.device, 0)
+            self._buffers[spec.name] = buffer
+            self._binding.bind_ortvalue_input(spec.name, buffer)
+        shape = [count, *self.image.shape[1:]]
+        buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.device, 0)
+        self._buffers[PREDICTION] = buffer
+        self._binding.bind_ortvalue_output(PREDICTION, buffer)
+        self._count = count
+
+    def _release(self) -> None:
+        image = self._buffers[IMAGE]
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._buffers = {IMAGE: image}
+        self._binding.bind_ortvalue_input(IMAGE, image)
+        self._count = 0
+
+    def provider(self) -> str:
+        """The provider that the session really uses."""
+        return str(self._session.get_providers()[0])
+
+    def close(self) -> None:
+        """Free the session and the buffers."""
+        self._binding = self._session = None
+        self._buffers = {}
+        self._count = 0
+
+
+def cuda_version(ort: Any) -> str:
+    """CUDA version that ONNX Runtime was built for; ``""`` where it does not tell."""
+    try:
+        from onnxruntime.capi import build_and_package_info
+    except ImportError:
+        return ""
+    return str(getattr(build_and_package_info, "cuda_version", "") or "")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime says that host or device memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "failed to allocate" in text

@@ -1,0 +1,122 @@
+"""What needs a real GPU: conformance with host masks, engine files, batches, memory. Run: make gpu-test."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from self2self.contract import Contract
+from self2self.errors import EngineUnavailableError
+from self2self.masks import MaskMaker
+from self2self.runtime.denoise import denoise
+from self2self.runtime.engine import NEEDS_GPU, Engine, FloatArray, get_engine
+from self2self.runtime.model import Model, load_model
+from self2self.runtime.ort import OrtEngine
+from tests.conftest import Fitted, MakeFitted
+
+TOLERANCE = 1e-4
+TF32_TOLERANCE = 2e-3
+"""ONNX Runtime's TensorRT provider has no switch for TF32."""
+
+
+@pytest.fixture(scope="module", params=list(NEEDS_GPU))
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    try:
+        return get_engine(request.param)
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=["tiny", "grey", "paper"])
+def model(request: pytest.FixtureRequest, make_fitted: MakeFitted, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    from self2self.export.to_onnx import to_onnx
+
+    options = {"tiny": {}, "grey": {"channels": 1}, "paper": {"encoder_width": 48, "decoder_widths": (96,) * 5}}
+    fitted: Fitted = make_fitted(**options[request.param])
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    to_onnx(fitted.network, fitted.contract, path)
+    return load_model(path)
+
+
+def picture(contract: Contract, size: tuple[int, int]) -> FloatArray:
+    return np.random.default_rng(0).random((1, contract.channels, *size), dtype=np.float32)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 96)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_predictions_with_host_masks(engine: type[Engine], model: Model, size: tuple[int, int]) -> None:
+    image = picture(model.contract, size)
+    maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, 0)
+    tolerance = TF32_TOLERANCE if engine.name == "ort-trt" else TOLERANCE
+    with engine(model, image) as running, OrtEngine(model, image) as reference:
+        # 33 is one more than the largest batch of an engine.
+        for count in (1, 3, 8, 33, 2):
+            masks = maker.make(0, count)
+            got, expected = running.run(masks), reference.run(masks)
+            assert got.shape == expected.shape
+            assert got.dtype == np.float32
+            difference = np.abs(got.astype(np.float64) - expected)
+            scale = max(1.0, float(np.abs(expected).max()))
+            assert difference.max() <= tolerance * scale, (
+                f"{running.provider()}, batch {count}: max difference {difference.max():.3g}, "
+                f"mean {difference.mean():.3g}; tolerance {tolerance * scale:.3g}"
+            )
+
+
+def test_the_second_start_is_quick_and_agrees(engine: type[Engine], model: Model) -> None:
+    image = picture(model.contract, (96, 96))
+    masks = MaskMaker(model.contract.masks, {"H": 96, "W": 96}, 0).make(0, 4)
+    with engine(model, image) as running:
+        first = running.run(masks).copy()
+    start = time.perf_counter()
+    with engine(model, image) as running:
+        second = running.run(masks)
+    assert time.perf_counter() - start < 30
+    np.testing.assert_allclose(second, first, rtol=0, atol=1e-4)
+
+
+def test_a_damaged_engine_is_built_again(engine: type[Engine], model: Model) -> None:
+    if engine.name not in ("trt", "trt-rtx"):
+        pytest.skip("ONNX Runtime looks after its own engines")
+    image = picture(model.contract, (64, 64))
+    with engine(model, image):
+        pass
+    for path in (model.path.parent / "engines").glob(f"model.{engine.name}.*.engine"):
+        path.write_bytes(path.read_bytes()[:-1])
+    notes: list[str] = []
+    running = engine(model, image)
+    running.note = notes.append
+    with running:
+        running.run(MaskMaker(model.contract.masks, {"H": 64, "W": 64}, 0).make(0, 1))
+    assert [note for note in notes if "building it again" in note]
+
+
+def test_the_ensemble_is_that_of_the_cpu(engine: type[Engine], model: Model) -> None:
+    pixels = picture(model.contract, (70, 90))[0]
+    reference = denoise(model, pixels, engine="ort", passes=20, seed=1)
+    result = denoise(model, pixels, engine=engine.name, passes=20, seed=1)
+    assert result.engine == engine.name
+    tolerance = TF32_TOLERANCE if engine.name == "ort-trt" else TOLERANCE
+    assert np.abs(result.image - reference.image).max() <= tolerance
+
+
+def test_device_memory_is_given_back(engine: type[Engine], tmp_path: Path, tiny_onnx: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("free memory is asked of PyTorch, which cannot use CUDA here")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    model = load_model(path)
+    image = picture(model.contract, (256, 256))
+    masks = MaskMaker(model.contract.masks, {"H": 256, "W": 256}, 0).make(0, 8)
+    free = []
+    for _ in range(4):
+        with engine(model, image) as running:
+            running.run(masks)
+        torch.cuda.empty_cache()
+        free.append(torch.cuda.mem_get_info()[0])
+    # The first start loads kernels, which stay.
+    assert free[-1] >= free[1] - 64 * 2**20, free

@@ -1,0 +1,38 @@
+"""Exported models that the tests of the runtime share and must not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from self2self.runtime.model import Model, load_model
+from tests.conftest import Fitted, MakeFitted
+
+
+@pytest.fixture(scope="session")
+def grey(make_fitted: MakeFitted) -> Fitted:
+    """A tiny network for one channel."""
+    return make_fitted(channels=1, drop_rate=0.3, seed=1)
+
+
+@pytest.fixture(scope="session")
+def grey_onnx(grey: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`grey` as an ONNX file."""
+    from self2self.export.to_onnx import to_onnx
+
+    path = tmp_path_factory.mktemp("grey") / "grey.onnx"
+    to_onnx(grey.network, grey.contract, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_onnx: Path) -> Model:
+    """The tiny RGB network, as the runtime sees it."""
+    return load_model(tiny_onnx)
+
+
+@pytest.fixture(scope="session")
+def grey_model(grey_onnx: Path) -> Model:
+    """The tiny grey network, as the runtime sees it."""
+    return load_model(grey_onnx)

@@ -1,0 +1,68 @@
+"""Engines that cost nothing, for tests of what is around an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from self2self.contract import INPUT_MASK, Contract, MaskSpec
+from self2self.masks import BoolArray, MaskMaker
+from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.model import Model
+
+SIZE = 64
+Predict = Callable[[FloatArray, Mapping[str, BoolArray]], FloatArray]
+
+
+def fake_model(channels: int = 3, keep_count: int = 128) -> Model:
+    """A model without a file, with one small mask."""
+    return Model(Path("fake.onnx"), Contract(channels, (MaskSpec(INPUT_MASK, (channels, "H", "W"), keep_count),)))
+
+
+def hide_pixels(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+    """The prediction of a network that does nothing: what the mask leaves of the image."""
+    return image * masks[INPUT_MASK]
+
+
+def repeat_image(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+    """The prediction of the identity."""
+    return np.repeat(image, len(masks[INPUT_MASK]), axis=0)
+
+
+class FakeEngine(Engine):
+    """Predicts by a numpy function and notes what was asked of it."""
+
+    name = "fake"
+    predict: Predict = staticmethod(hide_pixels)
+
+    def __init__(self, model: Model, image: FloatArray) -> None:
+        super().__init__(model, image)
+        self.counts: list[int] = []
+        self.closed = 0
+
+    @classmethod
+    def version(cls) -> str:
+        return "fake 1"
+
+    def prepare(self) -> None:
+        pass
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        self.counts.append(len(masks[INPUT_MASK]))
+        return self.predict(self.image, masks)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0) -> FakeEngine:
+    image = np.random.default_rng(seed).random((1, channels, SIZE, SIZE), dtype=np.float32)
+    engine = FakeEngine(fake_model(channels), image)
+    engine.predict = predict  # type: ignore[method-assign]
+    return engine
+
+
+def fake_maker(seed: int = 0, channels: int = 3) -> MaskMaker:
+    return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed)

@@ -1,0 +1,231 @@
+"""The wrapper around the ensemble: any size in, the same size out, range kept, errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from self2self.contract import Contract
+from self2self.errors import InputError, UsageError
+from self2self.masks import BoolArray, MaskMaker
+from self2self.runtime import denoise as module
+from self2self.runtime.denoise import check_counts, denoise, largest_batch
+from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.ensemble import Moments
+from self2self.runtime.model import Model
+from tests.conftest import Fitted
+from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, repeat_image
+
+
+class Uses:
+    """Makes `denoise` use a fake engine, and holds the last one that it made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.last: FakeEngine | None = None
+
+    def __call__(self, predict: Predict) -> None:
+        uses = self
+
+        class Noted(FakeEngine):
+            def __init__(self, model: Model, image: FloatArray) -> None:
+                super().__init__(model, image)
+                self.predict = predict  # type: ignore[method-assign]
+                uses.last = self
+
+        def get(name: str) -> type[Engine]:
+            return Noted
+
+        self.monkeypatch.setattr(module, "get_engine", get)
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
+    return Uses(monkeypatch)
+
+
+@given(
+    height=st.integers(8, 100),
+    width=st.integers(8, 100),
+    channels=st.sampled_from([1, 3, 4]),
+    passes=st.integers(1, 5),
+    batch=st.sampled_from([None, 1, 3]),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_identity_returns_the_image(
+    height: int, width: int, channels: int, passes: int, batch: int | None, seed: int
+) -> None:
+    pixels = np.random.default_rng(seed).random((channels, height, width), dtype=np.float32)
+    kept = pixels.copy()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        uses = Uses(monkeypatch)
+        uses(repeat_image)
+        result = denoise(fake_model(channels), pixels, passes=passes, batch=batch)
+    assert np.array_equal(result.image, pixels)
+    assert np.array_equal(pixels, kept), "the caller's image was changed"
+    assert result.uncertainty.shape == pixels.shape
+    assert result.uncertainty.max() < 1e-6
+    assert result.image.dtype == result.uncertainty.dtype == np.float32
+    assert result.image.flags.owndata or result.image.base is None or result.image.base.size <= pixels.size
+    assert uses.last is not None
+    padded = uses.last.image.shape[2:]
+    assert all(size % 32 == 0 and size >= 64 for size in padded)
+    assert result.passes == passes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 200)])
+def test_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> None:
+    uses(repeat_image)
+    pixels = np.random.default_rng(0).random((3, *size), dtype=np.float32)
+    assert np.array_equal(denoise(fake_model(), pixels, passes=1).image, pixels)
+
+
+def test_any_layout_and_type_of_pixels(uses: Uses) -> None:
+    uses(repeat_image)
+    pixels = np.random.default_rng(0).random((70, 90, 3), dtype=np.float32)
+    assert np.array_equal(denoise(fake_model(), pixels.transpose(2, 0, 1), passes=1).image, pixels.transpose(2, 0, 1))
+    eighths = (pixels * 8).astype(np.uint8).transpose(2, 0, 1) / 8.0
+    assert np.array_equal(denoise(fake_model(), eighths, passes=1).image, eighths)
+
+
+def test_the_result_stays_within_the_bounds(uses: Uses) -> None:
+    def stretch(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+        return 4 * repeat_image(image, masks) - 2
+
+    uses(stretch)
+    pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
+    image = denoise(fake_model(), pixels, passes=2).image
+    assert (image.min(), image.max()) == (0, 1)
+    np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
+    image = denoise(fake_model(), pixels, passes=2, bounds=(-1.5, 1.5)).image
+    assert (image.min(), image.max()) == (-1.5, 1.5)
+
+
+@pytest.mark.parametrize("name", ["ort", "torch"])
+def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_model: Model, name: str) -> None:
+    import torch
+
+    passes, seed = 6, 11
+    pixels = np.random.default_rng(2).random((3, 50, 70), dtype=np.float32)
+    result = denoise(tiny_model, pixels, engine=name, passes=passes, batch=4, seed=seed)
+
+    # 50 to 64 rows and 70 to 96 columns, by numpy alone.
+    padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
+    maker = MaskMaker(tiny.contract.masks, {"H": 64, "W": 96}, seed)
+    predictions = []
+    with torch.inference_mode():
+        for index in range(passes):
+            masks = maker.make(index, 1)
+            ordered = [torch.from_numpy(masks[spec.name]) for spec in tiny.contract.masks]
+            predictions.append(tiny.network(padded, *ordered).numpy()[0, :, 7:57, 13:83].astype(np.float64))
+    deviation = np.std(predictions, axis=0, ddof=1)
+    np.testing.assert_allclose(result.image, np.clip(np.mean(predictions, axis=0), 0, 1), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(result.uncertainty, deviation, rtol=0, atol=1e-4)
+    assert deviation.max() > 0.01
+    # The standard error also counts the padding, which is a reflection of the image.
+    expected = 255 * np.sqrt(np.mean(deviation**2) / passes)
+    assert result.standard_error == pytest.approx(expected, rel=0.3)
+    assert (result.engine, result.passes, result.batch, result.seed) == (name, passes, 4, seed)
+    assert result.provider == {"ort": "CPUExecutionProvider", "torch": "PyTorch CPU"}[name]
+    assert set(result.seconds) == {"prepare", "masks", "passes", "reduce"}
+    assert all(seconds > 0 for seconds in result.seconds.values())
+    spent = sum(result.seconds[key] for key in ("masks", "passes", "reduce"))
+    assert result.passes_per_second == pytest.approx(passes / spent)
+
+
+def test_progress_is_told_after_every_run(uses: Uses) -> None:
+    uses(hide_pixels)
+    seen: list[int] = []
+
+    def on_progress(moments: Moments) -> None:
+        seen.append(moments.count)
+
+    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=7, batch=3, on_progress=on_progress)
+    assert seen == [3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("fitted", "image", "text"),
+    [
+        (3, 1, r"the image has 1 channel \(grey\) and fake.onnx was fitted on 3 channels \(RGB\)"),
+        (1, 3, r"the image has 3 channels \(RGB\) and fake.onnx was fitted on 1 channel \(grey\)"),
+        (3, 4, r"the image has 4 channels \(CMYK\)"),
+        (3, 2, r"the image has 2 channels and"),
+    ],
+)
+def test_another_number_of_channels(fitted: int, image: int, text: str) -> None:
+    with pytest.raises(InputError, match=text) as caught:
+        denoise(fake_model(fitted), np.zeros((image, 20, 20), np.float32))
+    assert str(caught.value).endswith("self2self denoise IMAGE")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("passes", "batch", "seed", "text"),
+    [
+        (0, None, 0, "--passes is 0; expected at least 1, for example --passes 500."),
+        (-5, None, 0, "--passes is -5; expected at least 1, for example --passes 500."),
+        (1, 0, 0, "--batch is 0; expected at least 1, or auto."),
+        (1, None, -1, "--seed is -1; expected 0 to 4294967295."),
+    ],
+)
+def test_counts_out_of_range(passes: int, batch: int | None, seed: int, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_counts(passes, batch, seed)
+    assert str(caught.value) == text
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError):
+        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=passes, batch=batch, seed=seed)
+
+
+def test_counts_in_range() -> None:
+    check_counts(1, None, 0)
+    check_counts(500, 1, 2**32 - 1)
+
+
+def test_the_engine_is_closed_at_the_end(uses: Uses) -> None:
+    uses(hide_pixels)
+    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=1)
+    assert uses.last is not None
+    assert uses.last.closed == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_engine_is_closed_when_a_pass_fails(uses: Uses, error: type[BaseException]) -> None:
+    def fail(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+        raise error
+
+    uses(fail)
+    with pytest.raises(error):
+        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=3)
+    assert uses.last is not None
+    assert uses.last.closed == 1
+
+
+def test_the_engine_is_closed_when_it_cannot_be_prepared() -> None:
+    class Broken(FakeEngine):
+        def prepare(self) -> None:
+            raise RuntimeError("half way")
+
+    engine = Broken(fake_model(), np.zeros((1, 3, 64, 64), np.float32))
+    with pytest.raises(RuntimeError, match="half way"):
+        engine.__enter__()
+    assert engine.closed == 1
+
+
+def test_the_largest_batch_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch, tiny: Fitted) -> None:
+    def batch_with(free_bytes: int, contract: Contract, length: int) -> int:
+        monkeypatch.setattr(module, "free_memory_bytes", lambda: free_bytes)
+        return largest_batch(contract, {"H": length, "W": length})
+
+    contract = tiny.contract
+    assert batch_with(0, contract, 64) == 1
+    elements = sum(int(np.prod(mask.shape({"H": 64, "W": 64}))) for mask in contract.masks)
+    one_pass = module.BYTES_PER_MASK_ELEMENT * elements / module.MEMORY_SHARE
+    assert batch_with(round(5.5 * one_pass), contract, 64) == 5
+    assert batch_with(round(5.5 * one_pass), contract, 128) == 1

@@ -1,0 +1,350 @@
+"""Files that are no model of ours, and what the user is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from self2self.contract import METADATA_PREFIX, SCHEMA_VERSION
+from self2self.errors import EngineUnavailableError, FileFormatError, InputError, ResourceError, UsageError
+from self2self.masks import MaskMaker
+from self2self.runtime.engine import ENGINES, NEEDS_GPU, get_engine
+from self2self.runtime.model import Model, load_model
+from self2self.runtime.ort import OrtEngine
+from tests.conftest import Fitted
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture
+def changed(tiny_onnx: Path, tmp_path: Path) -> Callable[[Change], Path]:
+    """Writes the tiny model with a change."""
+
+    def write(change: Change) -> Path:
+        proto = onnx.load(tiny_onnx)
+        change(proto)
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(proto.SerializeToString())
+        return path
+
+    return write
+
+
+def set_metadata(key: str, value: object) -> Change:
+    def change(proto: onnx.ModelProto) -> None:
+        for entry in proto.metadata_props:
+            if entry.key == METADATA_PREFIX + key:
+                entry.value = json.dumps(value)
+                return
+        raise KeyError(key)
+
+    return change
+
+
+def test_a_good_file(tiny_onnx: Path, tiny: Fitted) -> None:
+    model = load_model(tiny_onnx)
+    assert model == Model(tiny_onnx, tiny.contract)
+    assert load_model(str(tiny_onnx)) == model
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.onnx: no such model\. Make one with: self2self fit IMAGE") as caught:
+        load_model(tmp_path / "none.onnx")
+    assert caught.value.exit_code == 3
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder; expected an exported \.onnx file") as caught:
+        load_model(tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_file_below_a_file(tiny_onnx: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(Not a directory\)"):
+        load_model(tiny_onnx / "model.onnx")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything is readable here")
+def test_a_file_that_may_not_be_read(tiny_onnx: Path, tmp_path: Path) -> None:
+    path = tmp_path / "secret.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    path.chmod(0)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.onnx", b""),
+        ("text.onnx", b"this is no model\n" * 20),
+        ("zeros.onnx", bytes(1000)),
+        ("random.onnx", bytes(np.random.default_rng(0).integers(0, 256, 4000, np.uint8))),
+        ("png.onnx", b"\x89PNG\r\n\x1a\n" + bytes(64)),
+        # The suffixes by which the onnx package chooses a text format.
+        ("model.json", b'{"irVersion": 8}'),
+        ("model.textproto", b"ir_version: 8"),
+    ],
+)
+def test_other_files(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=f"{name}: is not an ONNX file or is damaged.*self2self export") as caught:
+        load_model(path)
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_truncated_files(tiny_onnx: Path, tmp_path: Path, share: float) -> None:
+    data = tiny_onnx.read_bytes()
+    path = tmp_path / "short.onnx"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(FileFormatError, match=r"short\.onnx: .*self2self export"):
+        load_model(path)
+
+
+def test_a_model_of_someone_else(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    path = tmp_path / "foreign.onnx"
+    onnx.save(helper.make_model(graph), path)
+    with pytest.raises(FileFormatError, match=r"foreign\.onnx: is not a self2self model \(it has no self2self metad"):
+        load_model(path)
+
+
+def test_no_metadata(changed: Callable[[Change], Path]) -> None:
+    with pytest.raises(FileFormatError, match="has no self2self metadata"):
+        load_model(changed(lambda proto: proto.ClearField("metadata_props")))
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, "x"])
+def test_another_schema(changed: Callable[[Change], Path], version: object) -> None:
+    with pytest.raises(FileFormatError, match=f"this self2self reads schema {SCHEMA_VERSION}.*Export it again"):
+        load_model(changed(set_metadata("schema_version", version)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("masks", 7), ("masks", []), ("masks", [{"name": "a"}]), ("channels", "many"), ("size_multiple", 0)],
+)
+def test_damaged_metadata(changed: Callable[[Change], Path], key: str, value: object) -> None:
+    with pytest.raises(FileFormatError, match="metadata is damaged"):
+        load_model(changed(set_metadata(key, value)))
+
+
+def rename_input(proto: onnx.ModelProto) -> None:
+    proto.graph.input[2].name = "mask"
+
+
+def swap_inputs(proto: onnx.ModelProto) -> None:
+    inputs = list(proto.graph.input)
+    del proto.graph.input[:]
+    proto.graph.input.extend([inputs[0], inputs[2], inputs[1], *inputs[3:]])
+
+
+def rename_output(proto: onnx.ModelProto) -> None:
+    proto.graph.output[0].name = "y"
+
+
+def float_masks(proto: onnx.ModelProto) -> None:
+    proto.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def half_image(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def more_channels(proto: onnx.ModelProto) -> None:
+    proto.graph.input[3].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+def flat_image(proto: onnx.ModelProto) -> None:
+    del proto.graph.input[0].type.tensor_type.shape.dim[3]
+
+
+def half_fixed(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (rename_input, "inputs image, input_mask, mask, dropout_mask_1"),
+        (swap_inputs, "inputs image, dropout_mask_0, input_mask"),
+        (rename_output, "outputs y"),
+        (float_masks, "input_mask is not bool"),
+        (half_image, "image is not float"),
+        (more_channels, r"dropout_mask_1 has shape \[None, 7, None, None\]; expected \[None, 6, None, None\]"),
+        (flat_image, "image has 3 axes"),
+        (half_fixed, r"prediction has shape \[None, 3, None, None\]; expected \[None, 3, 64, None\]"),
+        (set_metadata("channels", 1), r"image has shape \[1, 3, None, None\]; expected \[None, 1, None, None\]"),
+    ],
+)
+def test_metadata_and_graph_disagree(changed: Callable[[Change], Path], change: Change, reason: str) -> None:
+    with pytest.raises(FileFormatError, match=rf"graph is not what its metadata promise \({reason}.*self2self export"):
+        load_model(changed(change))
+
+
+def test_a_model_for_one_size(changed: Callable[[Change], Path], tiny: Fitted) -> None:
+    axes = {"H": 64, "W": 96}
+    dims = {"image": (3, 64, 96), "prediction": (3, 64, 96)}
+    dims |= {spec.name: spec.shape(axes) for spec in tiny.contract.masks}
+
+    def fix(proto: onnx.ModelProto) -> None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            for dim, length in zip(value.type.tensor_type.shape.dim[1:], dims[value.name], strict=True):
+                dim.dim_value = length
+
+    model = load_model(changed(fix))
+    assert model.size == (64, 96)
+    with OrtEngine(model, np.zeros((1, 3, 64, 96), np.float32)) as engine:
+        assert engine.run(MaskMaker(tiny.contract.masks, axes, 0).make(0, 2)).shape == (2, 3, 64, 96)
+    with pytest.raises(UsageError, match=r"is fixed to 64x96 and this image has 96x64 after padding\. Export it for a"):
+        OrtEngine(model, np.zeros((1, 3, 96, 64), np.float32))
+
+
+def refused_by(name: str, path: Path) -> str:
+    model = load_model(path)
+    try:
+        engine = get_engine(name)(model, np.zeros((1, 3, 64, 64), np.float32))
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    with pytest.raises(FileFormatError) as caught:
+        engine.prepare()
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+def remove_weights(proto: onnx.ModelProto) -> None:
+    del proto.graph.initializer[:]
+
+
+def unknown_operator(proto: onnx.ModelProto) -> None:
+    for node in proto.graph.node:
+        if node.op_type == "Conv":
+            node.op_type = "Convulsion"
+
+
+def short_weights(proto: onnx.ModelProto) -> None:
+    for tensor in proto.graph.initializer:
+        if tensor.raw_data:
+            tensor.raw_data = tensor.raw_data[:-1]
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name not in NEEDS_GPU])
+@pytest.mark.parametrize("change", [remove_weights, unknown_operator, short_weights])
+def test_a_graph_that_no_engine_loads(changed: Callable[[Change], Path], name: str, change: Change) -> None:
+    message = refused_by(name, changed(change))
+    assert "changed.onnx: " in message
+    assert message.endswith("self2self export --force")
+    assert "\n" not in message
+
+
+def other_channels(proto: onnx.ModelProto) -> None:
+    """A first convolution for other inputs than there are, which shows only when it runs."""
+    first = next(node for node in proto.graph.node if node.op_type == "Conv")
+    for tensor in proto.graph.initializer:
+        if tensor.name == first.input[1]:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(array[:, :-1].copy(), tensor.name))
+
+
+def test_a_graph_that_loads_but_does_not_run(
+    changed: Callable[[Change], Path], tiny: Fitted, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from self2self.runtime.denoise import denoise
+
+    model = load_model(changed(other_channels))
+    with pytest.raises(FileFormatError, match=r"changed\.onnx: ONNX Runtime cannot (load|run) it"):
+        denoise(model, np.zeros((3, 64, 64), np.float32), engine="ort", passes=1)
+    capfd.readouterr()
+
+
+class Session:
+    """Stands in for a session of ONNX Runtime."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, names: object, inputs: object) -> None:
+        raise self.error
+
+
+class RuntimeException(Exception):  # noqa: N818 - ONNX Runtime's name
+    """Has the name of ONNX Runtime's own exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeException("Failed to allocate memory for requested buffer of size 9"), MemoryError),
+        (RuntimeException("std::bad_alloc"), MemoryError),
+        (MemoryError(), MemoryError),
+        (RuntimeException("Non-zero status code\nsecond line"), FileFormatError),
+        (TypeError("a bug"), TypeError),
+    ],
+)
+def test_what_a_failing_session_becomes(tiny_model: Model, error: Exception, expected: type[Exception]) -> None:
+    engine = OrtEngine(tiny_model, np.zeros((1, 3, 64, 64), np.float32))
+    engine._session = Session(error)
+    with pytest.raises(expected) as caught:
+        engine.run({})
+    assert "second line" not in str(caught.value)
+
+
+def test_no_memory_for_the_session(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeException("bad allocation")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    engine = OrtEngine(tiny_model, np.zeros((1, 3, 64, 64), np.float32))
+    with pytest.raises(ResourceError, match="out of memory while loading"):
+        engine.prepare()
+
+
+def test_weights_that_are_not_finite(changed: Callable[[Change], Path]) -> None:
+    from self2self.runtime.denoise import denoise
+
+    def poison(proto: onnx.ModelProto) -> None:
+        for tensor in proto.graph.initializer:
+            if tensor.name == "head.bias":
+                array = numpy_helper.to_array(tensor) * np.float32(np.nan)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    path = changed(poison)
+    with pytest.raises(FileFormatError, match="predicts numbers that are not finite"):
+        denoise(load_model(path), np.zeros((3, 64, 64), np.float32), passes=500)
+
+
+def test_the_torch_engine_does_without_names_and_zero_biases(changed: Callable[[Change], Path], tiny: Fitted) -> None:
+    """An optimiser may rename weights, merge equal ones, and leave out a bias of zeros."""
+    import torch
+
+    def optimise(proto: onnx.ModelProto) -> None:
+        for tensor in proto.graph.initializer:
+            for node in proto.graph.node:
+                node.input[:] = [f"w_{name}" if name == tensor.name else name for name in node.input]
+            tensor.name = f"w_{tensor.name}"
+        del next(node for node in proto.graph.node if node.op_type == "Conv").input[2]
+
+    network = copy.deepcopy(tiny.network)
+    assert network.stem.conv.bias is not None
+    with torch.no_grad():
+        network.stem.conv.bias.zero_()
+    image = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, 0).make(0, 2)
+    with get_engine("torch")(load_model(changed(optimise)), image) as engine:
+        got = engine.run(masks)
+    with torch.inference_mode():
+        inputs = [torch.from_numpy(array) for array in (image, *masks.values())]
+        np.testing.assert_allclose(got, network(*inputs).numpy(), rtol=0, atol=1e-5)
