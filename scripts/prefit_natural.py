@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="weights to start from, e.g. those for colour when fitting grey")
+    parser.add_argument("--start", type=Path, help="colour weights to start from, also for grey")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--decay", type=int, default=8_000)
@@ -113,7 +113,8 @@ def main() -> None:
     network = Self2SelfNet(args.channels, ENCODER_WIDTH, DECODER_WIDTHS)
     initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
     if args.start:
-        network.load_state_dict(load_file(args.start))
+        weights = {name: tensor.float() for name, tensor in load_file(args.start).items()}
+        network.load_state_dict(weights if args.channels == 3 else grey_from_colour(weights))
     network = network.to(memory_format=torch.channels_last)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     optimiser = torch.optim.Adam(network.parameters(), args.rate, betas=(0.9, 0.99))
@@ -149,6 +150,16 @@ def main() -> None:
             save_state(state_path, step + 1, network, optimiser, average)
             save_weights(args.output, average)
             saved = time.monotonic()
+
+
+def grey_from_colour(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A grey network that does what the colour network does on three equal channels with equal masks."""
+    grey = dict(weights)
+    mask, image = weights["stem.conv.weight"].chunk(2, dim=1)
+    grey["stem.conv.weight"] = torch.cat([mask.sum(1, keepdim=True), image.sum(1, keepdim=True)], dim=1)
+    for name in ("head.weight", "head.bias"):
+        grey[name] = weights[name].mean(0, keepdim=True)
+    return grey
 
 
 def save_weights(path: Path, average: dict[str, Tensor]) -> None:

@@ -1,0 +1,360 @@
+"""The command line: options in, one job each, results out. No algorithm lives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from self2self.console import Console, reported
+from self2self.errors import Self2SelfError, UsageError
+from self2self.options import (
+    AsJson,
+    Batch,
+    Device,
+    DropRate,
+    EngineName,
+    Force,
+    Init,
+    Passes,
+    Quiet,
+    RecipeName,
+    Seed,
+    Steps,
+    Uncertainty,
+    parse_batch,
+    parse_batches,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from self2self.jobs import Finished
+
+app = typer.Typer(
+    name="self2self",
+    help=(
+        "Denoise an image with nothing but that image.\n\n"
+        "self2self denoise photo.png fits a small network to the noisy image and averages 500 passes of it "
+        "with live dropout. The fast recipe starts from weights that have seen other photographs; "
+        "--init scratch starts from nothing."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(name="denoise")
+@reported
+def denoise_command(
+    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE...")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: RecipeName = "fast",
+    init: Init = None,
+    steps: Steps = None,
+    drop_rate: DropRate = None,
+    engine: EngineName = "auto",
+    passes: Passes = 500,
+    batch: Batch = "auto",
+    uncertainty: Uncertainty = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Run folder.  [default: runs/IMAGE-HASH]", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Denoise images: fit, export and infer in one go.
+
+    An interrupted fit goes on where it stopped when the same command is given again.
+    """
+    from self2self.jobs import FitOptions, InferOptions, denoise_job
+
+    console = Console(as_json=as_json, quiet=quiet)
+    if run is not None and len(images) > 1:
+        raise UsageError("--run works with one image at a time.")
+    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
+    options = InferOptions(engine, passes, parse_batch(batch), seed, output, uncertainty, force)
+    options.check(images)
+    finished: list[Finished] = []
+    failed: Self2SelfError | None = None
+    for path in images:
+        try:
+            with console.progress(path.name if len(images) > 1 else "") as observer:
+                finished.append(denoise_job(path, fitting, options, observer))
+        except Self2SelfError as error:
+            if len(images) == 1 or error.exit_code == 130:
+                raise
+            # The other images of the batch can still be done.
+            console.error(str(error))
+            failed = failed or error
+            continue
+        if not as_json:
+            _print_finished(console, finished[-1:])
+    if as_json:
+        _print_finished(console, finished, many=len(images) > 1)
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
+
+
+@app.command()
+@reported
+def fit(
+    image: Annotated[Path, typer.Argument(help="Noisy image.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Run folder.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
+        ),
+    ] = None,
+    recipe: RecipeName = "fast",
+    init: Init = None,
+    steps: Steps = None,
+    drop_rate: DropRate = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted fit.")] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", help="Clean image, for PSNR and SSIM in the history; never fitted to.", metavar="CLEAN"
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the network to one noisy image, into a run folder."""
+    from self2self.jobs import FitOptions, fit_job
+
+    if resume and force:
+        raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
+    console = Console(as_json=as_json, quiet=quiet)
+    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
+    with console.progress() as observer:
+        fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
+    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"
+    if fitted.psnr is not None:
+        text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
+    console.result(text, fitted.to_json())
+
+
+@app.command()
+@reported
+def export(
+    run: Annotated[Path | None, typer.Argument(help="Run folder.  [default: the latest]", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The .onnx file.  [default: RUN/model.onnx]", metavar="FILE", show_default=False
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            help="Fix height and width, for example 512x768.  [default: any size]",
+            metavar="HxW",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Build an engine from RUN/model.onnx ahead of time instead: trt or trt-rtx.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    minimum: Annotated[
+        str | None,
+        typer.Option("--min", help="Smallest size that the engine takes.", metavar="HxW", show_default=False),
+    ] = None,
+    maximum: Annotated[
+        str | None,
+        typer.Option("--max", help="Largest size that the engine takes.", metavar="HxW", show_default=False),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            "--batch",
+            help="Least, best and most passes a run of the engine.  [default: 1,8,32]",
+            metavar="N,N,N",
+            show_default=False,
+        ),
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--capability",
+            help="Compute capability that a trt-rtx engine is for, such as 8.6; may be repeated.",
+            metavar="N.N",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a fit to one ONNX file whose dropout masks are inputs, and verify it against PyTorch.
+
+    With --engine, build an engine of TensorRT from that file; --size is then what it is best for.
+    """
+    from self2self.jobs import EngineOptions, engine_job, export_job
+    from self2self.profiles import BATCHES
+    from self2self.train.checkpoint import Run
+
+    console = Console(as_json=as_json, quiet=quiet)
+    if engine is not None and output is not None:
+        raise UsageError("-o works without --engine alone; engines are kept in RUN/engines.")
+    if engine is None and (minimum or maximum or batches or capability):
+        raise UsageError(
+            "--min, --max, --batch and --capability are for engines; add --engine trt or --engine trt-rtx."
+        )
+    folder = Run.latest() if run is None else Run(run)
+    if engine is not None:
+        options = EngineOptions(
+            engine,
+            parse_size(size),
+            parse_size(minimum, "--min"),
+            parse_size(maximum, "--max"),
+            BATCHES if batches is None else parse_batches(batches),
+            tuple(capability or ()),
+        )
+        with console.progress() as observer:
+            built = engine_job(folder, options, force=force, observer=observer)
+        info = built.info
+        done = f"built in {info.build_seconds:.1f} s" if built.built else "there already"
+        console.result(
+            f"{built.path}: {done}, {info.engine_bytes / 1e6:.1f} MB",
+            {"run": str(folder.folder), "output": str(built.path), "built": built.built, **info.to_json()},
+        )
+        return
+    path, check = export_job(folder, output, size=parse_size(size), force=force)
+    console.result(
+        f"{path}: verified against PyTorch, largest difference {check.max_difference:.1e}, "
+        f"RMS {check.rms_difference:.1e}",
+        {
+            "run": str(folder.folder),
+            "output": str(path),
+            "max_difference": check.max_difference,
+            "rms_difference": check.rms_difference,
+            "bytes": path.stat().st_size,
+            "seconds": {"verify": check.seconds},
+        },
+    )
+
+
+@app.command()
+@reported
+def infer(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A model (.onnx file or run folder) and images.  [default: the latest run, and its image]",
+            metavar="[MODEL] [IMAGE...]",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+            show_default=False,
+        ),
+    ] = None,
+    engine: EngineName = "auto",
+    passes: Passes = 500,
+    batch: Batch = "auto",
+    uncertainty: Uncertainty = None,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the ensemble of an exported model over images."""
+    from self2self.jobs import InferOptions, infer_job
+
+    console = Console(as_json=as_json, quiet=quiet)
+    options = InferOptions(engine, passes, parse_batch(batch), seed, output, uncertainty, force)
+    # Before any file: a wrong engine is the same mistake whether or not there is a model.
+    options.check([])
+    model, images = _model_and_images(paths or [])
+    with console.progress() as observer:
+        finished = infer_job(model, images, options, observer)
+    _print_finished(console, finished, many=len(images) > 1)
+
+
+@app.command()
+@reported
+def engines(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Which engines work on this machine, and why the others do not."""
+    from dataclasses import asdict
+
+    from self2self.runtime.engine import engine_statuses
+
+    statuses = engine_statuses()
+    lines = [f"{s.name:10} {'works  ' if s.works else 'missing'}  {s.version or s.problem}" for s in statuses]
+    Console(as_json=as_json, quiet=quiet).result("\n".join(lines), {"engines": [asdict(s) for s in statuses]})
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Options of the program itself."""
+    if version:
+        from self2self import __version__
+
+        print(__version__)  # noqa: T201
+        raise typer.Exit
+
+
+def _model_and_images(paths: list[Path]) -> tuple[Path, list[Path]]:
+    """Tell the model from the images; a model is a run folder or ends in .onnx."""
+    from self2self.errors import InputError
+    from self2self.train.checkpoint import Run
+
+    if paths and paths[0].suffix == ".onnx":
+        if len(paths) == 1:
+            raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
+        return paths[0], paths[1:]
+    run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
+    config = run.config()
+    if not run.onnx_path.is_file():
+        raise InputError(f"{run.folder}: has no {run.onnx_path.name} yet. Make it: self2self export {run.folder}")
+    return run.onnx_path, images or [Path(config.image)]
+
+
+def _print_finished(console: Console, finished: list[Finished], *, many: bool = False) -> None:
+    lines = []
+    for item in finished:
+        done = item.denoised
+        lines.append(
+            f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
+            f"({done.passes_per_second:.1f} passes/s, standard error {done.standard_error:.2f} grey levels)"
+        )
+    values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
+    console.result("\n".join(lines), values)
+
+
+def main() -> None:
+    """Entry point of the `self2self` command."""
+    app()

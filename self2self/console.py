@@ -1,0 +1,153 @@
+"""What the user sees: results on stdout; progress, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from self2self.errors import ResourceError, Self2SelfError
+
+if TYPE_CHECKING:
+    from self2self.jobs import Observer
+    from self2self.runtime.ensemble import Moments
+    from self2self.train.session import FitReport
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Console:
+    """Where a command writes.
+
+    Args:
+        as_json: print one JSON document on stdout and no text.
+        quiet: print neither results nor progress nor notes; errors are still told.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def result(self, text: str, values: Any) -> None:
+        """Print the outcome: `values` as JSON, or `text`."""
+        if self.as_json:
+            print(json.dumps(values, indent=2))  # noqa: T201
+        elif not self.quiet:
+            print(text)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """One line on stderr that the user should know."""
+        if not self.quiet:
+            print(f"note: {text}", file=sys.stderr)  # noqa: T201
+
+    def error(self, text: str) -> None:
+        """One line on stderr."""
+        print(f"error: {text}", file=sys.stderr)  # noqa: T201
+
+    @contextmanager
+    def progress(self, title: str = "") -> Iterator[Observer]:
+        """An observer that draws progress bars, where stderr is a terminal."""
+        from self2self.jobs import Observer
+
+        if self.quiet or not sys.stderr.isatty():
+            yield Observer(note=self.note)
+            return
+        with Bars(title) as bars:
+            yield Observer(note=bars.note, fitted=bars.fitted, passed=bars.passed)
+
+
+class Bars:
+    """One progress bar for the fit and one for the passes."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._title = title
+        self._terminal = Terminal(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self._terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """One line above the bars."""
+        self._terminal.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def fitted(self, report: FitReport) -> None:
+        """Move the bar of the fit."""
+        speed = (report.step - self._first_step(report)) / max(report.seconds, 1e-9)
+        detail = f"loss {report.loss:.4g}  {speed:.1f} steps/s"
+        self._move("fitting", report.step, report.steps, detail)
+
+    def _first_step(self, report: FitReport) -> int:
+        first: int = self._tasks.setdefault("first step", report.step - 1)
+        return first
+
+    def passed(self, moments: Moments, passes: int) -> None:
+        """Move the bar of the ensemble."""
+        self._move("passes", moments.count, passes, f"± {moments.standard_error():.2f} grey levels")
+
+    def _move(self, name: str, done: int, total: int, detail: str) -> None:
+        if name not in self._tasks:
+            description = f"{self._title} {name}".strip()
+            self._tasks[name] = self._progress.add_task(description, total=total, detail="")
+        self._progress.update(self._tasks[name], completed=done, detail=detail)
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors of a command into one line and an exit code; this is the only place that does.
+
+    Anything outside the tree of `errors` is a bug and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        console = Console(as_json=bool(kwargs.get("as_json")), quiet=bool(kwargs.get("quiet")))
+        try:
+            return command(*args, **kwargs)
+        except Self2SelfError as error:
+            fail(console, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail(console, "interrupted; what was finished is kept.", 130)
+        except MemoryError:
+            fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
+        except BrokenPipeError:
+            # The reader of our output has gone; Python would complain again when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+    return wrapper
+
+
+def fail(console: Console, message: str, exit_code: int) -> NoReturn:
+    """Tell the error and end the command.
+
+    Raises:
+        typer.Exit: always.
+    """
+    line = " ".join(message.split())
+    console.error(line)
+    if console.as_json:
+        print(json.dumps({"error": {"message": line, "exit_code": exit_code}}, indent=2))  # noqa: T201
+    raise typer.Exit(exit_code) from None

@@ -1,0 +1,24 @@
+"""What the commands do, with no word about terminals: fit, export, infer, denoise.
+
+Each job takes plain options, tells an `Observer` how far it is, and returns what the command
+line prints. Everything that can be refused is refused before the first slow step.
+"""
+
+from self2self.jobs.exporting import EngineOptions, engine_job, export_job
+from self2self.jobs.fitting import FitOptions, Fitted, fit_job
+from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
+from self2self.jobs.observer import Observer
+
+__all__ = [
+    "EngineOptions",
+    "Finished",
+    "FitOptions",
+    "Fitted",
+    "InferOptions",
+    "Observer",
+    "denoise_job",
+    "engine_job",
+    "export_job",
+    "fit_job",
+    "infer_job",
+]

@@ -1,0 +1,98 @@
+"""`self2self export`: a run to an ONNX file, or to an engine that is built ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from self2self.errors import InputError, UsageError
+from self2self.image_io import read_image
+from self2self.jobs.observer import Observer
+from self2self.nvidia import Gpu, find_gpu
+from self2self.padding import Padding
+from self2self.profiles import BATCHES, Profile, Size
+from self2self.runtime.model import load_model
+from self2self.train.checkpoint import Run, load_network
+
+if TYPE_CHECKING:
+    from self2self.export.engine_cache import Loaded
+    from self2self.export.verify import Verification
+
+
+def export_job(
+    run: Run, output: Path | None = None, *, size: tuple[int, int] | None = None, force: bool = False
+) -> tuple[Path, Verification]:
+    """`self2self export`: write and verify the ONNX file of a run.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export import export_model
+
+    run.config()
+    path = output or run.onnx_path
+    if path.is_file() and not force:
+        raise UsageError(f"{path}: exists already. Replace it with --force, or choose another file with -o.")
+    network, contract = load_network(run.model_path)
+    return path, export_model(network, contract, path, size=size)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """An engine to build ahead of time.
+
+    Attributes:
+        engine: ``trt`` or ``trt-rtx``.
+        size: (height, width) that it is best for; None for that of the run's image.
+        minimum, maximum: the range of sizes that it takes; None for `size` alone.
+        batches: least, best and most passes a run.
+        capabilities: compute capabilities to build for, such as ``"8.6"``; none for the usual ones.
+    """
+
+    engine: str
+    size: Size | None = None
+    minimum: Size | None = None
+    maximum: Size | None = None
+    batches: tuple[int, int, int] = BATCHES
+    capabilities: tuple[str, ...] = ()
+
+
+def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observer: Observer) -> Loaded[bytes]:
+    """`self2self export --engine`: build an engine into ``engines/``, or find it there.
+
+    Args:
+        run: whose ``model.onnx`` the engine is built from.
+        options: which engine.
+        force: build even if there is a good one.
+        observer: told why an engine is built again.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export.engine_cache import load_or_build, request_for
+    from self2self.export.tensorrt import LIBRARIES
+
+    library = LIBRARIES.get(options.engine)
+    if library is None:
+        raise UsageError(f"--engine is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
+    config = run.config()
+    if not run.onnx_path.is_file():
+        raise InputError(f"{run.folder}: has no {run.onnx_path.name} yet. Make it: self2self export {run.folder}")
+    model = load_model(run.onnx_path)
+    found = find_gpu()
+    size = options.size or model.size
+    if size is None:
+        padding = Padding.for_size(*(shape := read_image(Path(config.image)).pixels.shape[1:]))
+        size = (shape[0] + padding.top + padding.bottom, shape[1] + padding.left + padding.right)
+    request = request_for(
+        library,
+        run.onnx_path,
+        model.contract,
+        Profile(options.minimum or size, size, options.maximum or size, options.batches),
+        gpu=found if isinstance(found, Gpu) else None,
+        capabilities=options.capabilities,
+        fixed_size=model.size,
+    )
+    # Loading takes a GPU, and `infer` does it; what cannot be loaded is built again there.
+    return load_or_build(request, lambda data: data, observer.note, rebuild=force)

@@ -1,0 +1,261 @@
+"""`self2self fit`: options to a fitted run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.errors import InputError, UsageError
+from self2self.image_io import Image, image_hash, read_image
+from self2self.jobs.observer import Observer, tell_notes
+from self2self.masks import check_seed
+from self2self.system import peak_memory_bytes
+from self2self.train.checkpoint import Run, RunConfig
+from self2self.train.natural import has_natural_weights
+from self2self.train.recipes import INITS, recipe_for
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """Options of a fit; None leaves a value to the recipe.
+
+    Attributes:
+        recipe: name of the recipe.
+        init: ``scratch``, ``natural`` or a run folder.
+        steps: optimiser steps.
+        drop_rate: drop rate of the input.
+        seed: of weights, masks and crops.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        run: the run folder; None for the usual one of the image.
+    """
+
+    recipe: str = "fast"
+    init: str | None = None
+    steps: int | None = None
+    drop_rate: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    run: Path | None = None
+
+    def check(self) -> None:
+        """Refuse wrong options before anything is read.
+
+        Raises:
+            UsageError: names the option.
+        """
+        recipe_for(self.recipe, self.init).with_options(self.steps, self.drop_rate)
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A finished fit.
+
+    Attributes:
+        run: its folder.
+        config: what was fitted and how.
+        steps: optimiser steps in all.
+        loss: of the last steps; None when an earlier fit was used again.
+        psnr, ssim: against the clean reference, if one was given.
+        seconds: that this call took.
+    """
+
+    run: Run
+    config: RunConfig
+    steps: int
+    loss: float | None
+    psnr: float | None
+    ssim: float | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `fit --json` prints."""
+        values: dict[str, Any] = {
+            "run": str(self.run.folder),
+            "image": self.config.image,
+            "recipe": self.config.recipe.name,
+            "init": self.config.start,
+            "steps": self.steps,
+            "loss": self.loss,
+            "seed": self.config.seed,
+            "device": self.config.device,
+            "quality_term": False,
+            "seconds": {"fit": round(self.seconds, 3)},
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if self.psnr is not None:
+            values |= {"psnr": self.psnr, "ssim": self.ssim}
+        return values
+
+
+def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfig:
+    """The configuration of a fit of `image`.
+
+    Raises:
+        UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
+    """
+    from self2self.train.fit import choose_device
+
+    channels = image.pixels.shape[0]
+    start = options.init or recipe_for(options.recipe).init
+    if start == "natural" and not has_natural_weights(channels) and options.init is None:
+        observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
+        start = "scratch"
+    recipe = recipe_for(options.recipe, start).with_options(options.steps, options.drop_rate)
+    if start not in INITS:
+        run = Run(Path(start))
+        if run.config().channels != channels:
+            raise UsageError(
+                f"--init {start} was fitted on {run.config().channels} channels; the image has {channels}."
+            )
+        start = str(run.folder.resolve())
+    elif start == "natural" and not has_natural_weights(channels):
+        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+    return RunConfig(
+        image=str(image.path.resolve()),
+        image_sha256=image_hash(image),
+        channels=channels,
+        recipe=recipe,
+        seed=options.seed,
+        start=start,
+        device=str(choose_device(options.device)),
+    )
+
+
+def run_folder(config: RunConfig, options: FitOptions) -> Run:
+    """The folder of a fit: the one asked for, or the usual one of the image."""
+    if options.run is not None:
+        return Run(options.run)
+    return Run.for_image(Path(config.image), config.image_sha256)
+
+
+def fit_job(
+    path: Path,
+    options: FitOptions,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    reference: Path | None = None,
+    observer: Observer,
+) -> Fitted:
+    """`self2self fit`.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    options.check()
+    image = read_image(path)
+    clean = read_reference(reference, image) if reference else None
+    tell_notes(image, observer)
+    config = configure(image, options, observer)
+    run = run_folder(config, options)
+    if resume:
+        config = resumable(run, config)
+    elif run.folder.exists() and not force:
+        raise occupied(run)
+    return run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
+
+
+def occupied(run: Run) -> UsageError:
+    """The refusal to fit into a folder that is there."""
+    if not run.config_path.is_file():
+        if any(run.folder.iterdir()):
+            return UsageError(f"{run.folder}: is not empty and not a run folder. Choose another with -o.")
+        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or choose another with -o.")
+    advice = "start anew with --force, or choose another folder with -o"
+    if run.is_fitted():
+        return UsageError(f"{run.folder}: holds a finished fit. Use it (self2self infer), {advice}.")
+    return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
+
+
+def resumable(run: Run, config: RunConfig) -> RunConfig:
+    """The configuration to continue `run` with.
+
+    Raises:
+        InputError: there is nothing to continue.
+        UsageError: the folder belongs to a fit with other settings.
+    """
+    stored = run.config()
+    if not config.same_fit(stored):
+        raise UsageError(
+            f"{run.folder}: was fitted with other settings ({describe(stored)}; asked for {describe(config)}). "
+            "Give the same options to resume, or start anew with --force."
+        )
+    return replace(stored, image=config.image, device=config.device)
+
+
+def describe(config: RunConfig) -> str:
+    """A fit's settings in a few words."""
+    recipe = config.recipe
+    return (
+        f"image {config.image_sha256[:8]}, recipe {recipe.name}, {recipe.steps} steps, "
+        f"drop rate {recipe.input_drop_rate:g}, init {config.start}, seed {config.seed}"
+    )
+
+
+def run_fit(
+    run: Run,
+    config: RunConfig,
+    image: Image,
+    *,
+    resume: bool,
+    reference: NDArray[np.float32] | None = None,
+    observer: Observer,
+) -> Fitted:
+    """Fit into `run` and tell the observer."""
+    from self2self.train.session import fit_run
+
+    start = time.perf_counter()
+    report = fit_run(run, config, image.pixels, resume=resume, reference=reference, on_report=observer.fitted)
+    seconds = time.perf_counter() - start
+    return Fitted(run, config, report.step, report.loss, report.psnr, report.ssim, seconds)
+
+
+def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer) -> Fitted:
+    """The fit of `config` in `run`, with as little work as possible.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if not run.config_path.is_file():
+        if run.folder.is_dir() and any(run.folder.iterdir()):
+            raise occupied(run)
+        return run_fit(run, config, image, resume=False, observer=observer)
+    stored = run.config()
+    if not config.same_fit(stored):
+        raise UsageError(
+            f"{run.folder}: holds a fit with other settings ({describe(stored)}; asked for {describe(config)}). "
+            "Keep it by choosing another folder with --run, or remove it."
+        )
+    if run.is_fitted():
+        observer.note(f"using the finished fit in {run.folder}.")
+        return Fitted(run, config, config.recipe.steps, None, None, None, 0.0)
+    resume = run.state_path.is_file()
+    if resume:
+        observer.note(f"continuing the interrupted fit in {run.folder}.")
+    return run_fit(run, config, image, resume=resume, observer=observer)
+
+
+def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
+    """The clean image for `--reference`, in the same units as `image.pixels`.
+
+    Raises:
+        InputError: it cannot be read or has another size.
+    """
+    reference = read_image(path)
+    if reference.pixels.shape != image.pixels.shape:
+        raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
+    if reference.dtype != image.dtype:
+        return reference.pixels
+    stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset
+    return ((stored - image.offset) / image.scale).astype(np.float32)
+
+
+def _size(image: Image) -> str:
+    channels, height, width = image.pixels.shape
+    return f"{height}x{width} with {channels} channel{'s' * (channels > 1)}"

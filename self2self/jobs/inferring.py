@@ -1,0 +1,206 @@
+"""`self2self infer` and `self2self denoise`: images to clean images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from self2self.errors import UsageError
+from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
+from self2self.jobs.exporting import export_job
+from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
+from self2self.jobs.observer import Observer, tell_notes
+from self2self.runtime.denoise import DEFAULT_PASSES, Denoised, check_counts, denoise
+from self2self.runtime.engine import get_engine
+from self2self.runtime.model import Model, load_model
+from self2self.system import peak_memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """Options of an ensemble.
+
+    Attributes:
+        engine: `--engine`.
+        passes: stochastic passes.
+        batch: passes a run; None measures and chooses.
+        seed: of the masks.
+        output: file, or folder when there are several images; None for beside the input.
+        uncertainty: where to write the standard deviation; None for nowhere.
+        force: whether existing files may be replaced.
+    """
+
+    engine: str = "auto"
+    passes: int = DEFAULT_PASSES
+    batch: int | None = None
+    seed: int = 0
+    output: Path | None = None
+    uncertainty: Path | None = None
+    force: bool = False
+
+    def check(self, images: list[Path]) -> None:
+        """Refuse what cannot work before anything slow happens.
+
+        Raises:
+            UsageError, OutputError, EngineUnavailableError: names the option.
+        """
+        check_counts(self.passes, self.batch, self.seed)
+        get_engine(self.engine)
+        if len(images) > 1:
+            if self.output is not None and not self.output.is_dir():
+                raise UsageError(f"-o {self.output}: with {len(images)} images it has to be a folder that exists.")
+            if self.uncertainty is not None:
+                raise UsageError("--uncertainty works with one image at a time.")
+
+    def check_for(self, image: Image) -> None:
+        """Refuse an output that cannot be written, before the image is worked on.
+
+        Raises:
+            UsageError, OutputError: says which option.
+        """
+        output = self.output_for(image)
+        if output.resolve() == image.path.resolve():
+            raise UsageError(f"-o {output}: is the input itself. Choose another name.")
+        check_output(output, force=self.force, like=image)
+        if self.uncertainty is not None:
+            if self.uncertainty.resolve() in (output.resolve(), image.path.resolve()):
+                raise UsageError(f"--uncertainty {self.uncertainty}: is the image itself. Choose another name.")
+            check_output(self.uncertainty, force=self.force, float_map=True, like=image)
+
+    def output_for(self, image: Image) -> Path:
+        """Where the result for `image` goes."""
+        if self.output is None:
+            return default_output(image)
+        return self.output / default_output(image).name if self.output.is_dir() else self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A written image.
+
+    Attributes:
+        source, output: files.
+        uncertainty: the file of the standard deviation, or None.
+        denoised: the result and how it was made.
+        fitted: the fit, when the job made one.
+        export_seconds: time of the export, when the job made one.
+        seconds: in all.
+    """
+
+    source: Path
+    output: Path
+    uncertainty: Path | None
+    denoised: Denoised
+    fitted: Fitted | None
+    export_seconds: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `infer --json` and `denoise --json` print for one image."""
+        done = self.denoised
+        seconds = {
+            "fit": self.fitted.seconds if self.fitted else 0.0,
+            "export": self.export_seconds,
+            **done.seconds,
+            "total": self.seconds,
+        }
+        values: dict[str, Any] = {
+            "image": str(self.source),
+            "output": str(self.output),
+            "engine": done.engine,
+            "provider": done.provider,
+            "passes": done.passes,
+            "batch": done.batch,
+            "seed": done.seed,
+            "seconds": {key: round(value, 3) for key, value in seconds.items()},
+            "passes_per_second": round(done.passes_per_second, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "standard_error": done.standard_error,
+        }
+        if self.uncertainty is not None:
+            values["uncertainty"] = str(self.uncertainty)
+        if self.fitted is not None:
+            fit = self.fitted.to_json()
+            values |= {key: fit[key] for key in ("run", "recipe", "init", "steps", "loss", "device", "quality_term")}
+        return values
+
+
+def infer_job(model_path: Path, images: list[Path], options: InferOptions, observer: Observer) -> list[Finished]:
+    """`self2self infer`: the ensemble of one model over each image.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    options.check(images)
+    model = load_model(model_path)
+    finished = []
+    for path in images:
+        start = time.perf_counter()
+        image = read_image(path)
+        options.check_for(image)
+        tell_notes(image, observer)
+        if model.contract.image_sha256 not in ("", image_hash(image)):
+            observer.note(
+                f"{path} is not the image that {model_path} was fitted on; the result is best on that image. "
+                "To fit to this one: self2self denoise IMAGE"
+            )
+        finished.append(infer_image(model, image, options, observer, start=start))
+    return finished
+
+
+def infer_image(
+    model: Model,
+    image: Image,
+    options: InferOptions,
+    observer: Observer,
+    *,
+    start: float,
+    fitted: Fitted | None = None,
+    export_seconds: float = 0.0,
+) -> Finished:
+    """Run the ensemble over `image` and write the result."""
+    denoised = denoise(
+        model,
+        image.pixels,
+        engine=options.engine,
+        passes=options.passes,
+        batch=options.batch,
+        seed=options.seed,
+        bounds=image.value_bounds,
+        on_progress=lambda moments: observer.passed(moments, options.passes),
+        on_note=observer.note,
+    )
+    output = options.output_for(image)
+    write_image(output, denoised.image, image, force=options.force)
+    if options.uncertainty is not None:
+        write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
+    seconds = time.perf_counter() - start
+    return Finished(image.path, output, options.uncertainty, denoised, fitted, export_seconds, seconds)
+
+
+def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished:
+    """`self2self denoise` for one image: fit, export and infer.
+
+    A finished fit with the same settings is used again, and an unfinished one is continued,
+    because both give the same bits as a new fit.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    start = time.perf_counter()
+    fitting.check()
+    options.check([path])
+    image = read_image(path)
+    options.check_for(image)
+    tell_notes(image, observer)
+    config = configure(image, fitting, observer)
+    run = run_folder(config, fitting)
+    fitted = fit_or_reuse(run, config, image, observer)
+    began = time.perf_counter()
+    if not run.onnx_path.is_file() or fitted.loss is not None:
+        export_job(run, force=True)
+    model = load_model(run.onnx_path)
+    exported = time.perf_counter() - began
+    return infer_image(model, image, options, observer, start=start, fitted=fitted, export_seconds=exported)

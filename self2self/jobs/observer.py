@@ -1,0 +1,38 @@
+"""Whom a job tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from self2self.image_io import Image
+
+if TYPE_CHECKING:
+    from self2self.runtime.ensemble import Moments
+    from self2self.train.session import FitReport
+
+
+def _ignore(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Whom a job tells how far it is.
+
+    Attributes:
+        note: something the user should know, one line.
+        fitted: after every training step.
+        passed: after every run of the engine, with the passes to come.
+    """
+
+    note: Callable[[str], None] = _ignore
+    fitted: Callable[[FitReport], None] = _ignore
+    passed: Callable[[Moments, int], None] = _ignore
+
+
+def tell_notes(image: Image, observer: Observer) -> None:
+    """Pass on what reading the image had to say."""
+    for note in image.notes:
+        observer.note(f"{image.path}: {note}")

@@ -1,0 +1,74 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from self2self.errors import UsageError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and the JSON).")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice, 0 or more.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="fast, paper, paper-polyu or paper-sidd.", metavar="NAME")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        help="First weights: natural (pre-fitted to other photographs; default of fast), "
+        "scratch (nothing but your image), or the folder of an earlier run.",
+        metavar="scratch|natural|RUN",
+        show_default=False,
+    ),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Training steps.  [default: the recipe's]", show_default=False)
+]
+DropRate = Annotated[
+    float | None,
+    typer.Option(
+        "--drop-rate", help="Share of pixels hidden from the network.  [default: the recipe's]", show_default=False
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
+EngineName = Annotated[str, typer.Option("--engine", help="What runs the passes; see: self2self engines.")]
+Passes = Annotated[int, typer.Option("--passes", help="Stochastic passes to average.")]
+Batch = Annotated[
+    str, typer.Option("--batch", help="Passes at a time, or auto; changes speed, not the result.", metavar="auto|N")
+]
+Uncertainty = Annotated[
+    Path | None,
+    typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
+]
+
+
+def parse_batch(text: str) -> int | None:
+    """`auto` to None, a number to itself."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--batch is {text!r}; expected auto or a number from 1 up.") from None
+
+
+def parse_batches(text: str) -> tuple[int, int, int]:
+    """`1,8,32` to the least, best and greatest batch."""
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+        raise UsageError(f"--batch is {text!r}; expected three numbers, for example --batch 1,8,32.")
+    least, best, most = map(int, numbers)
+    return least, best, most
+
+
+def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
+    """`512x768` to (height, width)."""
+    if text is None:
+        return None
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdigit() and width.isdigit()):
+        raise UsageError(f"{option} is {text!r}; expected HEIGHTxWIDTH, for example {option} 512x768.")
+    return int(height), int(width)

@@ -1,0 +1,272 @@
+"""The commands as a user types them; in this process, because importing PyTorch takes seconds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from self2self.cli import app
+from self2self.train.checkpoint import Run, load_weights
+
+ROOT = Path(__file__).parents[1]
+FAST = ["--steps", "2"]
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.asarray(file)
+
+
+def write_noisy(path: Path, size: tuple[int, int] = (64, 70), seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(120 + 40 * rng.standard_normal((*size, 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image and a run that is fitted and exported; copy it, do not use it."""
+    folder = tmp_path_factory.mktemp("template")
+    write_noisy(folder / "noisy.png")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for command in (["fit", "noisy.png", *FAST], ["export"]):
+            result = CliRunner().invoke(app, command)
+            assert result.exit_code == 0, result.output
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def work(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `template`, and the current folder."""
+    shutil.copytree(template, tmp_path / "work")
+    config = next((tmp_path / "work").glob("runs/*/config.json"))
+    config.write_text(config.read_text().replace(str(template), str(tmp_path / "work")))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def run_cli(*arguments: str, expect: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == expect, (result.stdout, result.stderr, result.exception)
+    if expect not in (0, 1):
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def parse_json(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_fit_export_infer_need_no_arguments_after_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    assert "fitted in 2 steps" in run_cli("fit", "image.png", *FAST).stdout
+    assert "verified against PyTorch" in run_cli("export").stdout
+    assert "image.denoised.png" in run_cli("infer", "--passes", "3").stdout
+    assert picture(tmp_path / "image.denoised.png").shape == (64, 70, 3)
+
+
+def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    result = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--uncertainty", "std.tif", "--json")
+    values = parse_json(result)
+    assert values["output"] == "image.denoised.png"
+    assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
+    assert (values["engine"], values["provider"]) == ("ort", "CPUExecutionProvider")
+    assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}
+    parts = sum(seconds for name, seconds in values["seconds"].items() if name != "total")
+    assert parts <= values["seconds"]["total"] + 0.1
+    assert values["loss"] > 0
+    assert values["standard_error"] > 0
+    assert values["passes_per_second"] > 0
+    assert values["peak_memory_bytes"] > 50e6
+    assert result.stderr == ""
+    assert (tmp_path / "std.tif").is_file()
+
+
+def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    run_cli("denoise", "image.png", *FAST, "--passes", "3")
+    first = (tmp_path / "image.denoised.png").read_bytes()
+    again = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--batch", "2", "--force")
+    assert "using the finished fit" in again.stderr
+    assert (tmp_path / "image.denoised.png").read_bytes() == first
+
+
+def test_denoise_does_not_replace_a_fit_with_other_settings(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = model.read_bytes()
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force", expect=2)
+    assert "holds a fit with other settings" in result.stderr
+    assert "--run" in result.stderr
+    assert model.read_bytes() == before
+    run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
+    assert model.read_bytes() == before
+
+
+def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    run.model_path.unlink()
+    run.onnx_path.unlink()
+    result = run_cli("denoise", "noisy.png", *FAST, "--passes", "1")
+    assert "continuing the interrupted fit" in result.stderr
+
+
+def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    write_noisy(tmp_path / "c.png", seed=1)
+    (tmp_path / "out").mkdir()
+    images = ["a.png", "b.png", "c.png"]
+    result = run_cli("denoise", *images, "-o", "out", *FAST, "--passes", "1", "--json", expect=3)
+    assert "b.png" in result.stderr
+    assert [Path(entry["output"]).name for entry in parse_json(result)["images"]] == [
+        "a.denoised.png",
+        "c.denoised.png",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.denoised.png", "c.denoised.png"]
+
+
+def test_infer_on_another_image_says_so(work: Path) -> None:
+    write_noisy(work / "other.png", seed=5)
+    result = run_cli("infer", "other.png", "--passes", "1")
+    assert "is not the image that" in result.stderr
+    assert (work / "other.denoised.png").is_file()
+    assert run_cli("infer", "noisy.png", "--passes", "1").stderr == ""
+
+
+def test_infer_takes_a_model_file_a_run_folder_or_the_latest_run(work: Path) -> None:
+    run = next(work.glob("runs/*"))
+    shutil.copy(run / "model.onnx", work / "carried.onnx")
+    results = []
+    for index, model in enumerate((["carried.onnx", "noisy.png"], [str(run)], [str(run), "noisy.png"], [])):
+        run_cli("infer", *model, "--passes", "2", "-o", f"{index}.png")
+        results.append((work / f"{index}.png").read_bytes())
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("engine", ["ort", "torch", "auto"])
+def test_every_engine_here_gives_the_same_image(work: Path, engine: str) -> None:
+    run_cli("infer", "--passes", "2", "--engine", "ort", "-o", "reference.png")
+    run_cli("infer", "--passes", "2", "--engine", engine, "-o", f"{engine}.png")
+    difference = picture(work / f"{engine}.png").astype(int) - picture(work / "reference.png")
+    assert np.abs(difference).max() <= 1
+
+
+def test_seed_changes_the_passes_and_batch_does_not(work: Path) -> None:
+    for name, extra in {"a": [], "b": ["--batch", "3"], "c": ["--seed", "1"]}.items():
+        run_cli("infer", "--passes", "5", "-o", f"{name}.png", *extra)
+    assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes()
+    assert (work / "a.png").read_bytes() != (work / "c.png").read_bytes()
+
+
+def test_nothing_is_overwritten_without_force(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx"))
+    (work / "noisy.denoised.png").write_bytes(b"mine")
+    for command in (["infer", "--passes", "1"], ["denoise", "noisy.png", *FAST, "--passes", "1"]):
+        assert "exists already" in run_cli(*command, expect=2).stderr
+    assert (work / "noisy.denoised.png").read_bytes() == b"mine"
+    before = model.read_bytes()
+    assert "--force" in run_cli("export", expect=2).stderr
+    assert "holds a finished fit" in run_cli("fit", "noisy.png", *FAST, expect=2).stderr
+    assert model.read_bytes() == before
+    run_cli("infer", "--passes", "1", "--force")
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = load_weights(model)[0]
+    run_cli("fit", "noisy.png", *FAST, "--resume")
+    after = load_weights(model)[0]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    result = run_cli("fit", "noisy.png", "--steps", "5", "--resume", expect=2)
+    assert "was fitted with other settings" in result.stderr
+    assert "give one of them" in run_cli("fit", "noisy.png", "--resume", "--force", expect=2).stderr
+
+
+def test_fit_from_an_earlier_run_and_from_scratch(work: Path) -> None:
+    run = str(next(work.glob("runs/*")))
+    values = parse_json(run_cli("fit", "noisy.png", "--init", run, *FAST, "-o", "second", "--json"))
+    assert Path(values["init"]).name == Path(run).name
+    values = parse_json(run_cli("fit", "noisy.png", "--init", "scratch", *FAST, "-o", "third", "--json"))
+    assert values["init"] == "scratch"
+
+
+def test_reference_is_scored(work: Path) -> None:
+    values = parse_json(run_cli("fit", "noisy.png", *FAST, "-o", "r", "--reference", "noisy.png", "--json"))
+    assert values["psnr"] > 5
+    assert -1 <= values["ssim"] <= 1
+
+
+def test_quiet_prints_nothing_and_json_errors_are_json(work: Path) -> None:
+    result = run_cli("infer", "--passes", "1", "--quiet")
+    assert (result.stdout, result.stderr) == ("", "")
+    result = run_cli("infer", "--passes", "0", "--json", expect=2)
+    assert parse_json(result)["error"]["exit_code"] == 2
+    assert "--passes is 0" in parse_json(result)["error"]["message"]
+
+
+def test_engines_lists_all_and_says_why_not(work: Path) -> None:
+    rows = {row["name"]: row for row in parse_json(run_cli("engines", "--json"))["engines"]}
+    assert rows["ort"]["works"]
+    assert rows["torch"]["works"]
+    assert all(row["works"] or row["problem"] for row in rows.values())
+    assert "ort" in run_cli("engines").stdout
+
+
+def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    monkeypatch.chdir(tmp_path)
+    counts = np.random.default_rng(0).poisson(300, (64, 64)).astype(np.uint16)
+    tifffile.imwrite("cells.tif", counts)
+    run_cli("denoise", "cells.tif", *FAST, "--passes", "2")
+    clean = tifffile.imread("cells.denoised.tif")
+    assert (clean.dtype, clean.shape) == (np.uint16, counts.shape)
+    assert abs(float(clean.mean()) - 300) < 60
+
+
+def test_version_and_help() -> None:
+    from self2self import __version__
+
+    assert run_cli("--version").stdout.strip() == __version__
+    for command in ([], ["fit"], ["export"], ["infer"], ["denoise"], ["engines"]):
+        assert "Usage:" in run_cli(*command, "--help").stdout
+
+
+@pytest.mark.slow
+def test_launcher_works_from_a_checkout_with_no_colour_and_no_bar(tmp_path: Path) -> None:
+    write_noisy(tmp_path / "image.png")
+    for arguments in (["fit", "image.png", *FAST], ["export"], ["infer", "--passes", "2"]):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert "\x1b" not in done.stdout
+        assert len(done.stdout.splitlines()) == 1

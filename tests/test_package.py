@@ -1,0 +1,78 @@
+"""The package as a whole: cheap to import, and what it promises is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import self2self
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "tifffile", "tensorrt", "rich.progress")
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return done.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+sys.argv = ["self2self", "--help"]
+from self2self.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert python(code).splitlines()[-1] == "[]"
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in self2self.__all__:
+        value = getattr(self2self, name)
+        assert name == "__version__" or value.__doc__, name
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert python(f"import self2self, sys; print([n for n in {HEAVY!r} if n in sys.modules])").strip() == "[]"
+
+
+def test_version_is_the_same_everywhere() -> None:
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert declared[1] == self2self.__version__
+
+
+def test_only_one_onnx_runtime_is_ever_required() -> None:
+    """The two packages overwrite each other's files."""
+    from packaging.requirements import Requirement
+
+    lines = re.findall(r'"(onnxruntime[^"]*>=[^"]*)"', (ROOT / "pyproject.toml").read_text())
+    assert len(lines) == 2
+    for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")):
+        environment = {"sys_platform": platform, "platform_machine": machine}
+        chosen = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate(environment)]
+        assert len(chosen) == 1, (platform, machine)
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_the_project_is_free_of_machine_paths() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = tracked.stdout.split() if tracked.returncode == 0 else []
+    texts = [ROOT / n for n in names if n.endswith((".py", ".md", ".toml", ".json", ".txt")) and (ROOT / n).is_file()]
+    pattern = re.compile(r"/(?:root|home/[a-z]+|Users/[a-z]+)/")
+    assert not [str(p) for p in texts if p.name != Path(__file__).name and pattern.search(p.read_text("utf-8"))]
