@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from self2self.console import Console, reported
+from self2self.console import Console, reported, standard_error_text
 from self2self.errors import Self2SelfError, UsageError
 from self2self.options import (
     AsJson,
@@ -349,7 +349,7 @@ def _print_finished(console: Console, finished: list[Finished], *, many: bool = 
         done = item.denoised
         lines.append(
             f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
-            f"({done.passes_per_second:.1f} passes/s, standard error {done.standard_error:.2f} grey levels)"
+            f"({done.passes_per_second:.1f} passes/s, standard error {standard_error_text(done.standard_error)})"
         )
     values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
     console.result("\n".join(lines), values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -63,6 +64,11 @@ class Console:
             yield Observer(note=bars.note, fitted=bars.fitted, passed=bars.passed)
 
 
+def standard_error_text(grey_levels: float) -> str:
+    """A standard error for people; one pass alone tells nothing of its own error."""
+    return "unknown" if math.isnan(grey_levels) else f"{grey_levels:.2f} grey levels"
+
+
 class Bars:
     """One progress bar for the fit and one for the passes."""
 
@@ -106,7 +112,7 @@ class Bars:
 
     def passed(self, moments: Moments, passes: int) -> None:
         """Move the bar of the ensemble."""
-        self._move("passes", moments.count, passes, f"± {moments.standard_error():.2f} grey levels")
+        self._move("passes", moments.count, passes, f"± {standard_error_text(moments.standard_error())}")
 
     def _move(self, name: str, done: int, total: int, detail: str) -> None:
         if name not in self._tasks:

@@ -227,6 +227,11 @@ def test_quiet_prints_nothing_and_json_errors_are_json(work: Path) -> None:
     assert "--passes is 0" in parse_json(result)["error"]["message"]
 
 
+def test_one_pass_has_no_known_error(work: Path) -> None:
+    assert "standard error unknown" in run_cli("infer", "--passes", "1").stdout
+    assert parse_json(run_cli("infer", "--passes", "1", "--force", "--json"))["standard_error"] is None
+
+
 def test_engines_lists_all_and_says_why_not(work: Path) -> None:
     rows = {row["name"]: row for row in parse_json(run_cli("engines", "--json"))["engines"]}
     assert rows["ort"]["works"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ class Finished:
             "seconds": {key: round(value, 3) for key, value in seconds.items()},
             "passes_per_second": round(done.passes_per_second, 3),
             "peak_memory_bytes": peak_memory_bytes(),
-            "standard_error": done.standard_error,
+            "standard_error": None if math.isnan(done.standard_error) else done.standard_error,
         }
         if self.uncertainty is not None:
             values["uncertainty"] = str(self.uncertainty)

@@ -63,7 +63,9 @@ class Moments:
         return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
     def standard_error(self) -> float:
-        """Standard error of the mean: RMS over all values, in 8-bit grey levels."""
+        """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass."""
+        if self.count < 2:
+            return math.nan
         variance = float(np.mean(np.square(self.standard_deviation().astype(np.float64))))
         return 255 * math.sqrt(variance / self.count)
 

@@ -126,8 +126,8 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             "fast",
-            steps=300,
-            input_drop_rate=0.4,
+            steps=200,
+            input_drop_rate=0.2,
             decoder_drop_rate=0.1,
             init="natural",
             scratch_scheme="kaiming",
@@ -145,7 +145,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-FAST_FROM_SCRATCH: dict[str, Any] = {"init": "scratch", "steps": 1500, "learning_rate": 2e-3, "average_decay": 0.99}
+FAST_FROM_SCRATCH: dict[str, Any] = {
+    "init": "scratch",
+    "steps": 1500,
+    "input_drop_rate": 0.4,
+    "learning_rate": 2e-3,
+    "average_decay": 0.99,
+}
 """What ``fast`` changes when nothing but the image may be seen."""
 
 
