@@ -210,12 +210,18 @@ def test_interrupted_passes_leave_no_file(work: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background of a script inherits an ignored Ctrl-C, which Python then leaves ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    try:
-        process.communicate(timeout=6)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with process:
+        try:
+            process.communicate(timeout=6)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, error
     assert error.startswith("error: interrupted")
     assert len(error.splitlines()) == 1
