@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-EXAMPLE := examples/noisy.png
 DEMO := demo
 
 .PHONY: demo test gpu-test lint bench clean

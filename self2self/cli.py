@@ -16,6 +16,7 @@ from self2self.options import (
     DropRate,
     EngineName,
     Force,
+    ImageOutput,
     Init,
     Passes,
     Quiet,
@@ -51,15 +52,7 @@ app = typer.Typer(
 @reported
 def denoise_command(
     images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE...")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
-            show_default=False,
-        ),
-    ] = None,
+    output: ImageOutput = None,
     recipe: RecipeName = "fast",
     init: Init = None,
     steps: Steps = None,
@@ -271,15 +264,7 @@ def infer(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
-            show_default=False,
-        ),
-    ] = None,
+    output: ImageOutput = None,
     engine: EngineName = "auto",
     passes: Passes = 500,
     batch: Batch = "auto",

@@ -39,6 +39,15 @@ Passes = Annotated[int, typer.Option("--passes", help="Stochastic passes to aver
 Batch = Annotated[
     str, typer.Option("--batch", help="Passes at a time, or auto; changes speed, not the result.", metavar="auto|N")
 ]
+ImageOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+        show_default=False,
+    ),
+]
 Uncertainty = Annotated[
     Path | None,
     typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
