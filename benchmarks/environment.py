@@ -10,7 +10,17 @@ from typing import Any
 
 from self2self.system import available_cpus
 
-PACKAGES = ("self2self", "torch", "onnxruntime-gpu", "onnxruntime", "numpy", "bm3d", "scikit-image", "tensorrt-rtx")
+PACKAGES = (
+    "self2self",
+    "torch",
+    "ncnn",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "bm3d",
+    "scikit-image",
+    "tensorrt-rtx",
+)
 
 
 def cpu_name() -> str:

@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=8_000)
     parser.add_argument("--warm-up", type=int, default=400)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--drop-rates", type=float, nargs=2, default=(0.15, 0.65), metavar=("LOW", "HIGH"), help="of the input"
+    )
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -127,7 +130,9 @@ def main() -> None:
         rng = generator(args.seed, step, Stream.CROP)
         clean = np.stack([sample_clean(photographs, args.size, rng) for _ in range(args.batch)])
         noisy = np.stack([add_noise(c, rng.choice(KINDS, p=KIND_SHARES), rng.uniform(0, 70), rng) for c in clean])
-        specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, rng.uniform(0.15, 0.65), DECODER_DROP_RATE)
+        specs = mask_specs(
+            args.channels, ENCODER_WIDTH, DECODER_WIDTHS, rng.uniform(*args.drop_rates), DECODER_DROP_RATE
+        )
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:

@@ -126,13 +126,14 @@ ENGINES: dict[str, str] = {
     "ort-cuda": "self2self.runtime.ort_cuda:OrtCudaEngine",
     "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
     "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
+    "ncnn": "self2self.runtime.ncnn_engine:NcnnEngine",
     "ort": "self2self.runtime.ort:OrtEngine",
     "torch": "self2self.runtime.torch_engine:TorchEngine",
 }
 """Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
 
-AUTO = ("ort", "torch")
-"""What `--engine auto` tries, best first.
+AUTO = ("ncnn", "ort", "torch")
+"""What `--engine auto` tries, best first by passes a second (docs/engines.md).
 
 GPU engines run only when they are named: they have been tested with stand-ins, and an image that
 nobody asked them for is not the place to find out more.
