@@ -170,5 +170,5 @@ def test_auto_without_any_engine_says_every_reason(monkeypatch: pytest.MonkeyPat
 
     for name in ENGINES:
         monkeypatch.setattr(engine_class(name), "version", classmethod(refuse))
-    with pytest.raises(EngineUnavailableError, match=r"no engine works here: engine ort: broken\..*engine torch: bro"):
+    with pytest.raises(EngineUnavailableError, match=r"no engine works here: engine ncnn: broken\..*engine torch: bro"):
         get_engine("auto")
