@@ -15,17 +15,22 @@ from self2self.options import (
     Device,
     DropRate,
     EngineName,
+    Flips,
     Force,
     ImageOutput,
     Init,
+    Masks,
     Passes,
     Quiet,
     RecipeName,
     Seed,
     Steps,
+    Tolerance,
     Uncertainty,
     parse_batch,
     parse_batches,
+    parse_masks,
+    parse_passes,
     parse_size,
 )
 
@@ -36,7 +41,7 @@ app = typer.Typer(
     name="self2self",
     help=(
         "Denoise an image with nothing but that image.\n\n"
-        "self2self denoise photo.png fits a small network to the noisy image and averages 500 passes of it "
+        "self2self denoise photo.png fits a small network to the noisy image and averages many passes of it "
         "with live dropout. The fast recipe starts from weights that have seen other photographs; "
         "--init scratch starts from nothing."
     ),
@@ -58,7 +63,10 @@ def denoise_command(
     steps: Steps = None,
     drop_rate: DropRate = None,
     engine: EngineName = "auto",
-    passes: Passes = 500,
+    passes: Passes = None,
+    tolerance: Tolerance = None,
+    masks: Masks = None,
+    flips: Flips = None,
     batch: Batch = "auto",
     uncertainty: Uncertainty = None,
     run: Annotated[
@@ -81,7 +89,18 @@ def denoise_command(
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
     fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
-    options = InferOptions(engine, passes, parse_batch(batch), seed, output, uncertainty, force)
+    options = InferOptions(
+        engine,
+        parse_passes(passes),
+        parse_batch(batch),
+        seed,
+        output,
+        uncertainty,
+        force,
+        tolerance,
+        parse_masks(masks),
+        flips,
+    )
     options.check(images)
     finished: list[Finished] = []
     failed: Self2SelfError | None = None
@@ -266,7 +285,10 @@ def infer(
     ] = None,
     output: ImageOutput = None,
     engine: EngineName = "auto",
-    passes: Passes = 500,
+    passes: Passes = None,
+    tolerance: Tolerance = None,
+    masks: Masks = None,
+    flips: Flips = None,
     batch: Batch = "auto",
     uncertainty: Uncertainty = None,
     seed: Seed = 0,
@@ -278,7 +300,18 @@ def infer(
     from self2self.jobs import InferOptions, infer_job
 
     console = Console(as_json=as_json, quiet=quiet)
-    options = InferOptions(engine, passes, parse_batch(batch), seed, output, uncertainty, force)
+    options = InferOptions(
+        engine,
+        parse_passes(passes),
+        parse_batch(batch),
+        seed,
+        output,
+        uncertainty,
+        force,
+        tolerance,
+        parse_masks(masks),
+        flips,
+    )
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])
     model, images = _model_and_images(paths or [])

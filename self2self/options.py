@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,7 +35,43 @@ DropRate = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
 EngineName = Annotated[str, typer.Option("--engine", help="What runs the passes; see: self2self engines.")]
-Passes = Annotated[int, typer.Option("--passes", help="Stochastic passes to average.")]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        "--passes",
+        help="Stochastic passes to average; auto ends when their mean is known to --tolerance.  "
+        "[default: auto; 500 for the paper recipes]",
+        metavar="auto|N",
+        show_default=False,
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        help="Standard error at which --passes auto ends, in 8-bit grey levels.  [default: 0.25]",
+        metavar="GREY LEVELS",
+        show_default=False,
+    ),
+]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        help="balanced: every ten passes drop every element equally often, so fewer passes are needed; "
+        "independent: as in the paper.  [default: balanced, but for the paper recipes]",
+        metavar="balanced|independent",
+        show_default=False,
+    ),
+]
+Flips = Annotated[
+    bool | None,
+    typer.Option(
+        "--flips/--no-flips",
+        help="Let passes take turns in seeing the image mirrored.  [default: flips, but for the paper recipes]",
+        show_default=False,
+    ),
+]
 Batch = Annotated[
     str, typer.Option("--batch", help="Passes at a time, or auto; changes speed, not the result.", metavar="auto|N")
 ]
@@ -62,6 +98,23 @@ def parse_batch(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise UsageError(f"--batch is {text!r}; expected auto or a number from 1 up.") from None
+
+
+def parse_passes(text: str | None) -> int | Literal["auto"] | None:
+    """`auto` to itself, a number to itself."""
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--passes is {text!r}; expected auto or a number from 1 up.") from None
+
+
+def parse_masks(text: str | None) -> bool | None:
+    """Whether masks are balanced."""
+    if text not in (None, "balanced", "independent"):
+        raise UsageError(f"--masks is {text!r}; expected balanced or independent.")
+    return None if text is None else text == "balanced"
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:

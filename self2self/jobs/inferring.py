@@ -13,9 +13,11 @@ from self2self.image_io import Image, check_output, default_output, image_hash, 
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_notes
-from self2self.runtime.denoise import DEFAULT_PASSES, Denoised, check_counts, denoise
+from self2self.runtime.denoise import Denoised, check_counts, denoise
 from self2self.runtime.engine import get_engine
+from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
+from self2self.runtime.sampling import Passes, check_sampling, sampling_for
 from self2self.system import peak_memory_bytes
 
 
@@ -25,7 +27,7 @@ class InferOptions:
 
     Attributes:
         engine: `--engine`.
-        passes: stochastic passes.
+        passes, tolerance, balanced, flips: how passes are drawn; None leaves it to the recipe.
         batch: passes a run; None measures and chooses.
         seed: of the masks.
         output: file, or folder when there are several images; None for beside the input.
@@ -34,12 +36,15 @@ class InferOptions:
     """
 
     engine: str = "auto"
-    passes: int = DEFAULT_PASSES
+    passes: Passes | None = None
     batch: int | None = None
     seed: int = 0
     output: Path | None = None
     uncertainty: Path | None = None
     force: bool = False
+    tolerance: float | None = None
+    balanced: bool | None = None
+    flips: bool | None = None
 
     def check(self, images: list[Path]) -> None:
         """Refuse what cannot work before anything slow happens.
@@ -47,7 +52,8 @@ class InferOptions:
         Raises:
             UsageError, OutputError, EngineUnavailableError: names the option.
         """
-        check_counts(self.passes, self.batch, self.seed)
+        check_sampling(self.passes, self.tolerance)
+        check_counts(self.batch, self.seed)
         get_engine(self.engine)
         if len(images) > 1:
             if self.output is not None and not self.output.is_dir():
@@ -113,6 +119,9 @@ class Finished:
             "engine": done.engine,
             "provider": done.provider,
             "passes": done.passes,
+            "tolerance": done.sampling.tolerance,
+            "masks": "balanced" if done.sampling.balanced else "independent",
+            "flips": done.sampling.flips,
             "batch": done.batch,
             "seed": done.seed,
             "seconds": {key: round(value, 3) for key, value in seconds.items()},
@@ -162,15 +171,16 @@ def infer_image(
     export_seconds: float = 0.0,
 ) -> Finished:
     """Run the ensemble over `image` and write the result."""
+    sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
     denoised = denoise(
         model,
         image.pixels,
         engine=options.engine,
-        passes=options.passes,
+        sampling=sampling,
         batch=options.batch,
         seed=options.seed,
         bounds=image.value_bounds,
-        on_progress=lambda moments: observer.passed(moments, options.passes),
+        on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
         on_note=observer.note,
     )
     output = options.output_for(image)

@@ -15,9 +15,9 @@ from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, get_engine
 from self2self.runtime.ensemble import Moments, run_ensemble
 from self2self.runtime.model import Model
+from self2self.runtime.sampling import Passes, Sampling, sampling_for
 from self2self.system import free_memory_bytes
 
-DEFAULT_PASSES = 500
 BYTES_PER_MASK_ELEMENT = 12
 """Peak memory of a run for each mask element, the mask itself included, rounded up.
 
@@ -39,6 +39,7 @@ class Denoised:
         engine: `--engine` name of what ran.
         provider: the provider that really ran.
         passes: number of passes.
+        sampling: how they were drawn.
         batch: passes a run.
         seed: seed of the masks.
         seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
@@ -50,6 +51,7 @@ class Denoised:
     engine: str
     provider: str
     passes: int
+    sampling: Sampling
     batch: int
     seed: int
     seconds: dict[str, float]
@@ -66,21 +68,23 @@ def denoise(
     pixels: FloatArray,
     *,
     engine: str = "auto",
-    passes: int = DEFAULT_PASSES,
+    passes: Passes | None = None,
+    sampling: Sampling | None = None,
     batch: int | None = None,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Denoised:
-    """Average `passes` stochastic passes of `model` over `pixels`.
+    """Average stochastic passes of `model` over `pixels`.
 
     Args:
         model: from `load_model`.
         pixels: float32 (C, H, W), in the range that the model was fitted on (nominally [0, 1]),
             of any size from 8x8 up.
         engine: a key of `engine.ENGINES`, or ``"auto"``.
-        passes: from 1 up.
+        passes: how many, or ``"auto"``; None leaves it to the model's recipe.
+        sampling: how passes are drawn, in place of `passes`.
         batch: passes a run; None measures and chooses. It does not change the result.
         seed: of the masks; the same seed gives the same image.
         bounds: least and greatest value that the result may have.
@@ -88,14 +92,15 @@ def denoise(
         on_note: told what the user should know about the engine, one line at a time.
 
     Raises:
-        UsageError: `passes`, `batch` or `engine` is wrong.
+        UsageError: how to draw passes, `batch` or `engine` is wrong.
         InputError: the model was fitted on another number of channels.
         EngineUnavailableError: the engine does not work here.
         FileFormatError: the engine cannot load or run the file, or it predicts no finite numbers.
         ResourceError: memory ran out.
     """
-    check_counts(passes, batch, seed)
+    check_counts(batch, seed)
     contract = model.contract
+    sampling = sampling or sampling_for(contract.recipe, passes)
     if pixels.shape[0] != contract.channels:
         raise InputError(
             f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
@@ -112,8 +117,8 @@ def denoise(
         prepared = time.perf_counter() - start
         result = run_ensemble(
             running,
-            MaskMaker(contract.masks, axes, seed),
-            passes,
+            MaskMaker(contract.masks, axes, seed, balanced=sampling.balanced),
+            sampling,
             batch=batch,
             largest_batch=largest_batch(contract, axes),
             on_progress=on_progress,
@@ -126,6 +131,7 @@ def denoise(
         engine=running.name,
         provider=provider,
         passes=moments.count,
+        sampling=sampling,
         batch=result.batch,
         seed=seed,
         seconds={
@@ -138,14 +144,12 @@ def denoise(
     )
 
 
-def check_counts(passes: int, batch: int | None, seed: int) -> None:
+def check_counts(batch: int | None, seed: int) -> None:
     """Check what `denoise` is told, before anything slow happens.
 
     Raises:
         UsageError: a number is out of its range.
     """
-    if passes < 1:
-        raise UsageError(f"--passes is {passes}; expected at least 1, for example --passes 500.")
     if batch is not None and batch < 1:
         raise UsageError(f"--batch is {batch}; expected at least 1, or auto.")
     check_seed(seed)

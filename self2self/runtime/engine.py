@@ -98,6 +98,22 @@ class Engine(ABC):
             FileFormatError: the graph loads but cannot be run.
         """
 
+    def set_image(self, image: FloatArray) -> None:
+        """Use another image from the next run on, without preparing anew.
+
+        Args:
+            image: float32, of the same shape as the present one.
+
+        Raises:
+            UsageError: it has another shape or type.
+        """
+        if image.shape != self.image.shape or image.dtype != np.float32:
+            raise UsageError(
+                f"the engine got {image.dtype} {list(image.shape)}; expected float32 {list(self.image.shape)}, "
+                "as before. Prepare an engine of its own for it."
+            )
+        self.image = np.ascontiguousarray(image)
+
     def provider(self) -> str:
         """What really runs, for example an execution provider and a device."""
         return self.name

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import FileFormatError, ResourceError
-from self2self.masks import MaskMaker
+from self2self.masks import BLOCK, MaskMaker
 from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.sampling import Sampling
 
 TRIAL_BATCHES = (1, 2, 4, 8)
 TRIAL_RUNS = 2
@@ -26,48 +27,96 @@ WORTHWHILE_GAIN = 0.03
 """A larger batch takes more memory, so it has to save at least this share of the time."""
 
 
-@dataclass(slots=True)
+ORIENTATIONS = 4
+"""The image itself, mirrored left to right, top to bottom, and both: turns that keep its shape."""
+
+
+def mirrored(values: FloatArray, orientation: int) -> FloatArray:
+    """A view of `values` [..., H, W] in one of the `ORIENTATIONS`; the same call undoes it."""
+    columns = slice(None, None, -1 if orientation & 1 else 1)
+    rows = slice(None, None, -1 if orientation & 2 else 1)
+    return values[..., rows, columns]
+
+
 class Moments:
-    """Running mean and variance of predictions.
+    """Running mean and variance of predictions, and the standard error of their mean.
+
+    Passes with balanced masks depend on each other within a block, and passes over a mirrored image
+    have a mean of their own. So the standard error comes from the means of whole blocks, each
+    compared with the other blocks of its orientation: that of a stratified sample (Cochran, Sampling
+    Techniques, 1977, section 5.3).
 
     Args:
         shape: (C, H, W) of one prediction.
+        block: passes whose masks depend on each other; 1 if none do.
+
+    Attributes:
+        count: passes so far.
     """
 
-    shape: tuple[int, ...]
-    count: int = 0
-    _sum: NDArray[np.float64] = field(init=False)
-    _squares: NDArray[np.float64] = field(init=False)
+    def __init__(self, shape: tuple[int, ...], block: int = 1) -> None:
+        self.shape = shape
+        self.block = block
+        self.count = 0
+        self._squares: NDArray[np.float64] = np.zeros(shape)
+        self._block_sum: NDArray[np.float64] = np.zeros(shape)
+        self._in_block = 0
+        self._sums: dict[int, NDArray[np.float64]] = {}
+        """Of whole blocks, by orientation."""
+        self._blocks: dict[int, int] = {}
+        self._block_squares = 0.0
 
-    def __post_init__(self) -> None:
-        self._sum = np.zeros(self.shape)
-        self._squares = np.zeros(self.shape)
-
-    def add(self, predictions: FloatArray) -> None:
-        """Fold in predictions [N, C, H, W]."""
+    def add(self, predictions: FloatArray, orientation: int = 0) -> None:
+        """Fold in predictions [N, C, H, W]; a block has one orientation."""
         for prediction in predictions:
             wide = prediction.astype(np.float64)
-            self._sum += wide
+            self._block_sum += wide
             self._squares += np.square(wide, out=wide)
+            self._in_block += 1
+            if self._in_block == self.block:
+                self._finish_block(orientation)
         self.count += len(predictions)
+
+    def _finish_block(self, orientation: int) -> None:
+        sums = self._sums.setdefault(orientation, np.zeros(self.shape))
+        sums += self._block_sum
+        self._block_squares += float(np.vdot(self._block_sum, self._block_sum))
+        self._blocks[orientation] = self._blocks.get(orientation, 0) + 1
+        self._block_sum.fill(0)
+        self._in_block = 0
+
+    def _sum(self) -> NDArray[np.float64]:
+        total = self._block_sum.copy()
+        for sums in self._sums.values():
+            total += sums
+        return total
 
     def mean(self) -> FloatArray:
         """Mean over the passes, float32 (C, H, W)."""
-        return (self._sum / self.count).astype(np.float32)
+        return (self._sum() / self.count).astype(np.float32)
 
     def standard_deviation(self) -> FloatArray:
         """Unbiased standard deviation over the passes, float32 (C, H, W); zero for one pass."""
         if self.count < 2:
             return np.zeros(self.shape, np.float32)
-        variance = (self._squares - np.square(self._sum) / self.count) / (self.count - 1)
+        variance = (self._squares - np.square(self._sum()) / self.count) / (self.count - 1)
         return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
     def standard_error(self) -> float:
-        """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass."""
+        """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass.
+
+        Before an orientation has two whole blocks, that of as many independent passes, which is larger.
+        """
         if self.count < 2:
             return math.nan
-        variance = float(np.mean(np.square(self.standard_deviation().astype(np.float64))))
-        return 255 * math.sqrt(variance / self.count)
+        freedom = sum(self._blocks.values()) - len(self._blocks)
+        if freedom < 1:
+            variance = float(np.mean(np.square(self.standard_deviation().astype(np.float64))))
+            return 255 * math.sqrt(variance / self.count)
+        explained = sum(float(np.vdot(sums, sums)) / self._blocks[key] for key, sums in self._sums.items())
+        between = max(0.0, self._block_squares - explained) / freedom / self._block_sum.size
+        # `between` is the variance of a block's sum, and there are count / block blocks.
+        return 255 * math.sqrt(between / (self.block * self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +140,20 @@ class Ensemble:
 def run_ensemble(
     engine: Engine,
     maker: MaskMaker,
-    passes: int,
+    sampling: Sampling | int,
     *,
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
 ) -> Ensemble:
-    """Run passes 0 to `passes` - 1 and fold them together.
+    """Run passes from 0 on, as many as `sampling` wants, and fold them together.
 
     Args:
         engine: prepared.
         maker: makes the masks; pass i has the same ones for every batch size.
-        passes: how many.
+        sampling: a tolerance is looked at after each round of `round_of` passes, from the second on; with
+            flips, each `BLOCK` passes see the image in another one of the `ORIENTATIONS`. A number is that
+            many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`,
             with passes that count.
         largest_batch: the most that memory allows.
@@ -112,12 +163,23 @@ def run_ensemble(
         ResourceError: not even one pass at a time fits into memory.
         FileFormatError: a prediction is not finite.
     """
-    moments = Moments(engine.image.shape[1:])
+    if isinstance(sampling, int):
+        sampling = Sampling(sampling, tolerance=None, balanced=maker.block > 1, flips=False)
+    upright = engine.image
+    moments = Moments(upright.shape[1:], maker.block)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     chooser = BatchChooser(largest_batch) if batch is None else BatchChooser(batch, fixed=True)
-    while moments.count < passes:
-        count = min(chooser.batch, passes - moments.count)
+    orientation = 0
+    while moments.count < sampling.passes and not _is_settled(moments, sampling):
         start = time.perf_counter()
+        count = min(chooser.batch, sampling.passes - moments.count)
+        if sampling.flips:
+            # A run has one image, so it does not go beyond the block.
+            count = min(count, BLOCK - moments.count % BLOCK)
+            turned = moments.count // BLOCK % ORIENTATIONS
+            if turned != orientation:
+                orientation = turned
+                engine.set_image(np.ascontiguousarray(mirrored(upright, orientation)))
         try:
             masks = maker.make(moments.count, count)
             made = time.perf_counter()
@@ -132,7 +194,7 @@ def run_ensemble(
                 f"{engine.model.path}: predicts numbers that are not finite, so its weights are damaged or the fit "
                 "diverged. Fit again: self2self fit IMAGE --force"
             )
-        moments.add(predictions)
+        moments.add(mirrored(predictions, orientation), orientation)
         reduced = time.perf_counter()
         seconds["masks"] += made - start
         seconds["passes"] += ran - made
@@ -140,7 +202,36 @@ def run_ensemble(
         chooser.ran(count, reduced - start)
         if on_progress is not None:
             on_progress(moments)
-    return Ensemble(moments, min(chooser.chosen, passes), seconds["masks"], seconds["passes"], seconds["reduce"])
+    if orientation:
+        engine.set_image(upright)
+    return Ensemble(moments, min(chooser.chosen, moments.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+
+
+def round_of(sampling: Sampling) -> int:
+    """Passes after which every orientation has had equally many."""
+    return BLOCK * (ORIENTATIONS if sampling.flips else 1)
+
+
+def _is_settled(moments: Moments, sampling: Sampling) -> bool:
+    whole = round_of(sampling)
+    if sampling.tolerance is None or moments.count % whole or moments.count < 2 * whole:
+        return False
+    return moments.standard_error() <= sampling.tolerance
+
+
+def expected_passes(sampling: Sampling, moments: Moments) -> int:
+    """How many passes there will be in all, as far as `moments` tell.
+
+    The square of the standard error falls as one over the number of passes.
+    """
+    if sampling.tolerance is None:
+        return sampling.passes
+    whole = round_of(sampling)
+    rounds = 2
+    if moments.count >= 2 * whole:
+        needed = moments.count * (moments.standard_error() / sampling.tolerance) ** 2
+        rounds = max(math.ceil(moments.count / whole), math.ceil(min(needed, sampling.passes) / whole))
+    return min(sampling.passes, rounds * whole)
 
 
 class BatchChooser:

@@ -27,7 +27,6 @@ class TorchEngine(Engine):
 
     name = "torch"
     _network: Any = None
-    _image: Any = None
 
     @classmethod
     def version(cls) -> str:
@@ -68,16 +67,16 @@ class TorchEngine(Engine):
             ) from error
         self._network = network.eval()
         self._network.to(memory_format=torch.channels_last)
-        self._image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """One forward pass; the result is a new array."""
         import torch
 
+        image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
         ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
         try:
             with torch.inference_mode():
-                predictions: FloatArray = self._network(self._image, *ordered).contiguous().numpy()
+                predictions: FloatArray = self._network(image, *ordered).contiguous().numpy()
         except RuntimeError as error:
             if "allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
@@ -90,7 +89,7 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """Free the network."""
-        self._network = self._image = None
+        self._network = None
 
 
 def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:

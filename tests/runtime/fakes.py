@@ -64,5 +64,6 @@ def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0
     return engine
 
 
-def fake_maker(seed: int = 0, channels: int = 3) -> MaskMaker:
-    return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed)
+def fake_maker(seed: int = 0, channels: int = 3, *, balanced: bool = False) -> MaskMaker:
+    """Masks for `fake_model`."""
+    return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed, balanced=balanced)

@@ -17,6 +17,7 @@ from self2self.runtime.denoise import check_counts, denoise, largest_batch
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
+from self2self.runtime.sampling import Sampling
 from tests.conftest import Fitted
 from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, repeat_image
 
@@ -112,7 +113,8 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
 
     passes, seed = 6, 11
     pixels = np.random.default_rng(2).random((3, 50, 70), dtype=np.float32)
-    result = denoise(tiny_model, pixels, engine=name, passes=passes, batch=4, seed=seed)
+    sampling = Sampling(passes, tolerance=None, balanced=False, flips=False)
+    result = denoise(tiny_model, pixels, engine=name, sampling=sampling, batch=4, seed=seed)
 
     # 50 to 64 rows and 70 to 96 columns, by numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
@@ -166,26 +168,24 @@ def test_another_number_of_channels(fitted: int, image: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("passes", "batch", "seed", "text"),
+    ("batch", "seed", "text"),
     [
-        (0, None, 0, "--passes is 0; expected at least 1, for example --passes 500."),
-        (-5, None, 0, "--passes is -5; expected at least 1, for example --passes 500."),
-        (1, 0, 0, "--batch is 0; expected at least 1, or auto."),
-        (1, None, -1, "--seed is -1; expected 0 to 4294967295."),
+        (0, 0, "--batch is 0; expected at least 1, or auto."),
+        (None, -1, "--seed is -1; expected 0 to 4294967295."),
     ],
 )
-def test_counts_out_of_range(passes: int, batch: int | None, seed: int, text: str) -> None:
+def test_counts_out_of_range(batch: int | None, seed: int, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check_counts(passes, batch, seed)
+        check_counts(batch, seed)
     assert str(caught.value) == text
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError):
-        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=passes, batch=batch, seed=seed)
+        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=1, batch=batch, seed=seed)
 
 
 def test_counts_in_range() -> None:
-    check_counts(1, None, 0)
-    check_counts(500, 1, 2**32 - 1)
+    check_counts(None, 0)
+    check_counts(1, 2**32 - 1)
 
 
 def test_the_engine_is_closed_at_the_end(uses: Uses) -> None:

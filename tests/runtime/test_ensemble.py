@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -13,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from self2self.errors import FileFormatError, ResourceError
-from self2self.masks import BoolArray
+from self2self.masks import BLOCK, BoolArray
 from self2self.runtime import ensemble
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import TRIAL_BATCHES, BatchChooser, Moments, run_ensemble
+from self2self.runtime.ensemble import (
+    ORIENTATIONS,
+    TRIAL_BATCHES,
+    BatchChooser,
+    Moments,
+    expected_passes,
+    mirrored,
+    run_ensemble,
+)
+from self2self.runtime.sampling import Sampling
 from tests.runtime.fakes import SIZE, FakeEngine, fake_engine, fake_maker, hide_pixels
 
 
@@ -261,3 +270,128 @@ def test_what_progress_raises_ends_the_run() -> None:
         run_ensemble(engine, fake_maker(), 500, batch=2, on_progress=on_progress)
     assert seen == [2, 4, 6]
     assert sum(engine.counts) == 6
+
+
+def blocks_of(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:
+    """Moments of whole blocks `values` [blocks, block, ...], one orientation each, with passes one by one."""
+    moments = Moments(values.shape[2:], block)
+    for group, orientation in zip(values, orientations, strict=True):
+        for prediction in group:
+            moments.add(prediction[None], orientation)
+    return moments
+
+
+@pytest.mark.parametrize("orientations", [[0] * 8, [0, 1, 2, 3] * 2, [0, 0, 0, 1, 1, 2, 2, 3]])
+def test_the_standard_error_compares_blocks_of_one_orientation(orientations: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((8, 5, 2, 3, 4)).astype(np.float32) + 10 * np.array(orientations)[
+        :, None, None, None, None
+    ].astype(np.float32)
+    moments = blocks_of(values, 5, orientations)
+    block_means = values.astype(np.float64).mean(1)
+    groups = [block_means[[o == key for o in orientations]] for key in set(orientations)]
+    within = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups) / (8 - len(groups))
+    assert moments.standard_error() == pytest.approx(255 * np.sqrt(np.mean(within) / 8), rel=1e-6)
+    np.testing.assert_allclose(moments.mean(), block_means.mean(0), rtol=1e-5, atol=1e-6)
+    flat = values.reshape(40, 2, 3, 4).astype(np.float64)
+    np.testing.assert_allclose(moments.standard_deviation(), flat.std(0, ddof=1), rtol=1e-5)
+
+
+def test_the_standard_error_is_that_of_dependent_passes() -> None:
+    """Passes that cancel within a block: the formula for independent ones would be ten times too large."""
+    rng = np.random.default_rng(0)
+    squares, means = [], []
+    for _ in range(200):
+        values = rng.standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
+        values -= 0.9 * values.mean(1, keepdims=True)
+        moments = blocks_of(values, 10, [0] * 4)
+        squares.append(moments.standard_error() ** 2)
+        means.append(255 * moments.mean())
+    assert np.mean(squares) == pytest.approx(np.mean(np.square(means)), rel=0.05)
+
+
+def test_before_blocks_can_be_compared_the_error_is_that_of_independent_passes() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
+    moments = blocks_of(values, 10, [0, 1, 2, 3])
+    expected = 255 * np.sqrt(np.mean(values.reshape(40, -1).astype(np.float64).var(0, ddof=1)) / 40)
+    assert moments.standard_error() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mirrored_is_its_own_inverse_and_all_orientations_differ() -> None:
+    values = np.random.default_rng(0).random((2, 3, 4, 6), dtype=np.float32)
+    seen = set()
+    for orientation in range(ORIENTATIONS):
+        turned = mirrored(values, orientation)
+        np.testing.assert_array_equal(mirrored(turned, orientation), values)
+        seen.add(turned.tobytes())
+    assert len(seen) == ORIENTATIONS
+    np.testing.assert_array_equal(mirrored(values, 0), values)
+
+
+def test_flips_average_over_the_mirrored_image() -> None:
+    """An engine that adds a ramp: over all orientations the ramp averages to a constant."""
+    ramp = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    images = []
+
+    def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+        images.append(image.copy())
+        return np.repeat(image + ramp, len(masks["input_mask"]), axis=0)
+
+    engine = fake_engine(predict)
+    upright = engine.image.copy()
+    sampling = Sampling(ORIENTATIONS * BLOCK, tolerance=None, balanced=False, flips=True)
+    moments = run_ensemble(engine, fake_maker(), sampling, batch=4).moments
+    np.testing.assert_allclose(moments.mean(), upright[0] + 0.5, atol=1e-5)
+    assert engine.counts == [4, 4, 2] * ORIENTATIONS
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(image, mirrored(upright, index // 3))
+    np.testing.assert_array_equal(engine.image, upright)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_batch_does_not_change_any_way_to_sample(balanced: bool, flips: bool) -> None:
+    results = []
+    for batch in (1, 3, 8, None):
+        maker = fake_maker(balanced=balanced)
+        sampling = Sampling(57, tolerance=None, balanced=balanced, flips=flips)
+        results.append(run_ensemble(fake_engine(), maker, sampling, batch=batch).moments)
+    for moments in results[1:]:
+        np.testing.assert_allclose(moments.mean(), results[0].mean(), rtol=0, atol=1e-6)
+        assert moments.standard_error() == pytest.approx(results[0].standard_error(), rel=1e-6)
+
+
+def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None:
+    def error(balanced: bool) -> float:
+        sampling = Sampling(40, tolerance=None, balanced=balanced, flips=False)
+        return run_ensemble(fake_engine(), fake_maker(balanced=balanced), sampling).moments.standard_error()
+
+    # The shifts are whole bytes, so with a drop rate of one half it is next to nothing.
+    assert error(balanced=True) < 0.1 * error(balanced=False)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_auto_ends_at_the_first_round_within_the_tolerance(flips: bool) -> None:
+    errors: dict[int, float] = {}
+    totals: dict[int, int] = {}
+    sampling = Sampling(2000, tolerance=6.0, balanced=False, flips=flips)
+
+    def on_progress(moments: Moments) -> None:
+        errors[moments.count] = moments.standard_error()
+        totals[moments.count] = expected_passes(sampling, moments)
+
+    result = run_ensemble(fake_engine(), fake_maker(), sampling, batch=2, on_progress=on_progress)
+    whole = BLOCK * (ORIENTATIONS if flips else 1)
+    count = result.moments.count
+    assert count % whole == 0
+    assert 2 * whole <= count < 2000
+    assert errors[count] <= 6.0
+    assert all(errors[at] > 6.0 for at in range(2 * whole, count, whole))
+    assert totals[2] == 2 * whole
+    assert totals[count] == count
+    assert all(at <= total <= 2000 for at, total in totals.items())
+
+
+def test_auto_ends_at_the_most_passes() -> None:
+    sampling = Sampling(70, tolerance=1e-9, balanced=False, flips=False)
+    assert run_ensemble(fake_engine(), fake_maker(), sampling).moments.count == 70
