@@ -23,55 +23,26 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.environment import environment, shown_command
-from self2self.image_io import read_image
-from self2self.metrics import psnr, ssim
+from benchmarks.pairs import Pair, load_pairs, scores
+from benchmarks.product import exported
+from self2self.options import parse_passes
+from self2self.runtime.denoise import denoise
+from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState, fit, new_state, predict
 from self2self.train.natural import natural_weights
 from self2self.train.recipes import Recipe, recipe_for
 
-FloatArray = NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One image to denoise, (C, H, W) float32 in [0, 1]."""
-
-    name: str
-    noisy: FloatArray
-    clean: FloatArray
-    sigma: float | None
-
-
-def load_pairs(path: Path) -> list[Pair]:
-    """All pairs of a list."""
-    pairs = []
-    for entry in json.loads(path.read_text()):
-        noisy, clean = (read_image(path.parent / entry[key]).pixels for key in ("noisy", "clean"))
-        if "size" in entry:
-            rows = slice(entry["top"], entry["top"] + entry["size"])
-            columns = slice(entry["left"], entry["left"] + entry["size"])
-            noisy, clean = noisy[:, rows, columns], clean[:, rows, columns]
-        pairs.append(Pair(entry["name"], noisy.copy(), clean, entry.get("sigma")))
-    return pairs
-
-
-def scores(result: FloatArray, clean: FloatArray) -> dict[str, float]:
-    """PSNR and SSIM of a clamped result."""
-    clamped = np.clip(result, 0, 1)
-    return {"psnr": round(psnr(clamped, clean), 3), "ssim": round(ssim(clamped, clean), 4)}
-
-
-def run_recipe(pair: Pair, recipe: Recipe, looks: int, passes: int) -> dict[str, Any]:
-    """Fit `pair`, look at the result `looks` times on the way, and at the end with all `passes`."""
+def run_recipe(pair: Pair, recipe: Recipe, looks: int, passes: Passes | None) -> dict[str, Any]:
+    """Fit `pair`, look at the result `looks` times on the way, and at the end as `self2self denoise` would."""
     channels = pair.noisy.shape[0]
     start = natural_weights(channels) if recipe.init == "natural" else None
     state = new_state(recipe, channels, 0, torch.device("cpu"), start)
@@ -91,13 +62,16 @@ def run_recipe(pair: Pair, recipe: Recipe, looks: int, passes: int) -> dict[str,
     fit(pair.noisy, recipe, state, on_step=on_step)
     spent += time.perf_counter() - began
     began = time.perf_counter()
-    final = scores(predict(state, pair.noisy, recipe, passes=passes), pair.clean)
+    with exported(state, recipe) as model:
+        denoised = denoise(model, pair.noisy, passes=passes)
     return {
         "fit_seconds": round(spent, 2),
         "ensemble_seconds": round(time.perf_counter() - began, 2),
         "steps": recipe.steps,
-        "passes": passes,
-        **final,
+        "passes": denoised.passes,
+        "standard_error": round(denoised.standard_error, 3),
+        "engine": denoised.engine,
+        **scores(denoised.image, pair.clean),
         "curve": curve,
     }
 
@@ -143,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--recipe", action="append", default=[], help="fast, fast:scratch, paper,steps=2000, ...")
-    parser.add_argument("--passes", type=int, default=500)
+    parser.add_argument("--passes", type=parse_passes, help="a number or auto; default: what the recipe does")
     parser.add_argument("--looks", type=int, default=0, help="looks at the result during each fit (32 passes each)")
     parser.add_argument("--baselines", action="store_true", help="also BM3D and non-local means")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -28,7 +28,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     denoised = folder / "denoised.png"
     noisy = Path(os.path.relpath(EXAMPLES / "noisy.png"))
-    command = ["denoise", str(noisy), "-o", str(denoised), "--run", str(folder / "run"), "--passes", "100", "--force"]
+    command = ["denoise", str(noisy), "-o", str(denoised), "--run", str(folder / "run"), "--force"]
     print("$ self2self", *command, flush=True)
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], check=True)
 

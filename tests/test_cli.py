@@ -93,6 +93,7 @@ def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: p
     assert values["loss"] > 0
     assert values["standard_error"] > 0
     assert values["passes_per_second"] > 0
+    assert (values["tolerance"], values["masks"], values["flips"]) == (None, "balanced", True)
     assert values["peak_memory_bytes"] > 50e6
     assert result.stderr == ""
     assert (tmp_path / "std.tif").is_file()
@@ -171,6 +172,15 @@ def test_every_engine_here_gives_the_same_image(work: Path, engine: str) -> None
     run_cli("infer", "--passes", "2", "--engine", engine, "-o", f"{engine}.png")
     difference = picture(work / f"{engine}.png").astype(int) - picture(work / "reference.png")
     assert np.abs(difference).max() <= 1
+
+
+def test_passes_end_by_themselves(work: Path) -> None:
+    values = parse_json(run_cli("infer", "--tolerance", "8", "-o", "auto.png", "--json"))
+    assert values["standard_error"] <= values["tolerance"] == 8
+    assert values["passes"] % 40 == 0
+    plain = ["--passes", "3", "--masks", "independent", "--no-flips"]
+    values = parse_json(run_cli("infer", *plain, "-o", "plain.png", "--json"))
+    assert (values["tolerance"], values["masks"], values["flips"]) == (None, "independent", False)
 
 
 def test_seed_changes_the_passes_and_batch_does_not(work: Path) -> None:

@@ -33,7 +33,7 @@ def run(arguments: list[str], folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count())},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, (arguments, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -84,7 +84,7 @@ def test_demo_gains_five_decibels(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count())},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     gain = re.search(r"gain +PSNR \+([\d.]+) dB", done.stdout)
