@@ -26,7 +26,8 @@ lint: $(STAMP)
 	$(BIN)/python -m mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.throughput --size 128 --size 256 -o benchmarks/results/throughput.json
+	$(BIN)/python cli.py bench --size 128 --size 256 --force \
+	  -o benchmarks/results/throughput.json --html benchmarks/results/throughput.html
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "self2self needs Python 3.11 or newer; type: make PYTHON=python3.11")'

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.environment import environment, shown_command
+from self2self.bench.environment import environment, shown_command
 
 ROOT = Path(__file__).parents[1]
 HELP_RUNS = 11
@@ -39,7 +39,7 @@ def main() -> None:
         demo_seconds, text = timed([sys.executable, "examples/demo.py", folder])
     scores = {name: float(value) for name, value in re.findall(r"^(\w+) +PSNR +([+-]?[\d.]+) dB", text, re.MULTILINE)}
     result = {
-        "command": shown_command("benchmarks.first_run"),
+        "command": shown_command("python -m benchmarks.first_run"),
         **environment(),
         "help_seconds": {"median": seconds[len(seconds) // 2], "least": seconds[0], "most": seconds[-1]},
         "demo_seconds": demo_seconds,

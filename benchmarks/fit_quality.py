@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.environment import environment, shown_command
 from benchmarks.pairs import Pair, load_pairs, scores
 from benchmarks.product import exported
+from self2self.bench.environment import environment, shown_command
 from self2self.options import parse_passes
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
@@ -147,7 +147,12 @@ def main() -> None:
     }
     for method, mean in means.items():
         print(f"{'mean':10} {method:40} {mean['psnr']:6.2f} dB  {mean['ssim']:.3f}")
-    result = {"command": shown_command("benchmarks.fit_quality"), **environment(), "mean": means, "rows": rows}
+    result = {
+        "command": shown_command("python -m benchmarks.fit_quality"),
+        **environment(),
+        "mean": means,
+        "rows": rows,
+    }
     args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

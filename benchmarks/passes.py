@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.environment import environment, shown_command
 from benchmarks.pairs import FloatArray, Pair, load_pairs, scores
 from benchmarks.product import exported
+from self2self.bench.environment import environment, shown_command
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
 from self2self.runtime.engine import Engine, get_engine

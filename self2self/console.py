@@ -61,7 +61,7 @@ class Console:
             yield Observer(note=self.note)
             return
         with Bars(title) as bars:
-            yield Observer(note=bars.note, fitted=bars.fitted, passed=bars.passed)
+            yield Observer(note=bars.note, fitted=bars.fitted, passed=bars.passed, measured=bars.measured)
 
 
 def standard_error_text(grey_levels: float) -> str:
@@ -113,6 +113,10 @@ class Bars:
     def passed(self, moments: Moments, passes: int) -> None:
         """Move the bar of the ensemble."""
         self._move("passes", moments.count, passes, f"± {standard_error_text(moments.standard_error())}")
+
+    def measured(self, what: str, done: int, total: int) -> None:
+        """Move the bar of a benchmark."""
+        self._move("measuring", done, total, what)
 
     def _move(self, name: str, done: int, total: int, detail: str) -> None:
         if name not in self._tasks:

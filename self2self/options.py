@@ -134,3 +134,13 @@ def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | No
     if not (cross and height.isdigit() and width.isdigit()):
         raise UsageError(f"{option} is {text!r}; expected HEIGHTxWIDTH, for example {option} 512x768.")
     return int(height), int(width)
+
+
+def parse_side(text: str) -> tuple[int, int]:
+    """`256` to (256, 256), and `512x768` to (height, width)."""
+    if text.isdigit():
+        return int(text), int(text)
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdigit() and width.isdigit()):
+        raise UsageError(f"--size is {text!r}; expected a side or HEIGHTxWIDTH, for example --size 256.")
+    return int(height), int(width)

@@ -17,12 +17,15 @@ PACKAGE = ROOT / "self2self"
 LEAVES = {"errors", "contract", "masks", "padding", "image_io", "files", "metrics", "nvidia", "profiles", "system"}
 FRONT = {"cli", "console", "options", "__main__"}
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "ncnn", "pyiqa", "torchvision"}
+HEAVY |= {"matplotlib", "jinja2"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     "train": {*LEAVES, "train"},
     "export": {*LEAVES, "export", "train.network", "train.checkpoint"},
     "runtime": {*LEAVES, "runtime"},
+    "html": {*LEAVES, "html"},
+    "bench": {*LEAVES, "bench", "export", "html", "runtime", "train"},
 }
 """Parts that each part may import anywhere; `FRONT`, jobs and __init__ may import everything."""
 
@@ -31,6 +34,9 @@ ONLY_IN_FUNCTIONS: dict[str, set[str]] = {
     "runtime.trt": {"export.engine_cache", "export.tensorrt"},
 }
 """The reference engine runs the network that was fitted; TensorRT's engines are built at first use."""
+
+DEFINES_NETWORKS = {"bench.plain"}
+"""Modules outside `train` that cannot be read without torch; import them inside functions."""
 
 AT_THE_TOP_OF_FRONT = {"errors", *FRONT}
 """What the command line may load before it knows the command."""
@@ -79,7 +85,7 @@ def problems(name: str, source: str) -> list[str]:
         where = f"self2self.{name}, line {entry.line}: imports {entry.target}"
         top = entry.target.partition(".")[0]
         at_import = not entry.lazy and not entry.typing
-        if top in HEAVY and at_import and part != "train":
+        if top in HEAVY and at_import and part != "train" and name not in DEFINES_NETWORKS:
             found.append(f"{where} at module level; put it into the function that needs it")
         if top != "self2self" or entry.target == "self2self":
             continue

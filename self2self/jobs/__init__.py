@@ -1,21 +1,24 @@
-"""What the commands do, with no word about terminals: fit, export, infer, denoise.
+"""What the commands do, with no word about terminals: fit, export, infer, denoise, bench.
 
 Each job takes plain options, tells an `Observer` how far it is, and returns what the command
 line prints. Everything that can be refused is refused before the first slow step.
 """
 
+from self2self.jobs.benching import BenchOptions, bench_job
 from self2self.jobs.exporting import EngineOptions, engine_job, export_job
 from self2self.jobs.fitting import FitOptions, Fitted, fit_job
 from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
 from self2self.jobs.observer import Observer
 
 __all__ = [
+    "BenchOptions",
     "EngineOptions",
     "Finished",
     "FitOptions",
     "Fitted",
     "InferOptions",
     "Observer",
+    "bench_job",
     "denoise_job",
     "engine_job",
     "export_job",

@@ -25,11 +25,13 @@ class Observer:
         note: something the user should know, one line.
         fitted: after every training step.
         passed: after every run of the engine, with the passes to come.
+        measured: before every step of a benchmark: what comes, steps done, steps in all.
     """
 
     note: Callable[[str], None] = _ignore
     fitted: Callable[[FitReport], None] = _ignore
     passed: Callable[[Moments, int], None] = _ignore
+    measured: Callable[[str, int, int], None] = _ignore
 
 
 def tell_notes(image: Image, observer: Observer) -> None:

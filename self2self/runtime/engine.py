@@ -45,6 +45,8 @@ class Engine(ABC):
     """What `--engine` calls it."""
     note: Callable[[str], None] = staticmethod(_ignore)
     """Told, in one line, what the user should know while the engine is prepared."""
+    copy_seconds: float | None = None
+    """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         contract = model.contract

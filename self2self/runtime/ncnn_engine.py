@@ -7,6 +7,7 @@ axis, so a batch is its passes one by one.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class NcnnEngine(Engine):
     """ncnn in float32 on the CPU."""
 
     name = "ncnn"
+    copy_seconds: float = 0.0
     _net: Any = None
     _graph: NcnnGraph
 
@@ -77,9 +79,11 @@ class NcnnEngine(Engine):
         predictions = np.empty((count, *self.image.shape[1:]), np.float32)
         for index in range(count):
             extractor = self._net.create_extractor()
+            start = time.perf_counter()
             self._feed(extractor, IMAGE, self.image[0])
             for name, mask in masks.items():
                 self._feed(extractor, name, mask[index])
+            self.copy_seconds += time.perf_counter() - start
             failed, prediction = extractor.extract(self._graph.outputs[PREDICTION])
             if failed == _OUT_OF_MEMORY:
                 raise MemoryError("ncnn could not allocate a blob")

@@ -6,6 +6,7 @@ needs nothing but the file either.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,19 @@ from self2self.contract import LEVELS
 from self2self.errors import EngineUnavailableError, FileFormatError
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.runtime.model import read_proto
+from self2self.runtime.model import Model, read_proto
 
 if TYPE_CHECKING:
     import onnx
+
+    from self2self.train.network import Self2SelfNet
 
 
 class TorchEngine(Engine):
     """Eager PyTorch on the CPU."""
 
     name = "torch"
+    copy_seconds: float = 0.0
     _network: Any = None
 
     @classmethod
@@ -46,26 +50,7 @@ class TorchEngine(Engine):
         """Rebuild the network from the weights of the graph's convolutions."""
         import torch
 
-        from self2self.train.network import Self2SelfNet
-        from self2self.train.recipes import decoder_widths_of
-
-        contract = self.model.contract
-        try:
-            arrays = _weights(read_proto(self.model.path).graph)
-            shapes = {name: array.shape for name, array in arrays.items()}
-            network = Self2SelfNet(
-                contract.channels,
-                arrays["stem.conv.weight"].shape[0] // 2,
-                decoder_widths_of(shapes),
-                contract.masks[-1].keep_probability,
-            )
-            network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise FileFormatError(
-                f"{self.model.path}: does not carry the network's weights ({first_line(error)}). "
-                "Use --engine ort, or export it again: self2self export --force"
-            ) from error
-        self._network = network.eval()
+        self._network = network_of(self.model)
         self._network.to(memory_format=torch.channels_last)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
@@ -76,7 +61,10 @@ class TorchEngine(Engine):
         ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
         try:
             with torch.inference_mode():
-                predictions: FloatArray = self._network(image, *ordered).contiguous().numpy()
+                computed = self._network(image, *ordered)
+                start = time.perf_counter()
+                predictions: FloatArray = computed.contiguous().numpy()
+                self.copy_seconds += time.perf_counter() - start
         except RuntimeError as error:
             if "allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
@@ -90,6 +78,36 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """Free the network."""
         self._network = None
+
+
+def network_of(model: Model) -> Self2SelfNet:
+    """The network that was exported, with its weights, in evaluation mode.
+
+    Raises:
+        FileFormatError: the file does not carry the weights.
+    """
+    import torch
+
+    from self2self.train.network import Self2SelfNet
+    from self2self.train.recipes import decoder_widths_of
+
+    contract = model.contract
+    try:
+        arrays = _weights(read_proto(model.path).graph)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        network = Self2SelfNet(
+            contract.channels,
+            arrays["stem.conv.weight"].shape[0] // 2,
+            decoder_widths_of(shapes),
+            contract.masks[-1].keep_probability,
+        )
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise FileFormatError(
+            f"{model.path}: does not carry the network's weights ({first_line(error)}). "
+            "Use --engine ort, or export it again: self2self export --force"
+        ) from error
+    return network.eval()
 
 
 def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.plain import PlainSelf2Self, plain_ensemble
+from self2self.bench.plain import PlainSelf2Self, plain_ensemble
 from self2self.contract import mask_specs
 from self2self.masks import MaskMaker
 from self2self.train.network import Self2SelfNet, initialise

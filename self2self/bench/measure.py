@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MATRIX = 1024
 IDLE_SECONDS = 0.3
@@ -25,31 +27,36 @@ def idle() -> None:
     time.sleep(IDLE_SECONDS)
 
 
-@torch.inference_mode()
 def peak_gflops(repeats: int = 4) -> float:
     """The most float32 GFLOP/s that PyTorch's matrix product of 1024x1024 reaches on all CPUs."""
-    a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
-    product = a @ b
+    import torch
+
     best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(a, b, out=product)
-        best = min(best, time.perf_counter() - start)
+    with torch.inference_mode():
+        a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
+        product = a @ b
+        for _ in range(repeats):
+            start = time.perf_counter()
+            torch.mm(a, b, out=product)
+            best = min(best, time.perf_counter() - start)
     return 2e-9 * MATRIX**3 / best
 
 
-@torch.inference_mode()
 def convolution_gflop(network: nn.Module, *inputs: Tensor) -> float:
     """Multiplications and additions of all convolutions in one call of `network`, in 10^9."""
+    import torch
+
     operations = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal operations
         operations += 2 * output.numel() * layer.get_parameter("weight")[0].numel()
 
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        network(*inputs)
+        with torch.inference_mode():
+            network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

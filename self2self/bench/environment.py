@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
     return {"cpu": cpu_name(), "cpus": available_cpus(), "python": platform.python_version(), "versions": versions}
 
 
-def shown_command(module: str) -> str:
-    """The command line as a reader can type it: absolute paths lose their folders."""
+def shown_command(program: str) -> str:
+    """The command line as a reader can type it after `program`: absolute paths lose their folders."""
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return " ".join(["python -m", module, *words])
+    return " ".join([program, *words])

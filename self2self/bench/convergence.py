@@ -1,0 +1,85 @@
+"""What more passes bring: how far the mean of n passes is from the end, and from the clean image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.masks import MaskMaker
+from self2self.metrics import psnr
+from self2self.padding import Padding
+from self2self.runtime.engine import FloatArray, engine_class
+from self2self.runtime.ensemble import Moments, run_ensemble
+from self2self.runtime.model import Model
+
+STEPS = (1, 2, 3, 5, 7)
+"""Passes to look at, in every decade."""
+
+
+def looks(passes: int) -> list[int]:
+    """Numbers of passes to look at, evenly spread over a logarithmic axis, up to `passes` itself."""
+    decades = range(len(str(passes)))
+    return sorted({step * 10**decade for decade in decades for step in STEPS if step * 10**decade < passes} | {passes})
+
+
+def convergence(
+    model: Model,
+    pixels: FloatArray,
+    engine: str,
+    passes: int,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    reference: FloatArray | None = None,
+    on_progress: Callable[[Moments], None] = lambda moments: None,
+) -> dict[str, Any]:
+    """Run one ensemble and look at its mean on the way.
+
+    Args:
+        model: fitted to `pixels`.
+        pixels: float32 (C, H, W).
+        engine: `--engine` name.
+        passes: how many in all.
+        bounds: least and greatest value of a result.
+        reference: clean image of the same shape, for PSNR.
+        on_progress: called after every pass.
+
+    Returns:
+        ``passes`` looked at; ``distance_grey_levels``, RMS difference to the mean of all passes, in 8-bit
+        grey levels (its last entry is 0 by definition and left out as None); ``psnr``, against
+        `reference`, of the clamped mean (None without one, and where it is infinite).
+    """
+    contract = model.contract
+    padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
+    padded = np.ascontiguousarray(padding.pad(pixels), np.float32)[None]
+    counts = set(looks(passes))
+    means: dict[int, FloatArray] = {}
+
+    def look(moments: Moments) -> None:
+        if moments.count in counts:
+            means[moments.count] = np.clip(padding.crop(moments.mean()), *bounds)
+        on_progress(moments)
+
+    axes = {"H": padded.shape[2], "W": padded.shape[3]}
+    with engine_class(engine)(model, padded) as running:
+        # One pass at a time, so that every number of passes is met.
+        run_ensemble(running, MaskMaker(contract.masks, axes, seed=0), passes, batch=1, on_progress=look)
+    final = means[passes]
+    return {
+        "engine": engine,
+        "passes": list(means),
+        "distance_grey_levels": [None if n == passes else _distance(mean, final) for n, mean in means.items()],
+        "psnr": None if reference is None else [_finite(psnr(mean, reference)) for mean in means.values()],
+    }
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no infinity.
+    return value if math.isfinite(value) else None
+
+
+def _distance(mean: NDArray[np.float32], final: NDArray[np.float32]) -> float:
+    return 255 * float(np.sqrt(np.mean(np.square(mean.astype(np.float64) - final))))

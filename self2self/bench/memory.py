@@ -1,0 +1,133 @@
+"""Peak memory of one case, in a process of its own.
+
+    python -m self2self.bench.memory '{"engine": "ort", "model": "model.onnx", "size": [64, 64], "batch": 1}'
+
+A process that has run one engine has loaded its libraries and keeps its pools, so what the next
+engine adds says nothing. Each case therefore starts a fresh interpreter, runs a few passes there,
+and reads the peak of the resident set at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from self2self.errors import Self2SelfError
+from self2self.system import peak_memory_bytes
+
+RUNS = 2
+"""Runs of one batch; the second one shows what a pool keeps between runs."""
+
+
+def measure_memory(engine: str, model: Path, size: tuple[int, int], batch: int) -> dict[str, Any] | str:
+    """Peak memory of `engine`, or of the plain loop, at one size and batch.
+
+    Returns:
+        ``interpreter_bytes`` (Python alone), ``loaded_bytes`` (with the engine's libraries and the model),
+        ``peak_bytes`` (after passes), ``growth_bytes`` (peak without Python alone), and ``device_bytes``
+        (what the passes took on a GPU; None on the CPU); or, in one line, why there is none.
+    """
+    case = {"engine": engine, "model": str(model), "size": list(size), "batch": batch}
+    # The interpreter finds this very package, wherever it was started from.
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "self2self.bench.memory", json.dumps(case)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        memory: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return memory
+    if done.returncode < 0:
+        return f"its process was ended by signal {-done.returncode}, most likely for want of memory"
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"its process ended with exit code {done.returncode}"
+
+
+def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -> dict[str, Any]:
+    """Run one case in this process, which should be a fresh one, and read its peak memory.
+
+    Raises:
+        Self2SelfError: anything that keeps the engine from running.
+    """
+    interpreter = peak_memory_bytes()
+    loaded, device = _run_plain(model_path, size) if engine == "plain" else _run(engine, model_path, size, batch)
+    peak = peak_memory_bytes()
+    return {
+        "interpreter_bytes": interpreter,
+        "loaded_bytes": loaded,
+        "peak_bytes": peak,
+        "growth_bytes": peak - interpreter,
+        "device_bytes": device,
+    }
+
+
+def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
+    import numpy as np
+
+    from self2self.masks import MaskMaker
+    from self2self.runtime.engine import NEEDS_GPU, engine_class
+    from self2self.runtime.ensemble import run_ensemble
+    from self2self.runtime.model import load_model
+
+    model = load_model(path)
+    before = _device_used() if name in NEEDS_GPU else None
+    image = np.full((1, model.contract.channels, *size), 0.5, np.float32)
+    with engine_class(name)(model, image) as engine:
+        loaded = peak_memory_bytes()
+        maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, seed=0)
+        run_ensemble(engine, maker, RUNS * batch, batch=batch)
+        # Read while the engine holds its pools, which are as large as they ever were.
+        after = None if before is None else _device_used()
+    return loaded, None if before is None or after is None else after - before
+
+
+def _run_plain(path: Path, size: tuple[int, int]) -> tuple[int, int | None]:
+    import torch
+
+    from self2self.bench.plain import PlainSelf2Self, plain_ensemble
+    from self2self.runtime.model import load_model
+    from self2self.runtime.torch_engine import network_of
+
+    network = network_of(load_model(path))
+    plain = PlainSelf2Self.from_network(network).eval()
+    loaded = peak_memory_bytes()
+    plain_ensemble(plain, torch.full((1, network.channels, *size), 0.5), RUNS)
+    return loaded, None
+
+
+def _device_used() -> int | None:
+    """Bytes in use on CUDA device 0; None where PyTorch cannot tell."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info(0)
+    return total - free
+
+
+def main(arguments: list[str]) -> int:
+    """One case, told as JSON in `arguments`; its memory as JSON on stdout."""
+    case = json.loads(arguments[0])
+    height, width = case["size"]
+    try:
+        memory = run_case(case["engine"], Path(case["model"]), (height, width), case["batch"])
+    except Self2SelfError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except MemoryError:
+        print("out of memory", file=sys.stderr)  # noqa: T201
+        return 5
+    print(json.dumps(memory))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

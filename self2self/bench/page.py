@@ -1,0 +1,84 @@
+"""A result as one self-contained page with charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from self2self.bench.charts import distance_chart, memory_chart, parts_chart, psnr_chart, throughput_chart
+from self2self.bench.table import case_name
+from self2self.html import inline_svg, render
+
+TEMPLATE = Path(__file__).parent / "page.html.j2"
+
+
+def page(result: dict[str, Any]) -> str:
+    """The whole page, HTML."""
+    sections = []
+    for size in result["sizes"]:
+        name = f"{size['height']}x{size['width']}"
+        cases = [c for c in result["cases"] if (c["height"], c["width"]) == (size["height"], size["width"])]
+        charts: list[dict[str, Any]] = [
+            {
+                "title": "Throughput",
+                "note": "Median over the rounds; the black line spans the 10th to the 90th percentile. In brackets, "
+                "the ratio to the plain PyTorch loop (dashed).",
+                "svg": inline_svg(throughput_chart(cases), f"Throughput at {name}"),
+            }
+        ]
+        memory = memory_chart(cases)
+        if memory is not None:
+            charts.append(
+                {
+                    "title": "Peak memory",
+                    "note": "Of a fresh process for each case, above the bare interpreter. Shaded: libraries and "
+                    "model, before the first pass.",
+                    "svg": inline_svg(memory, f"Peak memory at {name}"),
+                }
+            )
+        parts = parts_chart(cases)
+        if parts is not None:
+            charts.append(
+                {
+                    "title": "Where the time goes",
+                    "note": "Of one pass. Copies that an engine cannot tell apart are counted as computing.",
+                    "svg": inline_svg(parts, f"Parts of a pass at {name}"),
+                }
+            )
+        sections.append({"name": name, "size": size, "cases": cases, "charts": charts})
+    return render(
+        TEMPLATE,
+        {
+            "title": "self2self bench",
+            "result": result,
+            "sections": sections,
+            "curves": _curves(result["convergence"]),
+            "case_name": case_name,
+        },
+    )
+
+
+def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if curve is None:
+        return []
+    curves = []
+    if curve["psnr"] is not None:
+        curves.append(
+            {
+                "title": "PSNR against passes",
+                "note": "Of the mean, clamped, against the clean reference.",
+                "svg": inline_svg(psnr_chart(curve), "PSNR against passes"),
+            }
+        )
+    if len(curve["passes"]) > 1:
+        last = curve["passes"][-1]
+        curves.append(
+            {
+                "title": "Convergence",
+                "note": f"RMS difference between the mean of n passes and the mean of all {last}. It says how much "
+                "the picture still changes, not how good it is; near the right end it is too small, because both "
+                "means share their passes.",
+                "svg": inline_svg(distance_chart(curve), "Distance to the last mean against passes"),
+            }
+        )
+    return curves

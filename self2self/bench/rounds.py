@@ -1,0 +1,191 @@
+"""The rounds: every case and the plain loop take turns, at one size.
+
+Everything is warmed up at the size and batch that is measured. In each round every case runs the
+same number of passes (rounded up to whole batches), one after the other with a rest in between,
+because the thread pools of two libraries fight; the order rotates from round to round. The plain loop
+is one of them, so ratios are taken within a round. The ceiling is the matrix product that PyTorch
+reaches in the same rounds; an engine with a faster algorithm than direct convolution may exceed it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from self2self.bench import measure
+from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
+from self2self.bench.subject import Subject
+from self2self.errors import Self2SelfError
+from self2self.masks import MaskMaker
+from self2self.runtime.engine import NEEDS_GPU, Engine, engine_class
+from self2self.runtime.ensemble import run_ensemble
+
+if TYPE_CHECKING:
+    from self2self.bench.plain import PlainSelf2Self
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        engines: names of engines that work here.
+        batches: passes a run.
+        passes: of each case in a round, at least.
+        rounds: how often.
+        strict: whether an engine that cannot run the model is an error, because it was asked for by name.
+    """
+
+    engines: Sequence[str]
+    batches: Sequence[int]
+    passes: int
+    rounds: int
+    strict: bool = False
+
+    def steps(self) -> int:
+        """How many laps one size has, at most."""
+        return self.rounds * (1 + len(self.engines) * len(self.batches))
+
+
+@dataclass(slots=True)
+class SizeResult:
+    """What was measured at one size.
+
+    Attributes:
+        size: (height, width).
+        gflop: operations of direct convolution in one pass, in 10^9.
+        peaks: GFLOP/s of the matrix product, one for each round.
+        cases: the plain loop first.
+        problems: engine, or engine and batch, to why there are no figures.
+    """
+
+    size: tuple[int, int]
+    gflop: float
+    peaks: list[float] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The size itself; its cases are in `entries`."""
+        height, width = self.size
+        return {
+            "height": height,
+            "width": width,
+            "gflop_per_pass": self.gflop,
+            "matrix_product_gflops": measure.spread(self.peaks),
+        }
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The figures of every case."""
+        peak = measure.spread(self.peaks)["median"]
+        plain = self.cases[0]
+        # The matrix product ran on the CPU, which is no ceiling of a GPU.
+        return [case.entry(plain, self.gflop, None if case.engine in NEEDS_GPU else peak) for case in self.cases]
+
+
+def run_size(
+    subject: Subject, size: tuple[int, int], plan: Plan, tell: Callable[[str], None] = lambda what: None
+) -> SizeResult:
+    """All rounds at one size.
+
+    Args:
+        subject: the network.
+        size: (height, width) that it takes.
+        plan: engines, batches, passes and rounds.
+        tell: called before every lap with the name of what runs.
+
+    Raises:
+        Self2SelfError: an engine cannot run the model, where the plan is strict.
+    """
+    result = SizeResult(size, subject.gflop_per_pass(size))
+    model = subject.model
+    image = np.random.default_rng(0).random((1, model.contract.channels, *size), dtype=np.float32)
+    maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, seed=0)
+    with ExitStack() as stack:
+        runners: list[tuple[Case, Callable[[], Lap]]] = [_plain(subject, image, plan)]
+        for name in plan.engines:
+            try:
+                runners += _engine_runners(stack, subject, name, image, maker, plan, result.problems)
+            except Self2SelfError as error:
+                if plan.strict:
+                    raise
+                result.problems[name] = str(error)
+        for index in range(plan.rounds):
+            measure.idle()
+            result.peaks.append(measure.peak_gflops())
+            for case, run in rotated(runners, index):
+                tell(f"{size[0]}x{size[1]} {case.engine}")
+                measure.idle()
+                case.laps.append(run())
+    result.cases = [case for case, _ in runners]
+    return result
+
+
+def _plain(subject: Subject, image: np.ndarray[Any, Any], plan: Plan) -> tuple[Case, Callable[[], Lap]]:
+    """The plain loop, warm: batch 1, eager, contiguous, with its own draws."""
+    import torch
+
+    from self2self.bench.plain import PlainSelf2Self
+
+    network: PlainSelf2Self = PlainSelf2Self.from_network(subject.network).eval()
+    pixels = torch.from_numpy(image)
+    drop_rate = 1.0 - subject.model.contract.masks[0].keep_probability
+    case = Case(PLAIN, "PyTorch CPU", "fp32", 1, (image.shape[2], image.shape[3]), plan.passes)
+
+    def run(passes: int) -> Lap:
+        from self2self.bench.plain import plain_ensemble
+
+        start = time.perf_counter()
+        plain_ensemble(network, pixels, passes, drop_rate)
+        return Lap(time.perf_counter() - start)
+
+    run(1)
+    return case, lambda: run(plan.passes)
+
+
+def _engine_runners(
+    stack: ExitStack,
+    subject: Subject,
+    name: str,
+    image: np.ndarray[Any, Any],
+    maker: MaskMaker,
+    plan: Plan,
+    problems: dict[str, str],
+) -> list[tuple[Case, Callable[[], Lap]]]:
+    """One engine, open until `stack` closes, and a warm case for each batch."""
+    measure.idle()
+    start = time.perf_counter()
+    engine = stack.enter_context(engine_class(name)(subject.model, image))
+    seconds = time.perf_counter() - start
+    runners: list[tuple[Case, Callable[[], Lap]]] = []
+    for batch in plan.batches:
+        passes = whole_batches(plan.passes, batch)
+        warm = run_ensemble(engine, maker, batch, batch=batch)
+        if warm.batch != batch:
+            problems[f"{name} with batch {batch}"] = f"does not fit into memory at {image.shape[2]}x{image.shape[3]}"
+            continue
+        precision = subject.model.contract.precision
+        size = (image.shape[2], image.shape[3])
+        case = Case(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
+        runners.append((case, partial(lap_of, engine, maker, passes, batch)))
+    return runners
+
+
+def lap_of(engine: Engine, maker: MaskMaker, passes: int, batch: int) -> Lap:
+    """Run the product's ensemble once, and say which part took how long."""
+    copied = engine.copy_seconds
+    done = run_ensemble(engine, maker, passes, batch=batch)
+    copies = None if copied is None or engine.copy_seconds is None else engine.copy_seconds - copied
+    return Lap(
+        seconds=done.mask_seconds + done.pass_seconds + done.reduce_seconds,
+        masks=done.mask_seconds,
+        copies=copies,
+        compute=done.pass_seconds - (copies or 0.0),
+        reduction=done.reduce_seconds,
+    )

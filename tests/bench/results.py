@@ -1,0 +1,75 @@
+"""Results of a benchmark that nobody had to measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from self2self.bench.cases import PLAIN, Case, Lap
+from self2self.bench.compare import BENCHMARK, SCHEMA
+
+GFLOP, PEAK = 10.0, 50.0
+MEMORY = {
+    "interpreter_bytes": 10_000_000,
+    "loaded_bytes": 60_000_000,
+    "peak_bytes": 110_000_000,
+    "growth_bytes": 100_000_000,
+    "device_bytes": None,
+}
+
+
+def plain_case(seconds: list[float], size: tuple[int, int] = (64, 96), passes: int = 4) -> Case:
+    """The plain loop."""
+    return Case(PLAIN, "PyTorch CPU", "fp32", 1, size, passes, memory=MEMORY, laps=[Lap(s) for s in seconds])
+
+
+def engine_case(
+    engine: str, seconds: list[float], batch: int = 1, size: tuple[int, int] = (64, 96), passes: int = 4
+) -> Case:
+    """An engine whose masks take a tenth, copies a fifth and reduction a hundredth of its time."""
+    laps = [Lap(s, 0.1 * s, 0.2 * s, 0.69 * s, 0.01 * s) for s in seconds]
+    return Case(engine, engine.upper(), "fp32", batch, size, passes, 0.5, MEMORY, laps)
+
+
+def a_result(engine_seconds: dict[tuple[str, int], list[float]], curve: bool = True) -> dict[str, Any]:
+    """A complete document: a plain loop of 2 s in every round, and engines that took the seconds given."""
+    rounds = len(next(iter(engine_seconds.values())))
+    plain = plain_case([2.0] * rounds)
+    cases = [plain, *(engine_case(name, seconds, batch) for (name, batch), seconds in engine_seconds.items())]
+    peak = {"median": PEAK, "p10": 49.0, "p90": 51.0, "min": 48.0, "max": 52.0}
+    return {
+        "benchmark": BENCHMARK,
+        "schema": SCHEMA,
+        "command": "self2self bench",
+        "environment": {
+            "cpu": "Abacus <1>",
+            "cpus": 2,
+            "threads": 2,
+            "gpu": None,
+            "python": "3.11.0",
+            "versions": {"torch": "2.0"},
+        },
+        "model": {
+            "source": "random weights",
+            "recipe": "paper",
+            "precision": "fp32",
+            "channels": 3,
+            "encoder_width": 48,
+            "decoder_widths": [96] * 5,
+            "parameters": 1_253_571,
+        },
+        "engines": {name: f"{name} 1.0" for name, _ in engine_seconds},
+        "unavailable": {"trt": "engine trt: no GPU."},
+        "problems": {},
+        "rounds": rounds,
+        "sizes": [{"height": 64, "width": 96, "gflop_per_pass": GFLOP, "matrix_product_gflops": peak}],
+        "cases": [case.entry(plain, GFLOP, PEAK) for case in cases],
+        "convergence": {
+            "engine": "ort",
+            "passes": [1, 2, 5, 10],
+            "distance_grey_levels": [4.0, 2.5, 1.25, None],
+            "psnr": [24.0, 26.0, 28.0, 28.5],
+        }
+        if curve
+        else None,
+        "against": None,
+    }

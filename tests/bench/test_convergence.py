@@ -1,0 +1,41 @@
+"""What more passes bring, on engines whose mean is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from self2self.bench import convergence as module
+from self2self.bench.convergence import convergence, looks
+from tests.runtime.fakes import FakeEngine, fake_model
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [(1, [1]), (4, [1, 2, 3, 4]), (10, [1, 2, 3, 5, 7, 10]), (100, [1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100])],
+)
+def test_looks_end_with_all_passes(passes: int, expected: list[int]) -> None:
+    assert looks(passes) == expected
+
+
+def test_distance_and_psnr_follow_from_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake engine shows half the pixels of a flat image, so its mean goes to half the image."""
+    monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
+    image = np.full((3, 64, 64), 0.8, np.float32)
+    clean = np.full((3, 64, 64), 0.4, np.float32)
+    found = convergence(fake_model(keep_count=128), image, "fake", 200, reference=clean)
+    assert found["passes"] == looks(200)
+    # One pass: standard deviation 0.4 of every pixel, so 255 * 0.4 grey levels and 8 dB.
+    assert found["distance_grey_levels"][0] == pytest.approx(102, rel=0.02)
+    assert found["distance_grey_levels"][-1] is None
+    assert found["psnr"][0] == pytest.approx(-20 * np.log10(0.4), abs=0.2)
+    assert found["psnr"][-1] == pytest.approx(-20 * np.log10(0.4 / np.sqrt(200)), abs=0.2)
+    distances = found["distance_grey_levels"][:-1]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_without_a_reference_there_is_no_psnr_and_infinity_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
+    image = np.zeros((3, 64, 64), np.float32)
+    assert convergence(fake_model(), image, "fake", 2)["psnr"] is None
+    assert convergence(fake_model(), image, "fake", 2, reference=image)["psnr"] == [None, None]
