@@ -62,6 +62,13 @@ def check_case(case: dict[str, Any]) -> None:
     assert case["share_of_matrix_product"] > 0
 
 
+def test_help_names_every_option() -> None:
+    shown = run_cli("bench", "--help").stdout
+    options = "--output --html --against --size --batch --engine --rounds --passes --recipe --curve --reference"
+    for option in (*options.split(), "--no-memory", "--force", "--json", "--quiet"):
+        assert option in shown
+
+
 def test_every_engine_at_every_size_and_batch(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--size", "64", "--size", "64x96", "--batch", "2", "--batch", "1", "--rounds", "2", "--passes", "2"]
@@ -182,6 +189,16 @@ def test_reference_of_another_size_and_run_without_a_model(work: Path) -> None:
     assert "is 64x64 with 3 channels, and the run's image is 64x70 with 3 channels" in error
     (run / "model.onnx").unlink()
     assert "self2self export" in run_cli("bench", str(run), *QUICK, expect=3).stderr
+
+
+def test_a_page_without_matplotlib_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    error = run_cli("bench", "--html", "page.html", expect=4).stderr
+    assert "matplotlib is not installed" in error
+    assert "pip install 'matplotlib" in error
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_files_are_replaced_with_force(

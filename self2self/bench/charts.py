@@ -81,6 +81,7 @@ def distance_chart(curve: dict[str, Any]) -> Figure:
     pairs = [(n, d) for n, d in zip(curve["passes"], curve["distance_grey_levels"], strict=True) if d is not None]
     axes.plot(*zip(*pairs, strict=True), color=COLOURS[0], marker="o", markersize=3.5)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("grey levels (of 255)")
     return figure
 

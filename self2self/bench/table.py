@@ -113,9 +113,9 @@ def _cells(case: dict[str, Any]) -> tuple[str, ...]:
     return (
         case["engine"],
         str(case["batch"]),
-        f"{rate['median']:.2f}",
+        _short(rate["median"]),
         _between(rate),
-        f"{ratio['median']:.2f}",
+        _short(ratio["median"]),
         "" if case["engine"] == PLAIN else _between(ratio),
         f"{case['megapixel_passes_per_second']['median']:.3f}",
         *in_parts,
@@ -130,10 +130,15 @@ def _milliseconds(spread: dict[str, float] | None) -> str:
 
 
 def _between(spread: dict[str, float]) -> str:
-    return f"{spread['p10']:.2f}-{spread['p90']:.2f}"
+    return f"{_short(spread['p10'])}-{_short(spread['p90'])}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _line(cells: Sequence[str]) -> str:
     widths = [width for _, width in COLUMNS]
     line = cells[0].ljust(widths[0])
-    return (line + "".join(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))).rstrip()
+    # A cell that is wider than its column pushes the others, and never touches them.
+    return (line + "".join(f" {c:>{w - 1}}" for c, w in zip(cells[1:], widths[1:], strict=True))).rstrip()

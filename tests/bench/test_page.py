@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from self2self.bench.page import page
 from self2self.bench.table import text
-from self2self.errors import EngineUnavailableError
-from self2self.html import check_available
 from tests.bench.results import a_result
 from tests.browser import dump_dom, screenshot
 
@@ -112,10 +109,7 @@ def test_the_table_fits_into_a_hundred_columns_and_has_every_figure() -> None:
     assert ["10", "28.500"] in [line.split() for line in lines]
 
 
-def test_without_matplotlib_the_page_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_available("--html x.html")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(EngineUnavailableError) as caught:
-        check_available("--html x.html")
-    assert caught.value.exit_code == 4
-    assert re.fullmatch(r"--html x.html: .*matplotlib is not installed.*pip install .*", str(caught.value))
+def test_large_figures_in_the_table_stay_apart() -> None:
+    lines = text(a_result({("ort", 1): [0.0004, 0.002, 0.01]})).splitlines()
+    (row,) = (line.split() for line in lines if line.startswith("ort   "))
+    assert row[:6] == ["ort", "1", "2000", "720-8400", "1000", "360-4200"]
