@@ -15,6 +15,7 @@ from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, engine_class
 from self2self.runtime.ensemble import Moments, run_ensemble
 from self2self.runtime.model import Model
+from self2self.runtime.sampling import sampling_for
 
 STEPS = (1, 2, 3, 5, 7)
 """Passes to look at, in every decade."""
@@ -36,7 +37,7 @@ def convergence(
     reference: FloatArray | None = None,
     on_progress: Callable[[Moments], None] = lambda moments: None,
 ) -> dict[str, Any]:
-    """Run one ensemble and look at its mean on the way.
+    """Run one ensemble, whose passes are drawn as `infer` draws them, and look at its mean on the way.
 
     Args:
         model: fitted to `pixels`.
@@ -48,9 +49,10 @@ def convergence(
         on_progress: called after every pass.
 
     Returns:
-        ``passes`` looked at; ``distance_grey_levels``, RMS difference to the mean of all passes, in 8-bit
-        grey levels (its last entry is 0 by definition and left out as None); ``psnr``, against
-        `reference`, of the clamped mean (None without one, and where it is infinite).
+        ``balanced_masks`` and ``flips``, how passes were drawn; ``passes`` looked at;
+        ``distance_grey_levels``, RMS difference to the mean of all passes, in 8-bit grey levels (its last
+        entry is 0 by definition and left out as None); ``psnr``, against `reference`, of the clamped mean
+        (None without one, and where it is infinite).
     """
     contract = model.contract
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
@@ -64,12 +66,16 @@ def convergence(
         on_progress(moments)
 
     axes = {"H": padded.shape[2], "W": padded.shape[3]}
+    sampling = sampling_for(contract.recipe, passes)
+    maker = MaskMaker(contract.masks, axes, seed=0, balanced=sampling.balanced)
     with engine_class(engine)(model, padded) as running:
         # One pass at a time, so that every number of passes is met.
-        run_ensemble(running, MaskMaker(contract.masks, axes, seed=0), passes, batch=1, on_progress=look)
+        run_ensemble(running, maker, sampling, batch=1, on_progress=look)
     final = means[passes]
     return {
         "engine": engine,
+        "balanced_masks": sampling.balanced,
+        "flips": sampling.flips,
         "passes": list(means),
         "distance_grey_levels": [None if n == passes else _distance(mean, final) for n, mean in means.items()],
         "psnr": None if reference is None else [_finite(psnr(mean, reference)) for mean in means.values()],

@@ -61,12 +61,14 @@ def page(result: dict[str, Any]) -> str:
 def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
     if curve is None:
         return []
+    masks = "balanced masks" if curve["balanced_masks"] else "independent masks"
+    drawn = f"Passes with {masks}{', the image mirrored in turns' if curve['flips'] else ''}."
     curves = []
     if curve["psnr"] is not None:
         curves.append(
             {
                 "title": "PSNR against passes",
-                "note": "Of the mean, clamped, against the clean reference.",
+                "note": f"Of the mean, clamped, against the clean reference. {drawn}",
                 "svg": inline_svg(psnr_chart(curve), "PSNR against passes"),
             }
         )
@@ -77,7 +79,7 @@ def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
                 "title": "Convergence",
                 "note": f"RMS difference between the mean of n passes and the mean of all {last}. It says how much "
                 "the picture still changes, not how good it is; near the right end it is too small, because both "
-                "means share their passes.",
+                f"means share their passes. {drawn}",
                 "svg": inline_svg(distance_chart(curve), "Distance to the last mean against passes"),
             }
         )

@@ -65,6 +65,8 @@ def a_result(engine_seconds: dict[tuple[str, int], list[float]], curve: bool = T
         "cases": [case.entry(plain, GFLOP, PEAK) for case in cases],
         "convergence": {
             "engine": "ort",
+            "balanced_masks": True,
+            "flips": False,
             "passes": [1, 2, 5, 10],
             "distance_grey_levels": [4.0, 2.5, 1.25, None],
             "psnr": [24.0, 26.0, 28.0, 28.5],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,11 @@ def test_distance_and_psnr_follow_from_the_masks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
     image = np.full((3, 64, 64), 0.8, np.float32)
     clean = np.full((3, 64, 64), 0.4, np.float32)
-    found = convergence(fake_model(keep_count=128), image, "fake", 200, reference=clean)
+    model = fake_model(keep_count=128)
+    # Independent masks, so that the error falls as one over the square root.
+    model = replace(model, contract=replace(model.contract, recipe="paper"))
+    found = convergence(model, image, "fake", 200, reference=clean)
+    assert (found["balanced_masks"], found["flips"]) == (False, False)
     assert found["passes"] == looks(200)
     # One pass: standard deviation 0.4 of every pixel, so 255 * 0.4 grey levels and 8 dB.
     assert found["distance_grey_levels"][0] == pytest.approx(102, rel=0.02)
@@ -39,3 +45,12 @@ def test_without_a_reference_there_is_no_psnr_and_infinity_is_none(monkeypatch: 
     image = np.zeros((3, 64, 64), np.float32)
     assert convergence(fake_model(), image, "fake", 2)["psnr"] is None
     assert convergence(fake_model(), image, "fake", 2, reference=image)["psnr"] == [None, None]
+
+
+def test_passes_are_drawn_as_infer_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the pixels dropped, in balanced blocks of ten: the mean of a block is that of all."""
+    monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
+    found = convergence(fake_model(keep_count=128), np.full((3, 64, 64), 0.8, np.float32), "fake", 20)
+    assert (found["balanced_masks"], found["flips"]) == (True, True)
+    assert found["distance_grey_levels"][found["passes"].index(7)] > 5
+    assert found["distance_grey_levels"][found["passes"].index(10)] < 0.01
