@@ -124,7 +124,7 @@ def main() -> None:
                 f"mean {way:20} {point['passes']:6.1f} passes {point['seconds']:7.2f} s  {point['psnr']:.3f} dB  "
                 f"error {point['error']:.3f}"
             )
-    result = {"command": shown_command("benchmarks.passes"), **environment(), "mean": table, "rows": rows}
+    result = {"command": shown_command("python -m benchmarks.passes"), **environment(), "mean": table, "rows": rows}
     args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
