@@ -20,6 +20,7 @@ from self2self.options import (
     ImageOutput,
     Init,
     Masks,
+    Memory,
     Passes,
     Quiet,
     RecipeName,
@@ -30,6 +31,7 @@ from self2self.options import (
     parse_batch,
     parse_batches,
     parse_masks,
+    parse_memory,
     parse_passes,
     parse_side,
     parse_size,
@@ -69,6 +71,7 @@ def denoise_command(
     masks: Masks = None,
     flips: Flips = None,
     batch: Batch = "auto",
+    memory: Memory = None,
     uncertainty: Uncertainty = None,
     run: Annotated[
         Path | None,
@@ -101,6 +104,7 @@ def denoise_command(
         tolerance,
         parse_masks(masks),
         flips,
+        parse_memory(memory),
     )
     options.check(images)
     finished: list[Finished] = []
@@ -291,6 +295,7 @@ def infer(
     masks: Masks = None,
     flips: Flips = None,
     batch: Batch = "auto",
+    memory: Memory = None,
     uncertainty: Uncertainty = None,
     seed: Seed = 0,
     force: Force = False,
@@ -312,6 +317,7 @@ def infer(
         tolerance,
         parse_masks(masks),
         flips,
+        parse_memory(memory),
     )
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])

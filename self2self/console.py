@@ -112,7 +112,10 @@ class Bars:
 
     def passed(self, moments: Moments, passes: int) -> None:
         """Move the bar of the ensemble."""
-        self._move("passes", moments.count, passes, f"± {standard_error_text(moments.standard_error())}")
+        detail = f"± {standard_error_text(moments.standard_error())}"
+        if moments.tiles > 1:
+            detail = f"tile {moments.tile + 1}/{moments.tiles}"
+        self._move("passes", moments.tile * passes + moments.count, moments.tiles * passes, detail)
 
     def measured(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""
@@ -122,7 +125,7 @@ class Bars:
         if name not in self._tasks:
             description = f"{self._title} {name}".strip()
             self._tasks[name] = self._progress.add_task(description, total=total, detail="")
-        self._progress.update(self._tasks[name], completed=done, detail=detail)
+        self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:

@@ -61,8 +61,10 @@ def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:
     return np.random.Generator(_bit_generator(seed, index, stream))
 
 
-def _bit_generator(seed: int, index: int, stream: Stream) -> np.random.SFC64:
-    return np.random.SFC64(np.random.SeedSequence((seed, int(stream), index)))
+def _bit_generator(seed: int, index: int, stream: Stream, place: int = 0) -> np.random.SFC64:
+    # A whole image and the tile at the top left have the same stream: place 0.
+    words = (seed, int(stream), index) if place == 0 else (seed, int(stream), index, place)
+    return np.random.SFC64(np.random.SeedSequence(words))
 
 
 class MaskMaker:
@@ -74,6 +76,10 @@ class MaskMaker:
         seed: non-negative seed of all passes.
         stream: which of the seed's independent streams.
         balanced: whether each `BLOCK` passes drop every element equally often.
+
+    Attributes:
+        place: of the tile that the masks are for, from `tiling.place_of`; tiles at other places have
+            independent masks. May be set between two calls of `make`.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class MaskMaker:
         self.stream = stream
         self.block = BLOCK if balanced else 1
         """Passes whose masks depend on each other."""
+        self.place = 0
         self._shapes = [spec.shape(axes) for spec in self.specs]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self._buffers: list[BoolArray] = []
@@ -110,7 +117,7 @@ class MaskMaker:
     def _fill(self, index: int, row: int) -> None:
         block, turn = divmod(index, self.block)
         shift = np.uint8(turn * KEEP_LEVELS // self.block)
-        bits = _bit_generator(self.seed, block, self.stream)
+        bits = _bit_generator(self.seed, block, self.stream, self.place)
         for spec, size, buffer in zip(self.specs, self._sizes, self._buffers, strict=True):
             # One draw a mask, not one for all: the bytes are compared while they are in the cache.
             words = bits.random_raw(-(-size // 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,6 +76,16 @@ Flips = Annotated[
 Batch = Annotated[
     str, typer.Option("--batch", help="Passes at a time, or auto; changes speed, not the result.", metavar="auto|N")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="Most memory to take for the passes, for example 2GB or 512MiB; larger images are cut into tiles.  "
+        "[default: half of what is free]",
+        metavar="SIZE",
+        show_default=False,
+    ),
+]
 ImageOutput = Annotated[
     Path | None,
     typer.Option(
@@ -88,6 +99,26 @@ Uncertainty = Annotated[
     Path | None,
     typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
 ]
+
+
+MEMORY_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{end}": base**power for power, prefix in enumerate("KMGT", 1) for base, end in ((1000, "B"), (1024, "iB"))
+}
+
+
+def parse_memory(text: str | None) -> int | None:
+    """`2GB` (10^9), `512MiB` (2^20) or a number of bytes, to bytes.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", text.strip(), re.IGNORECASE)
+    unit = (match[2] or "").upper().replace("I", "i") if match else ""
+    if match is None or unit not in MEMORY_UNITS or not (size := int(float(match[1]) * MEMORY_UNITS[unit])):
+        raise UsageError(f"--memory is {text!r}; expected a size such as 2GB, 512MB or 1.5GiB.")
+    return size
 
 
 def parse_batch(text: str) -> int | None:

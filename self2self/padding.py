@@ -39,6 +39,13 @@ class Padding:
         # numpy reflects again where the padding is wider than the image, which ONNX's Pad does not.
         return np.pad(array, [*leading, (self.top, self.bottom), (self.left, self.right)], mode="reflect")
 
+    def pad_indices(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which row and which column of the image each row and column of the padded image repeats."""
+        indices = [np.arange(size) for size in (height, width)]
+        pads = [(self.top, self.bottom), (self.left, self.right)]
+        rows, columns = (np.pad(index, pad, mode="reflect") for index, pad in zip(indices, pads, strict=True))
+        return rows, columns
+
     def crop(self, array: NDArray[T]) -> NDArray[T]:
         """The inverse of `pad`, as a view."""
         height, width = array.shape[-2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,10 +16,52 @@ def available_cpus() -> int:
 
 
 def free_memory_bytes() -> int:
-    """Memory that can be taken without swapping."""
+    """Memory that can be taken without swapping, and within the limits of a container or scheduler."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return int(min(psutil.virtual_memory().available, cgroup_free_bytes()))
+
+
+def cgroup_free_bytes(
+    membership: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")
+) -> int | float:
+    """What the memory limits of this process's control group and those above it leave; infinite without limits.
+
+    Args:
+        membership: lists the groups of the process, one hierarchy a line.
+        mounts: where version 2, or the controllers of version 1, are mounted.
+    """
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    free = math.inf
+    for _, controllers, group in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            root, names = mounts, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = mounts / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # Inside a container the path may be that of the host, of which only the end is mounted: the root.
+        folder = root / group.strip("/")
+        for level in {folder, *folder.parents, root}:
+            if level == root or root in level.parents:
+                free = min(free, _left_in(level, *names))
+    return free
+
+
+def _left_in(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | float:
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        if limit == "max":
+            return math.inf
+        used = int((folder / usage_name).read_text())
+        # Files that were read and can be dropped at once count as used.
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - used + int(statistics.get(cache_name, 0)))
+    except (OSError, ValueError):
+        return math.inf
 
 
 def peak_memory_bytes() -> int:

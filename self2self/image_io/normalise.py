@@ -21,6 +21,9 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
 SAMPLES = 2**22
 """Percentiles are taken of at most about this many values, evenly spread."""
 
+ROWS = 64
+"""Rows that are converted at a time."""
+
 EXACT_SPAN = 2**22
 """Integers farther than this from the offset are rounded to float32's 24 bits."""
 
@@ -69,12 +72,12 @@ def normalise(values: Array, offset: float, scale: float) -> NDArray[np.float32]
     """Stored (H, W, C) → float32 (C, H, W)."""
     height, width, channels = values.shape
     pixels = np.empty((channels, height, width), np.float32)
-    for channel in range(channels):
-        # By channel, and in float64 only for a moment: images may have half a gigapixel.
-        plane = values[..., channel].astype(np.float64)
-        plane -= offset
-        plane /= scale
-        pixels[channel] = plane
+    # In float64 only a few rows at a time: images may have half a gigapixel.
+    for first in range(0, height, ROWS):
+        block = values[first : first + ROWS].astype(np.float64)
+        block -= offset
+        block /= scale
+        pixels[:, first : first + ROWS] = np.moveaxis(block, 2, 0)
     return pixels
 
 
@@ -88,13 +91,13 @@ def restore(pixels: Array, offset: float, scale: float, dtype: np.dtype[Any]) ->
     else:
         floats = np.finfo(dtype)
         low, high = float(floats.min), float(floats.max)
-    for channel in range(channels):
-        plane = pixels[channel].astype(np.float64)
-        plane *= scale
-        plane += offset
+    for first in range(0, height, ROWS):
+        block = pixels[:, first : first + ROWS].astype(np.float64)
+        block *= scale
+        block += offset
         if np.issubdtype(dtype, np.integer):
-            np.rint(plane, out=plane)
-        values[..., channel] = np.clip(plane, low, high, out=plane)
+            np.rint(block, out=block)
+        values[first : first + ROWS] = np.moveaxis(np.clip(block, low, high, out=block), 0, 2)
     return values
 
 

@@ -147,7 +147,7 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
 def _check_pixels(pixels: Array, like: Image) -> None:
     if pixels.shape != like.pixels.shape:
         raise ValueError(f"pixels have the shape {pixels.shape}; expected {like.pixels.shape}")
-    if not np.isfinite(pixels).all():
+    if not all(np.isfinite(row).all() for channel in pixels for row in channel):
         raise ValueError("pixels have NaN or infinite values; expected finite ones")
 
 

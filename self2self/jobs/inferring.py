@@ -33,6 +33,7 @@ class InferOptions:
         output: file, or folder when there are several images; None for beside the input.
         uncertainty: where to write the standard deviation; None for nowhere.
         force: whether existing files may be replaced.
+        memory: bytes that a run may take; None for a share of what is free.
     """
 
     engine: str = "auto"
@@ -45,6 +46,7 @@ class InferOptions:
     tolerance: float | None = None
     balanced: bool | None = None
     flips: bool | None = None
+    memory: int | None = None
 
     def check(self, images: list[Path]) -> None:
         """Refuse what cannot work before anything slow happens.
@@ -123,6 +125,8 @@ class Finished:
             "masks": "balanced" if done.sampling.balanced else "independent",
             "flips": done.sampling.flips,
             "batch": done.batch,
+            "tile": None if done.tile is None else list(done.tile),
+            "tiles": done.tiles,
             "seed": done.seed,
             "seconds": {key: round(value, 3) for key, value in seconds.items()},
             "passes_per_second": round(done.passes_per_second, 3),
@@ -170,7 +174,10 @@ def infer_image(
     fitted: Fitted | None = None,
     export_seconds: float = 0.0,
 ) -> Finished:
-    """Run the ensemble over `image` and write the result."""
+    """Run the ensemble over `image` and write the result.
+
+    Where memory for a second image is short, `image.pixels` becomes the result.
+    """
     sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
     denoised = denoise(
         model,
@@ -182,10 +189,13 @@ def infer_image(
         bounds=image.value_bounds,
         on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
         on_note=observer.note,
+        memory=options.memory,
+        uncertainty=options.uncertainty is not None,
+        may_overwrite=True,
     )
     output = options.output_for(image)
     write_image(output, denoised.image, image, force=options.force)
-    if options.uncertainty is not None:
+    if options.uncertainty is not None and denoised.uncertainty is not None:
         write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
     seconds = time.perf_counter() - start
     return Finished(image.path, output, options.uncertainty, denoised, fitted, export_seconds, seconds)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from self2self.contract import Contract
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, ResourceError, UsageError
 from self2self.masks import MaskMaker, check_seed
 from self2self.padding import Padding
-from self2self.runtime.engine import FloatArray, get_engine
-from self2self.runtime.ensemble import Moments, run_ensemble
+from self2self.runtime.engine import Engine, FloatArray, get_engine
+from self2self.runtime.ensemble import Moments, PassTooLarge, run_ensemble
 from self2self.runtime.model import Model
 from self2self.runtime.sampling import Passes, Sampling, sampling_for
+from self2self.runtime.tiling import SMALLEST_TILE, Canvas, TilePlan, place_of, tile_sizes
 from self2self.system import free_memory_bytes
 
 BYTES_PER_MASK_ELEMENT = 12
@@ -27,6 +30,14 @@ network's activations have masks; only a very narrow network needs more (PyTorch
 """
 MEMORY_SHARE = 0.25
 """How much of the free memory a batch may take; more passes a run gain little on a CPU."""
+BUDGET_SHARE = 0.5
+"""Default budget for everything, as a share of the free memory; the rest is for the other programs."""
+BYTES_PER_VALUE = 100
+"""Sums, masks of the image's own size and temporaries, for each value of a tile."""
+ENGINE_BYTES = 150 * 10**6
+"""What an engine's library and the weights take, whatever the size of the image."""
+IMAGES_AT_ONCE = 4
+"""Reading, denoising and writing hold up to so many float32 images, where the input is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +46,22 @@ class Denoised:
 
     Attributes:
         image: float32 (C, H, W), clamped to the bounds.
-        uncertainty: float32 (C, H, W), standard deviation over the passes.
+        uncertainty: float32 (C, H, W), standard deviation over the passes; None if it was not asked for.
         engine: `--engine` name of what ran.
         provider: the provider that really ran.
-        passes: number of passes.
+        passes: number of passes; with tiles, their mean over the tiles.
         sampling: how they were drawn.
         batch: passes a run.
         seed: seed of the masks.
         seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
-        standard_error: of the mean; RMS over all values, in 8-bit grey levels.
+        standard_error: of the mean; RMS over all values, in 8-bit grey levels. Where tiles overlap,
+            that of a single tile, which is more than that of their blend.
+        tile: (height, width) of the tiles; None if the image was not cut.
+        tiles: number of tiles; 1 if the image was not cut.
     """
 
     image: FloatArray
-    uncertainty: FloatArray
+    uncertainty: FloatArray | None
     engine: str
     provider: str
     passes: int
@@ -56,6 +70,8 @@ class Denoised:
     seed: int
     seconds: dict[str, float]
     standard_error: float
+    tile: tuple[int, int] | None = None
+    tiles: int = 1
 
     @property
     def passes_per_second(self) -> float:
@@ -75,6 +91,9 @@ def denoise(
     bounds: tuple[float, float] = (0.0, 1.0),
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
+    memory: int | None = None,
+    uncertainty: bool = True,
+    may_overwrite: bool = False,
 ) -> Denoised:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -90,15 +109,21 @@ def denoise(
         bounds: least and greatest value that the result may have.
         on_progress: called after every run of the engine.
         on_note: told what the user should know about the engine, one line at a time.
+        memory: bytes that image, result and engine may take together; None for `BUDGET_SHARE` of what
+            is free. An image that needs more is cut into tiles.
+        uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
+        may_overwrite: `pixels` may become the result, where memory for a second image is short.
 
     Raises:
-        UsageError: how to draw passes, `batch` or `engine` is wrong.
+        UsageError: how to draw passes, `batch`, `memory` or `engine` is wrong.
         InputError: the model was fitted on another number of channels.
         EngineUnavailableError: the engine does not work here.
         FileFormatError: the engine cannot load or run the file, or it predicts no finite numbers.
         ResourceError: memory ran out.
     """
     check_counts(batch, seed)
+    if memory is not None and memory < 1:
+        raise UsageError(f"--memory is {memory} bytes; expected more, for example --memory 2GB.")
     contract = model.contract
     sampling = sampling or sampling_for(contract.recipe, passes)
     if pixels.shape[0] != contract.channels:
@@ -106,42 +131,130 @@ def denoise(
             f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
             f"{_channels(contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
         )
-    start = time.perf_counter()
     chosen = get_engine(engine)
-    padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
-    padded = np.ascontiguousarray(padding.pad(pixels), np.float32)[None]
-    axes = {"H": padded.shape[2], "W": padded.shape[3]}
-    running = chosen(model, padded)
-    running.note = on_note
-    with running:
-        prepared = time.perf_counter() - start
-        result = run_ensemble(
-            running,
-            MaskMaker(contract.masks, axes, seed, balanced=sampling.balanced),
-            sampling,
-            batch=batch,
-            largest_batch=largest_batch(contract, axes),
-            on_progress=on_progress,
+    job = _Job(model, pixels, chosen, sampling, batch, seed, bounds, on_progress, on_note, memory, uncertainty)
+    budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
+    in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
+    held = pixels.nbytes * (1 + (not in_place) + uncertainty)
+    largest = largest_tile(model, job.size, budget - held - ENGINE_BYTES)
+    out = pixels if in_place else np.empty(pixels.shape, np.float32)
+    sides = [largest] if model.size is not None else list(tile_sizes(largest))
+    for side, smaller in zip(sides, [*sides[1:], None], strict=True):
+        try:
+            return job.run(TilePlan.cut(*job.size, side), out, budget - held - ENGINE_BYTES)
+        except PassTooLarge as error:
+            if smaller is None:
+                raise
+            if in_place and job.lines:
+                raise ResourceError(
+                    "out of memory, after part of the image was done. Give a smaller limit, for example "
+                    f"--memory {budget // 2 // 10**6}MB."
+                ) from error
+            on_note(f"out of memory; going on with tiles of at most {smaller}x{smaller} pixels.")
+    raise AssertionError("the last size raises or returns")
+
+
+@dataclass(slots=True)
+class _Job:
+    """What `denoise` was asked for, for one plan of tiles after the other.
+
+    Attributes:
+        lines: of the output that are finished.
+    """
+
+    model: Model
+    pixels: FloatArray
+    engine: type[Engine]
+    sampling: Sampling
+    batch: int | None
+    seed: int
+    bounds: tuple[float, float]
+    on_progress: Callable[[Moments], None] | None
+    on_note: Callable[[str], None]
+    memory: int | None
+    uncertainty: bool
+    lines: int = 0
+
+    @property
+    def padding(self) -> Padding:
+        contract = self.model.contract
+        _, height, width = self.pixels.shape
+        return Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width with padding."""
+        _, height, width = self.pixels.shape
+        padding = self.padding
+        return height + padding.top + padding.bottom, width + padding.left + padding.right
+
+    def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
+        """All passes of one tile, then of the next, blended into `out`."""
+        contract = self.model.contract
+        start = time.perf_counter()
+        # Indices are padded instead of pixels, so that no second image is held.
+        rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
+        deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
+        image_canvas = Canvas(plan, self.padding, out, self.bounds)
+        deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
+        most = largest_batch(contract, plan.axes, room)
+        batch = self.batch if self.batch is None or self.memory is None else min(self.batch, most)
+        maker = MaskMaker(contract.masks, plan.axes, self.seed, balanced=self.sampling.balanced)
+        seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
+        variance, passes = 0.0, 0
+        running: Engine | None = None
+        with ExitStack() as stack:
+            for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
+                top, left = plan.rows.starts[row], plan.columns.starts[column]
+                lines = rows[top : top + plan.rows.tile, None]
+                tile = np.ascontiguousarray(
+                    self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
+                )[None]
+                if running is None:
+                    running = self.engine(self.model, tile)
+                    running.note = self.on_note
+                    stack.enter_context(running)
+                    seconds["prepare"] = time.perf_counter() - start
+                else:
+                    running.set_image(tile)
+                maker.place = place_of(top, left)
+                result = run_ensemble(
+                    running,
+                    maker,
+                    self.sampling,
+                    batch=batch,
+                    largest_batch=most,
+                    on_progress=self.on_progress,
+                    tile=(index, plan.count),
+                )
+                # What the first tile found out by trials holds for the others, and so does what fitted.
+                batch = result.batch
+                image_canvas.add(row, column, result.moments.mean())
+                values = result.moments.standard_deviation()
+                if deviation_canvas is not None:
+                    deviation_canvas.add(row, column, values)
+                share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
+                variance += share * result.moments.standard_error() ** 2
+                passes += result.moments.count
+                self.lines = image_canvas.lines
+                for key, spent in result.seconds.items():
+                    seconds[key] += spent
+            assert running is not None  # noqa: S101 - a plan has at least one tile
+            provider = running.provider()
+        return Denoised(
+            image=out,
+            uncertainty=deviation,
+            engine=running.name,
+            provider=provider,
+            passes=round(passes / plan.count),
+            sampling=self.sampling,
+            batch=result.batch,
+            seed=self.seed,
+            seconds=seconds,
+            standard_error=math.sqrt(variance),
+            tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
+            tiles=plan.count,
         )
-        provider = running.provider()
-    moments = result.moments
-    return Denoised(
-        image=np.clip(padding.crop(moments.mean()), *bounds),
-        uncertainty=padding.crop(moments.standard_deviation()).copy(),
-        engine=running.name,
-        provider=provider,
-        passes=moments.count,
-        sampling=sampling,
-        batch=result.batch,
-        seed=seed,
-        seconds={
-            "prepare": prepared,
-            "masks": result.mask_seconds,
-            "passes": result.pass_seconds,
-            "reduce": result.reduce_seconds,
-        },
-        standard_error=moments.standard_error(),
-    )
 
 
 def check_counts(batch: int | None, seed: int) -> None:
@@ -159,7 +272,28 @@ def _channels(count: int) -> str:
     return {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (CMYK)"}.get(count, f"{count} channels")
 
 
-def largest_batch(contract: Contract, axes: dict[str, int]) -> int:
-    """The largest batch that fits into `MEMORY_SHARE` of the free memory, and at least 1."""
+def largest_batch(contract: Contract, axes: dict[str, int], room: int | None = None) -> int:
+    """The largest batch that fits into `MEMORY_SHARE` of the free memory and into `room` bytes, and at least 1."""
     elements = sum(int(np.prod(mask.shape(axes))) for mask in contract.masks)
-    return max(1, int(MEMORY_SHARE * free_memory_bytes() / (BYTES_PER_MASK_ELEMENT * elements)))
+    available = MEMORY_SHARE * free_memory_bytes()
+    if room is not None:
+        available = min(available, room)
+    return max(1, int(available / (BYTES_PER_MASK_ELEMENT * elements)))
+
+
+def largest_tile(model: Model, size: tuple[int, int], room: int) -> int:
+    """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
+
+    Args:
+        model: what runs; one that is fixed to a size cannot be given tiles.
+        size: height and width of the padded image; where it fits as a whole, its longer side.
+        room: bytes for the engine, its masks and the sums.
+    """
+    contract = model.contract
+    unit = contract.size_multiple
+    elements = sum(int(np.prod(mask.shape({"H": unit, "W": unit}))) for mask in contract.masks)
+    pixel_bytes = BYTES_PER_MASK_ELEMENT * elements / unit**2 + BYTES_PER_VALUE * contract.channels
+    if model.size is not None or pixel_bytes * math.prod(size) <= room:
+        return max(size)
+    side = math.isqrt(int(max(0, room) / pixel_bytes))
+    return int(max(SMALLEST_TILE, side // unit * unit))

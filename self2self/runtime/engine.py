@@ -67,6 +67,26 @@ class Engine(ABC):
         self.model = model
         self.image = np.ascontiguousarray(image)
 
+    def set_image(self, image: FloatArray) -> None:
+        """Exchange the image for another of the same size, without preparing anything again.
+
+        Args:
+            image: float32 [1, C, H, W].
+
+        Raises:
+            UsageError: `image` has another type or shape than the first one.
+        """
+        if image.dtype != np.float32 or image.shape != self.image.shape:
+            raise UsageError(
+                f"the engine got {image.dtype} {list(image.shape)}; expected float32 {list(self.image.shape)}, "
+                "as for the image before."
+            )
+        self.image = np.ascontiguousarray(image)
+        self._use_image()
+
+    def _use_image(self) -> None:  # noqa: B027 - not every engine holds a copy
+        """Renew what `prepare` made of `self.image`; nothing to do before it."""
+
     @classmethod
     @abstractmethod
     def version(cls) -> str:
@@ -99,22 +119,6 @@ class Engine(ABC):
             MemoryError: the batch did not fit; a smaller one may.
             FileFormatError: the graph loads but cannot be run.
         """
-
-    def set_image(self, image: FloatArray) -> None:
-        """Use another image from the next run on, without preparing anew.
-
-        Args:
-            image: float32, of the same shape as the present one.
-
-        Raises:
-            UsageError: it has another shape or type.
-        """
-        if image.shape != self.image.shape or image.dtype != np.float32:
-            raise UsageError(
-                f"the engine got {image.dtype} {list(image.shape)}; expected float32 {list(self.image.shape)}, "
-                "as before. Prepare an engine of its own for it."
-            )
-        self.image = np.ascontiguousarray(image)
 
     def provider(self) -> str:
         """What really runs, for example an execution provider and a device."""

@@ -49,14 +49,17 @@ class Moments:
     Args:
         shape: (C, H, W) of one prediction.
         block: passes whose masks depend on each other; 1 if none do.
+        tile, tiles: which tile of the image this is, and of how many.
 
     Attributes:
         count: passes so far.
     """
 
-    def __init__(self, shape: tuple[int, ...], block: int = 1) -> None:
+    def __init__(self, shape: tuple[int, ...], block: int = 1, tile: int = 0, tiles: int = 1) -> None:
         self.shape = shape
         self.block = block
+        self.tile = tile
+        self.tiles = tiles
         self.count = 0
         self._squares: NDArray[np.float64] = np.zeros(shape)
         self._block_sum: NDArray[np.float64] = np.zeros(shape)
@@ -136,6 +139,11 @@ class Ensemble:
     pass_seconds: float
     reduce_seconds: float
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time spent on ``masks``, ``passes`` and ``reduce``."""
+        return {"masks": self.mask_seconds, "passes": self.pass_seconds, "reduce": self.reduce_seconds}
+
 
 def run_ensemble(
     engine: Engine,
@@ -145,6 +153,7 @@ def run_ensemble(
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
+    tile: tuple[int, int] = (0, 1),
 ) -> Ensemble:
     """Run passes from 0 on, as many as `sampling` wants, and fold them together.
 
@@ -158,15 +167,16 @@ def run_ensemble(
             with passes that count.
         largest_batch: the most that memory allows.
         on_progress: called after every run with what was reached; what it raises ends the loop.
+        tile: which tile of the image this is, and of how many, for `on_progress`.
 
     Raises:
-        ResourceError: not even one pass at a time fits into memory.
+        PassTooLarge: not even one pass at a time fits into memory.
         FileFormatError: a prediction is not finite.
     """
     if isinstance(sampling, int):
         sampling = Sampling(sampling, tolerance=None, balanced=maker.block > 1, flips=False)
     upright = engine.image
-    moments = Moments(upright.shape[1:], maker.block)
+    moments = Moments(upright.shape[1:], maker.block, *tile)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     chooser = BatchChooser(largest_batch) if batch is None else BatchChooser(batch, fixed=True)
     orientation = 0
@@ -186,6 +196,7 @@ def run_ensemble(
             predictions = engine.run(masks)
         except MemoryError as error:
             chooser.shrink(error)
+            engine.note(f"out of memory; going on with {chooser.batch} passes at a time.")
             continue
         ran = time.perf_counter()
         # A thousandth of a pass's time, and it saves the user from waiting for a black image.
@@ -234,6 +245,10 @@ def expected_passes(sampling: Sampling, moments: Moments) -> int:
     return min(sampling.passes, rounds * whole)
 
 
+class PassTooLarge(ResourceError):  # noqa: N818 - the caller may have a smaller tile to try
+    """Memory does not hold a single pass."""
+
+
 class BatchChooser:
     """Tries growing batch sizes on passes that count, then stays with the fastest.
 
@@ -274,10 +289,10 @@ class BatchChooser:
         """Halve the batch after it did not fit.
 
         Raises:
-            ResourceError: it was one already.
+            PassTooLarge: it was one already.
         """
         if self.batch == 1:
-            raise ResourceError(
+            raise PassTooLarge(
                 "out of memory: a single pass does not fit. Close other programs or denoise a smaller image."
             ) from error
         self._trials.clear()

@@ -139,10 +139,10 @@ class OrtCudaEngine(Engine):
         self._buffers[IMAGE] = image
         self._binding.bind_ortvalue_input(IMAGE, image)
 
-    def set_image(self, image: FloatArray) -> None:
-        """Use another image of the same shape; it is copied to the device here."""
-        super().set_image(image)
-        self._buffers[IMAGE].update_inplace(self.image)
+    def _use_image(self) -> None:
+        if self._binding is not None:
+            # In place: the binding keeps the address.
+            self._buffers[IMAGE].update_inplace(self.image)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """One session run on bound buffers; the next call may overwrite the result."""

@@ -31,6 +31,7 @@ class TorchEngine(Engine):
     name = "torch"
     copy_seconds: float = 0.0
     _network: Any = None
+    _image: Any = None
 
     @classmethod
     def version(cls) -> str:
@@ -52,16 +53,22 @@ class TorchEngine(Engine):
 
         self._network = network_of(self.model)
         self._network.to(memory_format=torch.channels_last)
+        self._use_image()
+
+    def _use_image(self) -> None:
+        import torch
+
+        if self._network is not None:
+            self._image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """One forward pass; the result is a new array."""
         import torch
 
-        image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
         ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
         try:
             with torch.inference_mode():
-                computed = self._network(image, *ordered)
+                computed = self._network(self._image, *ordered)
                 start = time.perf_counter()
                 predictions: FloatArray = computed.contiguous().numpy()
                 self.copy_seconds += time.perf_counter() - start
@@ -77,7 +84,7 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """Free the network."""
-        self._network = None
+        self._network = self._image = None
 
 
 def network_of(model: Model) -> Self2SelfNet:

@@ -146,12 +146,13 @@ class TrtEngine(Engine):
         self._set_shape(IMAGE, tuple(self.image.shape))
         self._context.set_tensor_address(IMAGE, self._buffers[IMAGE].data_ptr())
 
-    def set_image(self, image: FloatArray) -> None:
-        """Use another image of the same shape; it is copied to the device here."""
+    def _use_image(self) -> None:
         import torch
 
-        super().set_image(image)
-        self._buffers[IMAGE].copy_(torch.from_numpy(self.image))
+        if self._context is not None:
+            # On the stream of the runs, so that the next one waits for it.
+            with self._on_stream():
+                self._buffers[IMAGE].copy_(torch.from_numpy(self.image))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """As many executions as the engine's largest batch makes necessary; the result is a new array."""

@@ -112,7 +112,7 @@ def test_the_image_can_be_exchanged(engine: type[Engine], case: Case) -> None:
         assert_close(running.run(masks), other.expected(masks), "the other image")
         running.set_image(case.image)
         np.testing.assert_allclose(running.run(masks), first, rtol=0, atol=1e-6)
-        with pytest.raises(UsageError, match="as before"):
+        with pytest.raises(UsageError, match="as for the image before"):
             running.set_image(np.zeros((1, case.image.shape[1], 96, 160), np.float32))
 
 
@@ -124,6 +124,29 @@ def test_leaves_its_inputs_alone(engine: type[Engine], tiny_model: Model) -> Non
         running.run(masks)
     assert all(np.array_equal(masks[name], copies[name]) for name in copies)
     assert (case.image == 0.5).all()
+
+
+def test_the_image_can_be_exchanged(engine: type[Engine], tiny: Fitted, tiny_model: Model) -> None:
+    first, second = np.random.default_rng(7).random((2, 1, 3, 64, 96), dtype=np.float32)
+    with engine(tiny_model, first) as running:
+        for batch, image in ((2, second), (2, first), (1, second)):
+            running.set_image(image)
+            case = Case(tiny, tiny_model, image)
+            masks = case.masks(0, batch)
+            assert_close(running.run(masks), case.expected(masks), f"batch {batch}")
+        for wrong in (np.zeros((1, 3, 64, 64), np.float32), np.zeros((1, 3, 64, 96), np.float64)):
+            with pytest.raises(UsageError, match=r"expected float32 \[1, 3, 64, 96\]"):
+                running.set_image(wrong)
+
+
+def test_the_image_can_be_exchanged_before_it_is_used(engine: type[Engine], tiny: Fitted, tiny_model: Model) -> None:
+    first, second = np.random.default_rng(8).random((2, 1, 3, 64, 64), dtype=np.float32)
+    running = engine(tiny_model, first)
+    running.set_image(second)
+    case = Case(tiny, tiny_model, second)
+    masks = case.masks(0, 1)
+    with running:
+        assert_close(running.run(masks), case.expected(masks), "exchanged before it was prepared")
 
 
 def test_says_what_runs(engine: type[Engine], tiny_model: Model) -> None:

@@ -1,0 +1,54 @@
+"""Free memory: what the machine has, and what control groups leave of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import psutil
+import pytest
+
+from self2self.system import cgroup_free_bytes, free_memory_bytes
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cgroup_free_bytes(tmp_path / "none", tmp_path) == math.inf
+    (tmp_path / "cgroup").write_text("0::/job\n")
+    group(tmp_path / "job", memory__max="max\n", memory__current="5\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == math.inf
+
+
+def test_version_2_counts_the_tightest_group_above(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("0::/slice/job\n")
+    group(
+        tmp_path / "slice/job", memory__max="900\n", memory__current="100\n", memory__stat="anon 1\ninactive_file 7\n"
+    )
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 807
+    group(tmp_path / "slice", memory__max="500\n", memory__current="300\n", memory__stat="inactive_file 50\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 250
+
+
+def test_version_1_and_a_path_that_only_the_host_has(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("8:cpu,cpuacct:/x\n7:memory:/docker/abc\n0::/\n")
+    group(
+        tmp_path / "memory",
+        memory__limit_in_bytes="1000\n",
+        memory__usage_in_bytes="1200\n",
+        memory__stat="total_inactive_file 300\ninactive_file 1\n",
+    )
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 100
+    group(tmp_path / "memory", memory__usage_in_bytes="1500\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 0
+
+
+def test_free_memory_is_the_smaller_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("self2self.system.cgroup_free_bytes", lambda: 12345)
+    assert free_memory_bytes() == 12345
+    monkeypatch.setattr("self2self.system.cgroup_free_bytes", lambda: math.inf)
+    assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
