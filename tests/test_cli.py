@@ -99,6 +99,17 @@ def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "std.tif").is_file()
 
 
+def test_an_image_beyond_the_memory_is_cut_into_tiles(work: Path) -> None:
+    write_noisy(work / "large.png", size=(150, 200))
+    values = parse_json(run_cli("infer", "large.png", "--passes", "1", "--memory", "10MB", "--json", "--quiet"))
+    assert (values["tile"], values["tiles"]) == ([128, 128], 6)
+    assert picture(work / "large.denoised.png").shape == (150, 200, 3)
+    whole = parse_json(run_cli("infer", "large.png", "--passes", "1", "-o", "whole.png", "--json", "--quiet"))
+    assert (whole["tile"], whole["tiles"]) == (None, 1)
+    result = run_cli("infer", "large.png", "--memory", "much", expect=2)
+    assert "--memory is 'much'; expected a size such as 2GB" in result.stderr
+
+
 def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

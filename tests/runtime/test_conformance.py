@@ -103,19 +103,6 @@ def test_repeated_runs_agree(engine: type[Engine], case: Case) -> None:
         np.testing.assert_allclose(again.run(masks), first, rtol=0, atol=1e-6)
 
 
-def test_the_image_can_be_exchanged(engine: type[Engine], case: Case) -> None:
-    masks = case.masks(0, 2)
-    other = Case(case.fitted, case.model, np.ascontiguousarray(case.image[..., ::-1]))
-    with engine(case.model, case.image) as running:
-        first = running.run(masks).copy()
-        running.set_image(other.image)
-        assert_close(running.run(masks), other.expected(masks), "the other image")
-        running.set_image(case.image)
-        np.testing.assert_allclose(running.run(masks), first, rtol=0, atol=1e-6)
-        with pytest.raises(UsageError, match="as for the image before"):
-            running.set_image(np.zeros((1, case.image.shape[1], 96, 160), np.float32))
-
-
 def test_leaves_its_inputs_alone(engine: type[Engine], tiny_model: Model) -> None:
     case = Case(Fitted(None, tiny_model.contract), tiny_model, np.full((1, 3, 64, 64), 0.5, np.float32))  # type: ignore[arg-type]
     masks = case.masks(0, 1)

@@ -405,6 +405,14 @@ def expected(model: Model, image: FloatArray, masks: Mapping[str, BoolArray]) ->
         return reference.run(masks)
 
 
+def test_the_image_can_be_exchanged(engine: type[Engine], model: Model, image: FloatArray) -> None:
+    with engine(model, image) as running:
+        for first, other in enumerate((1 - image, image / 2)):
+            running.set_image(other)
+            masks = masks_of(model, first, 2 + first)
+            np.testing.assert_allclose(running.run(masks), expected(model, other, masks), rtol=0, atol=1e-5)
+
+
 def test_batches_that_grow_and_shrink(engine: type[Engine], model: Model, image: FloatArray) -> None:
     with engine(model, image) as running:
         for first, count in enumerate((2, 5, 1, 5, 3)):

@@ -263,9 +263,11 @@ import sys, numpy as np
 from pathlib import Path
 from self2self.runtime.denoise import denoise
 from self2self.runtime.model import load_model
-from self2self.system import peak_memory_bytes
 model = load_model(sys.argv[1])
 import onnxruntime
+# Not getrusage, whose peak begins with that of the process that started this one.
+def peak_memory_bytes():
+    return next(int(l.split()[1]) * 1024 for l in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in l)
 before = peak_memory_bytes()
 pixels = np.random.default_rng(0).random((3, 1536, 1536), dtype=np.float32)
 done = denoise(model, pixels, engine="ort", passes=1, memory=int(sys.argv[2]), uncertainty=False, may_overwrite=True)
@@ -286,4 +288,4 @@ def test_the_peak_stays_within_the_budget(tiny_onnx: Path) -> None:
     ).stdout
     tiles, peak = map(int, output.split())
     assert tiles > 1
-    assert peak <= budget
+    assert 3 * 4 * 1536**2 < peak <= budget
