@@ -112,6 +112,8 @@ def denoise_command(
     for path in images:
         try:
             with console.progress(path.name if len(images) > 1 else "") as observer:
+                if len(images) > 1 and options.skips(path, observer):
+                    continue
                 finished.append(denoise_job(path, fitting, options, observer))
         except Self2SelfError as error:
             if len(images) == 1 or error.exit_code == 130:
@@ -474,6 +476,8 @@ def _print_finished(console: Console, finished: list[Finished], *, many: bool = 
             f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
             f"({done.passes_per_second:.1f} passes/s, standard error {standard_error_text(done.standard_error)})"
         )
+    if many and not finished and not console.as_json:
+        return
     values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
     console.result("\n".join(lines), values)
 

@@ -110,6 +110,34 @@ def test_an_image_beyond_the_memory_is_cut_into_tiles(work: Path) -> None:
     assert "--memory is 'much'; expected a size such as 2GB" in result.stderr
 
 
+def test_of_several_images_those_that_are_done_are_skipped(work: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_noisy(work / name)
+    (work / "out").mkdir()
+    (work / "out" / "a.denoised.png").write_bytes(b"kept")
+    several = ("infer", next(iter(work.glob("runs/*"))).as_posix(), "a.png", "b.png", "-o", "out", "--passes", "1")
+    result = run_cli(*several, "--json")
+    assert [item["image"] for item in parse_json(result)["images"]] == ["b.png"]
+    assert "out/a.denoised.png: exists already, so a.png is skipped. To replace it: --force" in result.stderr
+    assert (work / "out" / "a.denoised.png").read_bytes() == b"kept"
+    again = run_cli(*several)
+    assert again.stdout == ""
+    assert again.stderr.count("is skipped") == 2
+    run_cli("denoise", "a.png", "b.png", "-o", "out", *FAST, "--passes", "1")
+    assert list(work.glob("runs/a-*")) == [], "nothing is fitted for what is done"
+    run_cli(*several, "--force")
+    assert picture(work / "out" / "a.denoised.png").shape == (64, 70, 3)
+    single = run_cli("infer", *several[1:3], "-o", "out/a.denoised.png", expect=2)
+    assert "exists already" in single.stderr
+
+
+def test_two_images_are_not_written_to_one_file(work: Path) -> None:
+    (work / "other").mkdir()
+    write_noisy(work / "other" / "noisy.png")
+    result = run_cli("denoise", "noisy.png", "other/noisy.png", "-o", "other", expect=2)
+    assert "noisy.png and other/noisy.png would both be written to other/noisy.denoised.png" in result.stderr
+
+
 def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

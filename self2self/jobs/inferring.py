@@ -13,7 +13,7 @@ from self2self.image_io import Image, check_output, default_output, image_hash, 
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_notes
-from self2self.runtime.denoise import Denoised, check_counts, denoise
+from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
 from self2self.runtime.engine import get_engine
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
@@ -62,6 +62,12 @@ class InferOptions:
                 raise UsageError(f"-o {self.output}: with {len(images)} images it has to be a folder that exists.")
             if self.uncertainty is not None:
                 raise UsageError("--uncertainty works with one image at a time.")
+            sources: dict[Path, Path] = {}
+            for path in images:
+                output = self.output_for(path)
+                if (other := sources.setdefault(output.resolve(), path)) is not path:
+                    # Otherwise the second would count as done when the first is.
+                    raise UsageError(f"{other} and {path} would both be written to {output}. Give one at a time.")
 
     def check_for(self, image: Image) -> None:
         """Refuse an output that cannot be written, before the image is worked on.
@@ -78,8 +84,16 @@ class InferOptions:
                 raise UsageError(f"--uncertainty {self.uncertainty}: is the image itself. Choose another name.")
             check_output(self.uncertainty, force=self.force, float_map=True, like=image)
 
-    def output_for(self, image: Image) -> Path:
-        """Where the result for `image` goes."""
+    def skips(self, path: Path, observer: Observer) -> bool:
+        """Whether the result for `path`, one of several images, is there; the user is told."""
+        output = self.output_for(path)
+        if self.force or not output.is_file():
+            return False
+        observer.note(f"{output}: exists already, so {path} is skipped. To replace it: --force")
+        return True
+
+    def output_for(self, image: Image | Path) -> Path:
+        """Where the result for `image` goes; of a path, by its extension."""
         if self.output is None:
             return default_output(image)
         return self.output / default_output(image).name if self.output.is_dir() else self.output
@@ -142,7 +156,9 @@ class Finished:
 
 
 def infer_job(model_path: Path, images: list[Path], options: InferOptions, observer: Observer) -> list[Finished]:
-    """`self2self infer`: the ensemble of one model over each image.
+    """`self2self infer`: the ensemble of one model over each image; of several, those that are not done yet.
+
+    Images of one size (after padding) are run by one engine, which is prepared once.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -150,17 +166,20 @@ def infer_job(model_path: Path, images: list[Path], options: InferOptions, obser
     options.check(images)
     model = load_model(model_path)
     finished = []
-    for path in images:
-        start = time.perf_counter()
-        image = read_image(path)
-        options.check_for(image)
-        tell_notes(image, observer)
-        if model.contract.image_sha256 not in ("", image_hash(image)):
-            observer.note(
-                f"{path} is not the image that {model_path} was fitted on; the result is best on that image. "
-                "To fit to this one: self2self denoise IMAGE"
-            )
-        finished.append(infer_image(model, image, options, observer, start=start))
+    with Prepared() as prepared:
+        for path in images:
+            start = time.perf_counter()
+            if len(images) > 1 and options.skips(path, observer):
+                continue
+            image = read_image(path)
+            options.check_for(image)
+            tell_notes(image, observer)
+            if model.contract.image_sha256 not in ("", image_hash(image)):
+                observer.note(
+                    f"{path} is not the image that {model_path} was fitted on; the result is best on that image. "
+                    "To fit to this one: self2self denoise IMAGE"
+                )
+            finished.append(infer_image(model, image, options, observer, start=start, prepared=prepared))
     return finished
 
 
@@ -173,6 +192,7 @@ def infer_image(
     start: float,
     fitted: Fitted | None = None,
     export_seconds: float = 0.0,
+    prepared: Prepared | None = None,
 ) -> Finished:
     """Run the ensemble over `image` and write the result.
 
@@ -192,6 +212,7 @@ def infer_image(
         memory=options.memory,
         uncertainty=options.uncertainty is not None,
         may_overwrite=True,
+        prepared=prepared,
     )
     output = options.output_for(image)
     write_image(output, denoised.image, image, force=options.force)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -94,6 +95,7 @@ def denoise(
     memory: int | None = None,
     uncertainty: bool = True,
     may_overwrite: bool = False,
+    prepared: Prepared | None = None,
 ) -> Denoised:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -113,6 +115,7 @@ def denoise(
             is free. An image that needs more is cut into tiles.
         uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
         may_overwrite: `pixels` may become the result, where memory for a second image is short.
+        prepared: what keeps the engine for the next image of the same size; None to close it.
 
     Raises:
         UsageError: how to draw passes, `batch`, `memory` or `engine` is wrong.
@@ -133,6 +136,7 @@ def denoise(
         )
     chosen = get_engine(engine)
     job = _Job(model, pixels, chosen, sampling, batch, seed, bounds, on_progress, on_note, memory, uncertainty)
+    job.prepared = prepared
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
     in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
     held = pixels.nbytes * (1 + (not in_place) + uncertainty)
@@ -154,6 +158,43 @@ def denoise(
     raise AssertionError("the last size raises or returns")
 
 
+class Prepared:
+    """Keeps an engine from one image, or tile, to the next of the same size; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    def engine_for(self, kind: type[Engine], model: Model, image: FloatArray, on_note: Callable[[str], None]) -> Engine:
+        """An engine of class `kind` that is prepared for `image`, float32 [1, C, H, W].
+
+        Raises:
+            Self2SelfError: as for `Engine` and its `prepare`.
+        """
+        kept = self._engine
+        if kept is not None and type(kept) is kind and kept.model is model and kept.image.shape == image.shape:
+            kept.set_image(image)
+        else:
+            # Before the next is made: two of them may not fit into memory.
+            self.close()
+            made = kind(model, image)
+            made.note = on_note
+            self._engine = kept = made.__enter__()
+        kept.note = on_note
+        return kept
+
+    def close(self) -> None:
+        """Release the engine; safe to call twice."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 @dataclass(slots=True)
 class _Job:
     """What `denoise` was asked for, for one plan of tiles after the other.
@@ -173,6 +214,7 @@ class _Job:
     on_note: Callable[[str], None]
     memory: int | None
     uncertainty: bool
+    prepared: Prepared | None = None
     lines: int = 0
 
     @property
@@ -202,21 +244,17 @@ class _Job:
         maker = MaskMaker(contract.masks, plan.axes, self.seed, balanced=self.sampling.balanced)
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
-        running: Engine | None = None
         with ExitStack() as stack:
+            prepared = self.prepared or stack.enter_context(Prepared())
             for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
                 top, left = plan.rows.starts[row], plan.columns.starts[column]
                 lines = rows[top : top + plan.rows.tile, None]
                 tile = np.ascontiguousarray(
                     self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
                 )[None]
-                if running is None:
-                    running = self.engine(self.model, tile)
-                    running.note = self.on_note
-                    stack.enter_context(running)
+                running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
+                if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
-                else:
-                    running.set_image(tile)
                 maker.place = place_of(top, left)
                 result = run_ensemble(
                     running,
@@ -239,7 +277,6 @@ class _Job:
                 self.lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
-            assert running is not None  # noqa: S101 - a plan has at least one tile
             provider = running.provider()
         return Denoised(
             image=out,

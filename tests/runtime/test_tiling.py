@@ -18,7 +18,7 @@ from self2self.errors import ResourceError, UsageError
 from self2self.masks import BoolArray, MaskMaker
 from self2self.padding import Padding
 from self2self.runtime import denoise as module
-from self2self.runtime.denoise import denoise, largest_tile
+from self2self.runtime.denoise import Prepared, denoise, largest_tile
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
@@ -195,6 +195,27 @@ def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytes
     assert [tile for tile, count, _ in seen if count == 4] == list(range(result.tiles))
     assert {tiles for *_, tiles in seen} == {result.tiles}
     assert result.tiles > 4
+
+
+def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeEngine] = []
+
+    class Counted(FakeEngine):
+        def __init__(self, model: Model, image: FloatArray) -> None:
+            super().__init__(model, image)
+            self.predict = repeat_image  # type: ignore[method-assign]
+            made.append(self)
+
+    Patched(monkeypatch, Counted)
+    model = fake_model()
+    rng = np.random.default_rng(0)
+    with Prepared() as prepared:
+        for count, size in ((1, (60, 90)), (1, (64, 96)), (2, (64, 128)), (3, (64, 96))):
+            pixels = rng.random((3, *size), dtype=np.float32)
+            assert np.array_equal(denoise(model, pixels, passes=1, prepared=prepared).image, pixels)
+            assert len(made) == count
+            assert [engine.closed for engine in made] == [1] * (count - 1) + [0], "two engines at a time"
+    assert made[-1].closed == 1
 
 
 def test_out_of_memory_halves_the_batch_then_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
