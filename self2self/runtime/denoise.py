@@ -332,5 +332,7 @@ def largest_tile(model: Model, size: tuple[int, int], room: int) -> int:
     pixel_bytes = BYTES_PER_MASK_ELEMENT * elements / unit**2 + BYTES_PER_VALUE * contract.channels
     if model.size is not None or pixel_bytes * math.prod(size) <= room:
         return max(size)
-    side = math.isqrt(int(max(0, room) / pixel_bytes))
+    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+    line_bytes = 2 * 2 * 4 * contract.channels * size[1]
+    side = int((math.sqrt(line_bytes**2 + 4 * pixel_bytes * max(0, room)) - line_bytes) / (2 * pixel_bytes))
     return int(max(SMALLEST_TILE, side // unit * unit))
