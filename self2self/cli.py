@@ -22,6 +22,7 @@ from self2self.options import (
     Masks,
     Memory,
     Passes,
+    Precision,
     Quiet,
     RecipeName,
     Seed,
@@ -195,7 +196,7 @@ def export(
         str | None,
         typer.Option(
             "--engine",
-            help="Build an engine from RUN/model.onnx ahead of time instead: trt or trt-rtx.",
+            help="Build an engine from the exported model ahead of time instead: trt or trt-rtx.",
             metavar="NAME",
             show_default=False,
         ),
@@ -226,6 +227,16 @@ def export(
             show_default=False,
         ),
     ] = None,
+    precision: Precision = "fp32",
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Clean image, to compare the PSNR of a half precision with fp32.",
+            metavar="CLEAN",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -234,7 +245,7 @@ def export(
 
     With --engine, build an engine of TensorRT from that file; --size is then what it is best for.
     """
-    from self2self.jobs import EngineOptions, engine_job, export_job
+    from self2self.jobs import EngineOptions, engine_job, export_job, precision_job
     from self2self.profiles import BATCHES
     from self2self.train.checkpoint import Run
 
@@ -245,6 +256,8 @@ def export(
         raise UsageError(
             "--min, --max, --batch and --capability are for engines; add --engine trt or --engine trt-rtx."
         )
+    if reference is not None and (precision == "fp32" or engine is not None):
+        raise UsageError("--reference is for judging a half precision; add --precision fp16, without --engine.")
     folder = Run.latest() if run is None else Run(run)
     if engine is not None:
         options = EngineOptions(
@@ -254,6 +267,7 @@ def export(
             parse_size(maximum, "--max"),
             BATCHES if batches is None else parse_batches(batches),
             tuple(capability or ()),
+            precision,
         )
         with console.progress() as observer:
             built = engine_job(folder, options, force=force, observer=observer)
@@ -264,13 +278,29 @@ def export(
             {"run": str(folder.folder), "output": str(built.path), "built": built.built, **info.to_json()},
         )
         return
-    path, check = export_job(folder, output, size=parse_size(size), force=force)
+    text, extra = "", {}
+    if precision == "fp32":
+        path, check = export_job(folder, output, size=parse_size(size), force=force)
+    else:
+        from dataclasses import asdict
+
+        path, check, compared = precision_job(
+            folder, precision, output, size=parse_size(size), reference=reference, force=force
+        )
+        text = (
+            f"; {precision} changes the mean of {compared.passes} passes by {compared.rms_difference:.3f} grey levels, "
+            f"{compared.decibels:.4f} dB by the {compared.against} ({compared.measured_with}); largest activation "
+            f"{compared.largest_activation:.3g} of {compared.largest_number:.5g}"
+        )
+        extra = {"compared": asdict(compared)}
     console.result(
         f"{path}: verified against PyTorch, largest difference {check.max_difference:.1e}, "
-        f"RMS {check.rms_difference:.1e}",
+        f"RMS {check.rms_difference:.1e}{text}",
         {
             "run": str(folder.folder),
             "output": str(path),
+            "precision": precision,
+            **extra,
             "max_difference": check.max_difference,
             "rms_difference": check.rms_difference,
             "bytes": path.stat().st_size,
@@ -300,6 +330,12 @@ def infer(
     memory: Memory = None,
     uncertainty: Uncertainty = None,
     seed: Seed = 0,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision", help="Which model of the run: fp32, fp16 or bf16.", metavar="NAME", show_default=False
+        ),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -323,7 +359,7 @@ def infer(
     )
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])
-    model, images = _model_and_images(paths or [])
+    model, images = _model_and_images(paths or [], precision)
     with console.progress() as observer:
         finished = infer_job(model, images, options, observer)
     _print_finished(console, finished, many=len(images) > 1)
@@ -452,20 +488,20 @@ def root(
         raise typer.Exit
 
 
-def _model_and_images(paths: list[Path]) -> tuple[Path, list[Path]]:
+def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:
     """Tell the model from the images; a model is a run folder or ends in .onnx."""
-    from self2self.errors import InputError
+    from self2self.jobs import exported_path
     from self2self.train.checkpoint import Run
 
     if paths and paths[0].suffix == ".onnx":
+        if precision is not None:
+            raise UsageError(f"--precision chooses a model of a run; {paths[0]} is one already.")
         if len(paths) == 1:
             raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
         return paths[0], paths[1:]
     run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
     config = run.config()
-    if not run.onnx_path.is_file():
-        raise InputError(f"{run.folder}: has no {run.onnx_path.name} yet. Make it: self2self export {run.folder}")
-    return run.onnx_path, images or [Path(config.image)]
+    return exported_path(run, precision or "fp32"), images or [Path(config.image)]
 
 
 def _print_finished(console: Console, finished: list[Finished], *, many: bool = False) -> None:

@@ -40,6 +40,8 @@ SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE
 """Reflect padding by one at the bottleneck needs at least two pixels there."""
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""Types that a graph may compute in; its inputs and its prediction have the same ones in all."""
 KEEP_LEVELS = 256
 """Keep probabilities are multiples of 1/256, so that one random byte decides one element."""
 
@@ -129,7 +131,7 @@ class Contract:
         seed: seed of the fit.
         steps: optimiser steps of the fit.
         image_sha256: `image_io.image_hash` of the image that the model was fitted on.
-        precision: type inside the graph, ``"fp32"`` or ``"fp16"``; inputs and outputs stay float32.
+        precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this.
         minimum_size: height and width have to be at least this.
     """
@@ -207,6 +209,8 @@ class Contract:
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
             )
+            if contract.precision not in PRECISIONS:
+                raise ValueError(f"precision {contract.precision!r}")
             if not masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in masks):
                 raise ValueError("masks")
             if min(contract.channels, contract.size_multiple, contract.minimum_size) < 1:

@@ -86,6 +86,9 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+Precision = Annotated[
+    str, typer.Option("--precision", help="What the model computes in: fp32, fp16 or bf16.", metavar="NAME")
+]
 ImageOutput = Annotated[
     Path | None,
     typer.Option(

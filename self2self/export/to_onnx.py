@@ -23,6 +23,7 @@ from self2self.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from self2self.train.network import Self2SelfNet
 
@@ -31,7 +32,13 @@ OPSET_VERSION = 18
 IR_VERSION = 8
 """The file format that came with opset 18; engines refuse a newer one than they know."""
 
+BF16_OPSET_VERSION = 22
+"""The first in which a convolution takes bfloat16."""
+BF16_IR_VERSION = 10
+
 BATCH_AXIS = "N"
+WRAPPED = "network"
+"""What the exporter puts before the names of weights where the network is wrapped."""
 _TRACED_AXES = {"H": 2 * SIZE_MULTIPLE, "W": 3 * SIZE_MULTIPLE}
 _TRACED_PASSES = 2
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -61,7 +68,8 @@ def to_onnx(
 def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """The checked ONNX model of `network` in memory; arguments and errors are those of `to_onnx`.
 
-    Initialisers that are weights carry the names of the network's ``state_dict``.
+    Initialisers that are weights carry the names of the network's ``state_dict``. They, and all
+    that is computed, have the type of `contract.precision`; inputs and the prediction keep theirs.
     """
     import onnx
 
@@ -70,8 +78,11 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
         _check_size(size, contract)
     model = _trace(network, contract)
     model.ir_version = IR_VERSION
+    if contract.precision == "bf16":
+        # Nothing that these operators do has changed since 18, but for the types that they take.
+        model.ir_version, model.opset_import[0].version = BF16_IR_VERSION, BF16_OPSET_VERSION
     _strip_notes(model)
-    _write_weights(model.graph, network)
+    _write_weights(model.graph, network, dtype_of(contract.precision))
     _write_axes(model.graph, contract, size)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, contract.to_metadata())
@@ -100,6 +111,7 @@ def _trace(network: Self2SelfNet, contract: Contract) -> onnx.ModelProto:
     import torch
 
     twin = host_copy(network)
+    dtype = dtype_of(contract.precision)
     # The exporter merges weights that are equal, such as biases that are still zero, and drops
     # the names of all but one. These are all different; the real ones are written afterwards.
     source = torch.Generator().manual_seed(0)
@@ -110,7 +122,7 @@ def _trace(network: Self2SelfNet, contract: Contract) -> onnx.ModelProto:
     inputs += [torch.ones(_TRACED_PASSES, *spec.shape(_TRACED_AXES), dtype=torch.bool) for spec in contract.masks]
     with _silence():
         program: Any = torch.onnx.export(
-            twin,
+            twin if dtype == torch.float32 else in_precision(twin, dtype),
             tuple(inputs),
             dynamo=True,
             opset_version=OPSET_VERSION,
@@ -120,7 +132,41 @@ def _trace(network: Self2SelfNet, contract: Contract) -> onnx.ModelProto:
             verbose=False,
         )
     model: onnx.ModelProto = program.model_proto
+    _rename(model.graph, {f"{WRAPPED}.{name}": name for name in twin.state_dict()})
     return model
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of PyTorch that is called ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def in_precision(twin: Self2SelfNet, dtype: torch.dtype) -> torch.nn.Module:
+    """A module that computes in `dtype` and takes and gives float32; `twin` is changed to `dtype`."""
+    import torch
+
+    class InPrecision(torch.nn.Module):
+        """Casts at the border, so that the contract of the graph is that of the float32 one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(WRAPPED, twin.to(dtype))
+
+        def forward(self, image: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+            """Arguments and result of the network."""
+            prediction: torch.Tensor = self.get_submodule(WRAPPED)(image.to(dtype), *masks)
+            return prediction.float()
+
+    return InPrecision().eval()
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for entry in graph.initializer:
+        entry.name = names.get(entry.name, entry.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 @contextmanager
@@ -148,12 +194,19 @@ def _strip_notes(model: onnx.ModelProto) -> None:
     graph.ClearField("value_info")
 
 
-def _write_weights(graph: onnx.GraphProto, network: Self2SelfNet) -> None:
-    from onnx import numpy_helper
+def _write_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dtype) -> None:
+    import torch
+    from onnx import TensorProto, numpy_helper
 
     stored = {entry.name: entry for entry in graph.initializer}
-    for name, weight in host_copy(network).state_dict().items():
-        stored[name].CopyFrom(numpy_helper.from_array(weight.numpy(), name))
+    for name, weight in host_copy(network).to(dtype).state_dict().items():
+        if dtype == torch.bfloat16:
+            # numpy has no such type; the file has the bits.
+            tensor = TensorProto(name=name, data_type=TensorProto.BFLOAT16, dims=weight.shape)
+            tensor.raw_data = weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes()
+        else:
+            tensor = numpy_helper.from_array(weight.numpy(), name)
+        stored[name].CopyFrom(tensor)
 
 
 def _write_axes(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int] | None) -> None:

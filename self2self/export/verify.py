@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def verify(
             f"{source}: the fitted network itself predicts numbers that are not finite, so its weights are damaged "
             "or the fit diverged. Fit again: self2self fit IMAGE --force"
         )
-    got = _run_onnx(path, inputs, source)
+    got = _run_onnx(path, inputs, source, as_float=contract.precision == "bf16")
     if got.shape != expected.shape:
         raise VerificationError(
             f"{source}: predicts an array of shape {got.shape}; expected {expected.shape}. "
@@ -106,7 +107,13 @@ def _run_torch(network: Self2SelfNet, inputs: dict[str, Any]) -> Any:
         return host_copy(network)(*(torch.from_numpy(array) for array in inputs.values())).numpy()
 
 
-def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str) -> Any:
+def open_session(path: str | os.PathLike[str], *, as_float: bool = False) -> Any:
+    """A session of ONNX Runtime's CPU provider that prints nothing.
+
+    Args:
+        path: of the model.
+        as_float: compute in float32 what the file computes in bfloat16, which ONNX Runtime does not run on a CPU.
+    """
     import onnxruntime as ort
 
     ort.set_default_logger_severity(_ERRORS_ONLY)
@@ -114,9 +121,30 @@ def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str)
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = _FEW_THREADS
     options.inter_op_num_threads = 1
+    model = bf16_as_float(path) if as_float else os.fspath(path)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bf16_as_float(path: str | os.PathLike[str]) -> bytes:
+    """The file at `path` with every bfloat16 written as float32: the same graph and the same rounded weights."""
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load_model_from_string(Path(path).read_bytes())
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str, *, as_float: bool) -> Any:
     try:
-        session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        return session.run([PREDICTION], inputs)[0]
+        return open_session(path, as_float=as_float).run([PREDICTION], inputs)[0]
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -5,7 +5,7 @@ line prints. Everything that can be refused is refused before the first slow ste
 """
 
 from self2self.jobs.benching import BenchOptions, bench_job
-from self2self.jobs.exporting import EngineOptions, engine_job, export_job
+from self2self.jobs.exporting import EngineOptions, engine_job, export_job, exported_path, precision_job
 from self2self.jobs.fitting import FitOptions, Fitted, fit_job
 from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
 from self2self.jobs.observer import Observer
@@ -22,6 +22,8 @@ __all__ = [
     "denoise_job",
     "engine_job",
     "export_job",
+    "exported_path",
     "fit_job",
     "infer_job",
+    "precision_job",
 ]

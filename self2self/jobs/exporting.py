@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from self2self.errors import InputError, UsageError
 from self2self.image_io import read_image
+from self2self.jobs.fitting import read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import Padding
@@ -17,6 +18,7 @@ from self2self.train.checkpoint import Run, load_network
 
 if TYPE_CHECKING:
     from self2self.export.engine_cache import Loaded
+    from self2self.export.precision import PrecisionCheck
     from self2self.export.verify import Verification
 
 
@@ -38,6 +40,42 @@ def export_job(
     return path, export_model(network, contract, path, size=size)
 
 
+def precision_job(
+    run: Run,
+    precision: str,
+    output: Path | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    reference: Path | None = None,
+    force: bool = False,
+) -> tuple[Path, Verification, PrecisionCheck]:
+    """`self2self export --precision`: an ONNX file that computes in half precision, compared on the run's image.
+
+    Args:
+        run: a finished fit.
+        precision: ``"fp16"`` or ``"bf16"``.
+        output: None for ``RUN/model.PRECISION.onnx``.
+        size: fixed (height, width); None for any.
+        reference: clean image, to compare PSNR.
+        force: whether an existing file may be replaced.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export.precision import check_precision_name, export_in_precision
+
+    check_precision_name(precision)
+    config = run.config()
+    path = output or run.onnx_path_for(precision)
+    if path.is_file() and not force:
+        raise UsageError(f"{path}: exists already. Replace it with --force, or choose another file with -o.")
+    image = read_image(Path(config.image))
+    clean = None if reference is None else read_reference(reference, image)
+    network, contract = load_network(run.model_path)
+    graph, check = export_in_precision(network, contract, path, precision, image.pixels, reference=clean, size=size)
+    return path, graph, check
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """An engine to build ahead of time.
@@ -48,6 +86,7 @@ class EngineOptions:
         minimum, maximum: the range of sizes that it takes; None for `size` alone.
         batches: least, best and most passes a run.
         capabilities: compute capabilities to build for, such as ``"8.6"``; none for the usual ones.
+        precision: of the run's ONNX file that it is built from.
     """
 
     engine: str
@@ -56,13 +95,14 @@ class EngineOptions:
     maximum: Size | None = None
     batches: tuple[int, int, int] = BATCHES
     capabilities: tuple[str, ...] = ()
+    precision: str = "fp32"
 
 
 def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observer: Observer) -> Loaded[bytes]:
     """`self2self export --engine`: build an engine into ``engines/``, or find it there.
 
     Args:
-        run: whose ``model.onnx`` the engine is built from.
+        run: whose exported model the engine is built from.
         options: which engine.
         force: build even if there is a good one.
         observer: told why an engine is built again.
@@ -77,9 +117,8 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     if library is None:
         raise UsageError(f"--engine is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
     config = run.config()
-    if not run.onnx_path.is_file():
-        raise InputError(f"{run.folder}: has no {run.onnx_path.name} yet. Make it: self2self export {run.folder}")
-    model = load_model(run.onnx_path)
+    path = exported_path(run, options.precision)
+    model = load_model(path)
     found = find_gpu()
     size = options.size or model.size
     if size is None:
@@ -87,7 +126,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
         size = (shape[0] + padding.top + padding.bottom, shape[1] + padding.left + padding.right)
     request = request_for(
         library,
-        run.onnx_path,
+        path,
         model.contract,
         Profile(options.minimum or size, size, options.maximum or size, options.batches),
         gpu=found if isinstance(found, Gpu) else None,
@@ -96,3 +135,20 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     )
     # Loading takes a GPU, and `infer` does it; what cannot be loaded is built again there.
     return load_or_build(request, lambda data: data, observer.note, rebuild=force)
+
+
+def exported_path(run: Run, precision: str) -> Path:
+    """The ONNX file of `run` that computes in `precision`.
+
+    Raises:
+        UsageError: there is no such precision.
+        InputError: it was not exported yet.
+    """
+    from self2self.export.precision import check_precision_name
+
+    check_precision_name(precision)
+    path = run.onnx_path_for(precision)
+    if not path.is_file():
+        option = "" if precision == "fp32" else f" --precision {precision}"
+        raise InputError(f"{run.folder}: has no {path.name} yet. Make it: self2self export {run.folder}{option}")
+    return path

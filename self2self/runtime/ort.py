@@ -35,6 +35,11 @@ class OrtEngine(Engine):
 
     def prepare(self) -> None:
         """Create the session."""
+        if self.model.contract.precision == "bf16":
+            raise FileFormatError(
+                f"{self.model.path}: ONNX Runtime does not run bf16 on a CPU. Export another: self2self export "
+                "--precision fp16"
+            )
         ort = import_onnxruntime(self.name)
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY

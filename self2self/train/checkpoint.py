@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.contract import Contract
+from self2self.contract import PRECISIONS, Contract
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.files import atomic_write
 from self2self.train.recipes import Recipe
@@ -135,6 +135,12 @@ class Run:
         """The exported model."""
         return self.folder / ONNX_MODEL
 
+    def onnx_path_for(self, precision: str) -> Path:
+        """The exported model that computes in `precision`: ``model.fp16.onnx``, or `onnx_path` for fp32."""
+        if precision == "fp32":
+            return self.onnx_path
+        return self.onnx_path.with_suffix(f".{precision}.onnx")
+
     def is_fitted(self) -> bool:
         """Whether the fit came to its end."""
         return self.config_path.is_file() and self.model_path.is_file()
@@ -161,7 +167,10 @@ class Run:
 
     def clear(self) -> None:
         """Remove what an earlier fit left in the folder, and nothing else."""
-        for path in (self.model_path, self.state_path, self.history_path, self.preview_path, self.onnx_path):
+        for path in (self.model_path, self.state_path, self.history_path, self.preview_path):
+            with writing(path):
+                path.unlink(missing_ok=True)
+        for path in map(self.onnx_path_for, PRECISIONS):
             with writing(path):
                 path.unlink(missing_ok=True)
 

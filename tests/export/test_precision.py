@@ -1,0 +1,211 @@
+"""Half precision: what the graph holds, that its interface stays, and that bad ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from self2self.contract import PREDICTION, Contract
+from self2self.errors import FileFormatError, InputError, UsageError, VerificationError
+from self2self.export import precision as under_test
+from self2self.export.precision import ACCEPTED_DECIBELS, compare, estimated_decibels, export_in_precision, middle
+from self2self.export.to_onnx import to_onnx
+from self2self.export.verify import bf16_as_float, open_session
+from self2self.masks import MaskMaker
+from self2self.runtime.engine import FloatArray, engine_class
+from self2self.runtime.model import load_model
+from self2self.train.network import Self2SelfNet
+from tests.conftest import Fitted
+
+ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny network in a precision; each is traced once."""
+    folder = tmp_path_factory.mktemp("precision")
+
+    def export(precision: str) -> Path:
+        path = folder / f"model.{precision}.onnx"
+        if not path.exists():
+            to_onnx(tiny.network, replace(tiny.contract, precision=precision), path)
+        return path
+
+    return export
+
+
+def picture(size: tuple[int, int] = (70, 90), seed: int = 3) -> FloatArray:
+    return np.random.default_rng(seed).random((3, *size), dtype=np.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_graph_computes_in_the_type_and_keeps_its_interface(
+    precision: str, tiny: Fitted, tiny_onnx: Path, exported: Callable[[str], Path]
+) -> None:
+    path = exported(precision)
+    model = load_model(path)
+    assert model.contract == replace(tiny.contract, precision=precision)
+    graph, wide = onnx.load(path).graph, onnx.load(tiny_onnx).graph
+    # What callers see is the same to the bit.
+    assert list(graph.input) == list(wide.input)
+    assert list(graph.output) == list(wide.output)
+    weights = {entry.name: entry for entry in graph.initializer}
+    state = tiny.network.state_dict()
+    assert set(state) <= set(weights)
+    assert {weights[name].data_type for name in state} == {ELEMENT[precision]}
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    for node in graph.node:
+        if node.op_type in ("Conv", "LeakyRelu", "Sigmoid", "Concat", "MaxPool", "Resize", "Mul"):
+            assert types[node.output[0]] == ELEMENT[precision], node.op_type
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_weights_are_those_of_the_network_rounded(
+    precision: str, tiny: Fitted, exported: Callable[[str], Path]
+) -> None:
+    graph = onnx.load(exported(precision)).graph
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    for entry in graph.initializer:
+        if entry.name in tiny.network.state_dict():
+            expected = tiny.network.state_dict()[entry.name].to(dtype).float().numpy()
+            assert np.array_equal(onnx.numpy_helper.to_array(entry).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("name", ["ort", "torch"])
+def test_engines_run_fp16(name: str, tiny: Fitted, exported: Callable[[str], Path]) -> None:
+    model = load_model(exported("fp16"))
+    image = picture((64, 96))[None]
+    masks = MaskMaker(model.contract.masks, {"H": 64, "W": 96}, 0).make(0, 2)
+    with torch.no_grad():
+        expected = tiny.network(torch.from_numpy(image), *map(torch.from_numpy, masks.values())).numpy()
+    with engine_class(name)(model, image) as running:
+        got = running.run(masks)
+    assert got.dtype == np.float32
+    difference = np.abs(got - expected).max() / np.abs(expected).max()
+    # Not zero: it is computed from rounded weights at least.
+    assert 1e-6 < difference < 5e-3
+
+
+def test_the_bf16_graph_with_wider_numbers_is_the_network(tiny: Fitted, exported: Callable[[str], Path]) -> None:
+    path = exported("bf16")
+    assert onnx.load_model_from_string(bf16_as_float(path)).opset_import[0].version == 22
+    rounded = Self2SelfNet(3, 4, (6, 6, 6, 4, 4), tiny.network.decoder_keep)
+    rounded.load_state_dict({k: v.bfloat16().float() for k, v in tiny.network.state_dict().items()})
+    image = picture((64, 64))[None]
+    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, 0).make(0, 2)
+    with torch.no_grad():
+        expected = rounded(torch.from_numpy(image), *map(torch.from_numpy, masks.values())).numpy()
+    got = open_session(path, as_float=True).run([PREDICTION], {"image": image, **masks})[0]
+    # The scale 1/keep is a constant of the graph, and rounded too.
+    assert np.abs(got - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+def test_onnx_runtime_is_told_not_to_try_bf16(exported: Callable[[str], Path]) -> None:
+    with pytest.raises(FileFormatError, match=r"model\.bf16\.onnx: .*bf16.*--precision fp16"):
+        engine_class("ort")(load_model(exported("bf16")), picture((64, 64))[None]).__enter__()
+
+
+def test_the_ensembles_are_compared_on_the_same_masks(
+    tiny: Fitted, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Random weights predict numbers up to 8, which fp16 resolves less well.
+    monkeypatch.setattr(under_test, "ACCEPTED_DECIBELS", 1.0)
+    contract = replace(tiny.contract, precision="fp16")
+    pixels = picture()
+    check = compare(tiny.network, contract, exported("fp16"), pixels, passes=2)
+    assert (check.against, check.passes) == ("noise estimate", 2)
+    # The plain way: each ensemble by its engine.
+    noisy = middle(pixels, (64, 64))
+    maker = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed)
+    means = []
+    masks = maker.make(0, 2)
+    with torch.no_grad():
+        means.append(
+            tiny.network(torch.from_numpy(noisy[None]), *map(torch.from_numpy, masks.values())).mean(0).numpy()
+        )
+    with engine_class("ort")(load_model(exported("fp16")), noisy[None]) as running:
+        means.append(running.run(masks).mean(axis=0))
+    difference, noise = (255 * np.sqrt(np.mean((means[0] - other) ** 2)) for other in (means[1], noisy))
+    assert check.rms_difference == pytest.approx(difference, rel=0.05)
+    assert check.noise == pytest.approx(noise, rel=1e-3)
+    assert check.decibels == pytest.approx(estimated_decibels(difference, noise), rel=0.05)
+    assert check.largest_number == 65504
+    clean = np.clip(picture(seed=4), 0, 1)
+    against = compare(tiny.network, contract, exported("fp16"), pixels, passes=2, reference=clean)
+    errors = [np.sqrt(np.mean((np.clip(mean, 0, 1) - middle(clean, (64, 64))) ** 2)) for mean in means]
+    assert against.against == "reference"
+    assert against.decibels == pytest.approx(abs(20 * np.log10(errors[1] / errors[0])), abs=1e-4)
+
+
+def test_estimated_decibels_are_those_of_errors_that_correlate_by_a_half() -> None:
+    rng = np.random.default_rng(0)
+    error = rng.normal(0, 10 / 3, 400_000)
+    rounding = 0.5 * (0.5 * error + np.sqrt(0.75) * rng.normal(0, 10 / 3, error.size))
+    lost = 20 * np.log10(np.sqrt(np.mean((error + rounding) ** 2)) / np.sqrt(np.mean(error**2)))
+    assert estimated_decibels(0.5 * 10 / 3, 10) == pytest.approx(lost, abs=0.02)
+    assert estimated_decibels(0, 10) == 0
+
+
+def test_the_watch_sees_large_activations(tiny: Fitted, exported: Callable[[str], Path]) -> None:
+    network = Self2SelfNet(3, 4, (6, 6, 6, 4, 4), tiny.network.decoder_keep)
+    network.load_state_dict(tiny.network.state_dict())
+    with torch.no_grad():
+        network.decoder_first[0].weight.mul_(2e5)
+        network.decoder_second[0].weight.div_(2e5)
+    with pytest.raises(VerificationError, match=r"activations reach .* and fp16 ends at 65504\. Use fp32"):
+        # The file is that of the unchanged network: nothing is wrong with what it predicts.
+        compare(network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
+
+
+def test_a_result_that_is_not_good_enough_is_refused(
+    tiny: Fitted, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "ACCEPTED_DECIBELS", 1e-9)
+    with pytest.raises(VerificationError, match=r"fp16 changes the result by up to .* dB .*Use fp32"):
+        compare(tiny.network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
+    assert ACCEPTED_DECIBELS == 0.02
+
+
+def test_wrong_names_and_references(tiny: Fitted, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--precision is 'int8'; expected one of: fp32, fp16, bf16"):
+        export_in_precision(tiny.network, tiny.contract, tmp_path / "m.onnx", "int8", picture())
+    with pytest.raises(InputError, match="expected the same"):
+        export_in_precision(
+            tiny.network, tiny.contract, tmp_path / "m.onnx", "fp16", picture(), reference=picture((64, 64))
+        )
+
+
+def test_unknown_precisions_in_a_file_are_damage(tiny: Fitted) -> None:
+    metadata = tiny.contract.to_metadata() | {"self2self.precision": '"int8"'}
+    with pytest.raises(FileFormatError, match="precision 'int8'"):
+        Contract.from_metadata(metadata, "m.onnx")
+
+
+def test_the_middle_of_an_image() -> None:
+    pixels = np.arange(2 * 6 * 4, dtype=np.float32).reshape(2, 6, 4)
+    assert np.array_equal(middle(pixels, (2, 2)), pixels[:, 2:4, 1:3])
+    assert middle(pixels, (8, 8)).shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_tensorrt_rtx_builds_it(precision: str, exported: Callable[[str], Path]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from self2self.export.engine_cache import request_for
+    from self2self.export.tensorrt import TENSORRT_RTX, build
+    from self2self.profiles import Profile
+
+    path = exported(precision)
+    contract = load_model(path).contract
+    profile = Profile.fixed((64, 64), (1, 2, 2))
+    request = request_for(TENSORRT_RTX, path, contract, profile)
+    assert request.key.precision == precision
+    assert request.engine_path.name.startswith(f"model.{precision}.trt-rtx.")
+    assert len(build(TENSORRT_RTX, path.read_bytes(), contract, profile, source="m").data) > 10_000
