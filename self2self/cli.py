@@ -10,6 +10,7 @@ import typer
 from self2self.console import Console, reported, standard_error_text
 from self2self.errors import Self2SelfError, UsageError
 from self2self.options import (
+    AllowFallback,
     AsJson,
     Batch,
     Device,
@@ -20,6 +21,7 @@ from self2self.options import (
     ImageOutput,
     Init,
     Masks,
+    MaskSource,
     Memory,
     Passes,
     Precision,
@@ -73,6 +75,8 @@ def denoise_command(
     flips: Flips = None,
     batch: Batch = "auto",
     memory: Memory = None,
+    mask_source: MaskSource = "auto",
+    allow_fallback: AllowFallback = False,
     uncertainty: Uncertainty = None,
     run: Annotated[
         Path | None,
@@ -106,6 +110,8 @@ def denoise_command(
         parse_masks(masks),
         flips,
         parse_memory(memory),
+        mask_source,
+        allow_fallback,
     )
     options.check(images)
     finished: list[Finished] = []
@@ -213,7 +219,7 @@ def export(
         str | None,
         typer.Option(
             "--batch",
-            help="Least, best and most passes a run of the engine.  [default: 1,8,32]",
+            help="Least, best and most passes a run of the engine.  [default: 1,16,64]",
             metavar="N,N,N",
             show_default=False,
         ),
@@ -328,6 +334,8 @@ def infer(
     flips: Flips = None,
     batch: Batch = "auto",
     memory: Memory = None,
+    mask_source: MaskSource = "auto",
+    allow_fallback: AllowFallback = False,
     uncertainty: Uncertainty = None,
     seed: Seed = 0,
     precision: Annotated[
@@ -356,6 +364,8 @@ def infer(
         parse_masks(masks),
         flips,
         parse_memory(memory),
+        mask_source,
+        allow_fallback,
     )
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])

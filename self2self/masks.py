@@ -44,6 +44,7 @@ class Stream(IntEnum):
     ENSEMBLE = 0
     FIT = 1
     CROP = 2
+    DEVICE = 3
 
 
 def check_seed(seed: int) -> None:

@@ -86,6 +86,15 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+MaskSource = Annotated[
+    str,
+    typer.Option(
+        "--mask-source", help="Where masks are made: auto, host or device (GPU engines).", metavar="auto|host|device"
+    ),
+]
+AllowFallback = Annotated[
+    bool, typer.Option("--allow-fallback", help="Let another engine stand in for one that does not work here.")
+]
 Precision = Annotated[
     str, typer.Option("--precision", help="What the model computes in: fp32, fp16 or bf16.", metavar="NAME")
 ]

@@ -17,7 +17,7 @@ from self2self.errors import UsageError
 Size = tuple[int, int]
 Shape = tuple[int, ...]
 
-BATCHES = (1, 8, 32)
+BATCHES = (1, 16, 64)
 """Least, best and most passes a run when nothing else is asked for."""
 BYTES_PER_MASK_ELEMENT = 12
 """Device memory of a pass for each mask element, an estimate: the mask, and float32 activations.

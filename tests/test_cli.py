@@ -324,3 +324,40 @@ def test_launcher_works_from_a_checkout_with_no_colour_and_no_bar(tmp_path: Path
         assert done.stderr == ""
         assert "\x1b" not in done.stdout
         assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_fallback_happens_only_where_it_is_allowed(work: Path) -> None:
+    from self2self.nvidia import NoGpu, find_gpu
+
+    if not isinstance(find_gpu(), NoGpu):
+        pytest.skip("this machine has a GPU, on which trt may work")
+    refused = run_cli("infer", "--engine", "trt", "--passes", "2")
+    assert refused.exit_code == 4
+    assert not Path("noisy.denoised.png").exists()
+    result = run_cli("infer", "--engine", "trt", "--passes", "2", "--allow-fallback", "--json")
+    assert result.exit_code == 0, result.output
+    values = parse_json(result)
+    assert values["engine"] in ("ncnn", "ort", "torch")
+    assert values["mask_source"] == "host"
+    assert values["fallback"].startswith("engine trt: ")
+    assert "Falling back" in result.stderr
+    wrong = run_cli("infer", "--mask-source", "device", "--engine", "ort", "--force")
+    assert wrong.exit_code == 2
+    assert "it runs on the CPU" in wrong.stderr
+
+
+def test_half_precision_from_export_to_infer(work: Path) -> None:
+    missing = run_cli("infer", "--precision", "fp16")
+    assert missing.exit_code == 3
+    assert "has no model.fp16.onnx yet. Make it: self2self export" in missing.stderr
+    assert run_cli("export", "--precision", "int8").exit_code == 2
+    assert run_cli("export", "--reference", "noisy.png").exit_code == 2
+    result = run_cli("export", "--precision", "fp16", "--json")
+    assert result.exit_code == 0, result.output
+    values = parse_json(result)
+    assert values["output"].endswith("model.fp16.onnx")
+    assert values["precision"] == "fp16"
+    assert 0 < values["compared"]["rms_difference"] < 1
+    assert values["compared"]["decibels"] <= 0.02
+    again = run_cli("infer", "--precision", "fp16", "--engine", "ort", "--passes", "2", "--json")
+    assert again.exit_code == 0, again.output

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import UsageError
+from self2self.errors import EngineUnavailableError, UsageError
 from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_notes
 from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
+from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
 from self2self.runtime.engine import get_engine
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
@@ -34,6 +35,8 @@ class InferOptions:
         uncertainty: where to write the standard deviation; None for nowhere.
         force: whether existing files may be replaced.
         memory: bytes that a run may take; None for a share of what is free.
+        mask_source: `--mask-source`.
+        allow_fallback: whether another engine may stand in for one that does not work here.
     """
 
     engine: str = "auto"
@@ -47,6 +50,8 @@ class InferOptions:
     balanced: bool | None = None
     flips: bool | None = None
     memory: int | None = None
+    mask_source: str = "auto"
+    allow_fallback: bool = False
 
     def check(self, images: list[Path]) -> None:
         """Refuse what cannot work before anything slow happens.
@@ -56,7 +61,14 @@ class InferOptions:
         """
         check_sampling(self.passes, self.tolerance)
         check_counts(self.batch, self.seed)
-        get_engine(self.engine)
+        if self.mask_source not in MASK_SOURCES:
+            raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+        try:
+            choose_mask_source(self.mask_source, get_engine(self.engine))
+        except EngineUnavailableError:
+            if not self.allow_fallback:
+                raise
+            get_engine("auto")
         if len(images) > 1:
             if self.output is not None and not self.output.is_dir():
                 raise UsageError(f"-o {self.output}: with {len(images)} images it has to be a folder that exists.")
@@ -134,6 +146,8 @@ class Finished:
             "output": str(self.output),
             "engine": done.engine,
             "provider": done.provider,
+            "mask_source": done.mask_source,
+            "fallback": done.fallback or None,
             "passes": done.passes,
             "tolerance": done.sampling.tolerance,
             "masks": "balanced" if done.sampling.balanced else "independent",
@@ -213,6 +227,8 @@ def infer_image(
         uncertainty=options.uncertainty is not None,
         may_overwrite=True,
         prepared=prepared,
+        mask_source=options.mask_source,
+        allow_fallback=options.allow_fallback,
     )
     output = options.output_for(image)
     write_image(output, denoised.image, image, force=options.force)

@@ -6,19 +6,28 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
 
 from self2self.contract import Contract
-from self2self.errors import InputError, ResourceError, UsageError
+from self2self.errors import EngineUnavailableError, InputError, ResourceError, UsageError
 from self2self.masks import MaskMaker, check_seed
 from self2self.padding import Padding
+from self2self.runtime.device_ensemble import (
+    DeviceEngine,
+    choose_mask_source,
+    free_device_bytes,
+    largest_device_batch,
+    run_device_ensemble,
+)
+from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, get_engine
-from self2self.runtime.ensemble import Moments, PassTooLarge, run_ensemble
+from self2self.runtime.ensemble import Ensemble, Moments, PassTooLarge, run_ensemble
 from self2self.runtime.model import Model
-from self2self.runtime.sampling import Passes, Sampling, sampling_for
+from self2self.runtime.sampling import Passes, Sampling, device_sampling, sampling_for
 from self2self.runtime.tiling import SMALLEST_TILE, Canvas, TilePlan, place_of, tile_sizes
 from self2self.system import free_memory_bytes
 
@@ -62,6 +71,8 @@ class Denoised:
             that of a single tile, which is more than that of their blend.
         tile: (height, width) of the tiles; None if the image was not cut.
         tiles: number of tiles; 1 if the image was not cut.
+        mask_source: ``"host"`` or ``"device"``: where the masks were made.
+        fallback: why another engine ran than the one that was asked for; empty if none did.
     """
 
     image: FloatArray
@@ -76,6 +87,8 @@ class Denoised:
     standard_error: float
     tile: tuple[int, int] | None = None
     tiles: int = 1
+    mask_source: str = "host"
+    fallback: str = ""
 
     @property
     def passes_per_second(self) -> float:
@@ -99,6 +112,8 @@ def denoise(
     uncertainty: bool = True,
     may_overwrite: bool = False,
     prepared: Prepared | None = None,
+    mask_source: str = "auto",
+    allow_fallback: bool = False,
 ) -> Denoised:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -119,14 +134,42 @@ def denoise(
         uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
         may_overwrite: `pixels` may become the result, where memory for a second image is short.
         prepared: what keeps the engine for the next image of the same size; None to close it.
+        mask_source: ``"host"``, ``"device"`` or ``"auto"``, which is the device where the engine can use
+            masks that were made there. The two make different masks, and the device draws passes as
+            `device_sampling` says.
+        allow_fallback: use ``"auto"``, and say so, if `engine` does not work here.
 
     Raises:
-        UsageError: how to draw passes, `batch`, `memory` or `engine` is wrong.
+        UsageError: how to draw passes, `batch`, `memory`, `engine` or `mask_source` is wrong.
         InputError: the model was fitted on another number of channels.
         EngineUnavailableError: the engine does not work here.
         FileFormatError: the engine cannot load or run the file, or it predicts no finite numbers.
         ResourceError: memory ran out.
     """
+    if allow_fallback and engine != "auto":
+        again = partial(
+            denoise,
+            model,
+            pixels,
+            passes=passes,
+            sampling=sampling,
+            batch=batch,
+            seed=seed,
+            bounds=bounds,
+            on_progress=on_progress,
+            on_note=on_note,
+            memory=memory,
+            uncertainty=uncertainty,
+            may_overwrite=may_overwrite,
+            prepared=prepared,
+        )
+        try:
+            return again(engine=engine, mask_source=mask_source)
+        except EngineUnavailableError as error:
+            on_note(f"{error} Falling back, as --allow-fallback says.")
+            reason = str(error)
+        # What was asked of the engine that is missing is not asked of the one that stands in.
+        return replace(again(), fallback=reason)
     check_counts(batch, seed)
     if memory is not None and memory < 1:
         raise UsageError(f"--memory is {memory} bytes; expected more, for example --memory 2GB.")
@@ -138,8 +181,11 @@ def denoise(
             f"{_channels(contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
         )
     chosen = get_engine(engine)
+    source = choose_mask_source(mask_source, chosen)
+    if source == "device":
+        sampling = device_sampling(sampling)
     job = _Job(model, pixels, chosen, sampling, batch, seed, bounds, on_progress, on_note, memory, uncertainty)
-    job.prepared = prepared
+    job.prepared, job.source = prepared, source
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
     in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
     held = pixels.nbytes * (1 + (not in_place) + uncertainty)
@@ -218,6 +264,7 @@ class _Job:
     memory: int | None
     uncertainty: bool
     prepared: Prepared | None = None
+    source: str = "host"
     lines: int = 0
 
     @property
@@ -259,15 +306,18 @@ class _Job:
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 maker.place = place_of(top, left)
-                result = run_ensemble(
-                    running,
-                    maker,
-                    self.sampling,
-                    batch=batch,
-                    largest_batch=most,
-                    on_progress=self.on_progress,
-                    tile=(index, plan.count),
-                )
+                if self.source == "device":
+                    result = self._run_on_device(running, plan.axes, maker.place, batch)
+                else:
+                    result = run_ensemble(
+                        running,
+                        maker,
+                        self.sampling,
+                        batch=batch,
+                        largest_batch=most,
+                        on_progress=self.on_progress,
+                        tile=(index, plan.count),
+                    )
                 # What the first tile found out by trials holds for the others, and so does what fitted.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
@@ -294,6 +344,21 @@ class _Job:
             standard_error=math.sqrt(variance),
             tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
             tiles=plan.count,
+            mask_source=self.source,
+        )
+
+    def _run_on_device(self, running: Engine, axes: dict[str, int], place: int, batch: int | None) -> Ensemble:
+        if not isinstance(running, DeviceEngine):
+            raise TypeError(f"{running.name} takes no masks on a device")
+        contract = running.model.contract
+        return run_device_ensemble(
+            running,
+            DeviceMasks(contract.masks, axes, self.seed, running.device, place),
+            self.sampling.passes,
+            batch=batch,
+            largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
+            on_progress=self.on_progress,
+            on_note=self.on_note,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,19 @@ class Moments:
         """Of whole blocks, by orientation."""
         self._blocks: dict[int, int] = {}
         self._block_squares = 0.0
+
+    @classmethod
+    def from_sums(cls, total: NDArray[np.float64], squares: NDArray[np.float64], count: int) -> Moments:
+        """Moments of independent passes whose sums, float64 (C, H, W), were made elsewhere."""
+        moments = cls(total.shape)
+        moments.count = count
+        moments._squares = squares
+        moments._sums, moments._blocks, moments._block_squares = {0: total}, {0: count}, float(squares.sum())
+        return moments
+
+    def is_finite(self) -> bool:
+        """Whether all predictions were finite numbers."""
+        return bool(np.isfinite(self._squares).all())
 
     def add(self, predictions: FloatArray, orientation: int = 0) -> None:
         """Fold in predictions [N, C, H, W]; a block has one orientation."""
@@ -255,11 +268,12 @@ class BatchChooser:
     Args:
         largest: the largest size to try.
         fixed: use `largest` from the start.
+        trials: the sizes to try, growing.
     """
 
-    def __init__(self, largest: int, *, fixed: bool = False) -> None:
-        self.batch = largest if fixed else TRIAL_BATCHES[0]
-        self._trials = [] if fixed else [size for size in TRIAL_BATCHES if size <= max(largest, self.batch)]
+    def __init__(self, largest: int, *, fixed: bool = False, trials: Sequence[int] = TRIAL_BATCHES) -> None:
+        self.batch = largest if fixed else trials[0]
+        self._trials = [] if fixed else [size for size in trials if size <= max(largest, self.batch)]
         self._runs = 0
         self._best_seconds = float("inf")
         self._best_batch = self.batch
@@ -268,6 +282,11 @@ class BatchChooser:
     def chosen(self) -> int:
         """The size to stay with, as far as is known."""
         return self._best_batch if self._trials else self.batch
+
+    @property
+    def settled(self) -> bool:
+        """Whether the trials are over."""
+        return not self._trials
 
     def ran(self, count: int, seconds: float) -> None:
         """Tell that a run of `count` passes took `seconds`."""

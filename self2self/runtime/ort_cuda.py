@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,9 +17,13 @@ from self2self.contract import IMAGE, PREDICTION
 from self2self.errors import FileFormatError, ResourceError
 from self2self.masks import BoolArray
 from self2self.nvidia import Gpu
+from self2self.profiles import BATCHES
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.gpu import is_distribution, missing_library, require_driver, require_gpu, unavailable
 from self2self.runtime.ort import ERRORS_ONLY, import_onnxruntime
+
+if TYPE_CHECKING:
+    import torch
 
 REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu."
 
@@ -159,13 +163,43 @@ class OrtCudaEngine(Engine):
             if is_out_of_memory(error):
                 # The buffers of a batch that does not fit must not stay in the way of a smaller one.
                 self._release()
-                raise MemoryError(first_line(error)) from error
-            if type(error).__name__ in ("Fail", "RuntimeException"):
-                raise FileFormatError(
-                    f"{self.model.path}: engine {self.name} cannot run it ({first_line(error)}). Use --engine ort."
-                ) from error
-            raise
+            raise self._run_error(error) from error
         return predictions
+
+    def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """As `device_ensemble.DeviceEngine` says; ONNX Runtime returns when the passes are done."""
+        import torch
+
+        count = len(next(iter(masks.values())))
+        shape = [count, *self.image.shape[1:]]
+        predictions = torch.empty(shape, dtype=torch.float32, device=self.device)
+        if predictions.is_cuda:
+            # ONNX Runtime has a stream of its own, which does not wait for those of PyTorch.
+            torch.cuda.current_stream().synchronize()
+        try:
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input(IMAGE, self._buffers[IMAGE])
+            for name, mask in masks.items():
+                binding.bind_input(name, self.device, 0, np.bool_, list(mask.shape), mask.data_ptr())
+            binding.bind_output(PREDICTION, self.device, 0, np.float32, shape, predictions.data_ptr())
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise self._run_error(error) from error
+        return predictions
+
+    def largest_device_batch(self) -> int:
+        """What is worth trying; ONNX Runtime itself sets no limit."""
+        return BATCHES[2]
+
+    def _run_error(self, error: Exception) -> Exception:
+        """What an error of ONNX Runtime is for the caller; a wrong input stays what it is: a bug."""
+        if is_out_of_memory(error):
+            return MemoryError(first_line(error))
+        if type(error).__name__ in ("Fail", "RuntimeException"):
+            return FileFormatError(
+                f"{self.model.path}: engine {self.name} cannot run it ({first_line(error)}). Use --engine ort."
+            )
+        return error
 
     def _bind(self, count: int) -> None:
         ort = import_onnxruntime(self.name)

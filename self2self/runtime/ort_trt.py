@@ -93,3 +93,7 @@ class OrtTrtEngine(OrtCudaEngine):
             for first in range(0, count, most)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def largest_device_batch(self) -> int:
+        """What the engine is built for."""
+        return self._profile().batches[2]

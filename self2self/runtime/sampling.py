@@ -78,3 +78,12 @@ def check_sampling(passes: Passes | None, tolerance: float | None) -> None:
         raise UsageError(f"--tolerance is {tolerance:g}; expected more than 0, for example --tolerance {TOLERANCE:g}.")
     if isinstance(passes, int):
         raise UsageError(f"--tolerance decides the number of passes; leave out --passes {passes}.")
+
+
+def device_sampling(sampling: Sampling) -> Sampling:
+    """What the device makes of `sampling`: independent passes over the image as it is, and 500 for ``auto``.
+
+    Passes are cheap there, and looking at the standard error would stop the two streams.
+    """
+    passes = sampling.passes if sampling.tolerance is None else PAPER_PASSES
+    return Sampling(passes, tolerance=None, balanced=False, flips=False)

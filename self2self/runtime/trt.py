@@ -24,6 +24,8 @@ from self2self.runtime.engine import Engine, FloatArray, first_line, is_installe
 from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu, unavailable
 
 if TYPE_CHECKING:
+    import torch
+
     from self2self.export.tensorrt import Library
 
 
@@ -186,6 +188,32 @@ class TrtEngine(Engine):
         if not done:
             raise self._failure()
 
+    def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """As `device_ensemble.DeviceEngine` says; up to `largest_device_batch` passes."""
+        import torch
+
+        count = len(masks[INPUT_MASK])
+        # `run` has to bind buffers of its own again.
+        self._count = self._capacity = 0
+        predictions = self._buffers.get(PREDICTION)
+        if predictions is None or len(predictions) < count:
+            self._drop_buffers()
+            shape = (count, *self.image.shape[1:])
+            predictions = torch.empty(shape, dtype=torch.float32, device=self.device)
+            self._buffers[PREDICTION] = predictions
+        for name, mask in masks.items():
+            self._set_shape(name, tuple(mask.shape))
+            self._context.set_tensor_address(name, mask.data_ptr())
+        self._context.set_tensor_address(PREDICTION, predictions.data_ptr())
+        if not self._context.execute_async_v3(self._current_stream_handle()):
+            raise self._failure()
+        result: torch.Tensor = predictions[:count]
+        return result
+
+    def largest_device_batch(self) -> int:
+        """What the engine was built for."""
+        return self._largest
+
     def _allocate(self, capacity: int) -> None:
         import torch
 
@@ -228,6 +256,11 @@ class TrtEngine(Engine):
 
     def _stream_handle(self) -> int:
         return int(self._stream.cuda_stream)
+
+    def _current_stream_handle(self) -> int:
+        import torch
+
+        return int(torch.cuda.current_stream().cuda_stream)
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         import torch

@@ -389,7 +389,7 @@ def test_the_run_interface_is_the_one_that_the_engine_calls() -> None:
 def test_the_command_builds_beside_the_model(work: Path) -> None:
     first = json.loads(run_cli("export", "--engine", "trt-rtx", "--json", expect=0).stdout)
     assert first["built"]
-    assert first["key"]["profile"]["batches"] == [1, 8, 32]
+    assert first["key"]["profile"]["batches"] == [1, 16, 64]
     assert Path(first["output"]).is_file()
     again = run_cli("export", "--engine", "trt-rtx", expect=0).stdout
     assert "there already" in again

@@ -1,0 +1,270 @@
+"""The ensemble on a GPU: masks, passes and sums stay there, and the finished image comes back.
+
+Two sets of mask buffers and two streams: while the passes of one batch run, the masks of the next
+are made. On a device without streams, as the CPU in the tests, the same code runs in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+
+from self2self.contract import Contract
+from self2self.errors import FileFormatError, UsageError
+from self2self.profiles import BATCHES, BYTES_PER_MASK_ELEMENT, MEMORY_SHARE
+from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.engine import Engine, FloatArray, first_line
+from self2self.runtime.ensemble import BatchChooser, Ensemble, Moments
+from self2self.runtime.model import Model
+from self2self.system import free_memory_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+MASK_SOURCES = ("auto", "host", "device")
+TRIAL_BATCHES = tuple(1 << power for power in range(BATCHES[2].bit_length()))
+PROGRESS_SECONDS = 0.25
+"""Between two looks at the sums, each of which waits for the device."""
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """What an engine that takes masks on the device has besides those of `Engine`."""
+
+    device: ClassVar[str]
+    model: Model
+    image: FloatArray
+
+    def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Predictions, float32 [N, C, H, W] on the device; the next call may overwrite them.
+
+        The work is ordered after what PyTorch's current stream holds, and that stream after it.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: the batch did not fit.
+            FileFormatError: the graph cannot be run.
+        """
+
+    def largest_device_batch(self) -> int:
+        """The most passes of one call."""
+
+
+def choose_mask_source(wanted: str, engine: type[Engine]) -> str:
+    """``"host"`` or ``"device"`` for `--mask-source` and an engine that works here.
+
+    Raises:
+        UsageError: there is no such source, or the engine cannot take masks on a device.
+    """
+    if wanted not in MASK_SOURCES:
+        raise UsageError(f"--mask-source is {wanted!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+    able = hasattr(engine, "run_on_device") and _torch_reaches(getattr(engine, "device", ""))
+    if wanted == "device" and not able:
+        reason = "PyTorch cannot use CUDA here" if hasattr(engine, "run_on_device") else "it runs on the CPU"
+        raise UsageError(f"--mask-source device does not work with engine {engine.name}: {reason}. Use host.")
+    return "device" if able and wanted != "host" else "host"
+
+
+def _torch_reaches(device: str) -> bool:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return False
+    return device == "cpu" or bool(torch.cuda.is_available())
+
+
+def largest_device_batch(contract: Contract, axes: Mapping[str, int], free_bytes: int) -> int:
+    """The largest batch worth trying with `free_bytes` of device memory."""
+    elements = 0
+    for mask in contract.masks:
+        size = 1
+        for length in mask.shape(axes):
+            size *= length
+        elements += size
+    return max(1, min(TRIAL_BATCHES[-1], int(MEMORY_SHARE * free_bytes / (BYTES_PER_MASK_ELEMENT * elements))))
+
+
+def free_device_bytes(device: str) -> int:
+    """Free memory of the GPU, or of the host for ``"cpu"``."""
+    if device == "cpu":
+        return free_memory_bytes()
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
+class DeviceMoments:
+    """Sums of predictions and of their squares, float64 on the device.
+
+    Args:
+        shape: (C, H, W) of one prediction.
+        device: of PyTorch.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: str) -> None:
+        import torch
+
+        self.count = 0
+        self._sums = torch.zeros((2, *shape), dtype=torch.float64, device=device)
+
+    def add(self, predictions: torch.Tensor) -> None:
+        """Fold in predictions [N, C, H, W]; nothing is changed if memory runs out."""
+        wide = predictions.double()
+        total = wide.sum(dim=0)
+        squares = wide.square_().sum(dim=0)
+        self._sums[0] += total
+        self._sums[1] += squares
+        self.count += len(predictions)
+
+    def to_host(self) -> Moments:
+        """Wait for the device and copy the sums."""
+        sums = self._sums.cpu().numpy()
+        return Moments.from_sums(sums[0], sums[1], self.count)
+
+
+class Lanes:
+    """A stream for masks and one for passes, on a device that has streams.
+
+    Args:
+        device: of PyTorch.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._events: dict[tuple[str, int], Any] = {}
+        self._streams: dict[str, Any] = {}
+        if device != "cpu":
+            import torch
+
+            self._streams = {name: torch.cuda.Stream() for name in ("masks", "passes")}  # type: ignore[no-untyped-call]
+            # The buffers' first use follows what the default stream did to make them.
+            for stream in self._streams.values():
+                stream.wait_stream(torch.cuda.default_stream())
+
+    def on(self, name: str, slot: int) -> AbstractContextManager[Any]:
+        """Work on stream `name`, after the other stream has let go of the buffers `slot`."""
+        if not self._streams:
+            return nullcontext()
+        import torch
+
+        other = "passes" if name == "masks" else "masks"
+        event = self._events.get((other, slot))
+        if event is not None:
+            self._streams[name].wait_event(event)
+        return cast(AbstractContextManager[Any], torch.cuda.stream(self._streams[name]))
+
+    def done(self, name: str, slot: int) -> None:
+        """Stream `name` has been given all its work on the buffers `slot`."""
+        if self._streams:
+            self._events[name, slot] = self._streams[name].record_event()
+
+    def finish(self) -> None:
+        """Wait for all work."""
+        for stream in self._streams.values():
+            stream.synchronize()
+
+
+def run_device_ensemble(
+    engine: DeviceEngine,
+    maker: DeviceMasks,
+    passes: int,
+    *,
+    batch: int | None = None,
+    largest_batch: int = TRIAL_BATCHES[-1],
+    on_progress: Callable[[Moments], None] | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> Ensemble:
+    """Run passes 0 to `passes` - 1 and fold them together, all on the engine's device.
+
+    While batch sizes are tried, each part is waited for and timed. After that masks are made beside
+    the passes, and the time of both is told as that of the passes.
+
+    Args:
+        engine: prepared.
+        maker: makes the masks on the engine's device.
+        passes: how many.
+        batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
+        largest_batch: the most that memory allows.
+        on_progress: called some times a second with what was reached; what it raises ends the loop.
+        on_note: told when a batch did not fit.
+
+    Raises:
+        ResourceError: not even one pass at a time fits into memory.
+        FileFormatError: a prediction is not finite.
+    """
+    import torch
+
+    moments, lanes = DeviceMoments(engine.image.shape[1:], engine.device), Lanes(engine.device)
+    seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
+    limit = engine.largest_device_batch()
+    chooser = BatchChooser(min(limit, batch or largest_batch), fixed=batch is not None, trials=TRIAL_BATCHES)
+    slots: list[dict[str, torch.Tensor]] = []
+    capacity = slot = 0
+    made: tuple[int, int] | None = None
+    looked = time.perf_counter()
+
+    def make(first: int, count: int, target: int) -> None:
+        with lanes.on("masks", target):
+            maker.fill(slots[target], first, count)
+        lanes.done("masks", target)
+
+    while moments.count < passes:
+        first, count = moments.count, min(chooser.batch, passes - moments.count)
+        alone = not chooser.settled
+        start = time.perf_counter()
+        try:
+            if count > capacity:
+                lanes.finish()
+                slots, capacity, made = [], 0, None
+                slots = [maker.allocate(count), maker.allocate(count)]
+                capacity = count
+            if made != (first, count):
+                make(first, count, slot)
+            if alone:
+                lanes.finish()
+            ready = time.perf_counter()
+            following = min(chooser.batch, passes - first - count)
+            if not alone and following:
+                make(first + count, following, 1 - slot)
+                made = (first + count, following)
+            with lanes.on("passes", slot):
+                moments.add(engine.run_on_device({name: buffer[:count] for name, buffer in slots[slot].items()}))
+            lanes.done("passes", slot)
+            if alone:
+                lanes.finish()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            lanes.finish()
+            slots, capacity, made = [], 0, None
+            chooser.shrink(error if isinstance(error, MemoryError) else MemoryError(first_line(error)))
+            if engine.device != "cpu":
+                torch.cuda.empty_cache()
+            on_note(f"a batch of {count} does not fit into the GPU's memory; going on with {chooser.batch}.")
+            continue
+        slot = 1 - slot
+        ran = time.perf_counter()
+        seconds["masks"] += ready - start
+        seconds["passes"] += ran - ready
+        chooser.ran(count, ran - start)
+        if on_progress is not None and (ran - looked >= PROGRESS_SECONDS or moments.count >= passes):
+            on_progress(_checked(moments, lanes, engine))
+            looked = time.perf_counter()
+            seconds["passes"] += looked - ran
+    start = time.perf_counter()
+    lanes.finish()
+    finished = time.perf_counter()
+    seconds["passes"] += finished - start
+    total = _checked(moments, lanes, engine)
+    seconds["reduce"] = time.perf_counter() - finished
+    return Ensemble(total, min(chooser.chosen, passes), seconds["masks"], seconds["passes"], seconds["reduce"])
+
+
+def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Moments:
+    lanes.finish()
+    host = moments.to_host()
+    # A sum is finite only if all that went into it is.
+    if not host.is_finite():
+        raise FileFormatError(
+            f"{engine.model.path}: predicts numbers that are not finite, so its weights are damaged or the fit "
+            "diverged. Fit again: self2self fit IMAGE --force"
+        )
+    return host

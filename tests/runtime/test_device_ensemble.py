@@ -1,0 +1,225 @@
+"""The ensemble of GPU engines, with its tensors on the CPU: seeding, sums, batches, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from self2self.contract import INPUT_MASK
+from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError, UsageError
+from self2self.runtime import denoise as denoise_module
+from self2self.runtime.denoise import denoise
+from self2self.runtime.device_ensemble import (
+    TRIAL_BATCHES,
+    DeviceEngine,
+    choose_mask_source,
+    largest_device_batch,
+    run_device_ensemble,
+)
+from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.engine import Engine, FloatArray, engine_class
+from self2self.runtime.ensemble import Ensemble, Moments
+from self2self.runtime.model import Model, load_model
+from self2self.runtime.ort import OrtEngine
+from tests.runtime.fakes import FakeEngine, fake_model
+from tests.runtime.test_gpu_engines import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu
+from tests.runtime.test_gpu_engines import engine as gpu_engine  # noqa: F401 - a fixture
+
+SIZE = 64
+AXES = {"H": SIZE, "W": SIZE}
+
+
+class OnDevice(FakeEngine):
+    """Predicts what the mask leaves of the image, on the device."""
+
+    device = "cpu"
+    limit = 64
+    fits = 64
+    bad_pass: int | None = None
+
+    def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        mask = masks[INPUT_MASK]
+        if len(mask) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        predictions = torch.from_numpy(self.image) * mask
+        if self.bad_pass is not None and sum(self.counts) <= self.bad_pass < sum(self.counts) + len(mask):
+            predictions[self.bad_pass - sum(self.counts)].view(-1)[7] = math.nan
+        self.counts.append(len(mask))
+        return predictions
+
+    def largest_device_batch(self) -> int:
+        return self.limit
+
+
+def on_device() -> OnDevice:
+    return OnDevice(fake_model(), np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32))
+
+
+def run(engine: OnDevice, passes: int, **options: object) -> Ensemble:
+    maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
+    assert isinstance(engine, DeviceEngine)
+    return run_device_ensemble(engine, maker, passes, **options)  # type: ignore[arg-type]
+
+
+def plain_predictions(engine: OnDevice, passes: int) -> FloatArray:
+    maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
+    masks = maker.fill(maker.allocate(passes), 0, passes)[INPUT_MASK].numpy()
+    return engine.image * masks
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3, 8, 50])
+def test_moments_are_those_of_all_passes_whatever_the_batch(batch: int | None) -> None:
+    engine = on_device()
+    result = run(engine, 21, batch=batch)
+    predictions = plain_predictions(engine, 21).astype(np.float64)
+    assert result.moments.count == sum(engine.counts) == 21
+    np.testing.assert_allclose(result.moments.mean(), predictions.mean(axis=0), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(result.moments.standard_deviation(), predictions.std(axis=0, ddof=1), rtol=0, atol=1e-6)
+    if batch is not None:
+        assert result.batch == min(batch, 21)
+
+
+def test_batches_are_tried_up_to_64_and_not_beyond_the_engine() -> None:
+    assert TRIAL_BATCHES == (1, 2, 4, 8, 16, 32, 64)
+    engine = on_device()
+    engine.limit = 4
+    run(engine, 60)
+    assert max(engine.counts) <= 4
+    engine = on_device()
+    engine.limit = 4
+    run(engine, 9, batch=100)
+    assert engine.counts == [4, 4, 1]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_loses_no_pass() -> None:
+    engine = on_device()
+    engine.fits = 3
+    notes: list[str] = []
+    result = run(engine, 10, batch=16, on_note=notes.append)
+    assert notes == [
+        "a batch of 10 does not fit into the GPU's memory; going on with 8.",
+        "a batch of 8 does not fit into the GPU's memory; going on with 4.",
+        "a batch of 4 does not fit into the GPU's memory; going on with 2.",
+    ]
+    assert engine.counts == [2] * 5
+    np.testing.assert_allclose(
+        result.moments.mean(), plain_predictions(engine, 10).mean(axis=0, dtype=np.float64), rtol=0, atol=1e-7
+    )
+
+
+def test_one_pass_that_does_not_fit_ends_it() -> None:
+    engine = on_device()
+    engine.fits = 0
+    with pytest.raises(ResourceError, match="a single pass does not fit"):
+        run(engine, 4)
+
+
+@pytest.mark.parametrize("bad", [0, 13, 19])
+def test_predictions_that_are_not_finite_are_found(bad: int) -> None:
+    engine = on_device()
+    engine.bad_pass = bad
+    with pytest.raises(FileFormatError, match="not finite"):
+        run(engine, 20, batch=4)
+
+
+def test_progress_ends_with_all_passes_and_may_stop_the_loop() -> None:
+    seen: list[Moments] = []
+    run(on_device(), 12, batch=5, on_progress=seen.append)
+    assert seen[-1].count == 12
+    assert math.isfinite(seen[-1].standard_error())
+
+    def stop(moments: Moments) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_device(), 12, on_progress=stop)
+
+
+def test_the_batch_follows_from_free_memory() -> None:
+    contract = fake_model().contract
+    assert largest_device_batch(contract, AXES, 0) == 1
+    assert largest_device_batch(contract, AXES, 2**40) == 64
+    # Half of the memory, 12 bytes for each of the mask's 3 * 64 * 64 elements.
+    assert largest_device_batch(contract, AXES, 2 * 5 * 12 * 3 * 64 * 64) == 5
+
+
+def test_who_makes_the_masks() -> None:
+    assert choose_mask_source("auto", OnDevice) == "device"
+    assert choose_mask_source("host", OnDevice) == "host"
+    assert choose_mask_source("auto", OrtEngine) == "host"
+    with pytest.raises(UsageError, match=r"device does not work with engine ort: it runs on the CPU\. Use host"):
+        choose_mask_source("device", OrtEngine)
+    with pytest.raises(UsageError, match="--mask-source is 'gpu'; expected one of: auto, host, device"):
+        choose_mask_source("gpu", OrtEngine)
+    if not torch.cuda.is_available():
+        assert choose_mask_source("auto", engine_class("trt")) == "host"
+
+
+# The engines' own code.
+
+
+@pytest.mark.parametrize("gpu_engine", [CudaOnTheCpu, TrtOnTheCpu, RtxOnTheCpu], indirect=True)
+def test_engines_run_masks_of_the_device(
+    gpu_engine: type[Engine],  # noqa: F811
+    tiny_onnx: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    model = load_model(path)
+    image = np.random.default_rng(2).random((1, 3, SIZE, SIZE), dtype=np.float32)
+    maker = DeviceMasks(model.contract.masks, AXES, 0, "cpu")
+    with gpu_engine(model, image) as running, OrtEngine(model, image) as reference:
+        assert isinstance(running, DeviceEngine)
+        for first, count in enumerate((2, 5, 1)):
+            masks = maker.fill(maker.allocate(count), first, count)
+            on_host = {name: mask.numpy() for name, mask in masks.items()}
+            expected = reference.run(on_host)
+            np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
+            # Masks of the host in between find their own buffers.
+            np.testing.assert_allclose(running.run(on_host), expected, rtol=0, atol=1e-5)
+
+
+def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoise_module, "get_engine", lambda name: CudaOnTheCpu)
+    pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
+    device = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, seed=2)
+    again = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, batch=2, seed=2)
+    host = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, seed=2, mask_source="host")
+    assert (device.mask_source, host.mask_source) == ("device", "host")
+    np.testing.assert_allclose(again.image, device.image, rtol=0, atol=1e-6)
+    # Other masks of the same probability: another sample of the same mean.
+    assert not np.array_equal(device.image, host.image)
+    assert device.image.shape == pixels.shape
+
+
+def test_falling_back_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).random((3, 64, 64), dtype=np.float32)
+    notes: list[str] = []
+
+    def get(name: str) -> type[Engine]:
+        if name == "trt":
+            raise EngineUnavailableError("engine trt: there is no NVIDIA driver. Use --engine ort.")
+        return OrtEngine
+
+    monkeypatch.setattr(denoise_module, "get_engine", get)
+    with pytest.raises(EngineUnavailableError):
+        denoise(tiny_model, pixels, engine="trt", passes=2)
+    done = denoise(
+        tiny_model,
+        pixels,
+        engine="trt",
+        passes=2,
+        mask_source="device",
+        allow_fallback=True,
+        on_note=notes.append,
+    )
+    assert (done.engine, done.mask_source) == ("ort", "host")
+    assert done.fallback == "engine trt: there is no NVIDIA driver. Use --engine ort."
+    assert notes == [done.fallback + " Falling back, as --allow-fallback says."]
+    assert denoise(tiny_model, pixels, engine="ort", passes=2, allow_fallback=True).fallback == ""
