@@ -61,7 +61,9 @@ class Console:
             yield Observer(note=self.note)
             return
         with Bars(title) as bars:
-            yield Observer(note=bars.note, fitted=bars.fitted, passed=bars.passed, measured=bars.measured)
+            yield Observer(
+                note=bars.note, fitted=bars.fitted, passed=bars.passed, measured=bars.measured, built=bars.built
+            )
 
 
 def standard_error_text(grey_levels: float) -> str:
@@ -120,6 +122,10 @@ class Bars:
     def measured(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""
         self._move("measuring", done, total, what)
+
+    def built(self, phase: str, done: int, total: int) -> None:
+        """Move the bar of a phase of TensorRT's build."""
+        self._move(phase.lower(), done, total, "")
 
     def _move(self, name: str, done: int, total: int, detail: str) -> None:
         if name not in self._tasks:

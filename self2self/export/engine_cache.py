@@ -232,6 +232,7 @@ def load_or_build(
     note: Callable[[str], None],
     *,
     rebuild: bool = False,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Loaded[T]:
     """The engine of `request`, from disk if it is there and good, or built now.
 
@@ -240,6 +241,7 @@ def load_or_build(
         load: makes the bytes of an engine usable; None if the library refuses them.
         note: told in one line why an engine is built again, or cannot be kept.
         rebuild: build even if there is a good one.
+        on_progress: as for `tensorrt.build`.
 
     Raises:
         UsageError, EngineUnavailableError, FileFormatError: as for `tensorrt.build`.
@@ -262,6 +264,7 @@ def load_or_build(
         request.key.profile,
         source=str(request.path),
         capabilities=request.key.capabilities,
+        on_progress=on_progress,
     )
     digest = hashlib.sha256(built.data).hexdigest()
     info = EngineFile(request.key, round(built.seconds, 3), built.layer_count, len(built.data), digest)

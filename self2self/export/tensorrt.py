@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -137,6 +138,7 @@ def build(
     *,
     source: str,
     capabilities: tuple[str, ...] = (),
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Built:
     """Build an engine from an ONNX file.
 
@@ -148,6 +150,8 @@ def build(
         source: how messages call the file.
         capabilities: compute capabilities that a TensorRT-RTX engine is for, such as ``"8.6"``;
             none for all from 8.0 up.
+        on_progress: called with the name of the phase, its steps done and all its steps, where the
+            library tells; from threads of the library.
 
     Raises:
         UsageError: the library cannot build for one of `capabilities`.
@@ -158,6 +162,10 @@ def build(
     parsed = parse(library, data, source)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
+    # It has to live as long as the builder does.
+    monitor = None if on_progress is None else monitor_of(trt, on_progress)
+    if monitor is not None:
+        config.progress_monitor = monitor
     tf32 = getattr(trt.BuilderFlag, "TF32", None)
     if tf32 is not None:
         config.clear_flag(tf32)
@@ -175,6 +183,8 @@ def build(
             f"({last_error(trt)}). Use --engine ort."
         )
     serialised = builder.build_serialized_network(parsed.network, config)
+    if monitor is not None and monitor.raised is not None:
+        raise monitor.raised
     if serialised is None:
         raise EngineUnavailableError(
             f"engine {library.engine}: {library.title} {trt.__version__} cannot build an engine from {source} "
@@ -229,6 +239,41 @@ def logger_of(trt: Any) -> Any:
                 self.last = message
 
     return Quiet()
+
+
+def monitor_of(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
+    """An object that tells `on_progress` of the outermost phases of a build; None where the library has none.
+
+    What `on_progress` raises ends the build and is kept in `raised`: it must not go through the
+    library's own frames.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self.raised: BaseException | None = None
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self._steps[name] = steps
+
+        def step_complete(self, name: str, step: int) -> bool:
+            if name not in self._steps:
+                return True
+            try:
+                on_progress(name, min(step + 1, self._steps[name]), self._steps[name])
+            except (Exception, KeyboardInterrupt) as error:
+                self.raised = error
+                return False
+            return True
+
+        def phase_finish(self, name: str) -> None:
+            self._steps.pop(name, None)
+
+    return Monitor()
 
 
 def last_error(trt: Any) -> str:

@@ -26,12 +26,14 @@ class Observer:
         fitted: after every training step.
         passed: after every run of the engine, with the passes to come.
         measured: before every step of a benchmark: what comes, steps done, steps in all.
+        built: while TensorRT builds an engine: the phase, its steps done and all its steps; from any thread.
     """
 
     note: Callable[[str], None] = _ignore
     fitted: Callable[[FitReport], None] = _ignore
     passed: Callable[[Moments, int], None] = _ignore
     measured: Callable[[str, int, int], None] = _ignore
+    built: Callable[[str, int, int], None] = _ignore
 
 
 def tell_notes(image: Image, observer: Observer) -> None:

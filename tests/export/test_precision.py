@@ -145,10 +145,10 @@ def test_the_ensembles_are_compared_on_the_same_masks(
     assert against.decibels == pytest.approx(abs(20 * np.log10(errors[1] / errors[0])), abs=1e-4)
 
 
-def test_estimated_decibels_are_those_of_errors_that_correlate_by_a_half() -> None:
+def test_estimated_decibels_are_those_of_errors_that_correlate_by_a_fifth() -> None:
     rng = np.random.default_rng(0)
     error = rng.normal(0, 10 / 3, 400_000)
-    rounding = 0.5 * (0.5 * error + np.sqrt(0.75) * rng.normal(0, 10 / 3, error.size))
+    rounding = 0.5 * (0.2 * error + np.sqrt(0.96) * rng.normal(0, 10 / 3, error.size))
     lost = 20 * np.log10(np.sqrt(np.mean((error + rounding) ** 2)) / np.sqrt(np.mean(error**2)))
     assert estimated_decibels(0.5 * 10 / 3, 10) == pytest.approx(lost, abs=0.02)
     assert estimated_decibels(0, 10) == 0

@@ -396,3 +396,37 @@ def test_the_command_builds_beside_the_model(work: Path) -> None:
     options = ["--min", "64x64", "--size", "64x96", "--max", "128x128", "--batch", "1,2,4", "--capability", "8.6"]
     other = run_cli("export", "--engine", "trt-rtx", *options, expect=0).stdout
     assert "64x64-128x128-b4.engine: built in" in other
+
+
+def test_the_progress_of_a_build_is_told(tiny: Fitted, tiny_onnx: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    seen: list[tuple[str, int, int]] = []
+    profile = Profile.fixed((64, 64), (1, 1, 1))
+    build(
+        TENSORRT_RTX,
+        tiny_onnx.read_bytes(),
+        tiny.contract,
+        profile,
+        source="m",
+        on_progress=lambda *report: seen.append(report),
+    )
+    assert seen, "TensorRT-RTX has a progress monitor and said nothing"
+    assert all(phase and 1 <= done <= total for phase, done, total in seen)
+    assert any(done == total for _, done, total in seen)
+
+
+def test_an_interruption_ends_a_build(tiny: Fitted, tiny_onnx: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(
+            TENSORRT_RTX,
+            tiny_onnx.read_bytes(),
+            tiny.contract,
+            Profile.fixed((64, 64), (1, 1, 1)),
+            source="m",
+            on_progress=interrupt,
+        )

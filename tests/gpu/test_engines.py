@@ -96,7 +96,7 @@ def test_a_damaged_engine_is_built_again(engine: type[Engine], model: Model) -> 
 def test_the_ensemble_is_that_of_the_cpu(engine: type[Engine], model: Model) -> None:
     pixels = picture(model.contract, (70, 90))[0]
     reference = denoise(model, pixels, engine="ort", passes=20, seed=1)
-    result = denoise(model, pixels, engine=engine.name, passes=20, seed=1)
+    result = denoise(model, pixels, engine=engine.name, passes=20, seed=1, mask_source="host")
     assert result.engine == engine.name
     tolerance = TF32_TOLERANCE if engine.name == "ort-trt" else TOLERANCE
     assert np.abs(result.image - reference.image).max() <= tolerance
@@ -120,3 +120,43 @@ def test_device_memory_is_given_back(engine: type[Engine], tmp_path: Path, tiny_
         free.append(torch.cuda.mem_get_info()[0])
     # The first start loads kernels, which stay.
     assert free[-1] >= free[1] - 64 * 2**20, free
+
+
+def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], model: Model) -> None:
+    import torch
+
+    from self2self.runtime.device_ensemble import DeviceEngine
+    from self2self.runtime.device_masks import DeviceMasks
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")
+    image = picture(model.contract, (96, 64))
+    maker = DeviceMasks(model.contract.masks, {"H": 96, "W": 64}, 0, "cuda")
+    masks = maker.fill(maker.allocate(5), 3, 5)
+    again = maker.fill(maker.allocate(1), 6, 1)
+    assert all(torch.equal(mask[3], again[name][0]) for name, mask in masks.items()), "they depend on the batch"
+    tolerance = TF32_TOLERANCE if engine.name == "ort-trt" else TOLERANCE
+    with engine(model, image) as running, OrtEngine(model, image) as reference:
+        assert isinstance(running, DeviceEngine)
+        torch.cuda.synchronize()
+        got = running.run_on_device(masks)
+        torch.cuda.synchronize()
+        expected = reference.run({name: mask.cpu().numpy() for name, mask in masks.items()})
+    difference = np.abs(got.cpu().numpy() - expected).max()
+    assert difference <= tolerance * max(1.0, float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("batch", [1, 7, None])
+def test_an_ensemble_on_the_device_does_not_depend_on_the_batch(
+    engine: type[Engine], model: Model, batch: int | None
+) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")
+    pixels = picture(model.contract, (70, 90))[0]
+    expected = denoise(model, pixels, engine=engine.name, passes=40, batch=4, seed=1, mask_source="device")
+    got = denoise(model, pixels, engine=engine.name, passes=40, batch=batch, seed=1, mask_source="device")
+    assert got.mask_source == "device"
+    # Streams that do not wait for each other would show here.
+    assert np.abs(got.image - expected.image).max() <= TF32_TOLERANCE
