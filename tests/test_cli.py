@@ -349,12 +349,11 @@ def test_half_precision_from_export_to_infer(work: Path) -> None:
     assert "has no model.fp16.onnx yet. Make it: self2self export" in missing.stderr
     run_cli("export", "--precision", "int8", expect=2)
     run_cli("export", "--reference", "noisy.png", expect=2)
-    Image.fromarray(np.full((64, 70, 3), 120, np.uint8)).save("clean.png")
-    result = run_cli("export", "--precision", "fp16", "--reference", "clean.png", "--json")
+    result = run_cli("export", "--precision", "fp16", "--json")
     values = parse_json(result)
     assert values["output"].endswith("model.fp16.onnx")
     assert values["precision"] == "fp16"
     assert 0 < values["compared"]["rms_difference"] < 1
-    assert values["compared"]["decibels"] <= 0.02
-    assert values["compared"]["against"] == "reference"
+    assert values["compared"]["decibels"] <= 0.1
+    assert values["compared"]["against"] == "noise estimate"
     run_cli("infer", "--precision", "fp16", "--engine", "ort", "--passes", "2", "--json")

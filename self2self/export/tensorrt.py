@@ -261,17 +261,20 @@ def monitor_of(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
                 self._steps[name] = steps
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name not in self._steps:
-                return True
-            try:
-                on_progress(name, min(step + 1, self._steps[name]), self._steps[name])
-            except (Exception, KeyboardInterrupt) as error:
-                self.raised = error
-                return False
-            return True
+            return self._tell(name, step + 1)
 
         def phase_finish(self, name: str) -> None:
+            # The last step is not always told.
+            self._tell(name, self._steps.get(name, 0))
             self._steps.pop(name, None)
+
+        def _tell(self, name: str, done: int) -> bool:
+            if name in self._steps and self.raised is None:
+                try:
+                    on_progress(name, min(done, self._steps[name]), self._steps[name])
+                except (Exception, KeyboardInterrupt) as error:
+                    self.raised = error
+            return self.raised is None
 
     return Monitor()
 
