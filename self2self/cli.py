@@ -176,6 +176,8 @@ def fit(
     text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"
     if fitted.psnr is not None:
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
+    if fitted.noise is not None:
+        text += f"\n  noise of about {fitted.noise.sigma:.1f} grey levels"
     console.result(text, fitted.to_json())
 
 
@@ -521,6 +523,11 @@ def _print_finished(console: Console, finished: list[Finished], *, many: bool = 
         lines.append(
             f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
             f"({done.passes_per_second:.1f} passes/s, standard error {standard_error_text(done.standard_error)})"
+        )
+        sigma = item.residual.noise.sigma if item.noise is None else item.noise.sigma
+        lines.append(
+            f"  noise of about {sigma:.1f} grey levels; removed: mean {item.residual.mean:+.2f}, "
+            f"standard deviation {item.residual.standard_deviation:.1f}"
         )
     if many and not finished and not console.as_json:
         return

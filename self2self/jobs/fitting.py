@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.diagnosis import Noise
 from self2self.errors import InputError, UsageError
 from self2self.image_io import Image, image_hash, read_image
-from self2self.jobs.observer import Observer, tell_notes
+from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import Run, RunConfig
@@ -63,6 +64,7 @@ class Fitted:
         loss: of the last steps; None when an earlier fit was used again.
         psnr, ssim: against the clean reference, if one was given.
         seconds: that this call took.
+        noise: of the image, estimated before the fit.
     """
 
     run: Run
@@ -72,6 +74,7 @@ class Fitted:
     psnr: float | None
     ssim: float | None
     seconds: float
+    noise: Noise | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `fit --json` prints."""
@@ -88,6 +91,8 @@ class Fitted:
             "seconds": {"fit": round(self.seconds, 3)},
             "peak_memory_bytes": peak_memory_bytes(),
         }
+        if self.noise is not None:
+            values["noise"] = self.noise.to_json()
         if self.psnr is not None:
             values |= {"psnr": self.psnr, "ssim": self.ssim}
         return values
@@ -158,7 +163,9 @@ def fit_job(
         config = resumable(run, config)
     elif run.folder.exists() and not force:
         raise occupied(run)
-    return run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
+    noise = tell_noise(image, observer)
+    fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
+    return replace(fitted, noise=noise)
 
 
 def occupied(run: Run) -> UsageError:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, measure_residual
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
-from self2self.jobs.observer import Observer, tell_notes
+from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
 from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
 from self2self.runtime.engine import get_engine
@@ -122,6 +123,8 @@ class Finished:
         fitted: the fit, when the job made one.
         export_seconds: time of the export, when the job made one.
         seconds: in all.
+        residual: what was removed: the image less the clamped, unrounded result.
+        noise: of the image, estimated before the fit, when the job made one.
     """
 
     source: Path
@@ -131,6 +134,8 @@ class Finished:
     fitted: Fitted | None
     export_seconds: float
     seconds: float
+    residual: Residual
+    noise: Noise | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `infer --json` and `denoise --json` print for one image."""
@@ -160,7 +165,10 @@ class Finished:
             "passes_per_second": round(done.passes_per_second, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             "standard_error": None if math.isnan(done.standard_error) else done.standard_error,
+            "residual": self.residual.to_json(),
         }
+        if self.noise is not None:
+            values["noise"] = self.noise.to_json()
         if self.uncertainty is not None:
             values["uncertainty"] = str(self.uncertainty)
         if self.fitted is not None:
@@ -207,6 +215,7 @@ def infer_image(
     fitted: Fitted | None = None,
     export_seconds: float = 0.0,
     prepared: Prepared | None = None,
+    noise: Noise | None = None,
 ) -> Finished:
     """Run the ensemble over `image` and write the result.
 
@@ -234,8 +243,11 @@ def infer_image(
     write_image(output, denoised.image, image, force=options.force)
     if options.uncertainty is not None and denoised.uncertainty is not None:
         write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
+    residual = measure_residual(image.pixels, denoised.image)
+    if residual.correlated and not (noise is not None and noise.correlated):
+        observer.note(f"{image.path}: in what was removed, {CORRELATED_NOTE.format(residual.noise.correlation)}")
     seconds = time.perf_counter() - start
-    return Finished(image.path, output, options.uncertainty, denoised, fitted, export_seconds, seconds)
+    return Finished(image.path, output, options.uncertainty, denoised, fitted, export_seconds, seconds, residual, noise)
 
 
 def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished:
@@ -255,10 +267,13 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     tell_notes(image, observer)
     config = configure(image, fitting, observer)
     run = run_folder(config, fitting)
+    noise = tell_noise(image, observer)
     fitted = fit_or_reuse(run, config, image, observer)
     began = time.perf_counter()
     if not run.onnx_path.is_file() or fitted.loss is not None:
         export_job(run, force=True)
     model = load_model(run.onnx_path)
     exported = time.perf_counter() - began
-    return infer_image(model, image, options, observer, start=start, fitted=fitted, export_seconds=exported)
+    return infer_image(
+        model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
+    )
