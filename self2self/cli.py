@@ -27,6 +27,7 @@ from self2self.options import (
     Precision,
     Quiet,
     RecipeName,
+    Report,
     Seed,
     Steps,
     Tolerance,
@@ -78,6 +79,7 @@ def denoise_command(
     mask_source: MaskSource = "auto",
     allow_fallback: AllowFallback = False,
     uncertainty: Uncertainty = None,
+    report: Report = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Run folder.  [default: runs/IMAGE-HASH]", show_default=False),
@@ -112,6 +114,7 @@ def denoise_command(
         parse_memory(memory),
         mask_source,
         allow_fallback,
+        report,
     )
     options.check(images)
     finished: list[Finished] = []
@@ -339,6 +342,7 @@ def infer(
     mask_source: MaskSource = "auto",
     allow_fallback: AllowFallback = False,
     uncertainty: Uncertainty = None,
+    report: Report = None,
     seed: Seed = 0,
     precision: Annotated[
         str | None,
@@ -368,6 +372,7 @@ def infer(
         parse_memory(memory),
         mask_source,
         allow_fallback,
+        report,
     )
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])

@@ -111,6 +111,10 @@ Uncertainty = Annotated[
     Path | None,
     typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also write a page with pictures and figures to FILE (.html).", metavar="FILE"),
+]
 
 
 MEMORY_UNITS = {"": 1, "B": 1} | {

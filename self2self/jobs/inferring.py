@@ -14,6 +14,7 @@ from self2self.image_io import Image, check_output, default_output, image_hash, 
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_noise, tell_notes
+from self2self.report import check_packages, check_report
 from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
 from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
 from self2self.runtime.engine import get_engine
@@ -38,6 +39,7 @@ class InferOptions:
         memory: bytes that a run may take; None for a share of what is free.
         mask_source: `--mask-source`.
         allow_fallback: whether another engine may stand in for one that does not work here.
+        report: where to write the HTML report; None for nowhere.
     """
 
     engine: str = "auto"
@@ -53,6 +55,7 @@ class InferOptions:
     memory: int | None = None
     mask_source: str = "auto"
     allow_fallback: bool = False
+    report: Path | None = None
 
     def check(self, images: list[Path]) -> None:
         """Refuse what cannot work before anything slow happens.
@@ -75,12 +78,17 @@ class InferOptions:
                 raise UsageError(f"-o {self.output}: with {len(images)} images it has to be a folder that exists.")
             if self.uncertainty is not None:
                 raise UsageError("--uncertainty works with one image at a time.")
+            if self.report is not None:
+                raise UsageError("--report works with one image at a time.")
             sources: dict[Path, Path] = {}
             for path in images:
                 output = self.output_for(path)
                 if (other := sources.setdefault(output.resolve(), path)) is not path:
                     # Otherwise the second would count as done when the first is.
                     raise UsageError(f"{other} and {path} would both be written to {output}. Give one at a time.")
+        if self.report is not None:
+            check_packages()
+            check_report(self.report, force=self.force)
 
     def check_for(self, image: Image) -> None:
         """Refuse an output that cannot be written, before the image is worked on.
@@ -125,6 +133,7 @@ class Finished:
         seconds: in all.
         residual: what was removed: the image less the clamped, unrounded result.
         noise: of the image, estimated before the fit, when the job made one.
+        report: the file of the HTML report, or None.
     """
 
     source: Path
@@ -136,6 +145,7 @@ class Finished:
     seconds: float
     residual: Residual
     noise: Noise | None = None
+    report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `infer --json` and `denoise --json` print for one image."""
@@ -171,6 +181,8 @@ class Finished:
             values["noise"] = self.noise.to_json()
         if self.uncertainty is not None:
             values["uncertainty"] = str(self.uncertainty)
+        if self.report is not None:
+            values["report"] = str(self.report)
         if self.fitted is not None:
             fit = self.fitted.to_json()
             values |= {key: fit[key] for key in ("run", "recipe", "init", "steps", "loss", "device", "quality_term")}
@@ -247,7 +259,25 @@ def infer_image(
     if residual.correlated and not (noise is not None and noise.correlated):
         observer.note(f"{image.path}: in what was removed, {CORRELATED_NOTE.format(residual.noise.correlation)}")
     seconds = time.perf_counter() - start
-    return Finished(image.path, output, options.uncertainty, denoised, fitted, export_seconds, seconds, residual, noise)
+    finished = Finished(
+        image.path,
+        output,
+        options.uncertainty,
+        denoised,
+        fitted,
+        export_seconds,
+        seconds,
+        residual,
+        noise,
+        options.report,
+    )
+    if options.report is not None:
+        # Here, because it needs what this module makes.
+        from self2self.jobs.reporting import write_job_report
+
+        same = model.contract.image_sha256 == image_hash(image)
+        write_job_report(options.report, finished, image, model.path.parent / "history.jsonl" if same else None)
+    return finished
 
 
 def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished:

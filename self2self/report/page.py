@@ -1,0 +1,161 @@
+"""The page: what it says, and where it may be written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.diagnosis import CORRELATED, GREY_LEVELS, Noise, Residual
+from self2self.errors import EngineUnavailableError, OutputError, writing
+from self2self.files import atomic_write
+from self2self.report import pictures
+
+PACKAGES = ("jinja2", "matplotlib")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportContent:
+    """What a report tells.
+
+    Attributes:
+        name: of the image.
+        noisy, denoised, uncertainty: float (C, H, W), C is 1, 3 or 4 (CMYK); in [0, 1] nominally.
+        noise: estimated before the fit, if it was.
+        residual: what was removed.
+        losses: (step, loss) of the fit; empty without a fit.
+        seconds: by stage; ``"total"`` is shown apart.
+        settings: names and values as text.
+        standard_error: RMS, in 8-bit grey levels; NaN when unknown.
+        notes: about the image, for the reader.
+    """
+
+    name: str
+    noisy: NDArray[np.floating]
+    denoised: NDArray[np.floating]
+    uncertainty: NDArray[np.floating]
+    noise: Noise | None
+    residual: Residual
+    losses: list[tuple[int, float]]
+    seconds: dict[str, float]
+    settings: list[tuple[str, str]]
+    standard_error: float
+    notes: list[str]
+
+
+def check_packages() -> None:
+    """See that the packages of a report are there.
+
+    Raises:
+        EngineUnavailableError: one is missing.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise EngineUnavailableError(
+            f"--report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            f"Type: pip install {' '.join(missing)}"
+        )
+
+
+def check_report(path: Path, *, force: bool) -> None:
+    """Refuse a file that cannot be written, before anything slow happens.
+
+    Raises:
+        OutputError: the extension is not .html, the folder is missing or read-only, `path` is a
+            folder, or it exists and `force` is false.
+        ResourceError: the disk is full.
+    """
+    import tempfile
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"--report {path}: expected the extension .html. Type: --report {path.with_suffix('.html')}")
+    with writing(path):
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise OutputError(f"--report {path}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
+        if path.is_dir():
+            raise OutputError(f"--report {path}: is a folder; expected the name of a file.")
+        if path.exists() and not force:
+            raise OutputError(f"--report {path}: exists already. Replace it with --force, or choose another name.")
+        # Permissions, read-only mounts and quotas in one: only trying tells.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+
+
+def write_report(path: Path, content: ReportContent) -> None:
+    """Write the page of `content`, whole or not at all; an existing file is replaced.
+
+    Raises:
+        OutputError, ResourceError: it cannot be written.
+    """
+    atomic_write(path, render(content).encode())
+
+
+def render(content: ReportContent) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = (files("self2self.report") / "template.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(values(content))
+
+
+def values(content: ReportContent) -> dict[str, Any]:
+    """What the template shows."""
+    _, height, width = content.noisy.shape
+    residual, noise = content.residual, content.noise
+    deviation = residual.standard_deviation / GREY_LEVELS
+    spread = np.sqrt(np.mean(np.square(content.uncertainty, dtype=np.float64), axis=0))
+    # The few most uncertain pixels would make all others dark.
+    most = float(np.percentile(spread, 99.5)) or 1 / GREY_LEVELS
+    noisy = pictures.picture(content.noisy)
+    # 1e-9: an image from which nothing was removed has no range of its own.
+    removed = pictures.picture(_as_grey_or_rgb(content.noisy - content.denoised) / max(6 * deviation, 1e-9) + 0.5)
+    stages = [(name, seconds) for name, seconds in content.seconds.items() if name != "total"]
+    longest = max([seconds for _, seconds in stages] + [1e-9])
+    correlated = residual.correlated or (noise is not None and noise.correlated)
+    return {
+        "name": content.name,
+        "width": width,
+        "height": height,
+        "noisy": noisy,
+        "denoised": pictures.picture(content.denoised),
+        "uncertainty": pictures.heat_map(spread / most),
+        "uncertainty_most": f"{most * GREY_LEVELS:.1f}",
+        "uncertainty_gradient": pictures.gradient(),
+        "uncertainty_mean": f"{float(spread.mean()) * GREY_LEVELS:.2f}",
+        "removed": removed,
+        "removed_span": f"{3 * residual.standard_deviation:.1f}",
+        "reduced": None if (noisy.width, noisy.height) == (width, height) else (noisy.width, noisy.height),
+        "sigma": f"{(noise or residual.noise).sigma:.1f}",
+        "residual_mean": f"{residual.mean:+.2f}",
+        "residual_deviation": f"{residual.standard_deviation:.1f}",
+        "correlation": f"{(noise or residual.noise).correlation:+.2f}",
+        "threshold": CORRELATED,
+        "correlated": correlated,
+        "standard_error": "unknown" if math.isnan(content.standard_error) else f"{content.standard_error:.2f}",
+        "autocorrelation": [
+            # Adding 0 makes a negative zero positive.
+            [(f"{round(value, 2) + 0.0:+.2f}", pictures.cell_colour(value)) for value in row]
+            for row in residual.autocorrelation
+        ],
+        "curve": pictures.loss_curve(content.losses) if len(content.losses) > 1 else None,
+        "stages": [(name, _seconds(value), 100 * value / longest) for name, value in stages],
+        "total": _seconds(content.seconds.get("total", sum(value for _, value in stages))),
+        "settings": content.settings,
+        "notes": content.notes,
+    }
+
+
+def _as_grey_or_rgb(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.asarray(pixels.mean(axis=0, keepdims=True)) if len(pixels) == 4 else pixels
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
