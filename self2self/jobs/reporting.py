@@ -45,8 +45,12 @@ def write_job_report(path: Path, finished: Finished, image: Image, history: Path
         residual=finished.residual,
         losses=losses,
         seconds=values["seconds"],
-        settings=[(key.replace("_", " "), str(value)) for key, value in values.items() if key not in NOT_SETTINGS],
+        settings=[(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in NOT_SETTINGS],
         standard_error=finished.denoised.standard_error,
         notes=notes,
     )
     write_report(path, content)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

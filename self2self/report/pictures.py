@@ -78,7 +78,8 @@ def loss_curve(losses: list[tuple[int, float]]) -> str:
         figure = Figure(figsize=(5, 2.2), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([step for step, _ in thinned], [loss for _, loss in thinned], color="#ff9f4a", linewidth=1.8)
-        if all(loss > 0 for _, loss in thinned):
+        low, high = min(loss for _, loss in thinned), max(loss for _, loss in thinned)
+        if 0 < low < high / 10:
             axes.set_yscale("log")
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
