@@ -52,6 +52,9 @@ Chosen on scikit-image's photographs (`python -m benchmarks.diagnosis`): the noi
 pixels stays under it unless texture hides weak noise, and a camera's interpolation is above it.
 """
 
+LARGEST_SIDE = 1536
+"""Pixels a side of the part that is looked at; an estimate from two million values does not get better by more."""
+
 CORRELATED_NOTE = (
     "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same), and such noise "
     "cannot be removed by this method. Denoise the raw file or the frame before it was scaled or compressed."
@@ -123,6 +126,15 @@ class Residual:
             "autocorrelation": [[round(value, 4) for value in row] for row in self.autocorrelation],
             "correlated": self.correlated,
         }
+
+
+def central(pixels: FloatArray) -> FloatArray:
+    """A view of the middle of `pixels` [C, H, W], `LARGEST_SIDE` at most: enough to measure noise in, and soon done."""
+    rows, columns = (
+        slice(max(0, (size - LARGEST_SIDE) // 2), max(0, (size - LARGEST_SIDE) // 2) + LARGEST_SIDE)
+        for size in pixels.shape[-2:]
+    )
+    return pixels[..., rows, columns]
 
 
 def measure_noise(pixels: FloatArray) -> Noise:

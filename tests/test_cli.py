@@ -86,7 +86,7 @@ def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: p
     values = parse_json(result)
     assert values["output"] == "image.denoised.png"
     assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
-    assert (values["engine"], values["provider"]) == ("ort", "CPUExecutionProvider")
+    assert (values["engine"], values["provider"]) == ("ncnn", "ncnn CPU")
     assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}
     parts = sum(seconds for name, seconds in values["seconds"].items() if name != "total")
     assert parts <= values["seconds"]["total"] + 0.1
@@ -205,7 +205,7 @@ def test_infer_takes_a_model_file_a_run_folder_or_the_latest_run(work: Path) -> 
     assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("engine", ["ort", "torch", "auto"])
+@pytest.mark.parametrize("engine", ["ort", "torch", "ncnn", "auto"])
 def test_every_engine_here_gives_the_same_image(work: Path, engine: str) -> None:
     run_cli("infer", "--passes", "2", "--engine", "ort", "-o", "reference.png")
     run_cli("infer", "--passes", "2", "--engine", engine, "-o", f"{engine}.png")

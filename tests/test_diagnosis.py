@@ -8,7 +8,9 @@ from skimage import data
 
 from self2self.diagnosis import (
     CORRELATED,
+    LARGEST_SIDE,
     autocorrelation,
+    central,
     estimate_correlation,
     estimate_sigma,
     measure_noise,
@@ -170,3 +172,13 @@ def test_any_size_has_finite_figures(shape: tuple[int, int, int], dtype: str) ->
     noise = measure_noise(white(shape, 20).astype(dtype))
     assert noise.sigma > 0
     assert np.isfinite([noise.horizontal, noise.vertical]).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 5000), (1, 1537, 1536), (3, 64, 64)])
+def test_large_images_are_looked_at_in_their_middle(shape: tuple[int, int, int]) -> None:
+    pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    part = central(pixels)
+    assert np.shares_memory(part, pixels)
+    assert part.shape == (shape[0], *(min(size, LARGEST_SIDE) for size in shape[1:]))
+    before, after = (np.argwhere(pixels[0] == part[0][corner])[0] for corner in ((0, 0), (-1, -1)))
+    assert np.abs(before - (np.array(shape[1:]) - 1 - after)).max() <= 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, measure_residual
+from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
 from self2self.jobs.exporting import export_job
@@ -234,6 +234,7 @@ def infer_image(
     Where memory for a second image is short, `image.pixels` becomes the result.
     """
     sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
+    noisy = central(image.pixels).copy()
     denoised = denoise(
         model,
         image.pixels,
@@ -245,8 +246,9 @@ def infer_image(
         on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
         on_note=observer.note,
         memory=options.memory,
-        uncertainty=options.uncertainty is not None,
-        may_overwrite=True,
+        uncertainty=options.uncertainty is not None or options.report is not None,
+        # A report shows both.
+        may_overwrite=options.report is None,
         prepared=prepared,
         mask_source=options.mask_source,
         allow_fallback=options.allow_fallback,
@@ -255,7 +257,7 @@ def infer_image(
     write_image(output, denoised.image, image, force=options.force)
     if options.uncertainty is not None and denoised.uncertainty is not None:
         write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
-    residual = measure_residual(image.pixels, denoised.image)
+    residual = measure_residual(noisy, central(denoised.image))
     if residual.correlated and not (noise is not None and noise.correlated):
         observer.note(f"{image.path}: in what was removed, {CORRELATED_NOTE.format(residual.noise.correlation)}")
     seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from self2self.diagnosis import CORRELATED_NOTE, Noise, measure_noise
+from self2self.diagnosis import CORRELATED_NOTE, Noise, central, measure_noise
 from self2self.image_io import Image
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def tell_notes(image: Image, observer: Observer) -> None:
 
 def tell_noise(image: Image, observer: Observer) -> Noise:
     """Measure the noise of the image, and warn if it is of the kind that cannot be removed."""
-    noise = measure_noise(image.pixels)
+    noise = measure_noise(central(image.pixels))
     if noise.correlated:
         observer.note(f"{image.path}: {CORRELATED_NOTE.format(noise.correlation)}")
     return noise
