@@ -126,13 +126,13 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             "fast",
-            steps=200,
+            steps=150,
             input_drop_rate=0.2,
             decoder_drop_rate=0.1,
             init="natural",
             scratch_scheme="kaiming",
             loss="l2",
-            learning_rate=1e-3,
+            learning_rate=5e-4,
             schedule="cosine",
             crop=96,
             average_decay=0.98,
