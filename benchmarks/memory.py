@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import environment, shown_command
+from self2self.bench.environment import environment, shown_command
 
 WIDTHS = {"paper": (48, (96, 96, 96, 96, 96)), "narrow": (16, (32, 32, 32, 16, 16)), "tiny": (4, (6, 6, 6, 4, 4))}
 """Encoder and decoder widths of the networks; their weights are random, which memory does not mind."""
@@ -86,7 +86,7 @@ def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
     """The plain PyTorch loop in this process."""
     import torch
 
-    from benchmarks.plain import PlainSelf2Self, plain_ensemble
+    from self2self.bench.plain import PlainSelf2Self, plain_ensemble
     from self2self.image_io import read_image
     from self2self.train.network import Self2SelfNet
 

@@ -15,6 +15,12 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def compute_threads() -> int:
+    """Threads for an engine: the available CPUs, or fewer if the user says so by OMP_NUM_THREADS, as PyTorch does."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(available_cpus(), int(wanted)) if wanted.isdigit() and int(wanted) else available_cpus()
+
+
 def free_memory_bytes() -> int:
     """Memory that can be taken without swapping, and within the limits of a container or scheduler."""
     import psutil

@@ -19,15 +19,16 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--virtual-time-budget=2000",
+    "--virtual-time-budget=4000",
 )
 
 
 LEAST_WIDTH = 500
 """Chromium makes no narrower window."""
 FRAME = """<!DOCTYPE html><body style="margin:0"><iframe style="border:0;width:{width}px;height:2000px" srcdoc="{page}"
-onload="document.documentElement.replaceWith(this.contentDocument.documentElement.cloneNode(true))"></iframe>"""
-"""Lays `page` out in a narrower frame, and puts what became of it in the place of the whole document."""
+onload="setTimeout(() => document.documentElement.replaceWith(
+  this.contentDocument.documentElement.cloneNode(true)), 1500)"></iframe>"""
+"""Lays `page` out in a narrower frame, and later puts what became of it in the place of the whole document."""
 
 
 def dump_dom(path: Path, width: int = 1200) -> str:
@@ -40,9 +41,10 @@ def dump_dom(path: Path, width: int = 1200) -> str:
         return _chromium(framed, LEAST_WIDTH, "--dump-dom")
 
 
-def screenshot(path: Path, out: Path, width: int = 1200, height: int = 2000) -> None:
+def screenshot(path: Path, out: Path, width: int = 1200, height: int = 2000) -> Path:
     """A PNG of the page at `path`, as a window of that size shows it."""
     _chromium(path, width, f"--screenshot={out}", height)
+    return out
 
 
 def _chromium(path: Path, width: int, action: str, height: int = 2000) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from self2self.bench import measure
-from self2self.runtime import ncnn_engine, ort
 from self2self.runtime.engine import engine_statuses
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import RECIPES
@@ -46,10 +45,8 @@ CASE = {
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No rests, and one thread each: on tensors this small, threads that wait for each other take seconds a pass."""
+    """No rests. Threads are one each (conftest): with more, a pass of so small a network takes seconds."""
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.0)
-    monkeypatch.setattr(ncnn_engine, "available_cpus", lambda: 1)
-    monkeypatch.setattr(ort, "available_cpus", lambda: 1)
 
 
 def check_case(case: dict[str, Any]) -> None:

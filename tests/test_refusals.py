@@ -195,7 +195,7 @@ def test_disk_full_while_writing_the_image(work: Path) -> None:
     shutil.copy("noisy.png", "kept.png")
     before = sorted(work.rglob("*"))
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "infer", "--passes", "1", "-o", "kept.png", "--force"],
+        [sys.executable, "-c", FULL_DISK, "infer", "--passes", "1", "--engine", "ort", "-o", "kept.png", "--force"],
         capture_output=True,
         text=True,
         check=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from self2self import system
 from self2self.system import cgroup_free_bytes, free_memory_bytes
 
 
@@ -52,3 +53,12 @@ def test_free_memory_is_the_smaller_of_the_two(monkeypatch: pytest.MonkeyPatch) 
     assert free_memory_bytes() == 12345
     monkeypatch.setattr("self2self.system.cgroup_free_bytes", lambda: math.inf)
     assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
+
+
+def test_threads_of_an_engine_follow_the_usual_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "available_cpus", lambda: 4)
+    for value, threads in {"": 4, "1": 1, "3": 3, "9": 4, "0": 4, "2,1": 4, "many": 4}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert system.compute_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert system.compute_threads() == 4

@@ -20,7 +20,7 @@ from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.model import read_proto
 from self2self.runtime.ncnn_graph import NcnnGraph, UnsupportedGraphError, translate
-from self2self.system import available_cpus
+from self2self.system import compute_threads
 
 _OUT_OF_MEMORY = -100
 
@@ -46,9 +46,13 @@ class NcnnEngine(Engine):
             self._graph = translate(read_proto(path).graph)
         except UnsupportedGraphError as error:
             raise FileFormatError(f"{path}: the engine ncnn does not know its {error}. Use --engine ort.") from error
+        except (ValueError, TypeError) as error:
+            raise FileFormatError(
+                f"{path}: the engine ncnn cannot read its weights ({first_line(error)}). Use --engine ort."
+            ) from error
         net = ncnn.Net()
         options = net.opt
-        options.num_threads = available_cpus()
+        options.num_threads = compute_threads()
         options.use_vulkan_compute = False
         for reduced in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
             # Older versions lack some of these, and what they name.

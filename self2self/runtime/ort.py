@@ -13,7 +13,7 @@ from self2self.contract import IMAGE, PREDICTION
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.system import available_cpus
+from self2self.system import compute_threads
 
 ERRORS_ONLY = 3
 _INSTALL = "Install it: pip install onnxruntime"
@@ -43,7 +43,7 @@ class OrtEngine(Engine):
         ort = import_onnxruntime(self.name)
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = available_cpus()
+        options.intra_op_num_threads = compute_threads()
         options.inter_op_num_threads = 1
         # The planned arena holds 18 bytes for each mask element, the unplanned one 10, at the same speed.
         options.enable_mem_pattern = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import threading
 import time
@@ -138,7 +139,9 @@ class Reporter:
         self._history = history
         self._on_report = on_report
         self._losses: list[float] = []
-        self._start = self._checkpointed = self._written = self._looked = time.monotonic()
+        self._start = self._checkpointed = self._looked = time.monotonic()
+        # The first step is always written, so that a curve has a beginning.
+        self._written = -math.inf
         self._look_seconds = 0.0
 
     def step(self, state: FitState) -> None:

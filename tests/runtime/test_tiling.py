@@ -161,7 +161,7 @@ def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None
         reference = denoise(tiny_model, pixels, engine="torch", passes=5, batch=5, memory=SMALL)
     assert got.batch == batch
     assert got.tiles > 1
-    np.testing.assert_allclose(got.image, reference.image, atol=1e-6)
+    np.testing.assert_allclose(got.image, reference.image, atol=5e-6)
 
 
 class Patched:
