@@ -1,0 +1,74 @@
+"""What `denoise` and `infer` share: the options of an ensemble, and what is printed at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from self2self.console import Console, standard_error_text
+from self2self.options import parse_batch, parse_masks, parse_memory, parse_passes
+
+if TYPE_CHECKING:
+    from self2self.jobs import Finished, InferOptions
+
+
+def infer_options(
+    *,
+    engine: str,
+    passes: str | None,
+    batch: str,
+    seed: int,
+    output: Path | None,
+    uncertainty: Path | None,
+    force: bool,
+    tolerance: float | None,
+    masks: str | None,
+    flips: bool | None,
+    memory: str | None,
+    mask_source: str,
+    allow_fallback: bool,
+    report: Path | None,
+) -> InferOptions:
+    """The options of an ensemble as they were typed.
+
+    Raises:
+        UsageError: a text cannot be read.
+    """
+    from self2self.jobs import InferOptions
+
+    return InferOptions(
+        engine=engine,
+        passes=parse_passes(passes),
+        batch=parse_batch(batch),
+        seed=seed,
+        output=output,
+        uncertainty=uncertainty,
+        force=force,
+        tolerance=tolerance,
+        balanced=parse_masks(masks),
+        flips=flips,
+        memory=parse_memory(memory),
+        mask_source=mask_source,
+        allow_fallback=allow_fallback,
+        report=report,
+    )
+
+
+def print_finished(console: Console, finished: list[Finished], *, many: bool = False) -> None:
+    """Say what was made of each image; `many` for a JSON document of a list."""
+    lines = []
+    for item in finished:
+        done = item.denoised
+        lines.append(
+            f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
+            f"({done.passes_per_second:.1f} passes/s, standard error {standard_error_text(done.standard_error)})"
+        )
+        sigma = item.residual.noise.sigma if item.noise is None else item.noise.sigma
+        lines.append(
+            f"  noise of about {sigma:.1f} grey levels; removed: mean {item.residual.mean:+.2f}, "
+            f"standard deviation {item.residual.standard_deviation:.1f}"
+        )
+    if many and not finished and not console.as_json:
+        return
+    values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
+    console.result("\n".join(lines), values)

@@ -1,0 +1,55 @@
+"""`self2self fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from self2self.console import Console, reported
+from self2self.errors import UsageError
+from self2self.options import AsJson, Device, DropRate, Force, Init, Quiet, RecipeName, Seed, Steps
+
+
+@reported
+def fit(
+    image: Annotated[Path, typer.Argument(help="Noisy image.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Run folder.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
+        ),
+    ] = None,
+    recipe: RecipeName = "fast",
+    init: Init = None,
+    steps: Steps = None,
+    drop_rate: DropRate = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted fit.")] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", help="Clean image, for PSNR and SSIM in the history; never fitted to.", metavar="CLEAN"
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the network to one noisy image, into a run folder."""
+    from self2self.jobs import FitOptions, fit_job
+
+    if resume and force:
+        raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
+    console = Console(as_json=as_json, quiet=quiet)
+    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
+    with console.progress() as observer:
+        fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
+    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"
+    if fitted.psnr is not None:
+        text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
+    if fitted.noise is not None:
+        text += f"\n  noise of about {fitted.noise.sigma:.1f} grey levels"
+    console.result(text, fitted.to_json())

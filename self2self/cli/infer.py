@@ -1,0 +1,107 @@
+"""`self2self infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from self2self.cli.ensemble import infer_options, print_finished
+from self2self.console import Console, reported
+from self2self.errors import UsageError
+from self2self.options import (
+    AllowFallback,
+    AsJson,
+    Batch,
+    EngineName,
+    Flips,
+    Force,
+    ImageOutput,
+    Masks,
+    MaskSource,
+    Memory,
+    Passes,
+    Quiet,
+    Report,
+    Seed,
+    Tolerance,
+    Uncertainty,
+)
+
+
+@reported
+def infer(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A model (.onnx file or run folder) and images.  [default: the latest run, and its image]",
+            metavar="[MODEL] [IMAGE...]",
+            show_default=False,
+        ),
+    ] = None,
+    output: ImageOutput = None,
+    engine: EngineName = "auto",
+    passes: Passes = None,
+    tolerance: Tolerance = None,
+    masks: Masks = None,
+    flips: Flips = None,
+    batch: Batch = "auto",
+    memory: Memory = None,
+    mask_source: MaskSource = "auto",
+    allow_fallback: AllowFallback = False,
+    uncertainty: Uncertainty = None,
+    report: Report = None,
+    seed: Seed = 0,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision", help="Which model of the run: fp32, fp16 or bf16.", metavar="NAME", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the ensemble of an exported model over images."""
+    from self2self.jobs import infer_job
+
+    console = Console(as_json=as_json, quiet=quiet)
+    options = infer_options(
+        engine=engine,
+        passes=passes,
+        batch=batch,
+        seed=seed,
+        output=output,
+        uncertainty=uncertainty,
+        force=force,
+        tolerance=tolerance,
+        masks=masks,
+        flips=flips,
+        memory=memory,
+        mask_source=mask_source,
+        allow_fallback=allow_fallback,
+        report=report,
+    )
+    # Before any file: a wrong engine is the same mistake whether or not there is a model.
+    options.check([])
+    model, images = _model_and_images(paths or [], precision)
+    with console.progress() as observer:
+        finished = infer_job(model, images, options, observer)
+    print_finished(console, finished, many=len(images) > 1)
+
+
+def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:
+    """Tell the model from the images; a model is a run folder or ends in .onnx."""
+    from self2self.jobs import exported_path
+    from self2self.train.checkpoint import Run
+
+    if paths and paths[0].suffix == ".onnx":
+        if precision is not None:
+            raise UsageError(f"--precision chooses a model of a run; {paths[0]} is one already.")
+        if len(paths) == 1:
+            raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
+        return paths[0], paths[1:]
+    run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
+    config = run.config()
+    return exported_path(run, precision or "fp32"), images or [Path(config.image)]
