@@ -19,35 +19,49 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--virtual-time-budget=4000",
 )
 
+
+BUDGETS = (4000, 20_000, 60_000)
+"""Milliseconds of its own time that the browser gives a page's scripts; more only on a busy machine."""
 
 LEAST_WIDTH = 500
 """Chromium makes no narrower window."""
 FRAME = """<!DOCTYPE html><body style="margin:0"><iframe style="border:0;width:{width}px;height:2000px" srcdoc="{page}"
 onload="setTimeout(() => document.documentElement.replaceWith(
-  this.contentDocument.documentElement.cloneNode(true)), 1500)"></iframe>"""
-"""Lays `page` out in a narrower frame, and later puts what became of it in the place of the whole document."""
+  this.contentDocument.documentElement.cloneNode(true)), {delay})"></iframe>"""
+"""Lays `page` out in a narrower frame, and `delay` milliseconds later puts what became of it
+in the place of the whole document."""
 
 
-def dump_dom(path: Path, width: int = 1200) -> str:
-    """The document of the page at `path` after its scripts ran, laid out for `width` pixels."""
-    if width >= LEAST_WIDTH:
-        return _chromium(path, width, "--dump-dom")
+def dump_dom(path: Path, width: int = 1200, until: str = "") -> str:
+    """The document of the page at `path` after its scripts ran and wrote `until`, laid out for `width` pixels."""
+    text = ""
+    for budget in BUDGETS:
+        if width >= LEAST_WIDTH:
+            text = _chromium(path, width, budget, "--dump-dom")
+        else:
+            text = _narrow_dom(path, width, budget)
+        if until in text:
+            break
+    return text
+
+
+def _narrow_dom(path: Path, width: int, budget: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         framed = Path(folder) / "framed.html"
-        framed.write_text(FRAME.format(width=width, page=html.escape(path.read_text(encoding="utf-8"))), "utf-8")
-        return _chromium(framed, LEAST_WIDTH, "--dump-dom")
+        page = html.escape(path.read_text(encoding="utf-8"))
+        framed.write_text(FRAME.format(width=width, page=page, delay=budget * 3 // 8), "utf-8")
+        return _chromium(framed, LEAST_WIDTH, budget, "--dump-dom")
 
 
 def screenshot(path: Path, out: Path, width: int = 1200, height: int = 2000) -> Path:
     """A PNG of the page at `path`, as a window of that size shows it."""
-    _chromium(path, width, f"--screenshot={out}", height)
+    _chromium(path, width, BUDGETS[0], f"--screenshot={out}", height)
     return out
 
 
-def _chromium(path: Path, width: int, action: str, height: int = 2000) -> str:
+def _chromium(path: Path, width: int, budget: int, action: str, height: int = 2000) -> str:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("chromium is not installed; install it: apt install chromium")
@@ -57,6 +71,7 @@ def _chromium(path: Path, width: int, action: str, height: int = 2000) -> str:
                 program,
                 *FLAGS,
                 f"--user-data-dir={profile}",
+                f"--virtual-time-budget={budget}",
                 f"--window-size={width},{height}",
                 action,
                 path.resolve().as_uri(),

@@ -10,11 +10,12 @@ from typing import Any
 
 from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
 from self2self.errors import EngineUnavailableError, UsageError
+from self2self.html import check_available
 from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_noise, tell_notes
-from self2self.report import check_packages, check_report
+from self2self.report import check_report
 from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
 from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
 from self2self.runtime.engine import get_engine
@@ -87,7 +88,7 @@ class InferOptions:
                     # Otherwise the second would count as done when the first is.
                     raise UsageError(f"{other} and {path} would both be written to {output}. Give one at a time.")
         if self.report is not None:
-            check_packages()
+            check_available(f"--report {self.report}")
             check_report(self.report, force=self.force)
 
     def check_for(self, image: Image) -> None:

@@ -6,6 +6,6 @@
 `pictures` turns arrays into embedded images and charts; `template.html` is the page.
 """
 
-from self2self.report.page import ReportContent, check_packages, check_report, write_report
+from self2self.report.page import ReportContent, check_report, write_report
 
-__all__ = ["ReportContent", "check_packages", "check_report", "write_report"]
+__all__ = ["ReportContent", "check_report", "write_report"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.diagnosis import CORRELATED, GREY_LEVELS, Noise, Residual
-from self2self.errors import EngineUnavailableError, OutputError, writing
+from self2self.errors import OutputError, writing
 from self2self.files import atomic_write
+from self2self.html import render
 from self2self.report import pictures
 
-PACKAGES = ("jinja2", "matplotlib")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +46,6 @@ class ReportContent:
     settings: list[tuple[str, str]]
     standard_error: float
     notes: list[str]
-
-
-def check_packages() -> None:
-    """See that the packages of a report are there.
-
-    Raises:
-        EngineUnavailableError: one is missing.
-    """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise EngineUnavailableError(
-            f"--report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Type: pip install {' '.join(missing)}"
-        )
 
 
 def check_report(path: Path, *, force: bool) -> None:
@@ -94,16 +79,12 @@ def write_report(path: Path, content: ReportContent) -> None:
     Raises:
         OutputError, ResourceError: it cannot be written.
     """
-    atomic_write(path, render(content).encode())
+    atomic_write(path, report_html(content).encode())
 
 
-def render(content: ReportContent) -> str:
+def report_html(content: ReportContent) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = (files("self2self.report") / "template.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(values(content))
+    return render(TEMPLATE, values(content))
 
 
 def values(content: ReportContent) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from self2self.html import inline_svg
 
 MAX_SIDE = 1600
 """Larger images are reduced; a page of a hundred megabytes opens nowhere."""
@@ -62,21 +63,18 @@ def cell_colour(value: float) -> str:
     return f"rgba({'255, 150, 60' if value > 0 else '80, 150, 255'}, {0.85 * strength:.2f})"
 
 
-def loss_curve(losses: list[tuple[int, float]]) -> str:
+def loss_curve(losses: list[tuple[int, float]]) -> Any:
     """(step, loss) as an SVG element without size, in the page's own colours and type."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     thinned = thin(losses)
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "self2self",
-        "font.family": "sans-serif",
-        "font.size": 11,
-    }
-    with rc_context(style):
+    with rc_context({"font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(5, 2.2), layout="constrained")
         axes = figure.add_subplot()
+        # The page's own dark ground shows through.
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
         axes.plot([step for step, _ in thinned], [loss for _, loss in thinned], color="#ff9f4a", linewidth=1.8)
         low, high = min(loss for _, loss in thinned), max(loss for _, loss in thinned)
         if 0 < low < high / 10:
@@ -90,12 +88,7 @@ def loss_curve(losses: list[tuple[int, float]]) -> str:
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color("#5a616b")
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    svg = stream.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # The view box keeps the shape; the page gives the width.
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", svg, count=2)
+        return inline_svg(figure, "loss against step")
 
 
 def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -39,7 +39,7 @@ def html() -> str:
 def test_the_page_in_a_browser(html: str, width: int, tmp_path: Path) -> None:
     copied = tmp_path / "page.html"
     copied.write_text(html.replace("</body>", PROBE), encoding="utf-8")
-    dom = dump_dom(copied, width=width)
+    dom = dump_dom(copied, width, until="data-repeated")
     values = dict(re.findall(r'data-(\w+)="([-\d.]+)"', dom))
     assert int(values["width"]) == width
     assert int(values["overflow"]) == 0

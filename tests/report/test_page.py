@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from self2self.diagnosis import measure_noise, measure_residual
-from self2self.errors import EngineUnavailableError, OutputError
-from self2self.report import ReportContent, check_packages, check_report, page, pictures, write_report
+from self2self.errors import OutputError
+from self2self.report import ReportContent, check_report, page, pictures, write_report
 from tests.browser import dump_dom, screenshot
 
 PROBE = """<script>addEventListener("load", async () => {
@@ -56,8 +56,8 @@ def content(channels: int = 3, size: tuple[int, int] = (90, 120), **changes: Any
 
 def probe(folder: Path, what: ReportContent, width: int) -> dict[str, Any]:
     path = folder / "probe.html"
-    path.write_text(page.render(what).replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    match = re.search(r'data-found="([^"]*)"', dump_dom(path, width=width))
+    path.write_text(page.report_html(what).replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    match = re.search(r'data-found="([^"]*)"', dump_dom(path, width, until="data-found"))
     assert match is not None
     return dict(json.loads(match[1].replace("&quot;", '"')))
 
@@ -97,7 +97,7 @@ class References(HTMLParser):
 
 
 def test_the_page_refers_to_nothing_outside_and_escapes_names() -> None:
-    text = page.render(content())
+    text = page.report_html(content())
     references = References()
     references.feed(text)
     assert len(references.found) >= 4
@@ -115,7 +115,7 @@ def test_the_page_refers_to_nothing_outside_and_escapes_names() -> None:
 
 def test_figures_are_those_of_the_measurement() -> None:
     what = content()
-    text = page.render(what)
+    text = page.report_html(what)
     assert what.noise is not None
     assert f"{what.noise.sigma:.1f}" in text
     assert f"{what.residual.standard_deviation:.1f}" in text
@@ -125,17 +125,17 @@ def test_figures_are_those_of_the_measurement() -> None:
 
 
 def test_the_warning_is_there_when_it_should_be() -> None:
-    assert 'warning">' not in page.render(content())
+    assert 'warning">' not in page.report_html(content())
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((3, 90, 120))
     for axis in (1, 2):
         noise = noise + 0.5 * np.roll(noise, 1, axis)
-    assert 'warning">' in page.render(content(noise=measure_noise(noise)))
+    assert 'warning">' in page.report_html(content(noise=measure_noise(noise)))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_grey_colour_and_cmyk_all_make_a_page(channels: int) -> None:
-    text = page.render(content(channels, (8, 9), losses=[], noise=None, standard_error=float("nan")))
+    text = page.report_html(content(channels, (8, 9), losses=[], noise=None, standard_error=float("nan")))
     assert text.count("data:image/png") == 4
     assert "<svg" not in text
     assert "unknown" in text
@@ -144,13 +144,13 @@ def test_grey_colour_and_cmyk_all_make_a_page(channels: int) -> None:
 def test_an_image_from_which_nothing_was_removed_makes_a_page() -> None:
     even = np.full((1, 16, 16), 0.5)
     what = content(1, noisy=even, denoised=even, uncertainty=even * 0, residual=measure_residual(even, even))
-    assert "+0.00" in page.render(what)
+    assert "+0.00" in page.report_html(what)
 
 
 def test_large_images_are_reduced_and_the_page_says_so() -> None:
-    text = page.render(content(1, (40, 2 * pictures.MAX_SIDE)))
+    text = page.report_html(content(1, (40, 2 * pictures.MAX_SIDE)))
     assert re.search(r"reduced to 1600 . 20 pixels", text)
-    assert "reduced to" not in page.render(content(1))
+    assert "reduced to" not in page.report_html(content(1))
 
 
 def test_a_picture_holds_the_pixels() -> None:
@@ -169,14 +169,6 @@ def test_curves_are_thinned_and_keep_their_ends() -> None:
     assert (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert sorted(thinned) == thinned
     assert pictures.thin(points[:10]) == points[:10]
-
-
-def test_missing_packages_are_told_with_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_packages()
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "jinja2" else object())
-    with pytest.raises(EngineUnavailableError, match=r"needs jinja2, which is not.*pip install jinja2$") as caught:
-        check_packages()
-    assert caught.value.exit_code == 4
 
 
 def test_unsuitable_files_are_refused(tmp_path: Path) -> None:
