@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Contract": "self2self.contract",
-    "Denoised": "self2self.runtime.denoise",
+    "Denoised": "self2self.runtime.tile_job",
     "Engine": "self2self.runtime.engine",
     "FitOptions": "self2self.jobs",
     "FitState": "self2self.train.fit",

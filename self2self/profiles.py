@@ -6,11 +6,11 @@ width and batch, so that nobody has to write eleven shapes by hand.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from self2self.budget import DEVICE_SHARE, fitting_passes
 from self2self.contract import IMAGE, Contract
 from self2self.errors import UsageError
 
@@ -19,13 +19,6 @@ Shape = tuple[int, ...]
 
 BATCHES = (1, 16, 64)
 """Least, best and most passes a run when nothing else is asked for."""
-BYTES_PER_MASK_ELEMENT = 12
-"""Device memory of a pass for each mask element, an estimate: the mask, and float32 activations.
-
-Not measured on a GPU; on the CPU ONNX Runtime takes 10 (`runtime.denoise`).
-"""
-MEMORY_SHARE = 0.5
-"""How much of the device's memory a profile's largest batch may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +118,7 @@ def profile_for(contract: Contract, size: Size, memory_bytes: int) -> Profile:
     It depends on the memory of the device, not on what is free, so that an engine that was built
     once is found again.
     """
-    axes = {"H": size[0], "W": size[1]}
-    one_pass = BYTES_PER_MASK_ELEMENT * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
-    fitting = max(1, int(MEMORY_SHARE * memory_bytes / one_pass))
+    fitting = fitting_passes(contract, {"H": size[0], "W": size[1]}, DEVICE_SHARE * memory_bytes)
     most = min(BATCHES[2], 2 ** (fitting.bit_length() - 1))
     return Profile.fixed(size, (1, min(BATCHES[1], most), most))
 

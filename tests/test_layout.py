@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "self2self"
 
 LEAVES = {
-    *("contract", "diagnosis", "errors", "files", "image_io", "masks", "metrics", "nvidia", "padding"),
+    *("budget", "contract", "diagnosis", "errors", "files", "image_io", "masks", "metrics", "nvidia", "padding"),
     *("profiles", "system"),
 }
 FRONT = {"cli", "console", "options", "__main__"}

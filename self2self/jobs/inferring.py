@@ -16,12 +16,14 @@ from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
 from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.report import check_report
-from self2self.runtime.denoise import Denoised, Prepared, check_counts, denoise
+from self2self.runtime.denoise import check_counts, denoise
 from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
 from self2self.runtime.engine import get_engine
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
+from self2self.runtime.prepared import Prepared
 from self2self.runtime.sampling import Passes, check_sampling, sampling_for
+from self2self.runtime.tile_job import Denoised
 from self2self.system import peak_memory_bytes
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
+from self2self.budget import DEVICE_SHARE, fitting_passes
 from self2self.contract import Contract
 from self2self.errors import FileFormatError, UsageError
-from self2self.profiles import BATCHES, BYTES_PER_MASK_ELEMENT, MEMORY_SHARE
+from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
 from self2self.runtime.ensemble import BatchChooser, Ensemble, Moments
@@ -76,13 +77,7 @@ def _torch_reaches(device: str) -> bool:
 
 def largest_device_batch(contract: Contract, axes: Mapping[str, int], free_bytes: int) -> int:
     """The largest batch worth trying with `free_bytes` of device memory."""
-    elements = 0
-    for mask in contract.masks:
-        size = 1
-        for length in mask.shape(axes):
-            size *= length
-        elements += size
-    return max(1, min(TRIAL_BATCHES[-1], int(MEMORY_SHARE * free_bytes / (BYTES_PER_MASK_ELEMENT * elements))))
+    return min(TRIAL_BATCHES[-1], fitting_passes(contract, axes, DEVICE_SHARE * free_bytes))
 
 
 def free_device_bytes(device: str) -> int:

@@ -9,14 +9,17 @@ into the next along a raised cosine. The weights of all tiles sum to one at ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.budget import pass_bytes
 from self2self.contract import SIZE_MULTIPLE
 from self2self.padding import Padding
+from self2self.runtime.model import Model
 
 MARGIN = 16
 """Pixels beside a tile's edge that are not used.
@@ -31,6 +34,8 @@ RAMP = SIZE_MULTIPLE
 OVERLAP = 2 * MARGIN + RAMP
 SMALLEST_TILE = 2 * OVERLAP
 """Less would see more than four tiles at some pixels."""
+BYTES_PER_VALUE = 100
+"""Sums, masks of the image's own size and temporaries, for each value of a tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,25 @@ def tile_sizes(largest: int) -> Iterator[int]:
         yield size
         size = max(SMALLEST_TILE, size // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE)
     yield SMALLEST_TILE
+
+
+def largest_tile(model: Model, size: tuple[int, int], room: int) -> int:
+    """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
+
+    Args:
+        model: what runs; one that is fixed to a size cannot be given tiles.
+        size: height and width of the padded image; where it fits as a whole, its longer side.
+        room: bytes for the engine, its masks and the sums.
+    """
+    contract = model.contract
+    unit = contract.size_multiple
+    pixel_bytes = pass_bytes(contract, {"H": unit, "W": unit}) / unit**2 + BYTES_PER_VALUE * contract.channels
+    if model.size is not None or pixel_bytes * math.prod(size) <= room:
+        return max(size)
+    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+    line_bytes = 2 * 2 * 4 * contract.channels * size[1]
+    side = int((math.sqrt(line_bytes**2 + 4 * pixel_bytes * max(0, room)) - line_bytes) / (2 * pixel_bytes))
+    return int(max(SMALLEST_TILE, side // unit * unit))
 
 
 class Canvas:

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from self2self.contract import Contract
 from self2self.errors import InputError, UsageError
 from self2self.masks import BoolArray, MaskMaker
 from self2self.runtime import denoise as module
-from self2self.runtime.denoise import check_counts, denoise, largest_batch
+from self2self.runtime.denoise import check_counts, denoise
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
@@ -216,16 +215,3 @@ def test_the_engine_is_closed_when_it_cannot_be_prepared() -> None:
     with pytest.raises(RuntimeError, match="half way"):
         engine.__enter__()
     assert engine.closed == 1
-
-
-def test_the_largest_batch_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch, tiny: Fitted) -> None:
-    def batch_with(free_bytes: int, contract: Contract, length: int) -> int:
-        monkeypatch.setattr(module, "free_memory_bytes", lambda: free_bytes)
-        return largest_batch(contract, {"H": length, "W": length})
-
-    contract = tiny.contract
-    assert batch_with(0, contract, 64) == 1
-    elements = sum(int(np.prod(mask.shape({"H": 64, "W": 64}))) for mask in contract.masks)
-    one_pass = module.BYTES_PER_MASK_ELEMENT * elements / module.MEMORY_SHARE
-    assert batch_with(round(5.5 * one_pass), contract, 64) == 5
-    assert batch_with(round(5.5 * one_pass), contract, 128) == 1

@@ -1,0 +1,37 @@
+"""How many passes fit into memory: one estimate of what a pass takes, for hosts, devices and engines built ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from self2self.contract import Contract
+from self2self.system import free_memory_bytes
+
+BYTES_PER_MASK_ELEMENT = 12
+"""Peak memory of a run for each mask element, the mask itself included, rounded up.
+
+Measured as the growth of the resident set from 128x128 with eight passes to 512x512 with one:
+ONNX Runtime 9.4 to 10.6 and PyTorch 8 to 14 for the wide and the narrow decoder. Nearly all of the
+network's activations have masks; only a very narrow network needs more (PyTorch 18). Not measured
+on a GPU, where masks and float32 activations are the same.
+"""
+HOST_SHARE = 0.25
+"""How much of the host's free memory a batch may take; more passes a run gain little on a CPU."""
+DEVICE_SHARE = 0.5
+"""How much of a device's memory a batch may take."""
+
+
+def pass_bytes(contract: Contract, axes: Mapping[str, int]) -> int:
+    """Memory of one pass over data of `axes`, for example ``{"H": 64, "W": 96}``."""
+    return BYTES_PER_MASK_ELEMENT * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
+
+
+def fitting_passes(contract: Contract, axes: Mapping[str, int], room: float) -> int:
+    """The most passes at a time that fit into `room` bytes, and at least 1."""
+    return max(1, int(room / pass_bytes(contract, axes)))
+
+
+def largest_host_batch(contract: Contract, axes: Mapping[str, int], room: int) -> int:
+    """The most passes at a time that fit into `HOST_SHARE` of the free memory and into `room` bytes, and at least 1."""
+    return fitting_passes(contract, axes, min(HOST_SHARE * free_memory_bytes(), room))

@@ -1,0 +1,206 @@
+"""All passes of one tile, then of the next, blended into the finished image; one tile where the image fits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from self2self.budget import largest_host_batch
+from self2self.masks import MaskMaker
+from self2self.padding import Padding
+from self2self.runtime.device_ensemble import (
+    DeviceEngine,
+    free_device_bytes,
+    largest_device_batch,
+    run_device_ensemble,
+)
+from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.ensemble import Ensemble, Moments, run_ensemble
+from self2self.runtime.model import Model
+from self2self.runtime.prepared import Prepared
+from self2self.runtime.sampling import Sampling
+from self2self.runtime.tiling import Canvas, TilePlan, place_of
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """A finished image and how it was made.
+
+    Attributes:
+        image: float32 (C, H, W), clamped to the bounds.
+        uncertainty: float32 (C, H, W), standard deviation over the passes; None if it was not asked for.
+        engine: `--engine` name of what ran.
+        provider: the provider that really ran.
+        passes: number of passes; with tiles, their mean over the tiles.
+        sampling: how they were drawn.
+        batch: passes a run.
+        seed: seed of the masks.
+        seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
+        standard_error: of the mean; RMS over all values, in 8-bit grey levels. Where tiles overlap,
+            that of a single tile, which is more than that of their blend.
+        tile: (height, width) of the tiles; None if the image was not cut.
+        tiles: number of tiles; 1 if the image was not cut.
+        mask_source: ``"host"`` or ``"device"``: where the masks were made.
+        fallback: why another engine ran than the one that was asked for; empty if none did.
+    """
+
+    image: FloatArray
+    uncertainty: FloatArray | None
+    engine: str
+    provider: str
+    passes: int
+    sampling: Sampling
+    batch: int
+    seed: int
+    seconds: dict[str, float]
+    standard_error: float
+    tile: tuple[int, int] | None = None
+    tiles: int = 1
+    mask_source: str = "host"
+    fallback: str = ""
+
+    @property
+    def passes_per_second(self) -> float:
+        """Passes a second, with masks and reduction."""
+        return self.passes / max(1e-9, sum(self.seconds[key] for key in ("masks", "passes", "reduce")))
+
+
+@dataclass(slots=True)
+class TileJob:
+    """What `denoise` was asked for and has checked, for one plan of tiles after the other.
+
+    Attributes:
+        model, pixels, batch, seed, bounds, on_progress, on_note, uncertainty: as for `denoise`.
+        engine: works here.
+        sampling: how passes are drawn.
+        may_cap_batch: a `batch` that does not fit may become smaller.
+        prepared: where the engine comes from and stays; None for one of the job's own.
+        mask_source: ``"host"`` or ``"device"``.
+        lines: of the output that are finished.
+    """
+
+    model: Model
+    pixels: FloatArray
+    engine: type[Engine]
+    sampling: Sampling
+    batch: int | None
+    seed: int
+    bounds: tuple[float, float] = (0.0, 1.0)
+    on_progress: Callable[[Moments], None] | None = None
+    on_note: Callable[[str], None] = lambda text: None
+    may_cap_batch: bool = False
+    uncertainty: bool = True
+    prepared: Prepared | None = None
+    mask_source: str = "host"
+    lines: int = field(default=0, init=False)
+
+    @property
+    def padding(self) -> Padding:
+        """What is added around the image so that the network can take it."""
+        contract = self.model.contract
+        _, height, width = self.pixels.shape
+        return Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width with padding."""
+        _, height, width = self.pixels.shape
+        padding = self.padding
+        return height + padding.top + padding.bottom, width + padding.left + padding.right
+
+    def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
+        """All passes of one tile, then of the next.
+
+        Args:
+            plan: how the padded image is cut; of one tile for the whole.
+            out: float32 (C, H, W); becomes the result. May be `pixels`.
+            room: bytes for the engine, its masks and the sums.
+
+        Raises:
+            PassTooLarge: a single pass over a tile does not fit into memory.
+            Self2SelfError: as for the engine.
+        """
+        contract = self.model.contract
+        start = time.perf_counter()
+        # Indices are padded instead of pixels, so that no second image is held.
+        rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
+        deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
+        image_canvas = Canvas(plan, self.padding, out, self.bounds)
+        deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
+        most = largest_host_batch(contract, plan.axes, room)
+        batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
+        maker = MaskMaker(contract.masks, plan.axes, self.seed, balanced=self.sampling.balanced)
+        seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
+        variance, passes = 0.0, 0
+        with ExitStack() as stack:
+            prepared = self.prepared or stack.enter_context(Prepared())
+            for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
+                top, left = plan.rows.starts[row], plan.columns.starts[column]
+                lines = rows[top : top + plan.rows.tile, None]
+                tile = np.ascontiguousarray(
+                    self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
+                )[None]
+                running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
+                if index == 0:
+                    seconds["prepare"] = time.perf_counter() - start
+                maker.place = place_of(top, left)
+                if self.mask_source == "device":
+                    result = self._run_on_device(running, plan.axes, maker.place, batch)
+                else:
+                    result = run_ensemble(
+                        running,
+                        maker,
+                        self.sampling,
+                        batch=batch,
+                        largest_batch=most,
+                        on_progress=self.on_progress,
+                        tile=(index, plan.count),
+                    )
+                # What the first tile found out by trials holds for the others, and so does what fitted.
+                batch = result.batch
+                image_canvas.add(row, column, result.moments.mean())
+                values = result.moments.standard_deviation()
+                if deviation_canvas is not None:
+                    deviation_canvas.add(row, column, values)
+                share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
+                variance += share * result.moments.standard_error() ** 2
+                passes += result.moments.count
+                self.lines = image_canvas.lines
+                for key, spent in result.seconds.items():
+                    seconds[key] += spent
+            provider = running.provider()
+        return Denoised(
+            image=out,
+            uncertainty=deviation,
+            engine=running.name,
+            provider=provider,
+            passes=round(passes / plan.count),
+            sampling=self.sampling,
+            batch=result.batch,
+            seed=self.seed,
+            seconds=seconds,
+            standard_error=math.sqrt(variance),
+            tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
+            tiles=plan.count,
+            mask_source=self.mask_source,
+        )
+
+    def _run_on_device(self, running: Engine, axes: dict[str, int], place: int, batch: int | None) -> Ensemble:
+        if not isinstance(running, DeviceEngine):
+            raise TypeError(f"{running.name} takes no masks on a device")
+        contract = running.model.contract
+        return run_device_ensemble(
+            running,
+            DeviceMasks(contract.masks, axes, self.seed, running.device, place),
+            self.sampling.passes,
+            batch=batch,
+            largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
+            on_progress=self.on_progress,
+            on_note=self.on_note,
+        )

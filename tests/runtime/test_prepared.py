@@ -1,0 +1,50 @@
+"""One engine for images of one size, and never two engines at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from self2self.runtime import denoise as module
+from self2self.runtime.denoise import denoise
+from self2self.runtime.engine import FloatArray
+from self2self.runtime.model import Model
+from self2self.runtime.prepared import Prepared
+from tests.runtime.fakes import FakeEngine, fake_model, repeat_image
+
+
+def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeEngine] = []
+
+    class Counted(FakeEngine):
+        def __init__(self, model: Model, image: FloatArray) -> None:
+            super().__init__(model, image)
+            self.predict = repeat_image  # type: ignore[method-assign]
+            made.append(self)
+
+    monkeypatch.setattr(module, "get_engine", lambda _: Counted)
+    model = fake_model()
+    rng = np.random.default_rng(0)
+    with Prepared() as prepared:
+        for count, size in ((1, (60, 90)), (1, (64, 96)), (2, (64, 128)), (3, (64, 96))):
+            pixels = rng.random((3, *size), dtype=np.float32)
+            assert np.array_equal(denoise(model, pixels, passes=1, prepared=prepared).image, pixels)
+            assert len(made) == count
+            assert [engine.closed for engine in made] == [1] * (count - 1) + [0], "two engines at a time"
+    assert made[-1].closed == 1
+
+
+def test_an_engine_that_fails_to_prepare_is_not_kept() -> None:
+    class Broken(FakeEngine):
+        def prepare(self) -> None:
+            raise RuntimeError("half way")
+
+    model, image = fake_model(), np.zeros((1, 3, 64, 64), np.float32)
+    with Prepared() as prepared:
+        with pytest.raises(RuntimeError, match="half way"):
+            prepared.engine_for(Broken, model, image, print)
+        working = prepared.engine_for(FakeEngine, model, image, print)
+        assert prepared.engine_for(FakeEngine, model, image + 1, print) is working
+        assert (working.image == 1).all()
+        prepared.close()
+        assert working.closed == 1  # type: ignore[attr-defined]
