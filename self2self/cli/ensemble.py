@@ -60,8 +60,8 @@ def print_finished(console: Console, finished: list[Finished], *, many: bool = F
     for item in finished:
         done = item.denoised
         lines.append(
-            f"{item.output}: {done.passes} passes in {item.seconds:.1f} s with {done.provider} "
-            f"({done.passes_per_second:.1f} passes/s, standard error {standard_error_text(done.standard_error)})"
+            f"{item.output}: written after {item.seconds:.1f} s; {done.passes} passes with {done.provider}, "
+            f"{done.passes_per_second:.1f} a second, standard error {standard_error_text(done.standard_error)}"
         )
         sigma = item.residual.noise.sigma if item.noise is None else item.noise.sigma
         lines.append(
