@@ -19,7 +19,7 @@ from self2self.train.recipes import Recipe
 def exported(state: FitState, recipe: Recipe) -> Iterator[Model]:
     """The exported model of a finished fit, for as long as the block runs."""
     channels = state.network.channels
-    masks = recipe.masks(channels)
+    masks = recipe.pass_masks(channels)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
     network.load_state_dict(state.weights())
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 ==========================  ======================================================================
 ``config.json``             image, recipe, seed and device of the fit
 ``model.safetensors``       weights for inference; its header repeats recipe and contract
-``state.safetensors``       weights, averages, Adam's moments and the step, to continue from
+``state.safetensors``       weights, averages, start, Adam's moments and the step, to continue from
 ``history.jsonl``           one line for each report of the fit
 ``preview.png``             how the result looks so far
 ``model.onnx``              written by the export
@@ -65,7 +65,7 @@ class RunConfig:
         """The contract of a model after `steps` steps."""
         return Contract(
             channels=self.channels,
-            masks=self.recipe.masks(self.channels),
+            masks=self.recipe.pass_masks(self.channels),
             recipe=self.recipe.name,
             seed=self.seed,
             steps=steps,
@@ -212,6 +212,7 @@ def save_state(run: Run, state: FitState) -> None:
     parameters = dict(state.network.named_parameters())
     tensors: dict[str, torch.Tensor] = {f"network.{name}": tensor for name, tensor in parameters.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
+    tensors |= {f"start.{name}": tensor for name, tensor in (state.start or {}).items()}
     for name, parameter in parameters.items():
         moments = state.optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
@@ -244,6 +245,11 @@ def load_state(run: Run, state: FitState) -> None:
                         "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
                         "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
                     }
+        if any(name.startswith("start.") for name in tensors):
+            state.start = {
+                name: torch.empty_like(parameter).copy_(tensors[f"start.{name}"])
+                for name, parameter in state.network.state_dict().items()
+            }
         state.step = int(metadata["step"])
         state.loss = float(metadata["loss"])
     except (KeyError, ValueError, RuntimeError) as error:

@@ -45,6 +45,8 @@ class FitState:
         average: averaged weights by name, or None where the recipe has no average.
         step: steps done.
         loss: loss of the last step.
+        start: weights that the fit started from, or None where inference needs none of them.
+        fitted_share: of the recipe.
     """
 
     network: Self2SelfNet
@@ -52,10 +54,18 @@ class FitState:
     average: dict[str, Tensor] | None
     step: int = 0
     loss: float = math.nan
+    start: dict[str, Tensor] | None = None
+    fitted_share: float = 1.0
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights to use for inference, float32 on the CPU: averaged ones if there are any."""
+        """The weights to use for inference, float32 on the CPU: averaged ones if there are any.
+
+        Weights between those of the start and the fitted ones often predict better than both (Wortsman
+        et al. 2022, "Robust fine-tuning of zero-shot models"); `fitted_share` tells where between.
+        """
         source = self.network.state_dict() if self.average is None else self.average
+        if self.start is not None:
+            source = {name: self.start[name].lerp(tensor, self.fitted_share) for name, tensor in source.items()}
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in source.items()}
 
 
@@ -89,10 +99,12 @@ def new_state(
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = placed(network, device)
     optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas)
-    average = None
+    state = FitState(network, optimiser, None, fitted_share=recipe.fitted_share)
     if recipe.average_decay is not None:
-        average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return FitState(network, optimiser, average)
+        state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    if start is not None and recipe.fitted_share < 1:
+        state.start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return state
 
 
 def fit(
@@ -120,18 +132,19 @@ def fit(
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])
-    crops = CropSampler(image, recipe.crop, seed)
+    crops = CropSampler(image, recipe.crop, seed, recipe.orientations)
     target_on_device = torch.from_numpy(crops.image).to(device)[None]
     masks = StepMasks(specs, crops.size, seed, device)
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, state.step)
-        rows, columns, inside = crops.window(state.step)
+        rows, columns, inside, turn = crops.window(state.step)
         target = target_on_device[:, :, rows, columns]
         try:
             input_mask, *dropout_masks = masks.make(state.step)
-            prediction = network(target, input_mask, *dropout_masks)
+            prediction = turned_back(network(turned(target, turn), input_mask, *dropout_masks), turn)
+            input_mask = turned_back(input_mask, turn)
             loss = masked_loss(prediction, target, input_mask, inside, recipe.loss)
             if quality is not None:
                 loss = loss + recipe.quality_weight * quality(prediction)
@@ -206,7 +219,7 @@ class CropSampler:
     crop on one axis, the padded axis is used whole. Pixels of the padding never enter the loss.
     """
 
-    def __init__(self, image: FloatArray, crop: int | None, seed: int) -> None:
+    def __init__(self, image: FloatArray, crop: int | None, seed: int, orientations: int = 1) -> None:
         _, height, width = image.shape
         self._crops = [crop if crop is not None and crop < size else None for size in (height, width)]
         whole = Padding.for_size(height, width, SIZE_MULTIPLE, MINIMUM_SIZE)
@@ -217,9 +230,11 @@ class CropSampler:
         self.image = np.ascontiguousarray(self._padding.pad(image))
         padded_height, padded_width = self.image.shape[1:]
         self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
+        # Masks have the shape of the crop, so only a square can be transposed.
+        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, 4)
 
-    def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice]]:
-        """Rows and columns of `image` that `step` sees, and which of them are not padding."""
+    def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice], int]:
+        """Rows and columns of `image` that `step` sees, which of them are not padding, and the orientation."""
         rng = generator(self._seed, step, Stream.CROP)
         starts = [
             int(rng.integers(whole - side + 1)) for whole, side in zip(self.image.shape[1:], self.size, strict=True)
@@ -227,7 +242,20 @@ class CropSampler:
         rows, columns = (slice(start, start + side) for start, side in zip(starts, self.size, strict=True))
         pad = self._padding
         inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
-        return rows, columns, inside
+        turn = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
+        return rows, columns, inside, turn
+
+
+def turned(values: Tensor, turn: int) -> Tensor:
+    """[N, C, H, W] in one of eight orientations: bit 0 mirrors left and right, bit 1 up and down, bit 2 transposes."""
+    axes = [axis for bit, axis in ((1, 3), (2, 2)) if turn & bit]
+    values = values.flip(axes) if axes else values
+    return values.transpose(2, 3) if turn & 4 else values
+
+
+def turned_back(values: Tensor, turn: int) -> Tensor:
+    """The inverse of `turned`."""
+    return turned(turned(values, turn & 4), turn & 3)
 
 
 @torch.no_grad()
@@ -245,7 +273,7 @@ def predict(state: FitState, image: FloatArray, recipe: Recipe, *, passes: int =
         float32 (C, H, W), not clamped.
     """
     channels, height, width = image.shape
-    specs = recipe.masks(channels)
+    specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
     device = next(state.network.parameters()).device
     padded = torch.from_numpy(np.ascontiguousarray(padding.pad(image)))[None].to(device)

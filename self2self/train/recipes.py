@@ -15,6 +15,11 @@ from self2self.errors import UsageError
 
 INITS = ("scratch", "natural")
 
+ORIENTATIONS = (1, 4, 8)
+
+LATER_FIELDS: dict[str, Any] = {"orientations": 1, "fitted_share": 1.0, "pass_drop_rate": None}
+"""Fields that runs of earlier versions do not have, and what those versions did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -33,7 +38,12 @@ class Recipe:
         betas: Adam's decay rates.
         schedule: ``"constant"`` or ``"cosine"`` (to zero at the last step).
         crop: side of the random square that a step sees, in pixels; None for the whole image.
+        orientations: in which a step may see it, drawn anew each step: 1 (as it is), 4 (mirrored) or 8
+            (also transposed, where it is a square).
         average_decay: decay per step of the exponential weight average; None for none.
+        fitted_share: how far the weights for inference go from those that the fit started from to the fitted
+            ones; 1 for all the way. Has no meaning for a start from random weights.
+        pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
         quality_weight: factor of the no-reference quality term, where `fit` is given one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -50,16 +60,24 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: str = "constant"
     crop: int | None = None
+    orientations: int = 1
     average_decay: float | None = None
+    fitted_share: float = 1.0
+    pass_drop_rate: float | None = None
     quality_weight: float = 2e-8
     encoder_width: int = 48
     decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
 
     def masks(self, channels: int) -> tuple[MaskSpec, ...]:
-        """All masks of the network for images of `channels` channels."""
+        """All masks of a training step for images of `channels` channels."""
         return mask_specs(
             channels, self.encoder_width, self.decoder_widths, self.input_drop_rate, self.decoder_drop_rate
         )
+
+    def pass_masks(self, channels: int) -> tuple[MaskSpec, ...]:
+        """All masks of a pass of the ensemble: those of a step, but for the share of pixels that are hidden."""
+        rate = self.input_drop_rate if self.pass_drop_rate is None else self.pass_drop_rate
+        return mask_specs(channels, self.encoder_width, self.decoder_widths, rate, self.decoder_drop_rate)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `from_json`."""
@@ -73,6 +91,7 @@ class Recipe:
             TypeError, ValueError: fields are missing, unknown or wrong.
         """
         known = {field.name for field in fields(cls)}
+        values = LATER_FIELDS | dict(values)
         if set(values) != known:
             raise ValueError(f"recipe fields {sorted(set(values) ^ known)}")
         # JSON has no tuples.
@@ -93,7 +112,7 @@ class Recipe:
         if steps is not None:
             recipe = replace(recipe, steps=steps)
         if drop_rate is not None:
-            recipe = replace(recipe, input_drop_rate=drop_rate)
+            recipe = replace(recipe, input_drop_rate=drop_rate, pass_drop_rate=None)
             if self.input_drop_rate == self.decoder_drop_rate:
                 recipe = replace(recipe, decoder_drop_rate=drop_rate)
         return validated(recipe)
@@ -116,6 +135,12 @@ def validated(recipe: Recipe) -> Recipe:
         raise UsageError(f"recipe {recipe.name} starts from {recipe.init!r}; expected {' or '.join(INITS)}.")
     if recipe.crop is not None and (recipe.crop % SIZE_MULTIPLE or recipe.crop < MINIMUM_SIZE):
         raise UsageError(f"crop is {recipe.crop}; expected a multiple of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up.")
+    if recipe.orientations not in ORIENTATIONS:
+        raise UsageError(f"orientations is {recipe.orientations}; expected one of {ORIENTATIONS}.")
+    if not 0 < recipe.fitted_share <= 1:
+        raise UsageError(f"fitted_share is {recipe.fitted_share:g}; expected more than 0, and at most 1.")
+    if recipe.pass_drop_rate is not None:
+        quantise_keep(recipe.pass_drop_rate)
     if len(recipe.decoder_widths) != LEVELS:
         raise UsageError(f"decoder_widths has {len(recipe.decoder_widths)} entries; expected {LEVELS}.")
     return recipe
@@ -135,7 +160,10 @@ RECIPES: dict[str, Recipe] = {
             learning_rate=5e-4,
             schedule="cosine",
             crop=96,
+            orientations=8,
             average_decay=0.98,
+            fitted_share=0.7,
+            pass_drop_rate=0.1,
             decoder_widths=(96, 96, 96, 64, 32),
         ),
         Recipe("paper", steps=4000, input_drop_rate=0.4, decoder_drop_rate=0.4),
@@ -151,6 +179,9 @@ FAST_FROM_SCRATCH: dict[str, Any] = {
     "input_drop_rate": 0.4,
     "learning_rate": 2e-3,
     "average_decay": 0.99,
+    "orientations": 1,
+    "fitted_share": 1.0,
+    "pass_drop_rate": None,
 }
 """What ``fast`` changes when nothing but the image may be seen."""
 

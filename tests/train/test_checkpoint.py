@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_continuing_takes_the_same_bits_as_never_stopping(run: Run, step: int) -
     assert same_weights(continued, whole)
     raw = dict(whole.network.named_parameters())
     assert all(torch.equal(raw[name], p) for name, p in continued.network.named_parameters())
+
+
+def test_continuing_needs_no_start_weights(run: Run) -> None:
+    recipe = replace(TINY, fitted_share=0.5)
+    start = stopped_at(3).weights()
+    image = image_of(64, 64)
+    half = fit(image, replace(recipe, steps=2), new_state(recipe, 3, 0, CPU, start))
+    save_state(run, half)
+    restored = new_state(recipe, 3, 0, CPU)
+    load_state(run, restored)
+    assert same_weights(half, restored)
+    assert not same_weights(half, new_state(recipe, 3, 0, CPU, start))
+    assert same_weights(fit(image, recipe, restored), fit(image, recipe, half))
+
+
+def test_a_model_is_run_with_the_drop_rate_of_passes() -> None:
+    recipe = replace(TINY, input_drop_rate=0.5, pass_drop_rate=0.25)
+    masks = config_of(recipe=recipe).contract(1).masks
+    assert (masks[0].keep_probability, masks[1:]) == (0.75, recipe.masks(3)[1:])
 
 
 def test_config_round_trip(run: Run) -> None:

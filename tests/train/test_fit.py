@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.errors import UsageError
 from self2self.metrics import psnr
-from self2self.train.fit import CropSampler, FitState, StepMasks, fit, learning_rate, new_state, predict
+from self2self.train.fit import (
+    CropSampler,
+    FitState,
+    StepMasks,
+    fit,
+    learning_rate,
+    new_state,
+    predict,
+    turned,
+    turned_back,
+)
 from self2self.train.recipes import Recipe, recipe_for
 
 CPU = torch.device("cpu")
@@ -153,7 +163,7 @@ def test_crops_cover_the_image_evenly_and_padding_never_counts(height: int, widt
     image = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
     sampler = CropSampler(image, crop, seed=0)
     for step in range(5):
-        rows, columns, inside = sampler.window(step)
+        rows, columns, inside, _ = sampler.window(step)
         seen = sampler.image[:, rows, columns]
         assert seen.shape[1:] == sampler.size
         assert all(side % SIZE_MULTIPLE == 0 and side >= MINIMUM_SIZE for side in sampler.size)
@@ -178,3 +188,61 @@ def test_any_size_can_be_fitted_and_predicted() -> None:
         image = image_of(*size, channels=1)
         recipe = replace(TINY, steps=1, crop=64)
         assert predict(fitted(recipe, image), image, recipe).shape == image.shape
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_orientations_are_mirrored_and_transposed_and_can_be_undone(turn: int) -> None:
+    values = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    expected = values[..., ::-1] if turn in (1, 3, 5, 7) else values
+    expected = np.flip(expected, 2) if turn in (2, 3, 6, 7) else expected
+    expected = np.einsum("nchw->ncwh", expected) if turn >= 4 else expected
+    found = turned(torch.from_numpy(values), turn)
+    assert np.array_equal(found.numpy(), expected)
+    assert np.array_equal(turned_back(found, turn).numpy(), values)
+
+
+def test_orientations_are_drawn_evenly_and_only_squares_are_transposed() -> None:
+    def drawn(orientations: int, *size: int) -> list[int]:
+        sampler = CropSampler(image_of(*size), 64, 0, orientations)
+        counts = np.bincount([sampler.window(step)[3] for step in range(400)], minlength=8)
+        return [int(count) for count in counts]
+
+    assert drawn(1, 70, 90) == [400] + [0] * 7
+    assert all(70 < count < 130 for count in drawn(4, 70, 90)[:4])
+    assert all(25 < count < 80 for count in drawn(8, 70, 90))
+    # 40 pixels are padded to 64, 100 are cropped to 64: a square all the same; 96 of 40x96 are whole.
+    assert all(drawn(8, 40, 100))
+    oblong = CropSampler(image_of(40, 90), 96, 0, 8)
+    assert oblong.size == (64, 96)
+    assert {oblong.window(step)[3] for step in range(100)} == {0, 1, 2, 3}
+
+
+def test_a_turned_step_equals_a_plain_step_on_the_turned_image() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((3, 64, 64)).astype(np.float32)
+    recipe = replace(TINY, steps=1, orientations=8)
+    turn = CropSampler(image, None, 3, 8).window(0)[3]
+    assert turn >= 4
+    other = np.ascontiguousarray(turned(torch.from_numpy(image)[None], turn)[0].numpy())
+    one = fit(image, recipe, new_state(recipe, 3, 0, CPU), seed=3)
+    two = fit(other, replace(recipe, orientations=1), new_state(recipe, 3, 0, CPU), seed=3)
+    assert one.loss == pytest.approx(two.loss, rel=1e-5)
+    for (name, a), b in zip(one.network.named_parameters(), two.network.parameters(), strict=True):
+        # Adam's first step is the sign of the gradient, which rounding may turn where there is none.
+        assert (~torch.isclose(a, b, atol=1e-5)).float().mean() < 0.01, name
+
+
+def test_weights_for_inference_lie_between_start_and_fit() -> None:
+    image = image_of(64, 64)
+    start = fitted(TINY, image, seed=5).weights()
+    recipe = replace(TINY, fitted_share=0.25)
+    whole = fit(image, TINY, new_state(TINY, 3, 0, CPU, start)).weights()
+    part = fit(image, recipe, new_state(recipe, 3, 0, CPU, start)).weights()
+    for name, tensor in part.items():
+        assert torch.allclose(tensor, 0.75 * start[name] + 0.25 * whole[name], atol=1e-6), name
+    assert not same_weights(fitted(TINY, image), new_state(recipe, 3, 0, CPU, start))
+
+
+def test_random_weights_are_never_mixed_in() -> None:
+    image = image_of(64, 64)
+    assert same_weights(fitted(replace(TINY, fitted_share=0.25), image), fitted(TINY, image))

@@ -1,5 +1,7 @@
 """The paper's figures are pinned here, so that no tuning of `fast` can change them."""
 
+from dataclasses import replace
+
 import pytest
 
 from self2self.errors import UsageError
@@ -16,6 +18,8 @@ def test_paper_recipes_are_the_official_ones(name: str, drop_rate: float, steps:
     assert (recipe.learning_rate, recipe.betas, recipe.schedule) == (4e-4, (0.9, 0.999), "constant")
     assert (recipe.crop, recipe.average_decay, recipe.quality_weight) == (None, None, 2e-8)
     assert (recipe.encoder_width, recipe.decoder_widths) == (48, (96,) * 5)
+    assert (recipe.orientations, recipe.fitted_share, recipe.pass_drop_rate) == (1, 1.0, None)
+    assert recipe.pass_masks(3) == recipe.masks(3)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -30,6 +34,36 @@ def test_json_with_a_field_missing_or_unknown_is_refused() -> None:
     del values["crop"]
     with pytest.raises(ValueError, match="crop"):
         Recipe.from_json(values)
+
+
+def test_a_run_of_an_earlier_version_means_what_it_meant() -> None:
+    values = RECIPES["fast"].to_json()
+    for later in ("orientations", "fitted_share", "pass_drop_rate"):
+        del values[later]
+    recipe = Recipe.from_json(values)
+    assert (recipe.orientations, recipe.fitted_share, recipe.pass_drop_rate) == (1, 1.0, None)
+
+
+def test_passes_hide_fewer_pixels_than_steps_unless_the_user_names_a_rate() -> None:
+    recipe = replace(RECIPES["fast"], input_drop_rate=0.25, pass_drop_rate=0.125)
+    step, *decoder = recipe.masks(3)
+    hidden, *rest = recipe.pass_masks(3)
+    assert (step.keep_probability, hidden.keep_probability, rest) == (0.75, 0.875, decoder)
+    assert recipe.with_options(drop_rate=0.5).pass_masks(3)[0].keep_probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"orientations": 2}, "orientations is 2"),
+        ({"fitted_share": 0.0}, "fitted_share is 0;"),
+        ({"fitted_share": 1.5}, "fitted_share is 1.5"),
+        ({"pass_drop_rate": 1.0}, "drop rate is 1"),
+    ],
+)
+def test_impossible_figures_are_refused(change: dict[str, float], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Recipe.from_json(RECIPES["fast"].to_json() | change)
 
 
 def test_drop_rate_sets_both_rates_of_a_paper_recipe_and_only_the_input_of_fast() -> None:
