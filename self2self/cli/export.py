@@ -125,11 +125,7 @@ def export(
         path, check, compared = precision_job(
             folder, precision, output, size=parse_size(size), reference=reference, force=force
         )
-        text = (
-            f"; {precision} changes the mean of {compared.passes} passes by {compared.rms_difference:.3f} grey levels, "
-            f"{compared.decibels:.4f} dB by the {compared.against} ({compared.measured_with}); largest activation "
-            f"{compared.largest_activation:.3g} of {compared.largest_number:.5g}"
-        )
+        text = f"; {compared.in_words()}"
         extra = {"compared": asdict(compared)}
     console.result(
         f"{path}: verified against PyTorch, largest difference {check.max_difference:.1e}, "

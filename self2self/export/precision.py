@@ -10,7 +10,6 @@ own image. A single pass differs more than the mean does.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from self2self.contract import IMAGE, PRECISIONS, PREDICTION, Contract
 from self2self.errors import InputError, UsageError, VerificationError
-from self2self.export.to_onnx import build_model, dtype_of, host_copy, in_precision, serialise
+from self2self.export.rounding_loss import bounded_change, measured_change, signed_residual
+from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
 from self2self.export.verify import Verification, open_session, verify
 from self2self.files import atomic_path
 from self2self.masks import MaskMaker
@@ -33,20 +33,13 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 ACCEPTED_DECIBELS = 0.02
-"""Largest accepted change of the PSNR of the ensemble's mean against a clean reference."""
-ACCEPTED_WORST_DECIBELS = 0.1
-"""The same for the worst case, when there is no reference. The true change was a twentieth of the
-worst case in one example, and all of it for a fit of two steps on a flat image."""
+"""Largest accepted change of the PSNR of the ensemble's mean, against a clean reference or as bounded without one."""
 PASSES = 8
 """Of the compared ensembles. More passes bring the two means closer together."""
-LARGEST_SIDE = {"fp16": 128, "bf16": 64}
-"""Of the part of the image that is compared: 8 passes in two precisions then take some seconds.
-Processors without bfloat16 instructions are slow at it."""
+LARGEST_SIDE = 128
+"""Of the part of the image that is compared: its ensembles then take some seconds."""
 GRAPH_TOLERANCE = 2e-2
 """For `verify`, which finds wrong graphs; how good the numbers are is judged by the ensemble."""
-DENOISED_SHARE = 1 / 3
-"""Error of a good result, as a share of the noise: 9.5 dB better than the noisy image, which is
-what `fast` reaches at sigma 25. The smaller it is taken, the more a rounding error counts."""
 HEADROOM = 2.0
 """Other passes and other places may have activations that are larger than the largest seen."""
 
@@ -57,18 +50,21 @@ class PrecisionCheck:
 
     Attributes:
         precision: ``"fp16"`` or ``"bf16"``.
-        decibels: change of the PSNR against the clean reference; without one, `worst_decibels`.
+        decibels: size of the change of the PSNR against the clean reference; without one, the most
+            that is likely (`rounding_loss`).
+        estimated_decibels: the change itself, positive for a loss; without a reference, the most likely one.
         rms_difference: of the ensembles' means, in 8-bit grey levels.
         noise: RMS of what the float32 ensemble removes from the image, in 8-bit grey levels.
-        against: ``"reference"`` or ``"noise estimate"``.
+        against: ``"reference"`` or ``"estimate"``.
         passes: of both ensembles.
-        measured_with: what computed the ensemble in half precision.
+        measured_with: what computed the ensembles in half precision; the worse of them counts.
         largest_activation: largest magnitude that goes into or comes out of a convolution.
         largest_number: largest number of the type.
     """
 
     precision: str
     decibels: float
+    estimated_decibels: float
     rms_difference: float
     noise: float
     against: str
@@ -76,6 +72,19 @@ class PrecisionCheck:
     measured_with: str
     largest_activation: float
     largest_number: float
+
+    def in_words(self) -> str:
+        """What was found, for the user."""
+        how = (
+            f"and its PSNR by {self.decibels:.4f} dB against the clean image"
+            if self.against == "reference"
+            else f"and its PSNR by at most {self.decibels:.4f} dB, as estimated without a clean image"
+        )
+        return (
+            f"{self.precision} changes the mean of {self.passes} passes by {self.rms_difference:.3f} grey levels {how} "
+            f"(up to {ACCEPTED_DECIBELS} is accepted; {self.measured_with}); the largest activation is "
+            f"{self.largest_activation:.3g}, and {self.precision} ends at {self.largest_number:.5g}"
+        )
 
 
 def export_in_precision(
@@ -119,7 +128,9 @@ def export_in_precision(
         graph = verify(
             network, lower, temporary, size=size or (96, 64), batch=2, tolerance=GRAPH_TOLERANCE, source=source
         )
-        return graph, compare(network, lower, temporary, pixels, reference=reference, size=size, source=source)
+        check = compare(network, lower, temporary, pixels, reference=reference, size=size, source=source)
+        judge(check, source)
+        return graph, check
 
 
 def check_precision_name(precision: str) -> None:
@@ -145,8 +156,9 @@ def compare(
 ) -> PrecisionCheck:
     """Run the same passes in float32 and in the precision of the file, and compare their means.
 
-    float16 is run from the file by ONNX Runtime's CPU provider. It has no bfloat16, which is run by
-    PyTorch from the network that was exported.
+    Half precision is computed by PyTorch, which rounds the result of every operation (`_rounded_runner`),
+    and float16 besides from the file by ONNX Runtime's CPU provider, which computes most of it in
+    float32. The worse of the two counts. ONNX Runtime has no bfloat16 on a CPU.
 
     Args:
         network: in float32.
@@ -159,7 +171,7 @@ def compare(
         source: how messages call the file.
 
     Raises:
-        VerificationError: as in `export_in_precision`.
+        VerificationError: activations are too large for the type.
     """
     size = size or (_side(pixels.shape[1], contract), _side(pixels.shape[2], contract))
     noisy = middle(pixels, size)
@@ -168,61 +180,73 @@ def compare(
     import torch
 
     dtype = dtype_of(contract.precision)
-    wide = host_copy(network)
-    largest = _watch(wide)
-    runners: list[Any] = [_torch_runner(wide)]
-    if contract.precision == "bf16":
-        runners.append(_torch_runner(in_precision(host_copy(network), dtype)))
-        measured_with = f"PyTorch {torch.__version__} on the CPU"
-    else:
+    network = host_copy(network)
+    largest = _watch(network)
+    rounded = _rounded_runner(host_copy(network), dtype)
+    runners: list[Any] = [_torch_runner(network), rounded]
+    measured_with = ["PyTorch with every result rounded"]
+    if contract.precision == "fp16":
         session = open_session(path)
         runners.append(lambda inputs: session.run([PREDICTION], inputs)[0])
-        measured_with = "ONNX Runtime on the CPU"
-    # One ensemble after the other: on few cores the two thread pools fight.
-    means = []
-    for run in runners:
-        total = np.zeros(noisy.shape)
-        for index in range(passes):
-            total += run({IMAGE: noisy[None], **maker.make(index, 1)})[0]
-        means.append(total / passes)
+        measured_with.append("ONNX Runtime")
+
+    def ensembles(image: FloatArray) -> list[NDArray[Any]]:
+        # One after the other: on few cores the two thread pools fight.
+        means = []
+        for run in runners:
+            total = np.zeros(image.shape)
+            for index in range(passes):
+                total += run({IMAGE: image[None], **maker.make(index, 1)})[0]
+            means.append(total / passes)
+        return means
+
+    wide, *halves = ensembles(noisy)
     limit = float(torch.finfo(dtype).max)
     activation = largest()
     # Not `>`, which is False for NaN.
-    if not activation * HEADROOM <= limit or not np.isfinite(means[1]).all():
+    if not activation * HEADROOM <= limit or not np.isfinite(halves).all():
         raise VerificationError(
             f"{source}: activations reach {activation:.3g} and {contract.precision} ends at {limit:.5g}. Use fp32."
         )
-    difference, noise = _rms(means[1] - means[0]), _rms(means[0] - noisy)
     if clean is None:
-        against, decibels = "noise estimate", worst_decibels(difference, noise)
+        added = signed_residual(noisy, wide, contract.seed)
+        wide_again, *halves_again = ensembles((wide + added).astype(np.float32))
+        changes = [
+            bounded_change(noisy, (wide, half), added, (wide_again, again))
+            for half, again in zip(halves, halves_again, strict=True)
+        ]
     else:
-        errors = [max(_rms(np.clip(mean, 0, 1) - clean), 1e-9) for mean in means]
-        against, decibels = "reference", abs(20 * math.log10(errors[1] / errors[0]))
-    accepted = ACCEPTED_WORST_DECIBELS if clean is None else ACCEPTED_DECIBELS
-    if not decibels <= accepted:
-        raise VerificationError(
-            f"{source}: {contract.precision} changes the result by up to {decibels:.3f} dB "
-            f"({255 * difference:.3f} grey levels, {against}); expected at most {accepted} dB. Use fp32."
-        )
+        changes = [measured_change(wide, half, clean) for half in halves]
+    change = max(changes, key=lambda found: found.bound)
     return PrecisionCheck(
-        contract.precision,
-        decibels,
-        255 * difference,
-        255 * noise,
-        against,
-        passes,
-        measured_with,
-        activation,
-        limit,
+        precision=contract.precision,
+        decibels=change.bound,
+        estimated_decibels=change.estimate,
+        rms_difference=255 * max(_rms(half - wide) for half in halves),
+        noise=255 * _rms(wide - noisy),
+        against="estimate" if clean is None else "reference",
+        passes=passes,
+        measured_with=f"{' and '.join(measured_with)}, on the CPU",
+        largest_activation=activation,
+        largest_number=limit,
     )
 
 
-def worst_decibels(difference: float, noise: float) -> float:
-    """The most that an RMS `difference` can cost a result whose RMS error e is `DENOISED_SHARE` of the `noise`.
+def judge(check: PrecisionCheck, source: str) -> None:
+    """Refuse a result that changes by more than `ACCEPTED_DECIBELS`.
 
-    Errors that add up in every pixel raise e to e + d, and cost 20 log10(1 + d/e) dB.
+    Raises:
+        VerificationError: says by how much; `source` is what messages call the file.
     """
-    return 20 * math.log10(1 + difference / max(DENOISED_SHARE * noise, 1e-9))
+    if check.decibels <= ACCEPTED_DECIBELS:
+        return
+    known = check.against == "reference"
+    how = "changes the PSNR by" if known else "may change the PSNR by up to"
+    remedy = "Use fp32." if known else "Use fp32, or judge it by a clean image: --reference CLEAN."
+    raise VerificationError(
+        f"{source}: {check.precision} {how} {check.decibels:.3f} dB ({check.rms_difference:.3f} grey levels); "
+        f"expected at most {ACCEPTED_DECIBELS} dB. {remedy}"
+    )
 
 
 def middle(pixels: FloatArray, size: tuple[int, int]) -> FloatArray:
@@ -235,7 +259,7 @@ def middle(pixels: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 def _side(length: int, contract: Contract) -> int:
     multiple = contract.size_multiple
-    return max(contract.minimum_size, min(length, LARGEST_SIDE[contract.precision]) // multiple * multiple)
+    return max(contract.minimum_size, min(length, LARGEST_SIDE) // multiple * multiple)
 
 
 def _rms(values: NDArray[Any]) -> float:
@@ -266,5 +290,35 @@ def _torch_runner(module: torch.nn.Module) -> Any:
     def run(inputs: dict[str, Any]) -> Any:
         with torch.inference_mode():
             return module(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+
+    return run
+
+
+def _rounded_runner(network: Self2SelfNet, dtype: torch.dtype) -> Any:
+    """As `_torch_runner`, with weights, image and all that is computed rounded to `dtype`.
+
+    That is the arithmetic of GPUs, which sum convolutions in float32, and it runs at float32's speed
+    on processors without instructions for `dtype`.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Rounded(TorchFunctionMode):
+        """Rounds what every function gives."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
+                return result.to(dtype).float()
+            return result
+
+    for weight in network.parameters():
+        weight.copy_(weight.to(dtype))
+
+    def run(inputs: dict[str, Any]) -> Any:
+        arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        arguments[IMAGE] = arguments[IMAGE].to(dtype).float()
+        with torch.inference_mode(), Rounded():
+            return network(*arguments.values()).numpy()
 
     return run

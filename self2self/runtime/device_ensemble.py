@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 
 from self2self.budget import DEVICE_SHARE, fitting_passes
 from self2self.contract import Contract
-from self2self.errors import FileFormatError, UsageError
+from self2self.errors import UsageError
 from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
-from self2self.runtime.ensemble import BatchChooser, Ensemble, Moments
+from self2self.runtime.ensemble import BatchChooser, Ensemble, Moments, not_finite
 from self2self.runtime.model import Model
 from self2self.system import free_memory_bytes
 
@@ -258,8 +258,5 @@ def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Mome
     host = moments.to_host()
     # A sum is finite only if all that went into it is.
     if not host.is_finite():
-        raise FileFormatError(
-            f"{engine.model.path}: predicts numbers that are not finite, so its weights are damaged or the fit "
-            "diverged. Fit again: self2self fit IMAGE --force"
-        )
+        raise not_finite(engine.model)
     return host

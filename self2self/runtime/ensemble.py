@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from self2self.errors import FileFormatError, ResourceError
 from self2self.masks import BLOCK, MaskMaker
 from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.model import Model
 from self2self.runtime.sampling import Sampling
 
 TRIAL_BATCHES = (1, 2, 4, 8)
@@ -214,10 +215,7 @@ def run_ensemble(
         ran = time.perf_counter()
         # A thousandth of a pass's time, and it saves the user from waiting for a black image.
         if not np.isfinite(predictions).all():
-            raise FileFormatError(
-                f"{engine.model.path}: predicts numbers that are not finite, so its weights are damaged or the fit "
-                "diverged. Fit again: self2self fit IMAGE --force"
-            )
+            raise not_finite(engine.model)
         moments.add(mirrored(predictions, orientation), orientation)
         reduced = time.perf_counter()
         seconds["masks"] += made - start
@@ -229,6 +227,20 @@ def run_ensemble(
     if orientation:
         engine.set_image(upright)
     return Ensemble(moments, min(chooser.chosen, moments.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+
+
+def not_finite(model: Model) -> FileFormatError:
+    """The error for predictions that are not finite numbers."""
+    precision = model.contract.precision
+    if precision != "fp32":
+        return FileFormatError(
+            f"{model.path}: predicts numbers that are not finite: {precision} is too narrow for this image. "
+            "Use the float32 model: --precision fp32"
+        )
+    return FileFormatError(
+        f"{model.path}: predicts numbers that are not finite, so its weights are damaged or the fit diverged. "
+        "Fit again: self2self fit IMAGE --force"
+    )
 
 
 def round_of(sampling: Sampling) -> int:

@@ -6,6 +6,7 @@ import gc
 import math
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,10 +24,11 @@ from self2self.runtime.ensemble import (
     Moments,
     expected_passes,
     mirrored,
+    not_finite,
     run_ensemble,
 )
 from self2self.runtime.sampling import Sampling
-from tests.runtime.fakes import SIZE, FakeEngine, fake_engine, fake_maker, hide_pixels
+from tests.runtime.fakes import SIZE, FakeEngine, fake_engine, fake_maker, fake_model, hide_pixels
 
 
 @given(
@@ -238,6 +240,13 @@ def test_a_single_pass_that_does_not_fit() -> None:
     with pytest.raises(ResourceError, match="a single pass does not fit") as caught:
         run_ensemble(fake_engine(predict), fake_maker(), 6)
     assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_numbers_that_a_narrow_type_cannot_hold_are_told_apart() -> None:
+    model = fake_model()
+    half = replace(model, contract=replace(model.contract, precision="fp16"))
+    assert "fp16 is too narrow for this image. Use the float32 model: --precision fp32" in str(not_finite(half))
+    assert "the fit diverged" in str(not_finite(model))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,100 @@
+"""The bound on what rounding costs, on fields of which the truth is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from self2self.errors import InputError
+from self2self.export.rounding_loss import Change, bounded_change, measured_change, signed_residual
+
+SHAPE = (3, 128, 128)
+Array = NDArray[Any]
+
+
+def blurred(values: Array) -> Array:
+    """Every value shared with its neighbours, as errors of a denoiser are."""
+    for axis in (1, 2):
+        values = (values + np.roll(values, 1, axis) + np.roll(values, -1, axis)) / 3
+    return values
+
+
+def denoised(noisy: Array) -> Array:
+    """A plain denoiser, which leaves some of the noise and takes some of the picture."""
+    return blurred(blurred(noisy))
+
+
+def rounded(mean: Array, rng: np.random.Generator, drift: float, size: float) -> Array:
+    """A mean with a random change and one that follows the picture, as rounded weights make it."""
+    return mean * (1 + drift) + size * blurred(rng.standard_normal(SHAPE))
+
+
+def changes(drift: float, size: float, seed: int, bias: float = 0.0) -> tuple[Change, Change]:
+    """Without and with the clean image."""
+    rng = np.random.default_rng(seed)
+    clean = np.clip(blurred(blurred(rng.random(SHAPE))) * 2 - 0.5, 0.1, 0.9)
+    noisy = clean + 0.1 * rng.standard_normal(SHAPE)
+    wide = denoised(noisy) + bias
+    half = rounded(wide, rng, drift, size)
+    added = signed_residual(noisy, wide, seed)
+    again = denoised(wide + added) + bias
+    other = rounded(again, rng, drift, size)
+    return bounded_change(noisy, (wide, half), added, (again, other)), measured_change(wide, half, clean)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("drift", "size", "bias"), [(0, 1e-4, 0), (1e-3, 1e-4, 0), (-3e-3, 1e-5, 0), (1e-3, 1e-4, 0.05)]
+)
+def test_the_bound_holds_and_the_estimate_is_near(drift: float, size: float, bias: float, seed: int) -> None:
+    found, truth = changes(drift, size, seed, bias)
+    assert truth.bound == abs(truth.estimate)
+    assert truth.bound <= found.bound
+    # It is a bound that says something: the error in every pixel added up would be far more.
+    worst = 20 * math.log10(1 + math.hypot(drift * 0.5, size) / 0.02)
+    assert found.bound < worst
+    assert abs(found.estimate - truth.estimate) <= found.bound
+
+
+def test_a_systematic_loss_is_seen() -> None:
+    # The mean is 0.05 too bright already, and rounding adds to that.
+    found, truth = changes(2e-2, 0, 0, bias=0.05)
+    assert truth.estimate > 0.5
+    assert found.bound > truth.estimate
+
+
+def test_a_result_that_is_far_from_the_image_is_known_to_be_bad() -> None:
+    rng = np.random.default_rng(0)
+    clean = np.full(SHAPE, 0.2)
+    noisy = clean + 0.05 * rng.standard_normal(SHAPE)
+    # A constant, whatever comes in: the ensemble with known noise meets it exactly.
+    wide, half = np.full(SHAPE, 0.6), np.full(SHAPE, 0.6 + 1e-5)
+    added = signed_residual(noisy, wide, 0)
+    found = bounded_change(noisy, (wide, half), added, (wide, half))
+    truth = measured_change(wide, half, clean)
+    assert truth.estimate == pytest.approx(20 * math.log10(1 + 1e-5 / 0.4))
+    assert truth.bound <= found.bound < 2 * truth.bound
+
+
+def test_no_difference_costs_nothing() -> None:
+    found, truth = changes(0, 0, 0)
+    assert found == truth == Change(0, 0)
+
+
+def test_the_residual_keeps_its_size_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    noisy, wide = rng.random(SHAPE), rng.random(SHAPE)
+    added = signed_residual(noisy, wide, 5)
+    np.testing.assert_allclose(np.abs(added), np.abs(noisy - wide), rtol=1e-6)
+    assert abs(float(np.corrcoef(added.ravel(), (noisy - wide).ravel())[0, 1])) < 0.02
+    assert not np.array_equal(added, signed_residual(noisy, wide, 6))
+
+
+def test_images_that_blocks_do_not_fill() -> None:
+    odd = np.zeros((1, 24, 32))
+    with pytest.raises(InputError, match="blocks of 16 do not fit into 24x32"):
+        bounded_change(odd, (odd, odd), odd, (odd, odd))
