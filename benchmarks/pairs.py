@@ -1,23 +1,47 @@
-"""Pairs of a noisy and a clean image that the benchmarks of quality share, and the scores against the clean one."""
+"""Pairs of a noisy and a clean image that the benchmarks of quality share, and the scores against the clean one.
+
+A list is a JSON file with one object for each pair. Either both images are files, by paths relative to
+the list (`benchmarks.make_pairs` writes such lists):
+
+    {"name": "church", "noisy": "noise25/0020.png", "clean": "clean/0020.png", "sigma": 25,
+     "top": 60, "left": 240, "size": 128}
+
+or the clean one is a sample of scikit-image, and the noise is made (`benchmarks/lists` has such lists):
+
+    {"name": "page", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 128}
+
+`top`, `left` and `size` cut a square from both images before anything else sees them. `sigma` is in
+8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from self2self.image_io import read_image
 from self2self.metrics import psnr, ssim
+from self2self.train.synthetic import add_noise
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One image to denoise, (C, H, W) float32 in [0, 1]."""
+    """One image to denoise, (C, H, W) float32 in [0, 1].
+
+    Attributes:
+        name: what the rows of a result call it.
+        noisy: what the methods see.
+        clean: for the scores alone.
+        sigma: of white Gaussian noise, in 8-bit grey levels; None where it is unknown or means nothing.
+    """
 
     name: str
     noisy: FloatArray
@@ -25,17 +49,41 @@ class Pair:
     sigma: float | None
 
 
-def load_pairs(path: Path) -> list[Pair]:
-    """All pairs of a list."""
-    pairs = []
-    for entry in json.loads(path.read_text()):
-        noisy, clean = (read_image(path.parent / entry[key]).pixels for key in ("noisy", "clean"))
-        if "size" in entry:
-            rows = slice(entry["top"], entry["top"] + entry["size"])
-            columns = slice(entry["left"], entry["left"] + entry["size"])
-            noisy, clean = noisy[:, rows, columns], clean[:, rows, columns]
-        pairs.append(Pair(entry["name"], noisy.copy(), clean, entry.get("sigma")))
-    return pairs
+def sample(name: str) -> FloatArray:
+    """A sample of scikit-image, (C, H, W) in [0, 1] without alpha."""
+    from skimage import data, img_as_float32
+
+    pixels = np.atleast_3d(img_as_float32(getattr(data, name)()))[..., :3]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
+    """The square that `entry` names, or all of `pixels`."""
+    if "size" not in entry:
+        return pixels
+    rows = slice(entry["top"], entry["top"] + entry["size"])
+    columns = slice(entry["left"], entry["left"] + entry["size"])
+    return np.ascontiguousarray(pixels[:, rows, columns])
+
+
+def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
+    """One pair of a list that lies in `folder`."""
+    if "sample" not in entry:
+        noisy, clean = (cut(read_image(folder / entry[key]).pixels, entry) for key in ("noisy", "clean"))
+        return Pair(entry["name"], noisy, clean, entry.get("sigma"))
+    clean = cut(sample(entry["sample"]), entry)
+    noisy = add_noise(clean, entry["noise"], entry["sigma"], np.random.default_rng(0))
+    return Pair(entry["name"], noisy, clean, entry["sigma"] if entry["noise"] == "gaussian" else None)
+
+
+def load_pairs(path: Path, only: str | None = None) -> list[Pair]:
+    """All pairs of a list, or those whose names are in `only`, separated by commas."""
+    entries = json.loads(path.read_text())
+    names = [entry["name"] for entry in entries]
+    chosen = names if only is None else only.split(",")
+    if unknown := set(chosen) - set(names):
+        raise SystemExit(f"--only names {', '.join(sorted(unknown))}; {path} has: {', '.join(names)}")
+    return [load_pair(entry, path.parent) for entry in entries if entry["name"] in chosen]
 
 
 def scores(result: FloatArray, clean: FloatArray) -> dict[str, float]:

@@ -18,7 +18,7 @@ from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import Run, RunConfig
 from self2self.train.natural import has_natural_weights
-from self2self.train.recipes import INITS, recipe_for
+from self2self.train.recipes import INITS, following, recipe_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +111,19 @@ def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfi
     if start == "natural" and not has_natural_weights(channels) and options.init is None:
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
-    recipe = recipe_for(options.recipe, start).with_options(options.steps, options.drop_rate)
+    recipe = recipe_for(options.recipe, start)
     if start not in INITS:
         run = Run(Path(start))
-        if run.config().channels != channels:
-            raise UsageError(
-                f"--init {start} was fitted on {run.config().channels} channels; the image has {channels}."
-            )
+        earlier = run.config()
+        if earlier.channels != channels:
+            raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
+        recipe = following(recipe, earlier.recipe)
+        if options.steps is None:
+            observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+    recipe = recipe.with_options(options.steps, options.drop_rate)
     return RunConfig(
         image=str(image.path.resolve()),
         image_sha256=image_hash(image),

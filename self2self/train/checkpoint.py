@@ -230,6 +230,8 @@ def load_state(run: Run, state: FitState) -> None:
     """
     import torch
 
+    from self2self.train.muon import moment_names
+
     if not run.state_path.is_file():
         raise InputError(f"{run.folder}: has no {STATE} to continue from. Start anew: self2self fit IMAGE --force")
     tensors, metadata = read_tensors(run.state_path)
@@ -240,10 +242,9 @@ def load_state(run: Run, state: FitState) -> None:
                 if state.average is not None:
                     state.average[name].copy_(tensors[f"average.{name}"])
                 if int(metadata["step"]):
-                    state.optimiser.state[parameter] = {
-                        "step": torch.tensor(float(metadata["step"])),
-                        "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
-                        "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
+                    state.optimiser.state[parameter] = {"step": torch.tensor(float(metadata["step"]))} | {
+                        key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])
+                        for key in moment_names(state.optimiser, name, parameter)
                     }
         if any(name.startswith("start.") for name in tensors):
             state.start = {

@@ -26,6 +26,7 @@ from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.padding import Padding
 from self2self.train.losses import masked_loss
+from self2self.train.muon import Muon
 from self2self.train.network import Self2SelfNet, initialise, placed
 from self2self.train.recipes import Recipe
 
@@ -41,7 +42,7 @@ class FitState:
 
     Attributes:
         network: being optimised, in place.
-        optimiser: its Adam.
+        optimiser: its Adam or Muon.
         average: averaged weights by name, or None where the recipe has no average.
         step: steps done.
         loss: loss of the last step.
@@ -98,7 +99,11 @@ def new_state(
             )
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = placed(network, device)
-    optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas)
+    optimiser = (
+        torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas)
+        if recipe.matrix_rate is None
+        else Muon(network, recipe.learning_rate, recipe.matrix_rate, recipe.betas)
+    )
     state = FitState(network, optimiser, None, fitted_share=recipe.fitted_share)
     if recipe.average_decay is not None:
         state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -138,7 +143,7 @@ def fit(
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, state.step)
+            group["lr"] = group.get("rate_scale", 1.0) * learning_rate(recipe, state.step)
         rows, columns, inside, turn = crops.window(state.step)
         target = target_on_device[:, :, rows, columns]
         try:

@@ -36,6 +36,8 @@ class Recipe:
         loss: ``"l1"`` or ``"l2"``, over the hidden pixel values.
         learning_rate: peak rate of Adam.
         betas: Adam's decay rates.
+        matrix_rate: peak rate of Muon, which then takes Adam's place for most weights (`train.muon`); None
+            for Adam alone.
         schedule: ``"constant"`` or ``"cosine"`` (to zero at the last step).
         crop: side of the random square that a step sees, in pixels; None for the whole image.
         orientations: in which a step may see it, drawn anew each step: 1 (as it is), 4 (mirrored) or 8
@@ -58,6 +60,7 @@ class Recipe:
     loss: str = "l1"
     learning_rate: float = 4e-4
     betas: tuple[float, float] = (0.9, 0.999)
+    matrix_rate: float | None = None
     schedule: str = "constant"
     crop: int | None = None
     orientations: int = 1
@@ -206,6 +209,28 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
     if name == "fast" and init == "scratch":
         return validated(replace(recipe, **FAST_FROM_SCRATCH))
     return recipe
+
+
+FOLLOWING_SHARE = 0.25
+"""Share of the steps that ``fast`` takes where it starts from an earlier fit with the same recipe."""
+
+
+def following(recipe: Recipe, earlier: Recipe) -> Recipe:
+    """How to fit the next image of a kind, such as the next frame of a stack, from the weights of an earlier fit.
+
+    Args:
+        recipe: for an image that stands alone.
+        earlier: of the fit to start from; where that one followed another fit, too, its `init` still
+            is that of the first.
+
+    Returns:
+        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes. The paper recipes
+        take all their steps from any weights.
+    """
+    if recipe.name != "fast" or earlier.name != recipe.name:
+        return recipe
+    alone = recipe_for(recipe.name, earlier.init)
+    return replace(alone, steps=max(1, int(FOLLOWING_SHARE * alone.steps)))
 
 
 def decoder_widths_of(weights: Mapping[str, Sequence[int]]) -> tuple[int, ...]:

@@ -1,0 +1,167 @@
+"""What `benchmarks.fit_quality` compares: fits by a recipe, BM3D and non-local means."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clocked import Stopwatch, clocked_fit
+from benchmarks.pairs import Pair, scores
+from benchmarks.product import exported
+from self2self.runtime.denoise import denoise
+from self2self.runtime.sampling import Passes
+from self2self.train.fit import FitState, predict
+from self2self.train.natural import FILES, natural_weights
+from self2self.train.recipes import Recipe, recipe_for
+
+Row = dict[str, Any]
+LOOK_PASSES = 32
+CLOCKED_STEPS, WARM_UP_STEPS = 20, 3
+
+
+def named_recipe(text: str) -> Recipe:
+    """`fast`, `fast:scratch`, `paper`, or any of them with `key=value` changes after commas."""
+    head, _, rest = text.partition(",")
+    name, _, init = head.partition(":")
+    return replace(recipe_for(name, init or None), **changes(rest))
+
+
+def changes(text: str) -> dict[str, Any]:
+    """`key=value,key=value`, with values in JSON, as fields of a recipe."""
+    return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+
+
+def start_weights(recipe: Recipe, channels: int) -> dict[str, Any] | None:
+    """Weights that the fit starts from; None for random ones."""
+    return natural_weights(channels) if recipe.init == "natural" else None
+
+
+def recipe_inputs(recipe: Recipe, channels: int) -> Row:
+    """What a fit depends on, beside the image: a row of a results file is used again only while this is equal."""
+    values = json.loads(json.dumps(recipe.to_json()))
+    if recipe.init == "natural":
+        values["start_sha256"] = hashlib.sha256(FILES[channels].read_bytes()).hexdigest()[:16]
+    return {"recipe": values}
+
+
+def run_recipe(
+    pair: Pair,
+    recipe: Recipe,
+    looks: int,
+    passes: Passes | None,
+    earlier: Row,
+    keep: Path | None,
+    on_look: Callable[[Row], None],
+) -> Row:
+    """Fit `pair`, look at the result `looks` times on the way, and at the end as `self2self denoise` would.
+
+    Args:
+        pair: what to denoise.
+        recipe: how.
+        looks: how many, evenly spaced; the last is the end.
+        passes: of the end; None for what the recipe does.
+        earlier: the unfinished row of a call that was stopped, or an empty one.
+        keep: folder that keeps the state between looks.
+        on_look: called with the row so far.
+    """
+    marks = {round(recipe.steps * (i + 1) / looks) for i in range(looks)} - {recipe.steps} if looks else set()
+    curve: list[dict[str, float]] = []
+    watch = Stopwatch()
+
+    def on_restored(state: FitState) -> None:
+        curve.extend(point for point in earlier.get("curve", []) if point["step"] <= state.step)
+        if curve:
+            watch.wall, watch.processor = curve[-1]["seconds"], curve[-1]["cpu_seconds"]
+
+    def on_mark(state: FitState) -> None:
+        looked = scores(predict(state, pair.noisy, recipe, passes=LOOK_PASSES), pair.clean)
+        curve.append({"step": state.step, **watch.seconds(), **looked})
+        print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
+        on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})
+
+    start = start_weights(recipe, pair.noisy.shape[0])
+    state = clocked_fit(pair.noisy, recipe, start, watch, marks, on_mark, keep, on_restored)
+    began = time.perf_counter()
+    with exported(state, recipe) as model:
+        denoised = denoise(model, pair.noisy, passes=passes)
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+    return {
+        **watch.seconds("fit_"),
+        "ensemble_seconds": round(time.perf_counter() - began, 2),
+        "steps": recipe.steps,
+        "passes": denoised.passes,
+        "standard_error": round(denoised.standard_error, 3),
+        "engine": denoised.engine,
+        **scores(denoised.image, pair.clean),
+        "curve": curve,
+    }
+
+
+def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
+    """How long all steps of `recipe` would take, from a few; no quality, which must not be extrapolated."""
+    start = start_weights(recipe, pair.noisy.shape[0])
+    clocked_fit(pair.noisy, replace(recipe, steps=WARM_UP_STEPS), start, Stopwatch())
+    watch = Stopwatch()
+    clocked_fit(pair.noisy, replace(recipe, steps=CLOCKED_STEPS), start, watch)
+    scale = recipe.steps / CLOCKED_STEPS
+    return {
+        "fit_seconds": round(scale * watch.wall, 1),
+        "fit_cpu_seconds": round(scale * watch.processor, 1),
+        "steps": recipe.steps,
+        "clocked_steps": CLOCKED_STEPS,
+    }
+
+
+def run_bm3d(pair: Pair, sigma: float) -> Row:
+    """Colour BM3D (package `bm3d`), which is told sigma in 8-bit grey levels."""
+    import bm3d
+
+    watch = Stopwatch()
+    watch.start()
+    image = pair.noisy.transpose(1, 2, 0)
+    clean = bm3d.bm3d_rgb(image, sigma / 255) if image.shape[2] == 3 else bm3d.bm3d(image[..., 0], sigma / 255)
+    result = np.atleast_3d(clean).transpose(2, 0, 1)
+    watch.hold()
+    return {**watch.seconds(), "sigma": round(sigma, 2), **scores(result, pair.clean)}
+
+
+def estimated_sigma(pair: Pair) -> float:
+    """scikit-image's wavelet estimate, mean over channels, in 8-bit grey levels."""
+    from skimage.restoration import estimate_sigma
+
+    return 255 * float(estimate_sigma(pair.noisy, channel_axis=0, average_sigmas=True))
+
+
+def run_nlm(pair: Pair) -> Row:
+    """Non-local means of scikit-image with the estimated sigma."""
+    from skimage.restoration import denoise_nl_means
+
+    watch = Stopwatch()
+    watch.start()
+    sigma = estimated_sigma(pair) / 255
+    # One channel as an axis of its own would be taken for a row of pixels.
+    image, axis = (pair.noisy[0], None) if pair.noisy.shape[0] == 1 else (pair.noisy, 0)
+    result = denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=axis)
+    result = result.reshape(pair.noisy.shape)
+    watch.hold()
+    return {**watch.seconds(), **scores(result, pair.clean)}
+
+
+def baselines(pair: Pair) -> dict[str, Callable[[], Row]]:
+    """The methods that the fits are compared with."""
+    methods: dict[str, Callable[[], Row]] = {
+        "nlm": lambda: run_nlm(pair),
+        "bm3d, estimated sigma": lambda: run_bm3d(pair, estimated_sigma(pair)),
+    }
+    if (sigma := pair.sigma) is not None:
+        methods["bm3d, true sigma"] = lambda: run_bm3d(pair, sigma)
+    return methods

@@ -1,0 +1,95 @@
+"""The second frame of a stack, fitted from the first (`--init RUN`), against a fit that starts anew.
+
+    python -m benchmarks.stack_init -o benchmarks/results/stack-init.json
+
+The frames are 128x128 crops of a photograph of scikit-image, the second three rows lower and two columns
+further right, each with Gaussian noise of its own. The first frame is fitted with `--recipe`; then the
+second one is fitted anew with all steps, from the first frame with what `--init RUN` does, and with each
+`--follow`, which changes that (``steps=75,learning_rate=0.001``). PSNR is that of what `self2self denoise`
+would write; times are of the fit alone.
+
+`--images` takes names of samples with the top left corner of the crop, `name:top:left`. The default ones
+were not used to choose how a fit follows another.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.clocked import Stopwatch, Weights, clocked_fit
+from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, start_weights
+from benchmarks.pairs import Pair, cut, sample, scores
+from benchmarks.product import exported
+from benchmarks.results_file import ResultsFile
+from self2self.runtime.denoise import denoise
+from self2self.train.recipes import Recipe, following
+from self2self.train.synthetic import add_noise
+
+SIZE, SHIFT = 128, (3, 2)
+IMAGES = "chelsea:80:100,camera:60:190,coins:60:100"
+
+
+def frames(name: str, sigma: float) -> tuple[Pair, Pair]:
+    """Two frames of `name:top:left`."""
+    image, top, left = name.split(":")
+    made = []
+    for index in range(2):
+        corner = {"top": int(top) + index * SHIFT[0], "left": int(left) + index * SHIFT[1], "size": SIZE}
+        clean = cut(sample(image), corner)
+        noisy = add_noise(clean, "gaussian", sigma, np.random.default_rng(index))
+        made.append(Pair(image, noisy, clean, sigma))
+    return made[0], made[1]
+
+
+def fit_frame(pair: Pair, recipe: Recipe, start: Weights | None) -> tuple[Row, Weights]:
+    """Fit one frame; scores, time and the weights for the next."""
+    watch = Stopwatch()
+    state = clocked_fit(pair.noisy, recipe, start, watch)
+    with exported(state, recipe) as model:
+        result = denoise(model, pair.noisy).image
+    row = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, **watch.seconds("fit_")}
+    return {**row, **scores(result, pair.clean)}, state.weights()
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default=IMAGES, help="samples and corners, separated by commas")
+    parser.add_argument("--sigma", type=float, default=25)
+    parser.add_argument("--recipe", action="append", default=[], help="fast (default), fast:scratch, ...; repeatable")
+    parser.add_argument("--follow", action="append", default=[], help="changes to what --init RUN does; repeatable")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    file = ResultsFile(args.output, "python -m benchmarks.stack_init", {"sigma": args.sigma, "shift": SHIFT})
+    for name in args.images.split(","):
+        first, second = frames(name, args.sigma)
+        channels = first.noisy.shape[0]
+        for text in args.recipe or ["fast"]:
+            recipe = named_recipe(text)
+            follow = following(recipe, recipe)
+            plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
+            plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
+            heads = {
+                method: {"image": first.name, "method": method, "inputs": recipe_inputs(plan, channels)}
+                for method, plan in plans.items()
+            }
+            missing = [method for method, head in heads.items() if file.find(**head) is None]
+            if not missing:
+                continue
+            start = start_weights(recipe, channels)
+            _, weights = fit_frame(first, recipe, start)
+            for method in missing:
+                anew = plans[method] is recipe
+                row, _ = fit_frame(second, plans[method], start if anew else weights)
+                file.put({**heads[method], **row})
+                print(f"{first.name:10} {method:60} {row['steps']:5} steps {row['psnr']:6.2f} dB", flush=True)
+    for method, mean in file.means().items():
+        print(f"{'mean':10} {method:60} {'':11} {mean['psnr']:6.2f} dB")
+
+
+if __name__ == "__main__":
+    main()
