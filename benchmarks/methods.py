@@ -89,20 +89,23 @@ def run_recipe(
 
     start = start_weights(recipe, pair.noisy.shape[0])
     state = clocked_fit(pair.noisy, recipe, start, watch, marks, on_mark, keep, on_restored)
+    row = {**watch.seconds("fit_"), "steps": recipe.steps, **run_passes(pair, recipe, state, passes), "curve": curve}
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+    return row
+
+
+def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | None) -> Row:
+    """Export the fitted network and run the ensemble, as `self2self denoise` would."""
     began = time.perf_counter()
     with exported(state, recipe) as model:
         denoised = denoise(model, pair.noisy, passes=passes)
-    if keep is not None:
-        shutil.rmtree(keep, ignore_errors=True)
     return {
-        **watch.seconds("fit_"),
         "ensemble_seconds": round(time.perf_counter() - began, 2),
-        "steps": recipe.steps,
         "passes": denoised.passes,
         "standard_error": round(denoised.standard_error, 3),
         "engine": denoised.engine,
         **scores(denoised.image, pair.clean),
-        "curve": curve,
     }
 
 

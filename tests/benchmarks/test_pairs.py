@@ -1,0 +1,87 @@
+"""Lists of pairs: where the images come from, and what of them is used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import make_pairs
+from benchmarks.pairs import load_pair, load_pairs, sample
+
+LISTS = Path(__file__).parents[2] / "benchmarks" / "lists"
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_files_are_cut_alike(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    save(tmp_path / "noisy.png", pixels)
+    save(tmp_path / "clean.png", 255 - pixels)
+    entry = {"name": "a", "noisy": "noisy.png", "clean": "clean.png", "top": 3, "left": 5, "size": 8}
+    pair = load_pair(entry, tmp_path)
+    expected = pixels[3:11, 5:13].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(pair.noisy, expected, atol=1e-6)
+    np.testing.assert_allclose(pair.clean, 1 - expected, atol=1e-6)
+    assert pair.sigma is None
+
+
+def test_noise_is_made_on_a_sample_and_only_gaussian_noise_has_a_sigma() -> None:
+    entry = {"name": "p", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 64}
+    pair = load_pair(entry, Path())
+    assert pair.clean.shape == (1, 64, 64)
+    assert 20 < 255 * np.std(pair.noisy - pair.clean) < 26
+    assert pair.sigma == 25
+    np.testing.assert_array_equal(pair.noisy, load_pair(entry, Path()).noisy)
+    assert load_pair({**entry, "noise": "poisson"}, Path()).sigma is None
+
+
+@pytest.mark.parametrize("name", ["unlike", "noises"])
+def test_lists_of_the_repository_load(name: str) -> None:
+    entries = json.loads((LISTS / f"{name}.json").read_text())
+    pairs = load_pairs(LISTS / f"{name}.json")
+    assert [pair.name for pair in pairs] == [entry["name"] for entry in entries]
+    assert len({pair.name for pair in pairs}) == len(pairs)
+    assert all(pair.noisy.shape == pair.clean.shape == (pair.clean.shape[0], 128, 128) for pair in pairs)
+    assert all(pair.clean.std() > 0.01 for pair in pairs)
+
+
+def test_some_of_a_list_and_a_name_that_it_lacks() -> None:
+    (pair,) = load_pairs(LISTS / "unlike.json", "page poisson 25")
+    assert pair.name == "page poisson 25"
+    with pytest.raises(SystemExit, match="--only names nobody; "):
+        load_pairs(LISTS / "unlike.json", "nobody")
+
+
+def test_samples_have_channels_first_and_no_alpha() -> None:
+    assert sample("camera").shape == (1, 512, 512)
+    assert sample("logo").shape == (3, 500, 500)
+
+
+def test_lists_are_made_from_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = tmp_path / "data", tmp_path / "elsewhere"
+    out.mkdir()
+    crops = {"crops": [{"name": "church", "image": "0020.png", "top": 10, "left": 40}]}
+    data.mkdir()
+    (data / "crops.json").write_text(json.dumps(crops))
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    for folder in ("clean", "noise15", "noise25", "noise50"):
+        save(data / "cbsd68" / folder / "0020.png", pixels)
+    for folder in ("noisy", "mean"):
+        save(data / "polyu" / folder / "Camera_5_160_3200_chair_11.png", pixels)
+    monkeypatch.setattr("sys.argv", ["make_pairs", str(data), "-o", str(out)])
+    make_pairs.main()
+    assert {path.name for path in out.iterdir()} == {
+        *(f"cbsd68-crops-sigma{sigma}.json" for sigma in (15, 25, 50)),
+        "polyu-crops.json",
+    }
+    assert str(tmp_path) not in "".join(path.read_text() for path in out.iterdir())
+    (church,) = load_pairs(out / "cbsd68-crops-sigma50.json")
+    np.testing.assert_allclose(church.clean[:, 0, 0], pixels[10, 40] / 255, atol=1e-6)
+    assert (church.name, church.sigma, church.noisy.shape) == ("church", 50, (3, 128, 128))
+    (chair,) = load_pairs(out / "polyu-crops.json")
+    assert (chair.name, chair.sigma, chair.noisy.shape) == ("chair", None, (3, 256, 256))
