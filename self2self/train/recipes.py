@@ -17,7 +17,12 @@ INITS = ("scratch", "natural")
 
 ORIENTATIONS = (1, 4, 8)
 
-LATER_FIELDS: dict[str, Any] = {"orientations": 1, "fitted_share": 1.0, "pass_drop_rate": None}
+LATER_FIELDS: dict[str, Any] = {
+    "orientations": 1,
+    "fitted_share": 1.0,
+    "pass_drop_rate": None,
+    "matrix_rate": None,
+}
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from self2self.errors import UsageError
-from self2self.train.recipes import RECIPES, Recipe, recipe_for
+from self2self.train.recipes import RECIPES, Recipe, following, recipe_for
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ def test_paper_recipes_are_the_official_ones(name: str, drop_rate: float, steps:
     assert (recipe.crop, recipe.average_decay, recipe.quality_weight) == (None, None, 2e-8)
     assert (recipe.encoder_width, recipe.decoder_widths) == (48, (96,) * 5)
     assert (recipe.orientations, recipe.fitted_share, recipe.pass_drop_rate) == (1, 1.0, None)
+    assert recipe.matrix_rate is None
     assert recipe.pass_masks(3) == recipe.masks(3)
 
 
@@ -38,7 +39,7 @@ def test_json_with_a_field_missing_or_unknown_is_refused() -> None:
 
 def test_a_run_of_an_earlier_version_means_what_it_meant() -> None:
     values = RECIPES["fast"].to_json()
-    for later in ("orientations", "fitted_share", "pass_drop_rate"):
+    for later in ("orientations", "fitted_share", "pass_drop_rate", "matrix_rate"):
         del values[later]
     recipe = Recipe.from_json(values)
     assert (recipe.orientations, recipe.fitted_share, recipe.pass_drop_rate) == (1, 1.0, None)
@@ -50,6 +51,19 @@ def test_passes_hide_fewer_pixels_than_steps_unless_the_user_names_a_rate() -> N
     hidden, *rest = recipe.pass_masks(3)
     assert (step.keep_probability, hidden.keep_probability, rest) == (0.75, 0.875, decoder)
     assert recipe.with_options(drop_rate=0.5).pass_masks(3)[0].keep_probability == 0.5
+
+
+def test_fast_that_follows_another_fit_takes_a_quarter_of_its_steps_however_long_the_chain() -> None:
+    for init in ("natural", "scratch"):
+        alone = recipe_for("fast", init)
+        second = following(recipe_for("fast", "runs/first"), alone)
+        assert second == replace(alone, steps=alone.steps // 4)
+        assert following(recipe_for("fast", "runs/second"), second) == second
+
+
+def test_paper_takes_all_its_steps_from_any_weights() -> None:
+    assert following(RECIPES["paper"], RECIPES["paper"]) == RECIPES["paper"]
+    assert following(RECIPES["fast"], RECIPES["paper"]) == RECIPES["fast"]
 
 
 @pytest.mark.parametrize(
