@@ -1,0 +1,48 @@
+"""From options to the configuration of a fit."""
+
+from pathlib import Path
+
+import pytest
+
+from self2self.errors import UsageError
+from self2self.image_io import read_image
+from self2self.jobs.fitting import FitOptions, configure
+from self2self.jobs.observer import Observer
+from self2self.train.checkpoint import Run
+from self2self.train.recipes import recipe_for
+from tests.test_cli import write_noisy
+from tests.train.test_checkpoint import config_of
+
+
+def earlier_run(folder: Path, init: str, channels: int = 3) -> str:
+    run = Run(folder)
+    run.create(config_of(recipe=recipe_for("fast", init), channels=channels))
+    return str(folder)
+
+
+@pytest.mark.parametrize("init", ["natural", "scratch"])
+def test_going_on_from_a_run_takes_a_quarter_of_its_steps_and_says_so(tmp_path: Path, init: str) -> None:
+    start = earlier_run(tmp_path / "first", init)
+    notes: list[str] = []
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    config = configure(image, FitOptions(init=start), Observer(note=notes.append))
+    alone = recipe_for("fast", init)
+    assert config.recipe.steps == alone.steps // 4
+    assert config.recipe.input_drop_rate == alone.input_drop_rate
+    assert config.start == str((tmp_path / "first").resolve())
+    assert notes == [f"going on from {start} takes {alone.steps // 4} steps; --steps changes that."]
+
+
+def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
+    start = earlier_run(tmp_path / "first", "natural")
+    notes: list[str] = []
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    config = configure(image, FitOptions(init=start, steps=90, drop_rate=0.5), Observer(note=notes.append))
+    assert (config.recipe.steps, config.recipe.input_drop_rate, notes) == (90, 0.5, [])
+
+
+def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
+    start = earlier_run(tmp_path / "grey", "natural", channels=1)
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    with pytest.raises(UsageError, match="was fitted on 1 channels; the image has 3"):
+        configure(image, FitOptions(init=start), Observer())
