@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test gpu-test lint bench clean
+.PHONY: demo test gpu-test gpu-bench lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -19,6 +19,9 @@ test: $(STAMP)
 gpu-test: $(STAMP)
 	$(BIN)/python cli.py engines
 	$(BIN)/python -m pytest tests/gpu tests/runtime/test_conformance.py
+
+gpu-bench: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

@@ -1,8 +1,12 @@
 """Dropout masks made where the passes run: on a GPU, copying masks there costs more than the passes.
 
-Each pass seeds a generator of its own, so batch size and order do not change its masks. They are
+Each pass seeds the generator anew, so batch size and order do not change its masks. They are
 the same on every run on one kind of device, and other ones than the host's (`masks`): generators
 differ. The probability is the same, because here too one random byte decides one element.
+
+A pass on a fast GPU takes a few tenths of a millisecond, and every call of a kernel some
+microseconds. So one call draws all numbers of a pass, and one for each mask compares those of
+several passes.
 
 Everything takes the device as an argument and runs on ``"cpu"`` too, where the tests check it.
 """
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 _WORD_BYTES = 8
+_ALIGNMENT = 16
+"""Bytes of a row at which the numbers of a mask begin, so that they are read in wide pieces."""
+_ROWS = 8
+"""Passes whose random numbers are held at a time."""
 _SEED_BITS = 63
 
 
@@ -54,9 +62,13 @@ class DeviceMasks:
         self.place = place
         self._shapes = [spec.shape(axes) for spec in self.specs]
         self._generator = torch.Generator(device)
-        largest = max(math.prod(shape) for shape in self._shapes)
+        self._offsets, end = [], 0
+        for shape in self._shapes:
+            self._offsets.append(end)
+            end += -(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
         # Whole words: a draw of 8 bytes costs what a draw of one does.
-        self._words = torch.empty(-(-largest // _WORD_BYTES), dtype=torch.int64, device=device)
+        self._row_words = end // _WORD_BYTES
+        self._words: torch.Tensor | None = None
 
     def allocate(self, capacity: int) -> dict[str, torch.Tensor]:
         """Buffers for `capacity` passes: name to bool tensor [capacity, ...shape of the mask].
@@ -75,17 +87,21 @@ class DeviceMasks:
         """Masks of passes `first_pass` to `first_pass + count - 1`, as views of `buffers`."""
         import torch
 
-        for row in range(count):
-            self._generator.manual_seed(pass_seed(self.seed, first_pass + row, self.place))
-            for spec in self.specs:
-                target = buffers[spec.name][row].view(-1)
+        rows = min(count, _ROWS)
+        if self._words is None or len(self._words) < rows:
+            self._words = torch.empty((rows, self._row_words), dtype=torch.int64, device=self.device)
+        numbers = self._words.view(torch.uint8)
+        for first in range(0, count, rows):
+            part = min(rows, count - first)
+            for row in range(part):
+                self._generator.manual_seed(pass_seed(self.seed, first_pass + first + row, self.place))
+                # All 64 bits: without a range the sign bit would always be zero.
+                draw: Any = self._words[row].random_
+                draw(-(2**63), None, generator=self._generator)
+            for spec, offset in zip(self.specs, self._offsets, strict=True):
+                target = buffers[spec.name][first : first + part].flatten(1)
                 if spec.keep_count == KEEP_LEVELS:
                     target.fill_(True)
                     continue
-                size = target.numel()
-                words = self._words[: -(-size // _WORD_BYTES)]
-                # All 64 bits: without a range the sign bit would always be zero.
-                draw: Any = words.random_
-                draw(-(2**63), None, generator=self._generator)
-                torch.lt(words.view(torch.uint8)[:size], spec.keep_count, out=target)
+                torch.lt(numbers[:part, offset : offset + target.shape[1]], spec.keep_count, out=target)
         return {name: buffer[:count] for name, buffer in buffers.items()}

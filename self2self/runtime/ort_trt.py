@@ -77,6 +77,9 @@ class OrtTrtEngine(OrtCudaEngine):
             "trt_engine_cache_prefix": f"{digest}-{height}x{width}",
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
+            # TensorRT 10 is given a weakly typed network, which needs leave for what the graph says; 11 ignores it.
+            "trt_fp16_enable": str(int(self.model.contract.precision == "fp16")),
+            "trt_bf16_enable": str(int(self.model.contract.precision == "bf16")),
             **shapes,
         }
 

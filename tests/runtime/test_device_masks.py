@@ -53,6 +53,21 @@ def test_a_pass_has_the_same_masks_in_every_batch(batches: tuple[int, ...]) -> N
         first += count
 
 
+def test_more_passes_than_are_drawn_at_a_time() -> None:
+    maker = DeviceMasks(SPECS, AXES, 0, "cpu")
+    many = maker.fill(maker.allocate(19), 2, 19)
+    for index in (0, 7, 8, 18):
+        for name, mask in masks_of(2 + index, 1).items():
+            assert torch.equal(mask[0], many[name][index])
+
+
+def test_masks_of_a_pass_do_not_share_numbers() -> None:
+    specs = [MaskSpec("a", (1, "H", "W"), 128), MaskSpec("b", (1, "H", "W"), 128)]
+    maker = DeviceMasks(specs, AXES, 0, "cpu")
+    masks = maker.fill(maker.allocate(1), 0, 1)
+    assert abs(float((masks["a"] == masks["b"]).double().mean()) - 0.5) < 0.05
+
+
 def test_passes_and_seeds_differ() -> None:
     masks = masks_of(0, 3)["a"]
     assert not torch.equal(masks[0], masks[1])

@@ -1,0 +1,116 @@
+"""What needs a real GPU: half precision, the benchmark's own machinery, throughput and memory. Run: make gpu-test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu as benchmark
+from self2self.bench.subject import Subject
+from self2self.budget import pass_bytes
+from self2self.errors import EngineUnavailableError
+from self2self.export.to_onnx import to_onnx
+from self2self.masks import MaskMaker
+from self2self.runtime.device_ensemble import DeviceEngine, free_device_bytes, run_device_ensemble
+from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.engine import NEEDS_GPU, Engine, get_engine
+from self2self.runtime.model import Model, load_model
+from self2self.runtime.ort import OrtEngine
+from tests.conftest import Fitted, MakeFitted
+
+HALF_TOLERANCE = 2e-3
+"""Of the largest prediction, against the same fp16 file on the CPU, which rounds elsewhere."""
+SIZE = (128, 128)
+
+
+@pytest.fixture(scope="module", params=list(NEEDS_GPU))
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    try:
+        found = get_engine(request.param)
+        benchmark.require_cuda()
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    return found
+
+
+@pytest.fixture(scope="module")
+def paper(make_fitted: MakeFitted) -> Fitted:
+    return make_fitted(encoder_width=48, decoder_widths=(96,) * 5)
+
+
+@pytest.fixture(scope="module")
+def models(paper: Fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    folder = tmp_path_factory.mktemp("precisions")
+    found = {}
+    for precision in ("fp32", "fp16"):
+        path = folder / f"model.{precision}.onnx"
+        to_onnx(paper.network, replace(paper.contract, precision=precision), path)
+        found[precision] = load_model(path)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 8, 17])
+def test_fp16_with_host_masks(engine: type[Engine], models: dict[str, Model], count: int) -> None:
+    model = models["fp16"]
+    image = np.random.default_rng(0).random((1, 3, 96, 64), dtype=np.float32)
+    masks = MaskMaker(model.contract.masks, {"H": 96, "W": 64}, 0).make(0, count)
+    with engine(model, image) as running, OrtEngine(model, image) as reference:
+        got, expected = running.run(masks), reference.run(masks)
+    difference = np.abs(got.astype(np.float64) - expected)
+    scale = max(1.0, float(np.abs(expected).max()))
+    assert difference.max() <= HALF_TOLERANCE * scale, (
+        f"{engine.name}: max difference {difference.max():.3g}, mean {difference.mean():.3g}; "
+        f"tolerance {HALF_TOLERANCE * scale:.3g}"
+    )
+
+
+def test_throughput_is_above_that_of_the_plain_loop(
+    engine: type[Engine], paper: Fitted, models: dict[str, Model]
+) -> None:
+    result = benchmark.measure(
+        Subject("random weights", paper.network, models["fp32"]),
+        list(models.values()),
+        [engine],
+        benchmark.CudaDevice(),
+        size=SIZE,
+        batches=(16,),
+        passes=32,
+        count=3,
+    )
+    print(benchmark.table({"gpu": {"name": engine.version()}, **result}))
+    assert not result["problems"]
+    assert len(result["cases"]) == 3
+    # How much above is for `make gpu-bench`; that it is not far below shows that nothing ran on the CPU.
+    assert all(row["ratio_to_plain"]["median"] > 1 for row in result["cases"][1:])
+
+
+def test_memory_of_a_batch_is_within_the_estimate(engine: type[Engine], models: dict[str, Model]) -> None:
+    import torch
+
+    model, batch = models["fp32"], 8
+    axes = dict(zip("HW", SIZE, strict=True))
+    image = np.random.default_rng(0).random((1, 3, *SIZE), dtype=np.float32)
+    torch.cuda.empty_cache()
+    before = free_device_bytes("cuda")
+    with engine(model, image) as running:
+        assert isinstance(running, DeviceEngine)
+        maker = DeviceMasks(model.contract.masks, axes, 0, "cuda")
+        run_device_ensemble(running, maker, 2 * batch, batch=batch)
+        taken = before - free_device_bytes("cuda")
+    # Libraries, kernels, workspaces and an engine whose profile goes beyond this batch: 2 GiB besides.
+    assert taken <= batch * pass_bytes(model.contract, axes) + 2 * 2**30, f"{taken / 2**20:.0f} MiB"
+
+
+def test_an_fp16_engine_is_built_and_found_again(engine: type[Engine], models: dict[str, Model]) -> None:
+    if engine.name not in ("trt", "trt-rtx"):
+        pytest.skip("ONNX Runtime looks after its own engines")
+    model = models["fp16"]
+    image = np.random.default_rng(0).random((1, 3, *SIZE), dtype=np.float32)
+    folder: Path = model.path.parent / "engines"
+    for _ in range(2):
+        with engine(model, image):
+            pass
+    assert len(list(folder.glob(f"model.fp16.{engine.name}.*128x128*.engine"))) == 1
