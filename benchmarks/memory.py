@@ -1,10 +1,15 @@
-"""Peak memory of an ensemble: of `infer`, and of the plain PyTorch loop, each in a process of its own.
+"""Peak memory of an ensemble: of `infer`, `denoise`, and the plain PyTorch loop, each in a process of its own.
 
-    python -m benchmarks.memory --size 8192 --memory 2GB --passes 1 --network narrow --engine ort
+    python -m benchmarks.memory --size 512 --passes 50 --plain 4 -o RESULT.json
+    python -m benchmarks.memory --size 256 --network narrow --passes 50 500 5000 -o RESULT.json
+    python -m benchmarks.memory --size 8192 --memory 2GB --passes 1 --network narrow -o RESULT.json
+    python -m benchmarks.memory --size 4096 --memory 2GB --passes 1 --steps 10 -o RESULT.json
 
 The image is noise: RGB with 16 bits, in a TIFF. A measured process reads it, runs the ensemble and
-writes the result, as `infer` does. What it takes is its peak less what the interpreter has with
-the libraries loaded and nothing read yet.
+writes the result, as `infer` does; with `--steps`, it fits the image first, from the start weights
+and with the `fast` recipe's network, as `denoise` does. What it takes is its peak less what the
+interpreter has with the libraries loaded and nothing read yet. Memory does not depend on how fast
+the machine is, so this may run beside other work.
 """
 
 from __future__ import annotations
@@ -55,10 +60,10 @@ def prepare(folder: Path, size: int, network: str) -> None:
     )
 
 
-def measure_infer(folder: Path, engine: str, passes: int, memory: int | None) -> dict[str, Any]:
-    """`infer` in this process."""
+def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, steps: int | None) -> dict[str, Any]:
+    """`infer` in this process, or `denoise` with a fit of `steps`."""
     from self2self.image_io import read_image, write_image  # noqa: F401
-    from self2self.jobs import InferOptions, Observer, infer_job
+    from self2self.jobs import FitOptions, InferOptions, Observer, denoise_job, infer_job
     from self2self.runtime.engine import get_engine
 
     get_engine(engine)
@@ -66,13 +71,26 @@ def measure_infer(folder: Path, engine: str, passes: int, memory: int | None) ->
     import onnx  # noqa: F401
     import tifffile  # noqa: F401
 
+    if steps is not None:
+        import torch
+
+        import self2self.export.to_onnx
+        import self2self.train.fit  # noqa: F401
+
+        torch.zeros(1)
     own = peak_bytes()
     start = time.perf_counter()
-    options = InferOptions(engine=engine, passes=passes, output=folder / "out.tif", memory=memory)
-    done = infer_job(folder / "model.onnx", [folder / "image.tif"], options, Observer())[0].denoised
+    options = InferOptions(engine=engine, passes=passes, output=folder / "out.tif", memory=memory, force=True)
+    if steps is None:
+        finished = infer_job(folder / "model.onnx", [folder / "image.tif"], options, Observer())[0]
+    else:
+        fitting = FitOptions(steps=steps, run=folder / "run")
+        finished = denoise_job(folder / "image.tif", fitting, options, Observer())
     seconds = time.perf_counter() - start
+    done = finished.denoised
     return {
         "engine": done.engine,
+        "passes": done.passes,
         "tile": done.tile,
         "tiles": done.tiles,
         "batch": done.batch,
@@ -100,58 +118,67 @@ def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
     start = time.perf_counter()
     plain_ensemble(plain, torch.from_numpy(read_image(folder / "image.tif").pixels)[None], passes)
     seconds = time.perf_counter() - start
-    return {"seconds": round(seconds, 2), "interpreter_bytes": own, "peak_bytes": peak_bytes() - own}
+    return {"passes": passes, "seconds": round(seconds, 2), "interpreter_bytes": own, "peak_bytes": peak_bytes() - own}
 
 
 def main() -> None:
     """Measure and add to the results file."""
     from self2self.options import parse_memory
 
-    parser = argparse.ArgumentParser(description="Peak memory of an ensemble.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 16")
-    parser.add_argument("--passes", type=int, default=50)
+    parser.add_argument("--passes", type=int, nargs="+", default=[50], help="one or more numbers, one process each")
     parser.add_argument("--memory", help="as for infer, for example 2GB")
-    parser.add_argument("--network", choices=WIDTHS, default="paper")
+    parser.add_argument("--network", choices=WIDTHS, default="paper", help="which model infer runs")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--plain", action="store_true", help="measure the plain loop too")
+    parser.add_argument("--steps", type=int, help="fit with so many steps first, as denoise does")
+    parser.add_argument("--plain", type=int, metavar="PASSES", help="measure the plain loop too, with so many passes")
     parser.add_argument("-o", "--output", type=Path, help="JSON file; runs are added to those that it has")
-    parser.add_argument("--measure", choices=["prepare", "infer", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["prepare", "ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure == "prepare":
         prepare(arguments.folder, arguments.size, arguments.network)
         return
     if arguments.measure is not None:
-        memory = parse_memory(arguments.memory)
+        passes, memory = arguments.passes[-1], parse_memory(arguments.memory)
         values = (
-            measure_infer(arguments.folder, arguments.engine, arguments.passes, memory)
-            if arguments.measure == "infer"
-            else measure_plain(arguments.folder, arguments.passes)
+            measure_ours(arguments.folder, arguments.engine, passes, memory, arguments.steps)
+            if arguments.measure == "ours"
+            else measure_plain(arguments.folder, arguments.plain)
         )
         print(json.dumps(values))
         return
     entry: dict[str, Any] = {
-        "command": shown_command("benchmarks.memory"),
+        "command": shown_command("python -m benchmarks.memory"),
         "size": arguments.size,
-        "passes": arguments.passes,
         "memory": arguments.memory,
-        "network": arguments.network,
+        "network": arguments.network if arguments.steps is None else "fast",
+        "fit_steps": arguments.steps,
     }
     with tempfile.TemporaryDirectory() as folder:
 
-        def child(what: str) -> str:
+        def child(what: str, *more: str) -> dict[str, Any]:
             command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--measure", what, "--folder", folder]
-            return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+            done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
+            measured: dict[str, Any] = json.loads((done.stdout.splitlines() or ["{}"])[-1])
+            return measured
 
         child("prepare")
-        entry["infer"] = json.loads(child("infer").splitlines()[-1])
-        if arguments.plain:
-            entry["plain"] = json.loads(child("plain").splitlines()[-1])
-            entry["ratio"] = round(entry["infer"]["peak_bytes"] / entry["plain"]["peak_bytes"], 3)
+        entry["ours"] = [child("ours", "--passes", str(passes)) for passes in arguments.passes]
+        if arguments.plain is not None:
+            entry["plain"] = child("plain")
+    entry |= compared([run["peak_bytes"] for run in entry["ours"]], entry.get("plain", {}).get("peak_bytes"))
     print(json.dumps(entry, indent=2))
     if arguments.output is not None:
         runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else []
         arguments.output.write_text(json.dumps({"environment": environment(), "runs": [*runs, entry]}, indent=2) + "\n")
+
+
+def compared(ours: list[int], plain: int | None) -> dict[str, float]:
+    """Ratios of the peaks: the largest of `ours` to the plain loop's, and to the least of `ours`."""
+    ratios = {} if plain is None else {"ratio_to_plain": round(max(ours) / plain, 3)}
+    return ratios | ({"most_to_least": round(max(ours) / min(ours), 3)} if len(ours) > 1 else {})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ BYTES_PER_MASK_ELEMENT = 12
 
 Measured as the growth of the resident set from 128x128 with eight passes to 512x512 with one:
 ONNX Runtime 9.4 to 10.6 and PyTorch 8 to 14 for the wide and the narrow decoder. Nearly all of the
-network's activations have masks; only a very narrow network needs more (PyTorch 18). Not measured
+network's activations have masks; only a very narrow network needs more (PyTorch 18). An engine that
+takes another share says so (`Engine.bytes_per_mask_element`). Not measured
 on a GPU, where masks and float32 activations are the same.
 """
 HOST_SHARE = 0.25
@@ -22,16 +23,26 @@ DEVICE_SHARE = 0.5
 """How much of a device's memory a batch may take."""
 
 
-def pass_bytes(contract: Contract, axes: Mapping[str, int]) -> int:
-    """Memory of one pass over data of `axes`, for example ``{"H": 64, "W": 96}``."""
-    return BYTES_PER_MASK_ELEMENT * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
+def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: int = BYTES_PER_MASK_ELEMENT) -> int:
+    """Memory of one pass over data of `axes`, for example ``{"H": 64, "W": 96}``.
+
+    Args:
+        contract: says which masks a pass has.
+        axes: of the data.
+        per_element: bytes for each mask element; of an engine, `Engine.bytes_per_mask_element`.
+    """
+    return per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
 
 
-def fitting_passes(contract: Contract, axes: Mapping[str, int], room: float) -> int:
+def fitting_passes(
+    contract: Contract, axes: Mapping[str, int], room: float, per_element: int = BYTES_PER_MASK_ELEMENT
+) -> int:
     """The most passes at a time that fit into `room` bytes, and at least 1."""
-    return max(1, int(room / pass_bytes(contract, axes)))
+    return max(1, int(room / pass_bytes(contract, axes, per_element)))
 
 
-def largest_host_batch(contract: Contract, axes: Mapping[str, int], room: int) -> int:
+def largest_host_batch(
+    contract: Contract, axes: Mapping[str, int], room: int, per_element: int = BYTES_PER_MASK_ELEMENT
+) -> int:
     """The most passes at a time that fit into `HOST_SHARE` of the free memory and into `room` bytes, and at least 1."""
-    return fitting_passes(contract, axes, min(HOST_SHARE * free_memory_bytes(), room))
+    return fitting_passes(contract, axes, min(HOST_SHARE * free_memory_bytes(), room), per_element)

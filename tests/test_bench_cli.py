@@ -62,7 +62,7 @@ def check_case(case: dict[str, Any]) -> None:
 def test_help_names_every_option() -> None:
     shown = run_cli("bench", "--help").stdout
     options = "--output --html --against --size --batch --engine --rounds --passes --recipe --curve --reference"
-    for option in (*options.split(), "--no-memory", "--force", "--json", "--quiet"):
+    for option in (*options.split(), "--curve-of", "--no-memory", "--force", "--json", "--quiet"):
         assert option in shown
 
 
@@ -122,6 +122,20 @@ def test_a_run_with_memory_curve_page_and_comparison(work: Path) -> None:
     assert found["differences"] == []
 
 
+def test_the_curve_of_a_run_beside_another_network(work: Path, tiny_onnx: Path) -> None:
+    run = next(work.glob("runs/*"))
+    arguments = ["--size", "64", "--curve-of", str(run), "--reference", "noisy.png", "--curve", "2", *QUICK]
+    values = parse_json(run_cli("bench", str(tiny_onnx), *arguments, "--html", "page.html", "--json"))
+    assert values["model"]["source"] == tiny_onnx.name
+    assert [case["width"] for case in values["cases"]] == [64, 64]
+    curve = values["convergence"]
+    assert (curve["height"], curve["width"], curve["passes"]) == (64, 70, [1, 2])
+    assert curve["psnr"][0] < curve["psnr"][1]
+    assert "PSNR against passes" in Path("page.html").read_text()
+    (run / "model.onnx").unlink()
+    assert "self2self export" in run_cli("bench", str(tiny_onnx), *arguments, expect=3).stderr
+
+
 def test_without_a_model_the_recipes_network_has_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the paper's recipe made narrow, because its own network takes ten seconds to export."""
     narrow = replace(RECIPES["paper"], encoder_width=4, decoder_widths=(6, 6, 6, 4, 4))
@@ -153,6 +167,8 @@ def test_without_a_model_the_recipes_network_has_random_weights(monkeypatch: pyt
         (["--engine", "trt"], 4, "engine trt"),
         (["--recipe", "best"], 2, "expected one of: fast, paper"),
         (["--reference", "noisy.png"], 2, "--reference works with a run folder"),
+        (["--curve-of", "empty"], 3, "is not a run folder"),
+        (["--curve-of", "taken.json"], 2, "--curve-of taken.json: is no run folder"),
         (["-o", "taken.json"], 2, "-o taken.json: exists already"),
         (["--html", "taken.json"], 2, "--html taken.json: exists already"),
         (["-o", "nowhere/out.json"], 2, "there is no folder nowhere"),

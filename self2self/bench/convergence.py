@@ -49,7 +49,8 @@ def convergence(
         on_progress: called after every pass.
 
     Returns:
-        ``balanced_masks`` and ``flips``, how passes were drawn; ``passes`` looked at;
+        ``recipe``, ``height`` and ``width``, what was fitted; ``balanced_masks`` and ``flips``, how passes
+        were drawn; ``passes`` looked at;
         ``distance_grey_levels``, RMS difference to the mean of all passes, in 8-bit grey levels (its last
         entry is 0 by definition and left out as None); ``psnr``, against `reference`, of the clamped mean
         (None without one, and where it is infinite).
@@ -74,6 +75,9 @@ def convergence(
     final = means[passes]
     return {
         "engine": engine,
+        "recipe": contract.recipe,
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
         "balanced_masks": sampling.balanced,
         "flips": sampling.flips,
         "passes": list(means),

@@ -62,7 +62,8 @@ def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
     if curve is None:
         return []
     masks = "balanced masks" if curve["balanced_masks"] else "independent masks"
-    drawn = f"Passes with {masks}{', the image mirrored in turns' if curve['flips'] else ''}."
+    drawn = f"An image of {curve['height']}x{curve['width']}, fitted with the recipe {curve['recipe']}. "
+    drawn += f"Passes with {masks}{', the image mirrored in turns' if curve['flips'] else ''}."
     curves = []
     if curve["psnr"] is not None:
         curves.append(

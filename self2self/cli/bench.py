@@ -70,6 +70,15 @@ def bench(
         int,
         typer.Option("--curve", help="Passes of the convergence curve of a run; 0 for none.", metavar="N"),
     ] = 100,
+    curve_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--curve-of",
+            help="Run folder of the convergence curve.  [default: MODEL, if it is one]",
+            metavar="RUN",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option("--reference", help="Clean image of the run, for PSNR against passes.", metavar="CLEAN"),
@@ -95,6 +104,7 @@ def bench(
         passes=passes,
         recipe=recipe,
         curve_passes=curve,
+        curve_run=curve_of,
         reference=reference,
         memory=memory,
         output=output,

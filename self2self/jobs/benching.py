@@ -26,6 +26,7 @@ from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import Padding
 from self2self.runtime.engine import engine_class, engine_statuses
+from self2self.runtime.model import load_model
 from self2self.train.checkpoint import Run
 from self2self.train.recipes import recipe_for
 
@@ -46,6 +47,7 @@ class BenchOptions:
         passes: of each case in a round, at least.
         recipe: whose network has random weights when there is no model.
         curve_passes: of the convergence curve of a run; 0 for none.
+        curve_run: run folder for the convergence curve, where it is not that of the model; None for the model's.
         reference: clean image of the run.
         memory: whether peak memory is measured.
         output, html: files of the JSON document and of the page; None for none.
@@ -61,6 +63,7 @@ class BenchOptions:
     passes: int = 4
     recipe: str = "paper"
     curve_passes: int = 100
+    curve_run: Path | None = None
     reference: Path | None = None
     memory: bool = True
     output: Path | None = None
@@ -127,9 +130,12 @@ def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> 
 def _measure(model: Path | None, options: BenchOptions, observer: Observer, folder: Path) -> dict[str, Any]:
     import torch
 
-    image, clean = _images(model, options)
+    run = options.curve_run or model
+    image, clean = _images(run, options)
+    # Before anything slow happens.
+    fitted = None if image is None or run is None else load_model(_model_file(run))
     subject = random_subject(recipe_for(options.recipe), folder) if model is None else file_subject(_model_file(model))
-    sizes = options.sizes or _default_sizes(subject, image)
+    sizes = options.sizes or _default_sizes(subject, None if options.curve_run else image)
     for size in sizes:
         if subject.model.size not in (None, size):
             height, width = subject.model.size or size
@@ -173,9 +179,9 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
                     case.memory = memory
         result["sizes"].append(measured.to_json())
         result["cases"] += measured.entries()
-    if image is not None and options.curve_passes:
+    if image is not None and fitted is not None and options.curve_passes:
         result["convergence"] = convergence(
-            subject.model,
+            fitted,
             image.pixels,
             _fastest(result["cases"], names),
             options.curve_passes,
@@ -186,17 +192,19 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
     return result
 
 
-def _images(model: Path | None, options: BenchOptions) -> tuple[Image | None, Image | None]:
+def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, Image | None]:
     """The noisy image of a run, and the clean one, if there is one.
 
     Raises:
         UsageError, InputError: a reference without a run, or of another shape.
     """
-    if model is None or not model.is_dir():
+    if run is None or not run.is_dir():
+        if options.curve_run is not None:
+            raise UsageError(f"--curve-of {run}: is no run folder. Make one: self2self denoise IMAGE --run {run}")
         if options.reference is not None:
             raise UsageError("--reference works with a run folder: self2self bench RUN --reference CLEAN")
         return None, None
-    image = read_image(Path(Run(model).config().image))
+    image = read_image(Path(Run(run).config().image))
     if options.reference is None:
         return image, None
     clean = read_image(options.reference)

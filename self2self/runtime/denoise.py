@@ -138,7 +138,7 @@ def denoise(
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
     in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
     held = pixels.nbytes * (1 + (not in_place) + uncertainty)
-    largest = largest_tile(model, job.size, budget - held - ENGINE_BYTES)
+    largest = largest_tile(model, job.size, budget - held - ENGINE_BYTES, chosen.bytes_per_mask_element)
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):

@@ -18,6 +18,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.budget import BYTES_PER_MASK_ELEMENT
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.masks import BoolArray
 from self2self.runtime.model import Model
@@ -43,6 +44,10 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """What `--engine` calls it."""
+    bytes_per_mask_element: ClassVar[int] = BYTES_PER_MASK_ELEMENT
+    """What a pass takes at its peak, for `budget.pass_bytes`."""
+    gains_by_batches: ClassVar[bool] = True
+    """Whether a run of several passes may take less time than as many runs of one."""
     note: Callable[[str], None] = staticmethod(_ignore)
     """Told, in one line, what the user should know while the engine is prepared."""
     copy_seconds: float | None = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.budget import pass_bytes
+from self2self.budget import BYTES_PER_MASK_ELEMENT, pass_bytes
 from self2self.contract import SIZE_MULTIPLE
 from self2self.padding import Padding
 from self2self.runtime.model import Model
@@ -133,17 +133,20 @@ def tile_sizes(largest: int) -> Iterator[int]:
     yield SMALLEST_TILE
 
 
-def largest_tile(model: Model, size: tuple[int, int], room: int) -> int:
+def largest_tile(model: Model, size: tuple[int, int], room: int, per_element: int = BYTES_PER_MASK_ELEMENT) -> int:
     """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
 
     Args:
         model: what runs; one that is fixed to a size cannot be given tiles.
         size: height and width of the padded image; where it fits as a whole, its longer side.
         room: bytes for the engine, its masks and the sums.
+        per_element: bytes of a pass for each mask element.
     """
     contract = model.contract
     unit = contract.size_multiple
-    pixel_bytes = pass_bytes(contract, {"H": unit, "W": unit}) / unit**2 + BYTES_PER_VALUE * contract.channels
+    pixel_bytes = (
+        pass_bytes(contract, {"H": unit, "W": unit}, per_element) / unit**2 + BYTES_PER_VALUE * contract.channels
+    )
     if model.size is not None or pixel_bytes * math.prod(size) <= room:
         return max(size)
     # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.

@@ -65,6 +65,9 @@ def a_result(engine_seconds: dict[tuple[str, int], list[float]], curve: bool = T
         "cases": [case.entry(plain, GFLOP, PEAK) for case in cases],
         "convergence": {
             "engine": "ort",
+            "recipe": "fast",
+            "height": 256,
+            "width": 256,
             "balanced_masks": True,
             "flips": False,
             "passes": [1, 2, 5, 10],

@@ -86,6 +86,24 @@ class Patched:
         monkeypatch.setattr(module, "get_engine", lambda _: engine)
 
 
+def test_batches_are_tried_only_where_they_can_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeEngine] = []
+
+    class OneByOne(FakeEngine):
+        gains_by_batches = False
+
+        def __init__(self, model: Model, image: FloatArray) -> None:
+            super().__init__(model, image)
+            made.append(self)
+
+    Patched(monkeypatch, OneByOne)
+    pixels = np.ones((3, 64, 64), np.float32)
+    assert denoise(fake_model(), pixels, passes=5).batch == 1
+    assert made[0].counts == [1, 1, 1, 1, 1]
+    assert denoise(fake_model(), pixels, passes=5, batch=3).batch == 3
+    assert made[1].counts == [3, 2]
+
+
 def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[FakeEngine] = []
 

@@ -113,6 +113,9 @@ def test_the_tile_follows_the_budget(tiny_model: Model) -> None:
     assert SMALLEST_TILE < sides[1] < sides[2] < 4096
     # A row of tiles is held as well, so a wider image has smaller tiles.
     assert largest_tile(tiny_model, (4096, 8192), 4 * 10**8) < sides[2]
+    # An engine that takes twice the memory has smaller tiles.
+    hungry = largest_tile(tiny_model, (4096, 4096), 4 * 10**8, per_element=24)
+    assert sides[1] < hungry <= sides[2] - 32
     assert largest_tile(tiny_model, (64, 96), 10**9) == 96
     fixed = Model(tiny_model.path, tiny_model.contract, (512, 512))
     assert largest_tile(fixed, (512, 512), 0) == 512
