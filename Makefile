@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test gpu-test gpu-bench lint bench clean
+# pyiqa may be used for non-commercial purposes only, so no other target installs it; and without most of what it asks
+# for, because its PaQ-2-PiQ imports no more than this.
+IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
+
+.PHONY: demo test gpu-test gpu-bench iqa-test lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -22,6 +26,11 @@ gpu-test: $(STAMP)
 
 gpu-bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json
+
+iqa-test: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(IQA_NEEDS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pyiqa
+	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

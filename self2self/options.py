@@ -34,6 +34,24 @@ DropRate = Annotated[
         "--drop-rate", help="Share of pixels hidden from the network.  [default: the recipe's]", show_default=False
     ),
 ]
+Iqa = Annotated[
+    bool | None,
+    typer.Option(
+        "--iqa/--no-iqa",
+        help="Add the paper's image quality term (PaQ-2-PiQ), which needs pyiqa and 47 MB of weights, both for "
+        "non-commercial use.  [default: no-iqa; with --resume as before]",
+        show_default=False,
+    ),
+]
+IqaWeightsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--iqa-weights",
+        help="Weights of PaQ-2-PiQ to use instead of the published ones; turns --iqa on.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
 EngineName = Annotated[str, typer.Option("--engine", help="What runs the passes; see: self2self engines.")]
 Passes = Annotated[

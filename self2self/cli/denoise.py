@@ -21,6 +21,8 @@ from self2self.options import (
     Force,
     ImageOutput,
     Init,
+    Iqa,
+    IqaWeightsFile,
     Masks,
     MaskSource,
     Memory,
@@ -46,6 +48,8 @@ def denoise(
     init: Init = None,
     steps: Steps = None,
     drop_rate: DropRate = None,
+    iqa: Iqa = None,
+    iqa_weights: IqaWeightsFile = None,
     engine: EngineName = "auto",
     passes: Passes = None,
     tolerance: Tolerance = None,
@@ -76,7 +80,7 @@ def denoise(
     console = Console(as_json=as_json, quiet=quiet)
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
+    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights)
     options = infer_options(
         engine=engine,
         passes=passes,

@@ -68,6 +68,8 @@ def print_finished(console: Console, finished: list[Finished], *, many: bool = F
             f"  noise of about {sigma:.1f} grey levels; removed: mean {item.residual.mean:+.2f}, "
             f"standard deviation {item.residual.standard_deviation:.1f}"
         )
+        if item.fitted is not None and item.fitted.config.iqa is not None:
+            lines.append(f"  fitted {item.fitted.quality_text()}")
     if many and not finished and not console.as_json:
         return
     values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()

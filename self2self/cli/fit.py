@@ -9,7 +9,7 @@ import typer
 
 from self2self.console import Console, reported
 from self2self.errors import UsageError
-from self2self.options import AsJson, Device, DropRate, Force, Init, Quiet, RecipeName, Seed, Steps
+from self2self.options import AsJson, Device, DropRate, Force, Init, Iqa, IqaWeightsFile, Quiet, RecipeName, Seed, Steps
 
 
 @reported
@@ -25,6 +25,8 @@ def fit(
     init: Init = None,
     steps: Steps = None,
     drop_rate: DropRate = None,
+    iqa: Iqa = None,
+    iqa_weights: IqaWeightsFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted fit.")] = False,
     reference: Annotated[
         Path | None,
@@ -44,7 +46,7 @@ def fit(
     if resume and force:
         raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
     console = Console(as_json=as_json, quiet=quiet)
-    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run)
+    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
     text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"
@@ -52,4 +54,4 @@ def fit(
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
     if fitted.noise is not None:
         text += f"\n  noise of about {fitted.noise.sigma:.1f} grey levels"
-    console.result(text, fitted.to_json())
+    console.result(f"{text}\n  {fitted.quality_text()}", fitted.to_json())

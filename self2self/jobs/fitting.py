@@ -17,6 +17,7 @@ from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import Run, RunConfig
+from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights
 from self2self.train.recipes import INITS, following, recipe_for
 
@@ -33,6 +34,8 @@ class FitOptions:
         seed: of weights, masks and crops.
         device: ``auto``, ``cpu`` or ``cuda``.
         run: the run folder; None for the usual one of the image.
+        iqa: whether to add the paper's image quality term; None means no, or what the fit to resume does.
+        iqa_weights: its weights, which turns it on; None for the published ones.
     """
 
     recipe: str = "fast"
@@ -42,6 +45,8 @@ class FitOptions:
     seed: int = 0
     device: str = "auto"
     run: Path | None = None
+    iqa: bool | None = None
+    iqa_weights: Path | None = None
 
     def check(self) -> None:
         """Refuse wrong options before anything is read.
@@ -51,6 +56,13 @@ class FitOptions:
         """
         recipe_for(self.recipe, self.init).with_options(self.steps, self.drop_rate)
         check_seed(self.seed)
+        if self.iqa is False and self.iqa_weights is not None:
+            raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
+
+    @property
+    def wants_iqa(self) -> bool:
+        """Whether the image quality term is asked for."""
+        return bool(self.iqa) or self.iqa_weights is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,8 @@ class Fitted:
         psnr, ssim: against the clean reference, if one was given.
         seconds: that this call took.
         noise: of the image, estimated before the fit.
+        quality: last mean score of the image quality term, 0 to 100; None without it.
+        quality_seconds: what the term added to a step.
     """
 
     run: Run
@@ -75,6 +89,8 @@ class Fitted:
     ssim: float | None
     seconds: float
     noise: Noise | None = None
+    quality: float | None = None
+    quality_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `fit --json` prints."""
@@ -87,7 +103,7 @@ class Fitted:
             "loss": self.loss,
             "seed": self.config.seed,
             "device": self.config.device,
-            "quality_term": False,
+            "quality_term": self._quality_json(),
             "seconds": {"fit": round(self.seconds, 3)},
             "peak_memory_bytes": peak_memory_bytes(),
         }
@@ -96,6 +112,27 @@ class Fitted:
         if self.psnr is not None:
             values |= {"psnr": self.psnr, "ssim": self.ssim}
         return values
+
+    def quality_text(self) -> str:
+        """Whether the image quality term was used, for people."""
+        if self.config.iqa is None:
+            return "without the image quality term (--iqa)"
+        text = f"with the image quality term, weights {self.config.iqa.sha256[:8]}"
+        if self.quality is not None and self.quality_seconds is not None:
+            text += f": score {self.quality:.1f} of 100, {1000 * self.quality_seconds:.0f} ms of each step"
+        return text
+
+    def _quality_json(self) -> dict[str, Any] | None:
+        if self.config.iqa is None:
+            return None
+        return {
+            "metric": "paq2piq",
+            "weight": self.config.recipe.quality_weight,
+            "weights_sha256": self.config.iqa.sha256,
+            "published_weights": self.config.iqa.published,
+            "score": self.quality,
+            "seconds_per_step": self.quality_seconds,
+        }
 
 
 def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfig:
@@ -132,7 +169,23 @@ def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfi
         seed=options.seed,
         start=start,
         device=str(choose_device(options.device)),
+        iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
     )
+
+
+def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
+    """The weights of the image quality term for `image`, fetched if need be.
+
+    Raises:
+        Self2SelfError: the term cannot be had, or not for this image.
+    """
+    from self2self.train.iqa import SMALLEST_SIDE, check_usable
+
+    channels, *sides = image.pixels.shape
+    check_usable(channels)
+    if min(sides) < SMALLEST_SIDE:
+        observer.note(f"{image.path}: is so small that the score of the image quality term means little.")
+    return find_weights(options.iqa_weights, observer.note)
 
 
 def run_folder(config: RunConfig, options: FitOptions) -> Run:
@@ -163,7 +216,7 @@ def fit_job(
     config = configure(image, options, observer)
     run = run_folder(config, options)
     if resume:
-        config = resumable(run, config)
+        config = resumable(run, config, options)
     elif run.folder.exists() and not force:
         raise occupied(run)
     noise = tell_noise(image, observer)
@@ -183,20 +236,22 @@ def occupied(run: Run) -> UsageError:
     return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
 
 
-def resumable(run: Run, config: RunConfig) -> RunConfig:
-    """The configuration to continue `run` with.
+def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
+    """The configuration to continue `run` with; where `options` leave the quality term open, the run decides.
 
     Raises:
         InputError: there is nothing to continue.
         UsageError: the folder belongs to a fit with other settings.
     """
     stored = run.config()
+    if options.iqa is None and options.iqa_weights is None:
+        config = replace(config, iqa=stored.iqa)
     if not config.same_fit(stored):
         raise UsageError(
             f"{run.folder}: was fitted with other settings ({describe(stored)}; asked for {describe(config)}). "
             "Give the same options to resume, or start anew with --force."
         )
-    return replace(stored, image=config.image, device=config.device)
+    return replace(stored, image=config.image, device=config.device, iqa=config.iqa)
 
 
 def describe(config: RunConfig) -> str:
@@ -204,7 +259,8 @@ def describe(config: RunConfig) -> str:
     recipe = config.recipe
     return (
         f"image {config.image_sha256[:8]}, recipe {recipe.name}, {recipe.steps} steps, "
-        f"drop rate {recipe.input_drop_rate:g}, init {config.start}, seed {config.seed}"
+        f"drop rate {recipe.input_drop_rate:g}, init {config.start}, seed {config.seed}, "
+        f"image quality term {config.iqa.sha256[:8] if config.iqa else 'off'}"
     )
 
 
@@ -223,7 +279,17 @@ def run_fit(
     start = time.perf_counter()
     report = fit_run(run, config, image.pixels, resume=resume, reference=reference, on_report=observer.fitted)
     seconds = time.perf_counter() - start
-    return Fitted(run, config, report.step, report.loss, report.psnr, report.ssim, seconds)
+    return Fitted(
+        run,
+        config,
+        report.step,
+        report.loss,
+        report.psnr,
+        report.ssim,
+        seconds,
+        quality=report.quality,
+        quality_seconds=report.quality_seconds,
+    )
 
 
 def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer) -> Fitted:

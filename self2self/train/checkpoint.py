@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from self2self.contract import PRECISIONS, Contract
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.files import atomic_write
+from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RunConfig:
         seed: of weights, masks and crops.
         start: where the first weights came from: ``"scratch"``, ``"natural"`` or a run folder.
         device: where it was fitted.
+        iqa: weights of the image quality term; None for a fit without it.
     """
 
     image: str
@@ -60,6 +62,7 @@ class RunConfig:
     seed: int
     start: str
     device: str
+    iqa: IqaWeights | None = None
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -162,6 +165,7 @@ class Run:
             "seed": config.seed,
             "start": config.start,
             "device": config.device,
+            "iqa": None if config.iqa is None else asdict(config.iqa),
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode())
 
@@ -198,6 +202,8 @@ class Run:
                 seed=int(values["seed"]),
                 start=str(values["start"]),
                 device=str(values["device"]),
+                # Runs of versions that knew no term have no such entry.
+                iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

@@ -128,7 +128,7 @@ def fit(
         recipe: what `state` was made with.
         state: from `new_state`, or restored by `checkpoint.load_state`.
         seed: seed of all masks and crops.
-        quality: a differentiable no-reference quality term, weighted by the recipe.
+        quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
         on_step: called after every step; what it raises ends the fit between two steps.
 
     Raises:
@@ -152,7 +152,7 @@ def fit(
             input_mask = turned_back(input_mask, turn)
             loss = masked_loss(prediction, target, input_mask, inside, recipe.loss)
             if quality is not None:
-                loss = loss + recipe.quality_weight * quality(prediction)
+                loss = loss + recipe.quality_weight * quality(prediction[:, :, inside[0], inside[1]])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

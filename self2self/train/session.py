@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
 from self2self.train.checkpoint import History, Run, RunConfig, load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
+from self2self.train.iqa import IqaTerm
 from self2self.train.natural import natural_weights
 
 CHECKPOINT_SECONDS = 20.0
@@ -40,6 +41,8 @@ class FitReport:
         loss: mean over the steps since the last report.
         seconds: since the fit was started or continued.
         psnr, ssim: against the clean reference, of a few passes; None where it was not measured.
+        quality: mean score of the image quality term, 0 to 100, since the last report; None without the term.
+        quality_seconds: what the term adds to a step, gradient included.
     """
 
     step: int
@@ -48,6 +51,8 @@ class FitReport:
     seconds: float
     psnr: float | None = None
     ssim: float | None = None
+    quality: float | None = None
+    quality_seconds: float | None = None
 
 
 def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
@@ -94,6 +99,7 @@ def fit_run(
             f"--reference has shape {reference.shape}; the image has {pixels.shape}. They have to be equal."
         )
     start = None if resume else start_weights(config)
+    quality = None if config.iqa is None else IqaTerm(config.iqa, device)
     state = new_state(recipe, config.channels, config.seed, device, start)
     history = History(run.history_path)
     if resume:
@@ -102,7 +108,7 @@ def fit_run(
         run.create(config)
         run.clear()
     history.restart(state.step)
-    reporter = Reporter(run, config, pixels, reference, history, on_report)
+    reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
     with interrupts() as interrupted:
 
         def on_step(state: FitState) -> None:
@@ -114,7 +120,7 @@ def fit_run(
                     "Give the same command with --resume to go on."
                 )
 
-        fit(pixels, recipe, state, seed=config.seed, on_step=on_step)
+        fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
     save_state(run, state)
     save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
     return reporter.finish(state)
@@ -131,6 +137,7 @@ class Reporter:
         reference: FloatArray | None,
         history: History,
         on_report: Callable[[FitReport], None] | None,
+        quality: IqaTerm | None = None,
     ) -> None:
         self._run = run
         self._config = config
@@ -138,6 +145,7 @@ class Reporter:
         self._reference = reference
         self._history = history
         self._on_report = on_report
+        self._quality = quality
         self._losses: list[float] = []
         self._start = self._checkpointed = self._looked = time.monotonic()
         # The first step is always written, so that a curve has a beginning.
@@ -172,6 +180,9 @@ class Reporter:
 
     def _write(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
         report = self._report(state, scores)
+        if self._quality is not None:
+            self._quality.look()
+            report = replace(report, quality=self._quality.score, quality_seconds=self._quality.step_seconds)
         entry: dict[str, float | None] = {
             "step": report.step,
             "loss": report.loss,
@@ -180,6 +191,8 @@ class Reporter:
         }
         if report.psnr is not None:
             entry |= {"psnr": report.psnr, "ssim": report.ssim}
+        if report.quality is not None:
+            entry |= {"quality": report.quality, "quality_seconds": report.quality_seconds}
         self._history.append(entry)
         self._losses.clear()
         self._written = time.monotonic()
