@@ -29,7 +29,7 @@ HISTORY_SECONDS = 1.0
 PREVIEW_SECONDS = 10.0
 PREVIEW_SHARE = 0.05
 """Previews and evaluations take at most this share of the time."""
-PREVIEW_SIDE = 512
+PREVIEW_SIDE = 384
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path
 
 
 def test_preview_of_a_large_image_is_its_middle() -> None:
-    assert preview_window((3, 2000, 300)) == (slice(None), slice(744, 1256), slice(0, 300))
+    assert preview_window((3, 2000, 300)) == (slice(None), slice(808, 1192), slice(0, 300))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
