@@ -46,7 +46,7 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
             show(file.rows[-1])
     channels = pair.noisy.shape[0]
     for text in args.recipe:
-        recipe = named_recipe(text)
+        recipe = named_recipe(text, pair.noisy)
         head = {"image": pair.name, "method": text, "inputs": recipe_inputs(recipe, channels)}
         earlier = file.find(**head)
         if earlier is not None and not earlier.get("unfinished"):
@@ -65,7 +65,7 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
         file.put({**head, **done})
         show({**head, **done})
     for text in args.clock:
-        recipe = named_recipe(text)
+        recipe = named_recipe(text, pair.noisy)
         head = {"image": pair.name, "method": f"time of {text}", "inputs": recipe_inputs(recipe, channels)}
         if file.find(**head) is None:
             file.put({**head, **clock_recipe(pair, recipe)})

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, clocked_fit
-from benchmarks.pairs import Pair, scores
+from benchmarks.pairs import FloatArray, Pair, scores
 from benchmarks.product import exported
+from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState, predict
@@ -27,11 +28,17 @@ LOOK_PASSES = 32
 CLOCKED_STEPS, WARM_UP_STEPS = 20, 3
 
 
-def named_recipe(text: str) -> Recipe:
-    """`fast`, `fast:scratch`, `paper`, or any of them with `key=value` changes after commas."""
+def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
+    """`fast`, `fast:scratch`, `paper`, or any of them with `key=value` changes after commas.
+
+    For the image `noisy`, if it is given: with what the product would choose from its noise.
+    """
     head, _, rest = text.partition(",")
     name, _, init = head.partition(":")
-    return replace(recipe_for(name, init or None), **changes(rest))
+    recipe = recipe_for(name, init or None)
+    if noisy is not None:
+        recipe = recipe.for_noise(measure_noise(central(noisy)).sigma)
+    return replace(recipe, **changes(rest))
 
 
 def changes(text: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def fitted(noisy: FloatArray, recipe: Recipe) -> tuple[Self2SelfNet, Contract]:
     channels = noisy.shape[0]
     start = natural_weights(channels) if recipe.init == "natural" else None
     state = fit(noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
-    masks = recipe.masks(channels)
+    masks = recipe.pass_masks(channels)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
     network.load_state_dict(state.weights())
     return network.eval(), Contract(channels, masks, recipe=recipe.name, steps=state.step)

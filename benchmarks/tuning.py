@@ -151,6 +151,18 @@ def look(kept: dict[float, Weights], pair: Pair, recipe: Recipe, text: str) -> d
     return {"infer": text, **scores(result, pair.clean)}
 
 
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean scores over the images, for each noise, fit and look."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["noise"], row["fit"], row["infer"]), []).append(row)
+    return [
+        {"noise": noise, "fit": change, "infer": text, "images": len(group)}
+        | {key: round(float(np.mean([row[key] for row in group])), 3) for key in ("psnr", "ssim")}
+        for (noise, change, text), group in groups.items()
+    ]
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,16 +199,9 @@ def main() -> None:
                     }
                 )
                 print(f"{pair.name:34} {change:40} {text:30} {rows[-1]['psnr']:6.2f} dB", flush=True)
-    means = []
-    for noise in args.noise or ["gaussian:25"]:
-        for change in args.fit or [""]:
-            for text in looks:
-                chosen = [
-                    r for r in rows if r["image"].endswith(" " + noise) and (r["fit"], r["infer"]) == (change, text)
-                ]
-                mean = {key: round(float(np.mean([row[key] for row in chosen])), 3) for key in ("psnr", "ssim")}
-                means.append({"noise": noise, "fit": change, "infer": text, **mean})
-                print(f"{noise:34} {change:40} {text:30} {mean['psnr']:6.2f} dB")
+    means = summary(rows)
+    for mean in means:
+        print(f"{mean['noise']:34} {mean['fit']:40} {mean['infer']:30} {mean['psnr']:6.2f} dB")
     result = {"command": shown_command("python -m benchmarks.tuning"), **environment(), "mean": means, "rows": rows}
     args.output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -31,7 +31,9 @@ Steps = Annotated[
 DropRate = Annotated[
     float | None,
     typer.Option(
-        "--drop-rate", help="Share of pixels hidden from the network.  [default: the recipe's]", show_default=False
+        "--drop-rate",
+        help="Share of pixels hidden from the network.  [default: the recipe's; fast chooses it from the noise]",
+        show_default=False,
     ),
 ]
 Iqa = Annotated[

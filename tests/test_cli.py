@@ -358,3 +358,23 @@ def test_half_precision_from_export_to_infer(work: Path) -> None:
     assert values["compared"]["decibels"] <= 0.02
     assert values["compared"]["against"] == "estimate"
     run_cli("infer", "--precision", "fp16", "--engine", "ort", "--passes", "2", "--json")
+
+
+def test_drop_rates_follow_the_noise_and_an_option_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    levels = 120 + 5 * np.random.default_rng(0).standard_normal((64, 64, 3))
+    Image.fromarray(levels.round().astype(np.uint8)).save("weak.png")
+    write_noisy(tmp_path / "strong.png")
+    rates: dict[str, tuple[float, float]] = {}
+    for name, *options in (["weak"], ["strong"], ["weak", "--drop-rate", "0.3"]):
+        run = "-".join((name, *options))
+        values = parse_json(run_cli("fit", f"{name}.png", "--steps", "1", "-o", run, "--json", *options))
+        recipe = Run(tmp_path / run).config().recipe
+        rates[run] = (values["drop_rate"], values["pass_drop_rate"])
+        assert rates[run] == (recipe.input_drop_rate, recipe.rate_of_passes)
+        hidden = 1 - load_weights(Run(tmp_path / run).model_path)[2].masks[0].keep_probability
+        assert hidden == pytest.approx(recipe.rate_of_passes, abs=1 / 256)
+    assert rates["weak"] < rates["strong"]
+    assert rates["weak---drop-rate-0.3"] == (0.3, 0.3)
+    run_cli("fit", "weak.png", "--steps", "1", "-o", "weak", "--resume")
+    assert "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told").stdout

@@ -64,8 +64,9 @@ def print_finished(console: Console, finished: list[Finished], *, many: bool = F
             f"{done.passes_per_second:.1f} a second, standard error {standard_error_text(done.standard_error)}"
         )
         sigma = item.residual.noise.sigma if item.noise is None else item.noise.sigma
+        made = "" if item.fitted is None else f": {item.fitted.settings()}"
         lines.append(
-            f"  noise of about {sigma:.1f} grey levels; removed: mean {item.residual.mean:+.2f}, "
+            f"  noise of about {sigma:.1f} grey levels{made}; removed: mean {item.residual.mean:+.2f}, "
             f"standard deviation {item.residual.standard_deviation:.1f}"
         )
         if item.fitted is not None and item.fitted.config.iqa is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from self2self.diagnosis import Noise
 from self2self.errors import InputError, UsageError
 from self2self.image_io import Image, image_hash, read_image
-from self2self.jobs.observer import Observer, tell_noise, tell_notes
+from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import Run, RunConfig
@@ -92,6 +92,14 @@ class Fitted:
     quality: float | None = None
     quality_seconds: float | None = None
 
+    def settings(self) -> str:
+        """What the fit was made with, in a few words."""
+        recipe = self.config.recipe
+        text = f"p {recipe.input_drop_rate:g}"
+        if recipe.rate_of_passes != recipe.input_drop_rate:
+            text += f" ({recipe.rate_of_passes:g} in the passes)"
+        return f"{text}, {self.steps} steps"
+
     def to_json(self) -> dict[str, Any]:
         """What `fit --json` prints."""
         values: dict[str, Any] = {
@@ -100,6 +108,8 @@ class Fitted:
             "recipe": self.config.recipe.name,
             "init": self.config.start,
             "steps": self.steps,
+            "drop_rate": self.config.recipe.input_drop_rate,
+            "pass_drop_rate": self.config.recipe.rate_of_passes,
             "loss": self.loss,
             "seed": self.config.seed,
             "device": self.config.device,
@@ -135,8 +145,8 @@ class Fitted:
         }
 
 
-def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfig:
-    """The configuration of a fit of `image`.
+def configure(image: Image, options: FitOptions, noise: Noise, observer: Observer) -> RunConfig:
+    """The configuration of a fit of `image`, whose noise is `noise`; options that the user gave win.
 
     Raises:
         UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
@@ -160,7 +170,7 @@ def configure(image: Image, options: FitOptions, observer: Observer) -> RunConfi
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    recipe = recipe.with_options(options.steps, options.drop_rate)
+    recipe = recipe.for_noise(noise.sigma).with_options(options.steps, options.drop_rate)
     return RunConfig(
         image=str(image.path.resolve()),
         image_sha256=image_hash(image),
@@ -213,13 +223,14 @@ def fit_job(
     image = read_image(path)
     clean = read_reference(reference, image) if reference else None
     tell_notes(image, observer)
-    config = configure(image, options, observer)
+    noise = noise_of(image)
+    config = configure(image, options, noise, observer)
     run = run_folder(config, options)
     if resume:
         config = resumable(run, config, options)
     elif run.folder.exists() and not force:
         raise occupied(run)
-    noise = tell_noise(image, observer)
+    tell_noise(image, noise, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
     return replace(fitted, noise=noise)
 

@@ -14,7 +14,7 @@ from self2self.html import check_available
 from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
-from self2self.jobs.observer import Observer, tell_noise, tell_notes
+from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.report import check_report
 from self2self.runtime.denoise import check_counts, denoise
 from self2self.runtime.device_ensemble import MASK_SOURCES, choose_mask_source
@@ -188,7 +188,8 @@ class Finished:
             values["report"] = str(self.report)
         if self.fitted is not None:
             fit = self.fitted.to_json()
-            values |= {key: fit[key] for key in ("run", "recipe", "init", "steps", "loss", "device", "quality_term")}
+            keys = ("run", "recipe", "init", "steps", "drop_rate", "pass_drop_rate", "loss", "device", "quality_term")
+            values |= {key: fit[key] for key in keys}
         return values
 
 
@@ -300,9 +301,10 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     image = read_image(path)
     options.check_for(image)
     tell_notes(image, observer)
-    config = configure(image, fitting, observer)
+    noise = noise_of(image)
+    config = configure(image, fitting, noise, observer)
     run = run_folder(config, fitting)
-    noise = tell_noise(image, observer)
+    tell_noise(image, noise, observer)
     fitted = fit_or_reuse(run, config, image, observer)
     began = time.perf_counter()
     if not run.onnx_path.is_file() or fitted.loss is not None:

@@ -43,9 +43,12 @@ def tell_notes(image: Image, observer: Observer) -> None:
         observer.note(f"{image.path}: {note}")
 
 
-def tell_noise(image: Image, observer: Observer) -> Noise:
-    """Measure the noise of the image, and warn if it is of the kind that cannot be removed."""
-    noise = measure_noise(central(image.pixels))
+def noise_of(image: Image) -> Noise:
+    """The noise of the image, measured in its middle."""
+    return measure_noise(central(image.pixels))
+
+
+def tell_noise(image: Image, noise: Noise, observer: Observer) -> None:
+    """Warn if the noise of the image is of the kind that cannot be removed."""
     if noise.correlated:
         observer.note(f"{image.path}: {CORRELATED_NOTE.format(noise.correlation)}")
-    return noise

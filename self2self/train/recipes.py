@@ -6,6 +6,7 @@ data set that it reports; ``fast`` is ours, and docs/experiments.md tells how it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -24,6 +25,14 @@ LATER_FIELDS: dict[str, Any] = {
     "matrix_rate": None,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
+
+
+DROP_RATES_BY_SIGMA = ((17.0, 0.1, 0.1), (35.0, 0.2, 0.1), (math.inf, 0.2, 0.2))
+"""Standard deviation of the noise up to which a row holds, in 8-bit grey levels; the input's drop rate in the fit; in
+the passes (docs/experiments.md).
+
+Hidden pixels are what the fit learns from, and what a pass does without: the weaker the noise, the more is lost.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +93,14 @@ class Recipe:
 
     def pass_masks(self, channels: int) -> tuple[MaskSpec, ...]:
         """All masks of a pass of the ensemble: those of a step, but for the share of pixels that are hidden."""
-        rate = self.input_drop_rate if self.pass_drop_rate is None else self.pass_drop_rate
-        return mask_specs(channels, self.encoder_width, self.decoder_widths, rate, self.decoder_drop_rate)
+        return mask_specs(
+            channels, self.encoder_width, self.decoder_widths, self.rate_of_passes, self.decoder_drop_rate
+        )
+
+    @property
+    def rate_of_passes(self) -> float:
+        """Probability that a pass of the ensemble hides a pixel value."""
+        return self.input_drop_rate if self.pass_drop_rate is None else self.pass_drop_rate
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `from_json`."""
@@ -105,6 +120,16 @@ class Recipe:
         # JSON has no tuples.
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return validated(cls(**plain))
+
+    def for_noise(self, sigma: float) -> Recipe:
+        """A copy with the drop rates that suit noise of `sigma` 8-bit grey levels; itself where it has no such choice.
+
+        Only a recipe that hides another share in the passes than in the fit has one (`DROP_RATES_BY_SIGMA`).
+        """
+        if self.pass_drop_rate is None:
+            return self
+        fitted, passes = next((rates for limit, *rates in DROP_RATES_BY_SIGMA if not sigma > limit))
+        return replace(self, input_drop_rate=fitted, pass_drop_rate=passes)
 
     def with_options(
         self,
