@@ -37,7 +37,7 @@ def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
     name, _, init = head.partition(":")
     recipe = recipe_for(name, init or None)
     if noisy is not None:
-        recipe = recipe.for_noise(measure_noise(central(noisy)).sigma)
+        recipe = recipe.for_noise(measure_noise(central(noisy)))
     return replace(recipe, **changes(rest))
 
 

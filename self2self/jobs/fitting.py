@@ -170,7 +170,7 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    recipe = recipe.for_noise(noise.sigma).with_options(options.steps, options.drop_rate)
+    recipe = recipe.for_noise(noise).with_options(options.steps, options.drop_rate)
     return RunConfig(
         image=str(image.path.resolve()),
         image_sha256=image_hash(image),

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from self2self.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
+from self2self.diagnosis import Noise
 from self2self.errors import UsageError
 
 INITS = ("scratch", "natural")
@@ -121,14 +122,15 @@ class Recipe:
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return validated(cls(**plain))
 
-    def for_noise(self, sigma: float) -> Recipe:
-        """A copy with the drop rates that suit noise of `sigma` 8-bit grey levels; itself where it has no such choice.
+    def for_noise(self, noise: Noise) -> Recipe:
+        """A copy with the drop rates that suit `noise` (`DROP_RATES_BY_SIGMA`); itself where it has no such choice.
 
-        Only a recipe that hides another share in the passes than in the fit has one (`DROP_RATES_BY_SIGMA`).
+        Only a recipe that hides another share in the passes than in the fit has one. Where neighbours
+        share their noise its level is underestimated, and the recipe stays as it is.
         """
-        if self.pass_drop_rate is None:
+        if self.pass_drop_rate is None or noise.correlated:
             return self
-        fitted, passes = next((rates for limit, *rates in DROP_RATES_BY_SIGMA if not sigma > limit))
+        fitted, passes = next(rates for limit, *rates in DROP_RATES_BY_SIGMA if not noise.sigma > limit)
         return replace(self, input_drop_rate=fitted, pass_drop_rate=passes)
 
     def with_options(

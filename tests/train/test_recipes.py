@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from self2self.diagnosis import Noise
 from self2self.errors import UsageError
 from self2self.train.recipes import RECIPES, Recipe, following, recipe_for
 
@@ -70,23 +71,28 @@ def test_paper_takes_all_its_steps_from_any_weights() -> None:
     assert following(RECIPES["fast"], RECIPES["paper"]) == RECIPES["fast"]
 
 
+def noise(sigma: float, correlation: float = 0.0) -> Noise:
+    return Noise(sigma, (sigma,) * 3, correlation, correlation, correlation)
+
+
 @pytest.mark.parametrize("sigma", [0.0, 5.0, 12.0, 25.0, 50.0, 75.0, 1e9])
 def test_noise_chooses_drop_rates_of_fast_alone(sigma: float) -> None:
-    chosen = RECIPES["fast"].for_noise(sigma)
+    chosen = RECIPES["fast"].for_noise(noise(sigma))
     assert replace(chosen, input_drop_rate=0, pass_drop_rate=0) == replace(
         RECIPES["fast"], input_drop_rate=0, pass_drop_rate=0
     )
-    weaker = RECIPES["fast"].for_noise(sigma / 2)
+    weaker = RECIPES["fast"].for_noise(noise(sigma / 2))
     assert weaker.input_drop_rate <= chosen.input_drop_rate
     assert weaker.rate_of_passes <= chosen.rate_of_passes <= chosen.input_drop_rate
-    assert RECIPES["fast"].for_noise(25.0) == RECIPES["fast"]
-    assert chosen.for_noise(25.0) == RECIPES["fast"]
+    assert RECIPES["fast"].for_noise(noise(25.0)) == RECIPES["fast"]
+    assert chosen.for_noise(noise(25.0)) == RECIPES["fast"]
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
-        assert other.for_noise(sigma) == other
+        assert other.for_noise(noise(sigma)) == other
+    assert RECIPES["fast"].for_noise(noise(sigma, correlation=0.5)) == RECIPES["fast"]
 
 
 def test_what_the_user_asks_for_wins_over_the_noise() -> None:
-    recipe = RECIPES["fast"].for_noise(75.0).with_options(steps=7, drop_rate=0.3)
+    recipe = RECIPES["fast"].for_noise(noise(75.0)).with_options(steps=7, drop_rate=0.3)
     assert (recipe.steps, recipe.input_drop_rate, recipe.rate_of_passes) == (7, 0.3, 0.3)
 
 
