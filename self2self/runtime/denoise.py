@@ -68,7 +68,8 @@ def denoise(
             is free. An image that needs more is cut into tiles.
         uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
         may_overwrite: `pixels` may become the result, where memory for a second image is short.
-        prepared: what keeps the engine for the next image of the same size; None to close it.
+        prepared: what keeps the engine for the next image of the same size; None to close it. Where `pixels`
+            becomes the result, the engine is closed all the same.
         mask_source: ``"host"``, ``"device"`` or ``"auto"``, which is the device where the engine can use
             masks that were made there. The two make different masks, and the device draws passes as
             `device_sampling` says.
@@ -143,7 +144,11 @@ def denoise(
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):
         try:
-            return job.run(TilePlan.cut(*job.size, side), out, budget - held - ENGINE_BYTES)
+            done = job.run(TilePlan.cut(*job.size, side), out, budget - held - ENGINE_BYTES)
+            if in_place and prepared is not None:
+                # Writing the image takes as much again, and the engine may hold all that its largest layer took.
+                prepared.close()
+            return done
         except PassTooLarge as error:
             if smaller is None:
                 raise

@@ -34,6 +34,25 @@ def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -
     assert made[-1].closed == 1
 
 
+def test_where_memory_is_short_the_engine_is_let_go_before_the_result_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[FakeEngine] = []
+
+    class Counted(FakeEngine):
+        def __init__(self, model: Model, image: FloatArray) -> None:
+            super().__init__(model, image)
+            made.append(self)
+
+    monkeypatch.setattr(module, "get_engine", lambda _: Counted)
+    model = fake_model()
+    with Prepared() as prepared:
+        for memory, closed in ((10**9, 0), (1, 1)):
+            pixels = np.ones((3, 64, 96), np.float32)
+            denoise(model, pixels, passes=1, memory=memory, may_overwrite=True, prepared=prepared)
+            assert [engine.closed for engine in made] == [closed]
+
+
 def test_an_engine_that_fails_to_prepare_is_not_kept() -> None:
     class Broken(FakeEngine):
         def prepare(self) -> None:
