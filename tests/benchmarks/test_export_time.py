@@ -1,0 +1,26 @@
+"""The time of an export: which run counts, and what is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import export_time
+
+
+def test_the_best_run_counts_and_is_held_against_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {"export": iter([31.0, 29.0]), "trt-rtx": iter([25.0, 21.0])}
+    folders: list[Path] = []
+
+    def run(part: str, folder: Path, side: int) -> dict[str, float]:
+        assert side == 512
+        folders.append(folder)
+        return {"all": next(taken[part])}
+
+    monkeypatch.setattr(export_time, "in_a_process", run)
+    parts = export_time.measure(512, 2)
+    assert (parts["export"]["seconds"], parts["export"]["reached"]) == ({"all": 29.0}, True)
+    assert (parts["trt-rtx"]["seconds"], parts["trt-rtx"]["reached"]) == ({"all": 21.0}, False)
+    # An engine belongs to the export of its run, and the next run finds neither.
+    assert folders[0] == folders[1] != folders[2] == folders[3]
