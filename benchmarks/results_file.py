@@ -31,7 +31,8 @@ class ResultsFile:
 
     def __init__(self, path: Path, program: str, settings: Mapping[str, Any]) -> None:
         self._path = path
-        self._settings = dict(settings)
+        # As they are read back: JSON has no tuples.
+        self._settings = json.loads(json.dumps(dict(settings)))
         self.rows: list[Row] = []
         self._commands: list[str] = []
         if path.is_file():

@@ -25,6 +25,7 @@ from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, start_
 from benchmarks.pairs import Pair, cut, sample, scores
 from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
+from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.train.recipes import Recipe, following
 from self2self.train.synthetic import add_noise
@@ -69,8 +70,8 @@ def main() -> None:
         first, second = frames(name, args.sigma)
         channels = first.noisy.shape[0]
         for text in args.recipe or ["fast"]:
-            recipe = named_recipe(text)
-            follow = following(recipe, recipe)
+            recipe = named_recipe(text, first.noisy)
+            follow = following(recipe, recipe).for_noise(measure_noise(central(second.noisy)))
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
             plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
             heads = {

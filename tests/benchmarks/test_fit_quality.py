@@ -129,6 +129,11 @@ def test_a_write_that_fails_leaves_the_earlier_rows(tmp_path: Path, monkeypatch:
     assert [r["image"] for r in ResultsFile(tmp_path / "r.json", "x", {}).rows] == ["a"]
 
 
+def test_settings_with_a_tuple_are_the_same_when_they_are_read_back(tmp_path: Path) -> None:
+    for _ in range(2):
+        ResultsFile(tmp_path / "r.json", "x", {"shift": (3, 2)}).put({"image": "a", "method": "m", "inputs": {}})
+
+
 def test_means_are_of_finished_fits() -> None:
     rows = [
         {"image": "a", "method": "m", "psnr": 20.0, "ssim": 0.4},

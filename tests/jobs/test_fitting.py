@@ -7,7 +7,7 @@ import pytest
 from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs.fitting import FitOptions, configure
-from self2self.jobs.observer import Observer
+from self2self.jobs.observer import Observer, noise_of
 from self2self.train.checkpoint import Run
 from self2self.train.recipes import recipe_for
 from tests.test_cli import write_noisy
@@ -25,7 +25,7 @@ def test_going_on_from_a_run_takes_a_quarter_of_its_steps_and_says_so(tmp_path: 
     start = earlier_run(tmp_path / "first", init)
     notes: list[str] = []
     image = read_image(write_noisy(tmp_path / "noisy.png"))
-    config = configure(image, FitOptions(init=start), Observer(note=notes.append))
+    config = configure(image, FitOptions(init=start), noise_of(image), Observer(note=notes.append))
     alone = recipe_for("fast", init)
     assert config.recipe.steps == alone.steps // 4
     assert config.recipe.input_drop_rate == alone.input_drop_rate
@@ -37,7 +37,9 @@ def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
     image = read_image(write_noisy(tmp_path / "noisy.png"))
-    config = configure(image, FitOptions(init=start, steps=90, drop_rate=0.5), Observer(note=notes.append))
+    config = configure(
+        image, FitOptions(init=start, steps=90, drop_rate=0.5), noise_of(image), Observer(note=notes.append)
+    )
     assert (config.recipe.steps, config.recipe.input_drop_rate, notes) == (90, 0.5, [])
 
 
@@ -45,4 +47,4 @@ def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "grey", "natural", channels=1)
     image = read_image(write_noisy(tmp_path / "noisy.png"))
     with pytest.raises(UsageError, match="was fitted on 1 channels; the image has 3"):
-        configure(image, FitOptions(init=start), Observer())
+        configure(image, FitOptions(init=start), noise_of(image), Observer())
