@@ -30,7 +30,7 @@ gpu-bench: $(STAMP)
 iqa-test: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(IQA_NEEDS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pyiqa
-	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py
+	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py tests/benchmarks/test_iqa_cost.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

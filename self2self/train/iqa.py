@@ -124,8 +124,26 @@ def paq2piq(tensors: dict[str, Tensor], source: str, device: torch.device) -> nn
     """PaQ-2-PiQ of pyiqa as a loss, frozen, with these weights.
 
     Raises:
-        EngineUnavailableError: pyiqa is missing, or unlike the versions that are known.
+        EngineUnavailableError: as for `random_paq2piq`.
         FileFormatError: the weights belong to another network.
+    """
+    metric = random_paq2piq(device)
+    network: Any = metric.net
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise FileFormatError(
+            f"{source}: its tensors are not those of pyiqa's PaQ-2-PiQ. Expected the file {URL}"
+        ) from error
+    network.to(memory_format=torch.channels_last)
+    return metric.requires_grad_(False).eval()
+
+
+def random_paq2piq(device: torch.device) -> nn.Module:
+    """The same before it has weights; nothing is read and nothing fetched.
+
+    Raises:
+        EngineUnavailableError: pyiqa is missing, or unlike the versions that are known.
     """
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -136,19 +154,12 @@ def paq2piq(tensors: dict[str, Tensor], source: str, device: torch.device) -> nn
         network: Any = metric.net
         if not import_module("torchvision.extension")._has_ops():
             network.roi_pool = WholeImagePool(network.roi_pool.output_size, network.roi_pool.spatial_scale)
+        return metric
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise EngineUnavailableError(
             f"--iqa: pyiqa cannot be used here ({type(error).__name__}: {str(error).splitlines()[0]}). "
             f"Install it anew: {INSTALL}, or fit without --iqa."
         ) from error
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise FileFormatError(
-            f"{source}: its tensors are not those of pyiqa's PaQ-2-PiQ. Expected the file {URL}"
-        ) from error
-    network.to(memory_format=torch.channels_last)
-    return metric.requires_grad_(False).eval()
 
 
 class WholeImagePool(nn.Module):
