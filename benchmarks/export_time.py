@@ -52,7 +52,7 @@ def engine(folder: Path, size: tuple[int, int]) -> dict[str, float]:
     path = folder / "model.onnx"
     request = request_for(TENSORRT_RTX, path, load_model(path).contract, Profile.fixed(size), fixed_size=size)
     start = time.perf_counter()
-    load_or_build(request, bytes)
+    load_or_build(request, bytes, lambda text: None)
     return {"build": time.perf_counter() - start}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,10 @@ def test_the_best_run_counts_and_is_held_against_the_limit(monkeypatch: pytest.M
     assert (parts["trt-rtx"]["seconds"], parts["trt-rtx"]["reached"]) == ({"all": 21.0}, False)
     # An engine belongs to the export of its run, and the next run finds neither.
     assert folders[0] == folders[1] != folders[2] == folders[3]
+
+
+def test_an_engine_is_built_beside_the_model(tiny_onnx: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    shutil.copy(tiny_onnx, tmp_path / "model.onnx")
+    assert export_time.engine(tmp_path, (64, 64))["build"] > 0
+    assert list((tmp_path / "engines").glob("model.trt-rtx.*64x64*.engine"))
