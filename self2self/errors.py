@@ -22,7 +22,8 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from enum import StrEnum
+from typing import ClassVar, Self
 
 
 class Self2SelfError(Exception):
@@ -47,10 +48,49 @@ class InputError(Self2SelfError):
     exit_code = 3
 
 
+class Obstacle(StrEnum):
+    """What keeps an engine from working; `self2self engines --json` calls it ``cause``."""
+
+    NOT_INSTALLED = "not-installed"
+    DOES_NOT_LOAD = "does-not-load"
+    NO_DRIVER = "no-driver"
+    NO_GPU = "no-gpu"
+    DRIVER_BROKEN = "driver-broken"
+    DRIVER_TOO_OLD = "driver-too-old"
+    GPU_NOT_SERVED = "gpu-not-served"
+    BOTH_PACKAGES = "both-onnxruntime-packages"
+    NO_PROVIDER = "provider-not-in-build"
+    LIBRARY_MISSING = "library-missing"
+    LIBRARY_VERSION = "library-of-another-version"
+    LIBRARY_HIDDEN = "library-not-searched"
+    TORCH_WITHOUT_CUDA = "torch-without-cuda"
+    FELL_BACK = "fell-back"
+    WRONG_RESULT = "wrong-result"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed-out"
+    OTHER = "other"
+
+
 class EngineUnavailableError(Self2SelfError):
-    """An engine or an optional dependency is missing or does not work here."""
+    """An engine or an optional dependency is missing or does not work here.
+
+    Attributes:
+        cause: what is in the way, for programs.
+        reason: the same for people, without a full stop.
+        fix: what would help, with the line to type where there is one; may be empty.
+    """
 
     exit_code = 4
+    cause = Obstacle.OTHER
+    reason = ""
+    fix = ""
+
+    @classmethod
+    def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "Use --engine ort.") -> Self:
+        """The error of `engine`: what is in the way, what helps, and what works meanwhile."""
+        error = cls(" ".join(filter(None, [f"engine {engine}: {reason}.", fix, instead])))
+        error.cause, error.reason, error.fix = cause, reason, fix
+        return error
 
 
 class ResourceError(Self2SelfError):

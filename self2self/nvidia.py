@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from self2self.errors import Obstacle
+
 _NO_DEVICE = 100
 """``CUDA_ERROR_NO_DEVICE`` of ``cuInit``."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -46,12 +48,21 @@ class NoGpu:
     """Why there is none.
 
     Attributes:
-        reason: what is missing.
+        cause: what is missing.
+        reason: the same for people.
         remedy: one sentence, what would help.
     """
 
+    cause: Obstacle
     reason: str
     remedy: str
+
+
+_HIDDEN = NoGpu(
+    Obstacle.NO_GPU,
+    "the NVIDIA driver finds no GPU",
+    "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide.",
+)
 
 
 def find_gpu() -> Gpu | NoGpu:
@@ -60,23 +71,24 @@ def find_gpu() -> Gpu | NoGpu:
     try:
         driver = _open_driver(name)
     except OSError:
-        return NoGpu(f"there is no NVIDIA driver ({name} was not found)", "It needs an NVIDIA GPU and its driver.")
+        return NoGpu(
+            Obstacle.NO_DRIVER,
+            f"there is no NVIDIA driver ({name} was not found)",
+            "It needs an NVIDIA GPU and its driver.",
+        )
     status = driver.cuInit(0)
     if status == _NO_DEVICE:
-        return NoGpu(
-            "the NVIDIA driver finds no GPU", "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."
-        )
+        return _HIDDEN
     if status:
         return NoGpu(
+            Obstacle.DRIVER_BROKEN,
             f"the NVIDIA driver does not start (CUDA error {status})",
             "Restart the machine, or install the driver again.",
         )
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     if count.value < 1:
-        return NoGpu(
-            "the NVIDIA driver finds no GPU", "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."
-        )
+        return _HIDDEN
     return _describe(driver)
 
 

@@ -281,14 +281,6 @@ def test_one_pass_has_no_known_error(work: Path) -> None:
     assert parse_json(run_cli("infer", "--passes", "1", "--force", "--json"))["standard_error"] is None
 
 
-def test_engines_lists_all_and_says_why_not(work: Path) -> None:
-    rows = {row["name"]: row for row in parse_json(run_cli("engines", "--json"))["engines"]}
-    assert rows["ort"]["works"]
-    assert rows["torch"]["works"]
-    assert all(row["works"] or row["problem"] for row in rows.values())
-    assert "ort" in run_cli("engines").stdout
-
-
 def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tifffile
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "self2self"
 
 LEAVES = {
-    *("budget", "contract", "diagnosis", "errors", "files", "image_io", "masks", "metrics", "nvidia", "padding"),
-    *("profiles", "system"),
+    *("budget", "contract", "device_notes", "diagnosis", "errors", "files", "image_io", "masks", "metrics", "nvidia"),
+    *("nvidia_libraries", "padding", "profiles", "system"),
 }
 FRONT = {"cli", "console", "options", "__main__"}
 HEAVY = {

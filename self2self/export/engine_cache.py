@@ -1,22 +1,21 @@
-"""Engines on disk, in ``engines/`` beside the model, each with a JSON file that says what it is.
+"""Engines on disk, in ``engines/`` beside the model: found there, or built and kept.
 
-An engine belongs to one ONNX file, one version of one library, one GPU and one range of shapes;
-with anything else it does not load, or silently computes something else. All of that is the key
-in the JSON file, together with the SHA-256 of the engine. What is stale, foreign, truncated or
-changed is built again, and the user is told why.
+What is stale, foreign, truncated or changed, by the JSON file beside it (`engine_file`), is built
+again, and the user is told why.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, OutputError, ResourceError, writing
+from self2self.export.engine_file import EngineFile, EngineKey, UnusableEngineError, read_engine, side_files, side_path
 from self2self.export.tensorrt import Library, build, capability_members
 from self2self.files import atomic_write
 from self2self.nvidia import Gpu
@@ -24,72 +23,7 @@ from self2self.profiles import Profile, Size
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 1
 FOLDER = "engines"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineKey:
-    """What an engine belongs to.
-
-    Attributes:
-        model_sha256: of the ONNX file.
-        library, library_version: module that built it.
-        gpu: name and compute capability of the GPU that it was built on; empty for TensorRT-RTX.
-        capabilities: compute capabilities that it was built for; empty for the library's default.
-        precision: type inside the graph.
-        profile: shapes that it takes.
-    """
-
-    model_sha256: str
-    library: str
-    library_version: str
-    gpu: str
-    capabilities: tuple[str, ...]
-    precision: str
-    profile: Profile
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "capabilities": list(self.capabilities), "profile": self.profile.to_json()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> EngineKey:
-        """The inverse of `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: `values` is something else.
-        """
-        texts = {
-            name: str(values[name]) for name in cls.__dataclass_fields__ if name not in ("capabilities", "profile")
-        }
-        capabilities = tuple(map(str, values["capabilities"]))
-        return cls(**texts, capabilities=capabilities, profile=Profile.from_json(values["profile"]))
-
-    def sha256(self) -> str:
-        """One word for all of it."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-    def difference(self, stored: EngineKey) -> str:
-        """Why an engine with the key `stored` is not the one wanted; empty when it is."""
-        if stored.model_sha256 != self.model_sha256:
-            return "it was built from another version of the model"
-        for name, title in _TITLES.items():
-            got, wanted = getattr(stored, name), getattr(self, name)
-            if got != wanted:
-                return f"it was built for {title} {_plain(got)}, not {_plain(wanted)}"
-        return ""
-
-
-_TITLES = {
-    "library": "library",
-    "library_version": "library version",
-    "gpu": "GPU",
-    "capabilities": "compute capability",
-    "precision": "precision",
-    "profile": "shapes",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,49 +50,6 @@ class Request:
         target = self.key.gpu or "-".join(self.key.capabilities) or "any"
         words = [self.path.stem, self.library.engine, _slug(target), self.key.profile.slug()]
         return self.path.parent / FOLDER / (".".join(words) + ".engine")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFile:
-    """What the JSON file beside an engine says.
-
-    Attributes:
-        key: what the engine belongs to.
-        build_seconds: how long it took.
-        layer_count: layers of the network before fusion.
-        engine_bytes: size of the engine.
-        engine_sha256: of the engine.
-    """
-
-    key: EngineKey
-    build_seconds: float
-    layer_count: int
-    engine_bytes: int
-    engine_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """What is written."""
-        values = {**asdict(self), "key": self.key.to_json()}
-        return {"format_version": FORMAT_VERSION, "key_sha256": self.key.sha256(), **values}
-
-    @classmethod
-    def read(cls, path: Path) -> EngineFile:
-        """Read the JSON file at `path`.
-
-        Raises:
-            OSError: it cannot be read.
-            KeyError, TypeError, ValueError: it is damaged or of another format.
-        """
-        values = json.loads(path.read_bytes())
-        if values["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format {values['format_version']}")
-        return cls(
-            EngineKey.from_json(values["key"]),
-            float(values["build_seconds"]),
-            int(values["layer_count"]),
-            int(values["engine_bytes"]),
-            str(values["engine_sha256"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +138,11 @@ def load_or_build(
         UsageError, EngineUnavailableError, FileFormatError: as for `tensorrt.build`.
     """
     path = request.engine_path
-    if not rebuild and (path.exists() or _side_path(path).exists()):
+    if not rebuild and (path.exists() or side_path(path).exists()):
         try:
-            info, data = _read(path, request.key)
+            info, data = read_engine(path, request.key)
             engine = load(data)
-        except _UnusableError as error:
+        except UnusableEngineError as error:
             note(f"{path}: {error}; building it again.")
         else:
             if engine is not None:
@@ -273,7 +164,7 @@ def load_or_build(
             path.parent.mkdir(exist_ok=True)
         # The engine first: a reader that comes between the two finds a hash that does not fit.
         atomic_write(path, built.data)
-        atomic_write(_side_path(path), (json.dumps(info.to_json(), indent=2) + "\n").encode())
+        atomic_write(side_path(path), (json.dumps(info.to_json(), indent=2) + "\n").encode())
     except (OutputError, ResourceError) as error:
         note(f"the engine cannot be kept and will be built again next time: {error}")
     engine = load(built.data)
@@ -296,7 +187,7 @@ def find_covering(request: Request, size: Size, capability: str) -> Request | No
     Returns:
         a request whose engine is on disk and matches its JSON file, or None.
     """
-    for info in _side_files(request.path.parent / FOLDER):
+    for info in side_files(request.path.parent / FOLDER):
         key = replace(request.key, profile=info.key.profile, capabilities=info.key.capabilities)
         other = replace(request, key=key)
         if info.key.capabilities and capability not in info.key.capabilities:
@@ -307,57 +198,11 @@ def find_covering(request: Request, size: Size, capability: str) -> Request | No
         if not info.key.profile.covers(size) or key.difference(info.key):
             continue
         try:
-            _read(other.engine_path, key)
-        except _UnusableError:
+            read_engine(other.engine_path, key)
+        except UnusableEngineError:
             continue
         return other
     return None
-
-
-class _UnusableError(Exception):
-    """Why an engine on disk is not used; never leaves this module."""
-
-
-def _read(path: Path, key: EngineKey) -> tuple[EngineFile, bytes]:
-    side = _side_path(path)
-    try:
-        info = EngineFile.read(side)
-    except FileNotFoundError:
-        raise _UnusableError(f"{side.name} is missing") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _UnusableError(f"{side.name} is damaged") from error
-    difference = key.difference(info.key)
-    if difference:
-        raise _UnusableError(difference)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _UnusableError(f"it cannot be read ({error.strerror})") from error
-    if len(data) != info.engine_bytes:
-        raise _UnusableError(f"it has {len(data)} bytes, not {info.engine_bytes}")
-    if hashlib.sha256(data).hexdigest() != info.engine_sha256:
-        raise _UnusableError("its bytes were changed")
-    return info, data
-
-
-def _side_files(folder: Path) -> Iterator[EngineFile]:
-    for side in sorted(folder.glob("*.engine.json")):
-        try:
-            yield EngineFile.read(side)
-        except (OSError, KeyError, TypeError, ValueError):
-            continue
-
-
-def _side_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Profile):
-        return value.slug()
-    if isinstance(value, tuple):
-        return "+".join(value) or "any"
-    return str(value) or "none"
 
 
 def _slug(text: str) -> str:

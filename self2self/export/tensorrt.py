@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import Any
 
 from self2self.contract import Contract
-from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError
+from self2self.nvidia_libraries import explain
 from self2self.profiles import Profile
 
 
@@ -51,15 +52,24 @@ class Library:
             return import_module(self.module)
         except ModuleNotFoundError as error:
             # Its own libraries may be missing where the package is there.
-            missing = "is not installed" if error.name == self.module else f"does not load ({error})"
-            raise EngineUnavailableError(
-                f"engine {self.engine}: {self.title} {missing}. Install it: pip install {self.package}. "
-                "Or use --engine ort."
+            absent = error.name == self.module
+            raise EngineUnavailableError.of(
+                self.engine,
+                Obstacle.NOT_INSTALLED if absent else Obstacle.LIBRARY_MISSING,
+                f"{self.title} " + ("is not installed" if absent else f"does not load ({error})"),
+                f"Install it: pip install {self.package}.",
+                instead="Or use --engine ort.",
             ) from error
         except (ImportError, OSError, RuntimeError) as error:
-            raise EngineUnavailableError(
-                f"engine {self.engine}: {self.title} does not load ({_first_line(error)}). Install it again: "
-                f"pip install --force-reinstall {self.package}. Or use --engine ort."
+            known = explain(str(error), self.title)
+            raise EngineUnavailableError.of(
+                self.engine,
+                known.cause if known else Obstacle.DOES_NOT_LOAD,
+                known.reason if known else f"{self.title} does not load ({_first_line(error)})",
+                f"Type: export LD_LIBRARY_PATH={known.folder}."
+                if known and known.folder
+                else f"Install it again: pip install --force-reinstall {self.package}.",
+                instead="Or use --engine ort.",
             ) from error
 
 
@@ -117,9 +127,13 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
         parser = trt.OnnxParser(network, logger_of(trt))
     except (RuntimeError, TypeError) as error:
         # TensorRT's constructors return null without a GPU, which the bindings turn into TypeError.
-        raise EngineUnavailableError(
-            f"engine {library.engine}: {library.title} {trt.__version__} does not start "
-            f"({last_error(trt) or _first_line(error)}). Use --engine ort."
+        title, reason = f"{library.title} {trt.__version__}", last_error(trt) or _first_line(error)
+        known = explain(reason, title)
+        raise EngineUnavailableError.of(
+            library.engine,
+            known.cause if known else Obstacle.OTHER,
+            known.reason if known else f"{title} does not start ({reason})",
+            "Update the NVIDIA driver." if known and known.cause == Obstacle.DRIVER_TOO_OLD else "",
         ) from error
     if not parser.parse(data):
         reason = parser.get_error(0).desc() if parser.num_errors else last_error(trt)
@@ -235,7 +249,8 @@ def logger_of(trt: Any) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity == trt.ILogger.Severity.ERROR:
+            # That CUDA does not start is a warning for it, and all that it ever says of the reason.
+            if severity == trt.ILogger.Severity.ERROR or "CUDA initialization failure" in message:
                 self.last = message
 
     return Quiet()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from self2self.contract import IMAGE, PREDICTION, Contract
+from self2self.device_notes import without_device_notes
 from self2self.errors import VerificationError
 from self2self.masks import MaskMaker
 
@@ -114,7 +115,8 @@ def open_session(path: str | os.PathLike[str], *, as_float: bool = False) -> Any
         path: of the model.
         as_float: compute in float32 what the file computes in bfloat16, which ONNX Runtime does not run on a CPU.
     """
-    import onnxruntime as ort
+    with without_device_notes():
+        import onnxruntime as ort
 
     ort.set_default_logger_severity(_ERRORS_ONLY)
     options = ort.SessionOptions()

@@ -101,6 +101,11 @@ class Engine(ABC):
             EngineUnavailableError: it does not; the message says why, and the line that helps.
         """
 
+    @classmethod
+    def device_name(cls) -> str:
+        """What it computes on, where it works: the CPU, or the name of a GPU."""
+        return "CPU"
+
     @abstractmethod
     def prepare(self) -> None:
         """Load the model.

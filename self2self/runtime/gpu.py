@@ -6,16 +6,8 @@ or TensorRT is loaded.
 
 from __future__ import annotations
 
-import re
-from importlib.metadata import PackageNotFoundError, distribution
-
-from self2self.errors import EngineUnavailableError
+from self2self.errors import EngineUnavailableError, Obstacle
 from self2self.nvidia import Gpu, NoGpu, driver_for, find_gpu
-
-
-def unavailable(engine: str, reason: str, remedy: str = "") -> EngineUnavailableError:
-    """The error for `engine`: what is missing, what helps, and what works meanwhile."""
-    return EngineUnavailableError(" ".join(filter(None, [f"engine {engine}: {reason}.", remedy, "Use --engine ort."])))
 
 
 def require_gpu(engine: str) -> Gpu:
@@ -26,7 +18,7 @@ def require_gpu(engine: str) -> Gpu:
     """
     found = find_gpu()
     if isinstance(found, NoGpu):
-        raise unavailable(engine, found.reason, found.remedy)
+        raise EngineUnavailableError.of(engine, found.cause, found.reason, found.remedy)
     return found
 
 
@@ -44,8 +36,9 @@ def require_driver(engine: str, gpu: Gpu, title: str, cuda_version: str) -> None
     """
     major = cuda_version.partition(".")[0]
     if major.isdigit() and gpu.cuda[0] < int(major):
-        raise unavailable(
+        raise EngineUnavailableError.of(
             engine,
+            Obstacle.DRIVER_TOO_OLD,
             f"the NVIDIA driver is too old: it runs CUDA {gpu.cuda[0]}.{gpu.cuda[1]}, and {title} needs CUDA {major}",
             f"Install {driver_for(int(major))}.",
         )
@@ -53,6 +46,9 @@ def require_driver(engine: str, gpu: Gpu, title: str, cuda_version: str) -> None
 
 def is_distribution(name: str) -> bool:
     """Whether pip has installed the package `name`."""
+    # Here, because it costs more than all the rest, and a machine without a GPU needs none of it.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         distribution(name)
     except PackageNotFoundError:
@@ -66,9 +62,3 @@ def cuda_major_of(package: str) -> str:
         if is_distribution(f"{package}_cu{major}"):
             return str(major)
     return ""
-
-
-def missing_library(error: OSError) -> str:
-    """The shared library that a loader's message complains about; ``""`` if it names none."""
-    match = re.match(r"(\S+\.so[.\d]*|\S+\.dll): cannot open shared object", str(error))
-    return match.group(1) if match else ""

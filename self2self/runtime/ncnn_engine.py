@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from self2self.contract import IMAGE, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.model import read_proto
@@ -125,14 +125,16 @@ class NcnnEngine(Engine):
 
 def _import_ncnn() -> Any:
     if not is_installed("ncnn"):
-        raise EngineUnavailableError(
-            "engine ncnn: ncnn is not installed. Install it: pip install ncnn. Use --engine ort."
+        raise EngineUnavailableError.of(
+            "ncnn", Obstacle.NOT_INSTALLED, "ncnn is not installed", "Install it: pip install ncnn."
         )
     try:
         import ncnn
     except (ImportError, OSError) as error:
-        raise EngineUnavailableError(
-            f"engine ncnn: ncnn does not load ({first_line(error)}). Install it again: "
-            "pip install --force-reinstall ncnn"
+        raise EngineUnavailableError.of(
+            "ncnn",
+            Obstacle.DOES_NOT_LOAD,
+            f"ncnn does not load ({first_line(error)})",
+            "Install it again: pip install --force-reinstall ncnn.",
         ) from error
     return ncnn

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from self2self.contract import IMAGE, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
+from self2self.device_notes import without_device_notes
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.gpu import is_distribution
 from self2self.system import compute_threads
 
 ERRORS_ONLY = 3
-_INSTALL = "Install it: pip install onnxruntime"
-_STDERR = 2
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+"""What pip calls ONNX Runtime; each of the two writes its files over those of the other."""
 
 
 class OrtEngine(Engine):
@@ -85,6 +83,15 @@ class OrtEngine(Engine):
         self._session = None
 
 
+BOTH_INSTALLED = "both onnxruntime and onnxruntime-gpu are installed"
+REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu."
+
+
+def installed_packages() -> list[str]:
+    """Which of `PACKAGES` pip has installed; the first of them where it has none, as in a build of one's own."""
+    return [name for name in PACKAGES if is_distribution(name)] or [PACKAGES[0]]
+
+
 def import_onnxruntime(engine: str) -> Any:
     """Import ONNX Runtime, for the engine called `engine`, without its notes on absent GPUs.
 
@@ -92,46 +99,26 @@ def import_onnxruntime(engine: str) -> Any:
         EngineUnavailableError: it is not installed, or does not load here.
     """
     if not is_installed("onnxruntime"):
-        raise EngineUnavailableError(f"engine {engine}: ONNX Runtime is not installed. {_INSTALL}")
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.NOT_INSTALLED,
+            "ONNX Runtime is not installed",
+            "Install it: pip install onnxruntime.",
+            instead="Or use --engine torch.",
+        )
     try:
-        with _without_device_notes():
+        with without_device_notes():
             import onnxruntime as ort
     except (ImportError, OSError) as error:
-        raise EngineUnavailableError(
-            f"engine {engine}: ONNX Runtime does not load ({first_line(error)}). Install it again: "
-            "pip install --force-reinstall onnxruntime"
-        ) from error
+        installed = installed_packages()
+        if len(installed) > 1:
+            cause, reason = Obstacle.BOTH_PACKAGES, f"{BOTH_INSTALLED}, and what is left of them does not load"
+        else:
+            cause, reason = Obstacle.DOES_NOT_LOAD, f"ONNX Runtime does not load ({first_line(error)})"
+        fix = REINSTALL if len(installed) > 1 else f"Install it again: pip install --force-reinstall {installed[0]}."
+        raise EngineUnavailableError.of(engine, cause, reason, fix, instead="Or use --engine torch.") from error
     ort.set_default_logger_severity(ERRORS_ONLY)
     return ort
-
-
-@contextmanager
-def _without_device_notes() -> Iterator[None]:
-    """Hold back what is written to stderr, and pass on all but ``device_discovery`` lines.
-
-    ONNX Runtime looks for GPUs while it is imported, before any log level can be set
-    (microsoft/onnxruntime#27092), and warns from C++ where a graphics device is virtual or absent.
-    """
-    if "onnxruntime" in sys.modules:
-        yield
-        return
-    try:
-        saved = os.dup(_STDERR)
-    except OSError:
-        # The process was started without a stderr.
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), _STDERR)
-        try:
-            yield
-        finally:
-            os.dup2(saved, _STDERR)
-            os.close(saved)
-            held.seek(0)
-            for line in held:
-                if b"device_discovery" not in line:
-                    os.write(_STDERR, line)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

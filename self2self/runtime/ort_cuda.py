@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from self2self.contract import IMAGE, PREDICTION
-from self2self.errors import FileFormatError, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
 from self2self.masks import BoolArray
-from self2self.nvidia import Gpu
+from self2self.nvidia import Gpu, driver_for
+from self2self.nvidia_libraries import explain
 from self2self.profiles import BATCHES
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.runtime.gpu import is_distribution, missing_library, require_driver, require_gpu, unavailable
-from self2self.runtime.ort import ERRORS_ONLY, import_onnxruntime
+from self2self.runtime.gpu import require_driver, require_gpu
+from self2self.runtime.ort import BOTH_INSTALLED, ERRORS_ONLY, REINSTALL, import_onnxruntime, installed_packages
 
 if TYPE_CHECKING:
     import torch
-
-REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu."
 
 
 class OrtCudaEngine(Engine):
@@ -45,10 +46,14 @@ class OrtCudaEngine(Engine):
 
     @classmethod
     def version(cls) -> str:
-        """ONNX Runtime's version and the GPU."""
-        gpu = require_gpu(cls.name)
-        ort = cls._import(gpu)
-        return f"ONNX Runtime {ort.__version__} on {gpu.name}"
+        """ONNX Runtime's version."""
+        ort = cls._import(require_gpu(cls.name))
+        return f"ONNX Runtime {ort.__version__}"
+
+    @classmethod
+    def device_name(cls) -> str:
+        """The GPU."""
+        return require_gpu(cls.name).name
 
     @classmethod
     def _import(cls, gpu: Gpu) -> Any:
@@ -58,15 +63,21 @@ class OrtCudaEngine(Engine):
             EngineUnavailableError: says which part is missing, or does not fit.
         """
         if not is_installed("onnxruntime"):
-            raise unavailable(cls.name, "ONNX Runtime is not installed", "Install it: pip install onnxruntime-gpu.")
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.NOT_INSTALLED,
+                "ONNX Runtime is not installed",
+                "Install it: pip install onnxruntime-gpu.",
+                instead="Use --engine torch.",
+            )
         ort = import_onnxruntime(cls.name)
         if cls.provider_name not in ort.get_available_providers():
-            # Each of the two packages writes its files over those of the other.
-            if is_distribution("onnxruntime") and is_distribution("onnxruntime-gpu"):
-                reason = "both onnxruntime and onnxruntime-gpu are installed, and the one for the CPU was written last"
+            if len(installed_packages()) > 1:
+                cause, reason = Obstacle.BOTH_PACKAGES, f"{BOTH_INSTALLED}, and the one for the CPU was written last"
             else:
+                cause = Obstacle.NO_PROVIDER
                 reason = f"the installed ONNX Runtime {ort.__version__} has no {cls.provider_name}"
-            raise unavailable(cls.name, reason, REINSTALL)
+            raise EngineUnavailableError.of(cls.name, cause, reason, REINSTALL)
         require_driver(cls.name, gpu, f"ONNX Runtime {ort.__version__}", cuda_version(ort))
         cls._load_library(ort)
         return ort
@@ -74,7 +85,9 @@ class OrtCudaEngine(Engine):
     @classmethod
     def _load_library(cls, ort: Any) -> None:
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+            # It prints what it cannot load, and stdout is for results; the loader tells us below.
+            with redirect_stdout(StringIO()):
+                ort.preload_dlls()
         folder = Path(ort.__file__).parent / "capi"
         library = folder / cls.library
         if not library.is_file():
@@ -84,9 +97,24 @@ class OrtCudaEngine(Engine):
             ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
             ctypes.CDLL(str(library))
         except OSError as error:
-            missing = missing_library(error)
-            reason = f"ONNX Runtime needs {missing}, which is not there" if missing else first_line(error)
-            raise unavailable(cls.name, reason, cls.library_remedy(missing, cuda_version(ort))) from error
+            raise cls._explained(error, ort) from error
+
+    @classmethod
+    def _explained(cls, error: Exception, ort: Any) -> EngineUnavailableError:
+        """What keeps the provider from working, told from what it says."""
+        known = explain(str(error), "ONNX Runtime")
+        if known is None:
+            return EngineUnavailableError.of(cls.name, Obstacle.DOES_NOT_LOAD, first_line(error), REINSTALL)
+        cuda = cuda_version(ort)
+        if known.folder:
+            fix = f"Type: export LD_LIBRARY_PATH={known.folder}."
+        elif known.cause == Obstacle.DRIVER_TOO_OLD:
+            fix = f"Install {driver_for(int(cuda.partition('.')[0] or 0))}."
+        elif known.library:
+            fix = cls.library_remedy(known.library, cuda)
+        else:
+            fix = ""
+        return EngineUnavailableError.of(cls.name, known.cause, known.reason, fix)
 
     @classmethod
     def library_remedy(cls, library: str, cuda: str) -> str:
@@ -127,14 +155,20 @@ class OrtCudaEngine(Engine):
                     f"out of GPU memory while loading {self.model.path}. Close other programs on the GPU, or use "
                     "--engine ort."
                 ) from error
+            if explain(str(error), "ONNX Runtime", []) is not None:
+                # Not the file's fault: the provider's libraries or the driver, where only a session finds out.
+                raise self._explained(error, ort) from error
             raise FileFormatError(
                 f"{self.model.path}: engine {self.name} cannot load it ({first_line(error)}). "
                 "Use --engine ort, or export it again: self2self export --force"
             ) from error
         running = self._session.get_providers()[0]
         if running != self.provider_name:
-            raise unavailable(
-                self.name, f"ONNX Runtime fell back to {running}", "See what is missing: self2self engines."
+            raise EngineUnavailableError.of(
+                self.name,
+                Obstacle.FELL_BACK,
+                f"ONNX Runtime fell back to {running}",
+                "See what is missing: self2self engines.",
             )
         self._binding = self._session.io_binding()
         self._buffers = {}

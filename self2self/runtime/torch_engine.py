@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.contract import LEVELS
-from self2self.errors import EngineUnavailableError, FileFormatError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.model import Model, read_proto
@@ -37,13 +37,20 @@ class TorchEngine(Engine):
     def version(cls) -> str:
         """PyTorch's version."""
         if not is_installed("torch"):
-            raise EngineUnavailableError("engine torch: PyTorch is not installed. Install it: pip install torch")
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.NOT_INSTALLED,
+                "PyTorch is not installed",
+                "Install it: pip install torch.",
+            )
         try:
             import torch
         except (ImportError, OSError) as error:
-            raise EngineUnavailableError(
-                f"engine torch: PyTorch does not load ({first_line(error)}). Install it again: "
-                "pip install --force-reinstall torch"
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.DOES_NOT_LOAD,
+                f"PyTorch does not load ({first_line(error)})",
+                "Install it again: pip install --force-reinstall torch.",
             ) from error
         return f"PyTorch {torch.__version__}"
 

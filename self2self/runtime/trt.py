@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION
-from self2self.errors import FileFormatError, OutputError, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError
 from self2self.files import atomic_write
 from self2self.masks import BoolArray
 from self2self.nvidia import Gpu
 from self2self.profiles import profile_for
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu, unavailable
+from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -57,18 +57,26 @@ class TrtEngine(Engine):
 
     @classmethod
     def version(cls) -> str:
-        """The library's version and the GPU."""
+        """The library's version."""
         gpu = require_gpu(cls.name)
         library = cls.library()
         if not is_installed(library.module):
-            raise unavailable(
-                cls.name, f"{library.title} is not installed", f"Install it: pip install {library.package}."
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.NOT_INSTALLED,
+                f"{library.title} is not installed",
+                f"Install it: pip install {library.package}.",
             )
         require_driver(cls.name, gpu, library.title, cuda_major_of(library.module))
         trt = library.load()
         cls._check_gpu(trt, gpu)
         _require_torch_cuda(cls.name, gpu)
-        return f"{library.title} {trt.__version__} on {gpu.name}"
+        return f"{library.title} {trt.__version__}"
+
+    @classmethod
+    def device_name(cls) -> str:
+        """The GPU."""
+        return require_gpu(cls.name).name
 
     @classmethod
     def _check_gpu(cls, trt: Any, gpu: Gpu) -> None:
@@ -82,8 +90,9 @@ class TrtEngine(Engine):
         known = [tuple(map(int, text.split("."))) for text in named_capabilities(trt)]
         major, minor = gpu.compute_capability
         if known and not any(k[0] == major and k[1] <= minor for k in known):
-            raise unavailable(
+            raise EngineUnavailableError.of(
                 cls.name,
+                Obstacle.GPU_NOT_SERVED,
                 f"{cls.library().title} does not run on {gpu.name} (compute capability {gpu.capability})",
                 "TensorRT does: --engine trt.",
             )
@@ -330,15 +339,23 @@ def _require_torch_cuda(engine: str, gpu: Gpu) -> None:
         EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver.
     """
     if not is_installed("torch"):
-        raise unavailable(engine, "PyTorch is not installed", "Install it: pip install torch.")
+        raise EngineUnavailableError.of(
+            engine, Obstacle.NOT_INSTALLED, "PyTorch is not installed", "Install it: pip install torch."
+        )
     import torch
 
     if torch.version.cuda is None:
-        raise unavailable(
+        raise EngineUnavailableError.of(
             engine,
+            Obstacle.TORCH_WITHOUT_CUDA,
             f"PyTorch {torch.__version__} is a build for CPUs",
             "Install the one for CUDA: pip install --force-reinstall torch.",
         )
     require_driver(engine, gpu, f"PyTorch {torch.__version__}", torch.version.cuda)
     if not torch.cuda.is_available():
-        raise unavailable(engine, f"PyTorch {torch.__version__} cannot use {gpu.name}", "Update the NVIDIA driver.")
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.DRIVER_TOO_OLD,
+            f"PyTorch {torch.__version__} cannot use {gpu.name}",
+            "Update the NVIDIA driver.",
+        )

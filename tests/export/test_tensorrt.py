@@ -12,7 +12,8 @@ import pytest
 
 from self2self.contract import IMAGE, INPUT_MASK, Contract
 from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
-from self2self.export.engine_cache import EngineFile, Loaded, Request, find_covering, load_or_build, request_for
+from self2self.export.engine_cache import Loaded, Request, find_covering, load_or_build, request_for
+from self2self.export.engine_file import EngineFile
 from self2self.export.tensorrt import (
     TENSORRT,
     TENSORRT_RTX,

@@ -130,7 +130,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
             raise PackageNotFoundError(name)
         return object()
 
-    monkeypatch.setattr(gpu_checks, "distribution", distribution)
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)
 
 
 @pytest.mark.parametrize(("engine", "package"), [(TrtEngine, "tensorrt"), (TrtRtxEngine, "tensorrt-rtx")])

@@ -13,6 +13,7 @@ import pytest
 
 from self2self.runtime.denoise import denoise
 from self2self.runtime.model import Model
+from self2self.runtime.ort import installed_packages
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("denoise", "engine", "ensemble", "model", "ort", "torch_engine")
@@ -70,7 +71,7 @@ def test_denoising_without_torch(tiny_model: Model, tmp_path: Path) -> None:
     done = run_script(BLOCKED, str(tiny_model.path), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     engine, provider, problem, works = json.loads(done.stdout)
     assert (engine, provider) == ("ncnn", "ncnn CPU")
-    assert problem == "engine torch: PyTorch is not installed. Install it: pip install torch"
+    assert problem == "engine torch: PyTorch is not installed. Install it: pip install torch. Use --engine ort."
     assert works["ort"]
     assert not works["torch"]
     assert done.stderr == ""
@@ -96,11 +97,12 @@ def test_libraries_that_do_not_load(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libx.so: cannot open shared object file\\nmore')")
     (tmp_path / "torch.py").write_text("raise OSError('libc10.so: undefined symbol')")
     lines = run_script(BROKEN, str(tmp_path)).stdout.splitlines()
+    package = installed_packages()[0]
     assert lines == [
         "engine ort: ONNX Runtime does not load (libx.so: cannot open shared object file). "
-        "Install it again: pip install --force-reinstall onnxruntime",
+        f"Install it again: pip install --force-reinstall {package}. Or use --engine torch.",
         "engine torch: PyTorch does not load (libc10.so: undefined symbol). "
-        "Install it again: pip install --force-reinstall torch",
+        "Install it again: pip install --force-reinstall torch. Use --engine ort.",
     ]
 
 
