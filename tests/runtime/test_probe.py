@@ -19,7 +19,8 @@ from self2self.runtime.ort_cuda import OrtCudaEngine
 from self2self.runtime.probe import Probed, check, notes, probe, probe_engines
 from self2self.runtime.probe_model import Case, make_case
 
-LIMIT = 60.0
+LIMIT = 300.0
+"""Generous: a busy machine must not look like a broken engine."""
 
 
 @pytest.fixture(scope="module")
