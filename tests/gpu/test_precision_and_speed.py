@@ -80,7 +80,7 @@ def test_throughput_is_above_that_of_the_plain_loop(
         passes=32,
         count=3,
     )
-    print(benchmark.table({"gpu": {"name": engine.version()}, **result}))
+    print(benchmark.table({"gpu": {"name": f"{engine.version()} on {engine.device_name()}"}, **result}))
     assert not result["problems"]
     assert len(result["cases"]) == 3
     # How much above is for `make gpu-bench`; that it is not far below shows that nothing ran on the CPU.
