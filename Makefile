@@ -9,7 +9,7 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test gpu-test gpu-bench iqa-test lint bench clean
+.PHONY: demo test gpu-test gpu-bench iqa-install iqa-test lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -27,9 +27,11 @@ gpu-test: $(STAMP)
 gpu-bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json
 
-iqa-test: $(STAMP)
+iqa-install: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(IQA_NEEDS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pyiqa
+
+iqa-test: iqa-install
 	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py tests/benchmarks/test_iqa_cost.py
 
 lint: $(STAMP)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from self2self.contract import mask_specs
 from self2self.masks import MaskMaker, Stream, generator
+from self2self.train.muon import Muon, moment_names
 from self2self.train.network import Self2SelfNet, initialise
 from self2self.train.synthetic import add_noise
 
@@ -103,7 +104,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--decay", type=int, default=8_000)
     parser.add_argument("--warm-up", type=int, default=400)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1e-3, help="of Adam")
+    parser.add_argument("--matrix-rate", type=float, help="of Muon for the convolutions' weights; without it, Adam's")
     parser.add_argument(
         "--drop-rates", type=float, nargs=2, default=(0.15, 0.65), metavar=("LOW", "HIGH"), help="of the input"
     )
@@ -120,7 +122,12 @@ def main() -> None:
         network.load_state_dict(weights if args.channels == 3 else grey_from_colour(weights))
     network = network.to(memory_format=torch.channels_last)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    optimiser = torch.optim.Adam(network.parameters(), args.rate, betas=(0.9, 0.99))
+    betas = (0.9, 0.99)
+    optimiser = (
+        torch.optim.Adam(network.parameters(), args.rate, betas)
+        if args.matrix_rate is None
+        else Muon(network, args.rate, args.matrix_rate, betas)
+    )
     state_path = args.output.with_suffix(".state.safetensors")
     first = load_state(state_path, network, optimiser, average) if state_path.exists() else 0
     print(f"{len(photographs)} photographs; step {first} of {args.steps}", flush=True)
@@ -136,7 +143,8 @@ def main() -> None:
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.rate, args.warm_up, args.decay)
+            scale = group.get("rate_scale", 1.0)
+            group["lr"] = scale * learning_rate(step, args.steps, args.rate, args.warm_up, args.decay)
         prediction = network(torch.from_numpy(noisy), *map(torch.from_numpy, masks.values()))
         loss = root_mean_square(prediction, torch.from_numpy(clean))
         optimiser.zero_grad()
@@ -184,8 +192,7 @@ def save_state(
         tensors |= {
             f"network.{name}": parameter.detach(),
             f"average.{name}": average[key],
-            f"exp_avg.{name}": moments["exp_avg"],
-            f"exp_avg_sq.{name}": moments["exp_avg_sq"],
+            **{f"{moment}.{name}": moments[moment] for moment in moment_names(optimiser, name, parameter)},
         }
     temporary = path.with_suffix(".part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
@@ -200,10 +207,8 @@ def load_state(path: Path, network: Self2SelfNet, optimiser: torch.optim.Adam, a
         for name, parameter in network.named_parameters():
             parameter.copy_(tensors[f"network.{name}"])
             average[name].copy_(tensors[f"average.{name}"])
-            optimiser.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"exp_avg.{name}"],
-                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+            optimiser.state[parameter] = {"step": torch.tensor(float(step))} | {
+                moment: tensors[f"{moment}.{name}"] for moment in moment_names(optimiser, name, parameter)
             }
     return step
 
