@@ -126,7 +126,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # numpy tells a full disk by the items it could not write, with no number.
+        unwritten = error.errno is None and " requested and " in str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or unwritten:
             raise ResourceError(
                 f"{path}: no space left to write it; nothing was changed. "
                 "Free some disk space or choose another place with -o."

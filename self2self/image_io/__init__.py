@@ -5,11 +5,12 @@
 
 PNG, TIFF, JPEG, WebP and BMP. One file of this package per purpose: `image` (what is known of an
 image), `normalise` (stored values ↔ [0, 1]), `read`, `write`, and the formats `png`, `tiff`
-(with `exif`) and `pillow_formats`.
+(with `exif`) and `pillow_formats`. Files of several pages: `stack`, and `tiff_pages` for how they lie in a TIFF.
 """
 
 from self2self.image_io.image import MAX_PIXELS, MIN_SIDE, Image, Metadata, TiffLayout
 from self2self.image_io.read import image_hash, read_image
+from self2self.image_io.stack import Stack, check_stack_output, open_stack
 from self2self.image_io.write import (
     EXTENSIONS,
     check_output,
@@ -24,10 +25,13 @@ __all__ = [
     "MIN_SIDE",
     "Image",
     "Metadata",
+    "Stack",
     "TiffLayout",
     "check_output",
+    "check_stack_output",
     "default_output",
     "image_hash",
+    "open_stack",
     "read_image",
     "write_float_map",
     "write_image",

@@ -61,31 +61,40 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         ResourceError: the image does not fit into memory.
     """
     path = Path(path)
-    form = _format(path)
-    with _decoding(path, form):
+    form = format_of(path)
+    with decoding(path, form):
         stored = tiff.decode(path) if form == "tiff" else DECODERS[form](path.read_bytes())
-        values, notes = stored.values, stored.notes
-        if values.dtype.kind == "f":
-            _check_finite(values)
-        scale = choose_scale(values)
-        if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
-            extreme = max(abs(bound) for bound in scale.bounds) * scale.scale
-            if extreme > EXACT_SPAN:
-                notes += ("32-bit values are kept to the 24 bits of float32",)
-        return Image(
-            pixels=normalise(values, scale.offset, scale.scale),
-            alpha=stored.alpha,
-            path=path,
-            format=form,
-            dtype=values.dtype,
-            offset=scale.offset,
-            scale=scale.scale,
-            value_bounds=scale.bounds,
-            sha256=_digest(values),
-            lossless=stored.lossless,
-            metadata=stored.metadata,
-            notes=notes,
-        )
+        return image_from(path, form, stored)
+
+
+def image_from(path: Path, form: str, stored: Stored) -> Image:
+    """The image of what a decoder returned.
+
+    Raises:
+        Refused: it has values that are not finite, or too far apart.
+    """
+    values, notes = stored.values, stored.notes
+    if values.dtype.kind == "f":
+        _check_finite(values)
+    scale = choose_scale(values)
+    if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
+        extreme = max(abs(bound) for bound in scale.bounds) * scale.scale
+        if extreme > EXACT_SPAN:
+            notes += ("32-bit values are kept to the 24 bits of float32",)
+    return Image(
+        pixels=normalise(values, scale.offset, scale.scale),
+        alpha=stored.alpha,
+        path=path,
+        format=form,
+        dtype=values.dtype,
+        offset=scale.offset,
+        scale=scale.scale,
+        value_bounds=scale.bounds,
+        sha256=_digest(values),
+        lossless=stored.lossless,
+        metadata=stored.metadata,
+        notes=notes,
+    )
 
 
 def image_hash(image: Image) -> str:
@@ -107,8 +116,12 @@ def _digest(values: Array) -> str:
     return digest.hexdigest()
 
 
-def _format(path: Path) -> str:
-    """The format by the first bytes of the file."""
+def format_of(path: Path) -> str:
+    """The format by the first bytes of the file.
+
+    Raises:
+        InputError: it cannot be read, or is of another format than those that are known.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; expected an image file. Give the files in it, such as {path}/*.png")
@@ -134,8 +147,12 @@ def _format(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _decoding(path: Path, form: str) -> Iterator[None]:
-    """Turn whatever a codec does about a bad file into one line; warnings and log lines are dropped."""
+def decoding(path: Path, form: str) -> Iterator[None]:
+    """Turn whatever a codec does about a bad file into one line; warnings and log lines are dropped.
+
+    Raises:
+        InputError, ResourceError: names the file.
+    """
     import logging
 
     logger = logging.getLogger("tifffile")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +46,37 @@ def decode(path: Path) -> Stored:
         page: Any = file.pages.first
         check_size(page.imagewidth, page.imagelength)
         notes = _check_pages(file, page)
-        colours, extra = _check_channels(page)
-        _check_segments(file, page)
-        samples = _samples(page)
-        layout = _layout(file, page, extra)
-        resolution = layout.resolution
-        inch = {2: 1.0, 3: 2.54}.get(resolution[2]) if resolution else None
-        dpi = None
-        if resolution is not None and inch is not None:
-            dpi = (resolution[0][0] / resolution[0][1] * inch, resolution[1][0] / resolution[1][1] * inch)
-        description = page.tags.valueof(270)
-        icc = page.tags.valueof(34675)
-        metadata = Metadata(
-            icc if isinstance(icc, bytes) and icc else None,
-            _exif(path, file, page),
-            dpi,
-            # tifffile's own description repeats the shape, which changes with a palette.
-            description if isinstance(description, str) and not description.startswith('{"shape"') else None,
-            tiff=layout,
-        )
-        bits = page.bitspersample
-        colormap = page.colormap if page.photometric == PALETTE else None
+        return decode_page(path, file, page, notes)
+
+
+def decode_page(path: Path, file: Any, page: Any, notes: Sequence[str] = (), samples: Array | None = None) -> Stored:
+    """The samples of one page of an open TIFF, or `samples` (H, W, C) with all that the page says of them.
+
+    Raises:
+        Refused, Exception: as for `decode`.
+    """
+    notes = list(notes)
+    colours, extra = check_channels(page)
+    check_segments(file, page)
+    samples = _samples(page) if samples is None else samples
+    layout = _layout(file, page, extra)
+    resolution = layout.resolution
+    inch = {2: 1.0, 3: 2.54}.get(resolution[2]) if resolution else None
+    dpi = None
+    if resolution is not None and inch is not None:
+        dpi = (resolution[0][0] / resolution[0][1] * inch, resolution[1][0] / resolution[1][1] * inch)
+    description = page.tags.valueof(270)
+    icc = page.tags.valueof(34675)
+    metadata = Metadata(
+        icc if isinstance(icc, bytes) and icc else None,
+        _exif(path, file, page),
+        dpi,
+        # tifffile's own description repeats the shape, which changes with a palette.
+        description if isinstance(description, str) and not description.startswith('{"shape"') else None,
+        tiff=layout,
+    )
+    bits = page.bitspersample
+    colormap = page.colormap if page.photometric == PALETTE else None
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if isinstance(bits, int) and bits < 8 and samples.dtype.kind in "ub" and colormap is None:
         samples = samples.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
@@ -93,6 +104,22 @@ def encode(stored: Stored) -> bytes:
     """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate."""
     import tifffile
 
+    layout = stored.metadata.tiff
+    values, options = page_options(stored)
+    if layout is not None:
+        options |= {"byteorder": layout.byteorder, "bigtiff": layout.bigtiff}
+    tags, directories = exif.tags(stored.metadata.exif)
+    options["extratags"] = _extratags(stored.metadata, tags, directories)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return exif.append_directories(buffer.getvalue(), directories) if directories else buffer.getvalue()
+
+
+def page_options(stored: Stored) -> tuple[Array, dict[str, Any]]:
+    """The samples of a page as tifffile takes them, and the options to write it with.
+
+    Directories of EXIF are not among its tags: only `encode` can append them.
+    """
     values, metadata = stored.values, stored.metadata
     layout = metadata.tiff
     channels = values.shape[2]
@@ -115,24 +142,20 @@ def encode(stored: Stored) -> bytes:
     compression = "zlib" if layout is None else ENCODERS.get(layout.compression, "zlib")
     if compression is not None:
         options |= {"compression": compression, "predictor": 3 if values.dtype.kind == "f" else 2}
-    tags, directories = exif.tags(metadata.exif)
     if layout is not None:
-        options |= {"byteorder": layout.byteorder, "bigtiff": layout.bigtiff, "tile": layout.tile}
+        options["tile"] = layout.tile
     options |= _resolution(metadata)
-    description = metadata.description or tags.get(270)
+    tags, _ = exif.tags(metadata.exif)
+    description = tags.get(270) if metadata.description is None else metadata.description
     text = {name: tags.get(tag) for tag, name in TEXT_TAGS.items()}
     options |= {name: value if isinstance(value, str) else False for name, value in text.items()}
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer,
-        np.ascontiguousarray(values),
-        metadata=None,
-        description=description.encode() if isinstance(description, str) else None,
-        iccprofile=metadata.icc,
-        extratags=_extratags(metadata, tags, directories),
-        **options,
-    )
-    return exif.append_directories(buffer.getvalue(), directories) if directories else buffer.getvalue()
+    options |= {
+        "metadata": None,
+        "description": description.encode() if isinstance(description, str) and description else None,
+        "iccprofile": metadata.icc,
+        "extratags": _extratags(metadata, tags, {}),
+    }
+    return np.ascontiguousarray(values), options
 
 
 def _exif(path: Path, file: Any, page: Any) -> bytes | None:
@@ -145,16 +168,22 @@ def _exif(path: Path, file: Any, page: Any) -> bytes | None:
 
 def _check_pages(file: Any, page: Any) -> list[str]:
     """Refuse stacks; pages that are reduced copies or masks of the first are dropped with a note."""
-    kinds = [other.tags.valueof(254, 0) if other is not page else 0 for other in _pages(file)]
-    count = sum(1 for kind in kinds if not (isinstance(kind, int) and kind & 5))
+    kinds = [other is page or is_picture(other) for other in _pages(file)]
+    count = sum(kinds)
     if page.imagedepth > 1:
         count = max(count, page.imagedepth)
     if file.is_imagej:
         # ImageJ writes stacks over 4 GB as one page and the number of slices as text.
         count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
     if count > 1:
-        raise Refused(f"has {count} pages; self2self takes one image a file. Save each page as a TIFF of its own.")
+        raise Refused(f"has {count} pages; expected one image here. Save the page as a TIFF of its own.")
     return ["its reduced copies or masks on further pages are dropped"] if len(kinds) > 1 else []
+
+
+def is_picture(page: Any) -> bool:
+    """Whether a page is neither a reduced copy nor a mask of another."""
+    kind = page.tags.valueof(254, 0)
+    return not (isinstance(kind, int) and kind & 5)
 
 
 def _pages(file: Any) -> list[Any]:
@@ -162,8 +191,12 @@ def _pages(file: Any) -> list[Any]:
     return [file.pages[index] for index in range(len(file.pages))]
 
 
-def _check_channels(page: Any) -> tuple[int, int | None]:
-    """Colour channels, and the kind of the alpha channel (None = no alpha)."""
+def check_channels(page: Any) -> tuple[int, int | None]:
+    """Colour channels, and the kind of the alpha channel (None = no alpha).
+
+    Raises:
+        Refused: they are of a kind that is not known.
+    """
     extras = tuple(int(extra) for extra in page.extrasamples)
     samples = page.samplesperpixel
     colours = samples - len(extras)
@@ -183,8 +216,12 @@ def _check_channels(page: Any) -> tuple[int, int | None]:
     return colours, extras[0] if extras else None
 
 
-def _check_segments(file: Any, page: Any) -> None:
-    """Refuse strips and tiles outside the file: tifffile would fill some of them with zeros."""
+def check_segments(file: Any, page: Any) -> None:
+    """Refuse strips and tiles outside the file: tifffile would fill some of them with zeros.
+
+    Raises:
+        ValueError, Refused: says which.
+    """
     expected = math.prod(page.chunked)
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) < expected or len(counts) < expected:

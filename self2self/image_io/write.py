@@ -136,12 +136,16 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
     else:
         values = restore(array, 0.0, like.scale, np.dtype(np.float32))
         unit = "in the units of the image file"
-    metadata = Metadata(
-        exif=exif.orientation_block(exif.orientation(like.metadata.exif)),
-        dpi=like.metadata.dpi,
+    atomic_write(path, ENCODERS[form](Stored(values, None, map_metadata(like.metadata, unit))))
+
+
+def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
+    """What a map of standard deviations shares with its image, and what it says of itself."""
+    return Metadata(
+        exif=exif.orientation_block(exif.orientation(metadata.exif)),
+        dpi=metadata.dpi,
         description=f"standard deviation of each pixel, {unit}",
     )
-    atomic_write(path, ENCODERS[form](Stored(values, None, metadata)))
 
 
 def _check_pixels(pixels: Array, like: Image) -> None:

@@ -1,0 +1,217 @@
+"""The pages of a TIFF: which of them make up a stack, whether the file is whole, and a stack written page by page."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from self2self.image_io import exif, tiff
+from self2self.image_io.image import Array, Refused, Stored, check_size
+
+CLASSIC_BYTES = 2**32 - 2**26
+"""Pixels of a classic TIFF; the rest of its 4 GiB is for tags. More makes a BigTIFF."""
+
+IMAGEJ_TAGS = (50838, 50839)
+"""Lengths and bytes of slice labels, display ranges, colour tables and regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Which pages of a TIFF make up its stack.
+
+    Attributes:
+        count: pages of the stack.
+        indices: their places in the file; of one page that stands for all, that one.
+        contiguous: ImageJ's way over 4 GB: one page, and the pixels of the others right behind it.
+        imagej: whether ImageJ's description is there, so that the output is laid out as ImageJ reads it.
+        notes: what the output will lack.
+    """
+
+    count: int
+    indices: tuple[int, ...]
+    contiguous: bool
+    imagej: bool
+    notes: tuple[str, ...]
+
+
+def list_pages(file: Any) -> Pages:
+    """The pages of an open TIFF, all of one shape and type and within the file, looked at one at a time.
+
+    Raises:
+        Refused: pages differ, or are of a kind that cannot be read.
+        ValueError: the file is cut off.
+    """
+    first = file.pages.first
+    check_size(first.imagewidth, first.imagelength)
+    in_file = _count_directories(file)
+    imagej = bool(file.is_imagej)
+    claimed = int((file.imagej_metadata or {}).get("images", 1)) if imagej else 1
+    if claimed > in_file:
+        if in_file > 1 or not first.is_contiguous:
+            raise ValueError(f"{in_file} of {claimed} slices")
+        if first.dataoffsets[0] + claimed * first.nbytes > file.filehandle.size:
+            raise ValueError(f"{claimed} slices do not fit into it")
+        return Pages(claimed, (0,), True, True, ())
+    indices: list[int] = []
+    expected = _signature(first)
+    file.pages.useframes = False
+    for index in range(in_file):
+        page = file.pages[index] if index else first
+        if index and not tiff.is_picture(page):
+            continue
+        got = _signature(page)
+        if got != expected:
+            raise Refused(
+                f"has pages that differ: page {len(indices) + 1} is {_words(got)}, page 1 is {_words(expected)}. "
+                "Save pages of one kind as a file of their own."
+            )
+        indices.append(index)
+        tiff.check_channels(page)
+        tiff.check_segments(file, page)
+    return Pages(len(indices), tuple(indices), False, imagej, tuple(_losses(file, first, in_file > len(indices))))
+
+
+def read_stored(path: Path, file: Any, pages: Pages, index: int) -> Stored:
+    """Page `index` of the stack, from 0; nothing else is read.
+
+    Raises:
+        Refused, Exception: as for `tiff.decode`.
+    """
+    if not pages.contiguous:
+        stored = tiff.decode_page(path, file, file.pages[pages.indices[index]])
+    else:
+        page = file.pages.first
+        planes, _, height, width, samples = page.shaped
+        file.filehandle.seek(page.dataoffsets[0] + index * page.nbytes)
+        raw = file.filehandle.read(page.nbytes)
+        values = np.frombuffer(raw, file.byteorder + page.dtype.char).reshape(planes, height, width, samples)
+        values = values[0] if planes == 1 else np.moveaxis(values[..., 0], 0, 2)
+        stored = tiff.decode_page(path, file, page, samples=values)
+    metadata = stored.metadata
+    if index == 0:
+        metadata = replace(metadata, description=_description(file, metadata.description))
+        if pages.imagej and metadata.tiff is not None:
+            layout = replace(metadata.tiff, tags=(*metadata.tiff.tags, *_imagej_tags(file)))
+            metadata = replace(metadata, tiff=layout)
+    return replace(stored, metadata=metadata)
+
+
+def write_pages(path: Path, stored: Iterable[Stored], count: int, *, imagej: bool) -> None:
+    """Write a stack to `path` from `count` pages, of which only one is in memory at a time.
+
+    Byte order is that of the first page's source. The file becomes a BigTIFF if its source was one or
+    if its pixels might not fit into 4 GiB.
+
+    Args:
+        path: a file that may be replaced.
+        stored: the pages, in order.
+        count: how many there are.
+        imagej: lay pixels out as ImageJ reads them: uncompressed, all pages in one piece.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import tifffile
+
+    pages = iter(stored)
+    first = next(pages)
+    layout = first.metadata.tiff
+    size = count * (first.values.nbytes + (0 if first.alpha is None else first.alpha.nbytes))
+    large = size > CLASSIC_BYTES or (layout is not None and layout.bigtiff)
+    order: Any = "<" if layout is None else layout.byteorder
+    with tifffile.TiffWriter(path, bigtiff=large, byteorder=order) as writer:
+        if imagej:
+            values, options = tiff.page_options(first)
+            options |= {"compression": None, "predictor": None, "tile": None}
+            rest: Iterator[Array] = (tiff.page_options(page)[0] for page in pages)
+            writer.write(chain([values], rest), shape=(count, *values.shape), dtype=values.dtype, **options)
+            return
+        for page in chain([first], pages):
+            values, options = tiff.page_options(page)
+            writer.write(values, contiguous=False, **options)
+
+
+def _count_directories(file: Any) -> int:
+    """Pages by their chain of offsets, which tifffile would silently end where the file is cut off.
+
+    Raises:
+        ValueError: the chain leaves the file or comes back to where it was.
+    """
+    order, handle, size = file.byteorder, file.filehandle, file.filehandle.size
+    count_format, entry_bytes, offset_format = ("Q", 20, "Q") if file.is_bigtiff else ("H", 12, "I")
+    offset, seen = int(file.pages.first.offset), set[int]()
+    while offset:
+        if offset in seen or offset >= size:
+            raise ValueError(f"the list of its pages breaks off after page {len(seen)}")
+        seen.add(offset)
+        try:
+            handle.seek(offset)
+            (entries,) = struct.unpack(order + count_format, handle.read(struct.calcsize(order + count_format)))
+            handle.seek(entries * entry_bytes, 1)
+            (offset,) = struct.unpack(order + offset_format, handle.read(struct.calcsize(order + offset_format)))
+        except struct.error as error:
+            raise ValueError(f"the list of its pages breaks off after page {len(seen)}") from error
+    return len(seen)
+
+
+def _signature(page: Any) -> tuple[int, int, int, str]:
+    return page.imagewidth, page.imagelength, page.samplesperpixel, str(page.dtype)
+
+
+def _words(signature: tuple[int, int, int, str]) -> str:
+    width, height, channels, dtype = signature
+    return f"{width}x{height} with {channels} channel{'s' * (channels > 1)} of {dtype}"
+
+
+def _losses(file: Any, first: Any, skipped: bool) -> Iterator[str]:
+    if skipped:
+        yield "reduced copies and masks among its pages are dropped"
+    if exif.tags(exif.from_tiff(Path(file.filehandle.path), file.byteorder, file.is_bigtiff, first.offset))[1]:
+        yield "EXIF directories (exposure, position) are not kept in a stack"
+    if first.subifds:
+        yield "smaller copies of its pages (a pyramid) are dropped"
+    if file.is_ome and (skipped or _ome(file) is None):
+        yield "its OME description speaks of other files or pages and is dropped"
+
+
+def _description(file: Any, usual: str | None) -> str | None:
+    """What the first page says of the whole stack; true of the output, too: the same pages in the same order."""
+    if file.is_ome:
+        # Not None: the EXIF data hold the description, too.
+        return _ome(file) or ""
+    text = file.pages.first.tags.valueof(270)
+    # tifffile's own: shape and axes.
+    if isinstance(text, str) and text.startswith('{"shape"') and file.pages.first.photometric != tiff.PALETTE:
+        return text
+    return usual
+
+
+def _ome(file: Any) -> str | None:
+    """The OME description, if it is about this file alone; file names give way, or readers would open the source."""
+    text = str(file.pages.first.tags.valueof(270))
+    root = re.search(r"<(?:\w+:)?OME\b[^>]*\bUUID=\"([^\"]+)\"", text)
+    others = set(re.findall(r"<(?:\w+:)?UUID\b[^>]*>\s*([^<]+?)\s*</", text)) - ({root[1]} if root else set())
+    if others or "BinaryOnly" in text:
+        return None
+    return re.sub(r"(<(?:\w+:)?UUID\b[^>]*?)\s+FileName=\"[^\"]*\"", r"\1", text)
+
+
+def _imagej_tags(file: Any) -> list[tuple[int, int, int, Any, bool]]:
+    """ImageJ's own tags as they stand in the file, whose byte order the output shares."""
+    tags = [file.pages.first.tags.get(code) for code in IMAGEJ_TAGS]
+    if None in tags:
+        return []
+    lengths, block = tags
+    file.filehandle.seek(block.valueoffset)
+    data = file.filehandle.read(block.count)
+    return [
+        (lengths.code, int(lengths.dtype), lengths.count, lengths.value, True),
+        (block.code, 1, len(data), data, True),
+    ]
