@@ -62,7 +62,12 @@ class Console:
             return
         with Bars(title) as bars:
             yield Observer(
-                note=bars.note, fitted=bars.fitted, passed=bars.passed, measured=bars.measured, built=bars.built
+                note=bars.note,
+                fitted=bars.fitted,
+                passed=bars.passed,
+                measured=bars.measured,
+                paged=bars.paged,
+                built=bars.built,
             )
 
 
@@ -122,6 +127,14 @@ class Bars:
     def measured(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""
         self._move("measuring", done, total, what)
+
+    def paged(self, page: int, pages: int) -> None:
+        """Move the bar of a stack, and start those of its next page."""
+        for name in ("fitting", "passes"):
+            if name in self._tasks:
+                self._progress.reset(self._tasks[name])
+        self._tasks.pop("first step", None)
+        self._move("pages", page - 1, pages, f"page {page} of {pages}")
 
     def built(self, phase: str, done: int, total: int) -> None:
         """Move the bar of a phase of TensorRT's build."""

@@ -55,6 +55,21 @@ IqaWeightsFile = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
+Page = Annotated[
+    int | None,
+    typer.Option(
+        "--page", help="Page of a TIFF stack to fit to, from 1.  [default: 1]", metavar="N", show_default=False
+    ),
+]
+FitPages = Annotated[
+    str,
+    typer.Option(
+        "--fit-pages",
+        help="Of a TIFF stack: first fits one page and runs all pages through that model; each fits every page, "
+        "starting from the fit of the page before.",
+        metavar="first|each",
+    ),
+]
 EngineName = Annotated[str, typer.Option("--engine", help="What runs the passes; see: self2self engines.")]
 Passes = Annotated[
     str | None,

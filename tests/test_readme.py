@@ -50,6 +50,8 @@ def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path) -> None:
     for index, name in enumerate(("photo", "image", "frame1", "frame2", "clean", "a", "b")):
         write_noisy(tmp_path / f"{name}.png", seed=index)
     tifffile.imwrite(tmp_path / "cells.tif", np.random.default_rng(0).poisson(90, (64, 64)).astype(np.uint16))
+    pages = np.random.default_rng(1).poisson(90, (3, 64, 64)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
     (tmp_path / "results").mkdir()
     shutil.copy(ROOT / "cli.py", tmp_path / "cli.py")
     for command in COMMANDS:

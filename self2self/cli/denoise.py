@@ -17,6 +17,7 @@ from self2self.options import (
     Device,
     DropRate,
     EngineName,
+    FitPages,
     Flips,
     Force,
     ImageOutput,
@@ -26,6 +27,7 @@ from self2self.options import (
     Masks,
     MaskSource,
     Memory,
+    Page,
     Passes,
     Quiet,
     RecipeName,
@@ -37,7 +39,7 @@ from self2self.options import (
 )
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished
+    from self2self.jobs import Finished, FinishedStack
 
 
 @reported
@@ -50,6 +52,8 @@ def denoise(
     drop_rate: DropRate = None,
     iqa: Iqa = None,
     iqa_weights: IqaWeightsFile = None,
+    page: Page = None,
+    fit_pages: FitPages = "first",
     engine: EngineName = "auto",
     passes: Passes = None,
     tolerance: Tolerance = None,
@@ -80,7 +84,7 @@ def denoise(
     console = Console(as_json=as_json, quiet=quiet)
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights)
+    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights, page, fit_pages)
     options = infer_options(
         engine=engine,
         passes=passes,
@@ -98,7 +102,7 @@ def denoise(
         report=report,
     )
     options.check(images)
-    finished: list[Finished] = []
+    finished: list[Finished | FinishedStack] = []
     failed: Self2SelfError | None = None
     for path in images:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from self2self.console import Console, standard_error_text
 from self2self.options import parse_batch, parse_masks, parse_memory, parse_passes
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished, InferOptions
+    from self2self.jobs import Finished, FinishedStack, InferOptions
 
 
 def infer_options(
@@ -54,10 +55,15 @@ def infer_options(
     )
 
 
-def print_finished(console: Console, finished: list[Finished], *, many: bool = False) -> None:
+def print_finished(console: Console, finished: list[Finished | FinishedStack], *, many: bool = False) -> None:
     """Say what was made of each image; `many` for a JSON document of a list."""
+    from self2self.jobs import FinishedStack
+
     lines = []
     for item in finished:
+        if isinstance(item, FinishedStack):
+            lines.append(_stack_text(item))
+            continue
         done = item.denoised
         lines.append(
             f"{item.output}: written after {item.seconds:.1f} s; {done.passes} passes with {done.provider}, "
@@ -75,3 +81,13 @@ def print_finished(console: Console, finished: list[Finished], *, many: bool = F
         return
     values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
     console.result("\n".join(lines), values)
+
+
+def _stack_text(item: FinishedStack) -> str:
+    error = math.nan if item.standard_error is None else item.standard_error
+    kept = f", {item.kept} of them by an earlier run" if item.kept else ""
+    return (
+        f"{item.output}: {len(item.pages)} pages written after {item.seconds:.1f} s{kept}; "
+        f"{sum(page.passes for page in item.pages)} passes with {item.pages[-1].provider}, "
+        f"standard error {standard_error_text(error)}"
+    )

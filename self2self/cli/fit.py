@@ -9,7 +9,20 @@ import typer
 
 from self2self.console import Console, reported
 from self2self.errors import UsageError
-from self2self.options import AsJson, Device, DropRate, Force, Init, Iqa, IqaWeightsFile, Quiet, RecipeName, Seed, Steps
+from self2self.options import (
+    AsJson,
+    Device,
+    DropRate,
+    Force,
+    Init,
+    Iqa,
+    IqaWeightsFile,
+    Page,
+    Quiet,
+    RecipeName,
+    Seed,
+    Steps,
+)
 
 
 @reported
@@ -34,6 +47,7 @@ def fit(
             "--reference", help="Clean image, for PSNR and SSIM in the history; never fitted to.", metavar="CLEAN"
         ),
     ] = None,
+    page: Page = None,
     seed: Seed = 0,
     device: Device = "auto",
     force: Force = False,
@@ -46,7 +60,7 @@ def fit(
     if resume and force:
         raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
     console = Console(as_json=as_json, quiet=quiet)
-    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights)
+    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights, page)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
     text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"

@@ -9,11 +9,13 @@ from self2self.jobs.exporting import EngineOptions, engine_job, export_job, expo
 from self2self.jobs.fitting import FitOptions, Fitted, fit_job
 from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
 from self2self.jobs.observer import Observer
+from self2self.jobs.stacks import FinishedStack
 
 __all__ = [
     "BenchOptions",
     "EngineOptions",
     "Finished",
+    "FinishedStack",
     "FitOptions",
     "Fitted",
     "InferOptions",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
 from self2self.errors import InputError, UsageError
-from self2self.image_io import Image, image_hash, read_image
+from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
@@ -20,6 +20,8 @@ from self2self.train.checkpoint import Run, RunConfig
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights
 from self2self.train.recipes import INITS, following, recipe_for
+
+FIT_PAGES = ("first", "each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class FitOptions:
         run: the run folder; None for the usual one of the image.
         iqa: whether to add the paper's image quality term; None means no, or what the fit to resume does.
         iqa_weights: its weights, which turns it on; None for the published ones.
+        page: of a stack, from 1; None for the first, which is told.
+        fit_pages: of a stack that is denoised: ``first`` for one fit for all pages, or ``each``.
     """
 
     recipe: str = "fast"
@@ -47,6 +51,8 @@ class FitOptions:
     run: Path | None = None
     iqa: bool | None = None
     iqa_weights: Path | None = None
+    page: int | None = None
+    fit_pages: str = "first"
 
     def check(self) -> None:
         """Refuse wrong options before anything is read.
@@ -58,6 +64,12 @@ class FitOptions:
         check_seed(self.seed)
         if self.iqa is False and self.iqa_weights is not None:
             raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
+        if self.page is not None and self.page < 1:
+            raise UsageError(f"--page is {self.page}; pages count from 1.")
+        if self.fit_pages not in FIT_PAGES:
+            raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
+        if self.page is not None and self.fit_pages == "each":
+            raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
 
     @property
     def wants_iqa(self) -> bool:
@@ -220,7 +232,8 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    image = read_image(path)
+    with open_stack(path) as stack:
+        image = read_fit_page(stack, options, observer)
     clean = read_reference(reference, image) if reference else None
     tell_notes(image, observer)
     noise = noise_of(image)
@@ -233,6 +246,17 @@ def fit_job(
     tell_noise(image, noise, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
     return replace(fitted, noise=noise)
+
+
+def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
+    """The page to fit to: that of `--page`, or the first.
+
+    Raises:
+        UsageError, InputError: it is not there, or cannot be used.
+    """
+    if stack.pages > 1 and options.page is None:
+        observer.note(f"{stack.path}: has {stack.pages} pages; fitting to page 1. To fit to another: --page N")
+    return stack.read_page((options.page or 1) - 1)
 
 
 def occupied(run: Run) -> UsageError:

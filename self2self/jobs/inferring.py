@@ -6,14 +6,14 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.html import check_available
-from self2self.image_io import Image, check_output, default_output, image_hash, read_image, write_float_map, write_image
+from self2self.image_io import Image, check_output, default_output, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
-from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, run_folder
+from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, read_fit_page, run_folder
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.report import check_report
 from self2self.runtime.denoise import check_counts, denoise
@@ -25,6 +25,9 @@ from self2self.runtime.prepared import Prepared
 from self2self.runtime.sampling import Passes, check_sampling, sampling_for
 from self2self.runtime.tile_job import Denoised
 from self2self.system import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from self2self.jobs.stacks import FinishedStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +196,10 @@ class Finished:
         return values
 
 
-def infer_job(model_path: Path, images: list[Path], options: InferOptions, observer: Observer) -> list[Finished]:
-    """`self2self infer`: the ensemble of one model over each image; of several, those that are not done yet.
+def infer_job(
+    model_path: Path, images: list[Path], options: InferOptions, observer: Observer
+) -> list[Finished | FinishedStack]:
+    """`self2self infer`: the ensemble of one model over each image or page; of several, those that are not done yet.
 
     Images of one size (after padding) are run by one engine, which is prepared once.
 
@@ -203,13 +208,19 @@ def infer_job(model_path: Path, images: list[Path], options: InferOptions, obser
     """
     options.check(images)
     model = load_model(model_path)
-    finished = []
+    finished: list[Finished | FinishedStack] = []
     with Prepared() as prepared:
         for path in images:
             start = time.perf_counter()
             if len(images) > 1 and options.skips(path, observer):
                 continue
-            image = read_image(path)
+            with open_stack(path) as stack:
+                if stack.pages > 1:
+                    from self2self.jobs.stacks import infer_stack
+
+                    finished.append(infer_stack(model, stack, options, observer, prepared))
+                    continue
+                image = stack.read_page(0)
             options.check_for(image)
             tell_notes(image, observer)
             if model.contract.image_sha256 not in ("", image_hash(image)):
@@ -237,25 +248,16 @@ def infer_image(
 
     Where memory for a second image is short, `image.pixels` becomes the result.
     """
-    sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
     noisy = central(image.pixels).copy()
-    denoised = denoise(
+    denoised = run_passes(
         model,
-        image.pixels,
-        engine=options.engine,
-        sampling=sampling,
-        batch=options.batch,
-        seed=options.seed,
-        bounds=image.value_bounds,
-        on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
-        on_note=observer.note,
-        memory=options.memory,
+        image,
+        options,
+        observer,
         uncertainty=options.uncertainty is not None or options.report is not None,
         # A report shows both.
         may_overwrite=options.report is None,
         prepared=prepared,
-        mask_source=options.mask_source,
-        allow_fallback=options.allow_fallback,
     )
     output = options.output_for(image)
     write_image(output, denoised.image, image, force=options.force)
@@ -286,8 +288,43 @@ def infer_image(
     return finished
 
 
-def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished:
-    """`self2self denoise` for one image: fit, export and infer.
+def run_passes(
+    model: Model,
+    image: Image,
+    options: InferOptions,
+    observer: Observer,
+    *,
+    uncertainty: bool,
+    may_overwrite: bool,
+    prepared: Prepared | None,
+) -> Denoised:
+    """Run the ensemble over `image`; see `denoise` for the last three.
+
+    Raises:
+        Self2SelfError: as for `denoise`.
+    """
+    sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
+    return denoise(
+        model,
+        image.pixels,
+        engine=options.engine,
+        sampling=sampling,
+        batch=options.batch,
+        seed=options.seed,
+        bounds=image.value_bounds,
+        on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
+        on_note=observer.note,
+        memory=options.memory,
+        uncertainty=uncertainty,
+        may_overwrite=may_overwrite,
+        prepared=prepared,
+        mask_source=options.mask_source,
+        allow_fallback=options.allow_fallback,
+    )
+
+
+def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished | FinishedStack:
+    """`self2self denoise` for one image or stack: fit, export and infer.
 
     A finished fit with the same settings is used again, and an unfinished one is continued,
     because both give the same bits as a new fit.
@@ -298,10 +335,30 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     start = time.perf_counter()
     fitting.check()
     options.check([path])
-    image = read_image(path)
+    with open_stack(path) as stack:
+        if stack.pages > 1:
+            from self2self.jobs.stacks import denoise_stack
+
+            return denoise_stack(stack, fitting, options, observer)
+        image = read_fit_page(stack, fitting, observer)
     options.check_for(image)
     tell_notes(image, observer)
     noise = noise_of(image)
+    fitted, model, exported = fit_model(image, fitting, observer, noise)
+    return infer_image(
+        model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
+    )
+
+
+def fit_model(
+    image: Image, fitting: FitOptions, observer: Observer, noise: Noise | None = None
+) -> tuple[Fitted, Model, float]:
+    """Fit to `image`, or take what is fitted, and export it: the fit, the model and the seconds of the export.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    noise = noise or noise_of(image)
     config = configure(image, fitting, noise, observer)
     run = run_folder(config, fitting)
     tell_noise(image, noise, observer)
@@ -310,7 +367,4 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     if not run.onnx_path.is_file() or fitted.loss is not None:
         export_job(run, force=True)
     model = load_model(run.onnx_path)
-    exported = time.perf_counter() - began
-    return infer_image(
-        model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
-    )
+    return fitted, model, time.perf_counter() - began

@@ -27,6 +27,7 @@ class Observer:
         fitted: after every training step.
         passed: after every run of the engine, with the passes to come.
         measured: before every step of a benchmark: what comes, steps done, steps in all.
+        paged: before every page of a stack: its number, from 1, and all pages.
         built: while TensorRT builds an engine: the phase, its steps done and all its steps; from any thread.
     """
 
@@ -34,6 +35,7 @@ class Observer:
     fitted: Callable[[FitReport], None] = _ignore
     passed: Callable[[Moments, int], None] = _ignore
     measured: Callable[[str, int, int], None] = _ignore
+    paged: Callable[[int, int], None] = _ignore
     built: Callable[[str, int, int], None] = _ignore
 
 

@@ -1,0 +1,70 @@
+"""`denoise --fit-pages each`: a fit for every page of a stack, each from the weights of the one before."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from self2self.image_io import Image
+from self2self.jobs.fitting import FitOptions, Fitted
+from self2self.jobs.inferring import fit_model
+from self2self.jobs.observer import Observer
+from self2self.runtime.model import Model
+from self2self.train.checkpoint import Run
+
+PAGE_STEPS_SHARE = 4
+"""Pages after the first take this part of `--steps`; without it, `recipes.following` says how many."""
+
+
+@dataclass(slots=True)
+class PageFits:
+    """The fits of `--fit-pages each`: that of a page starts from that of the page before.
+
+    Attributes:
+        fitting: options of the first.
+        first: its run folder; those of the others lie in it, and go when the page after them is done.
+        observer: whom to tell.
+        fitted: that of page 1, if this job made or found it.
+        fit_seconds, export_seconds: so far.
+    """
+
+    fitting: FitOptions
+    first: Run
+    observer: Observer
+    fitted: Fitted | None = None
+    fit_seconds: float = 0.0
+    export_seconds: float = 0.0
+
+    def model_for(self, index: int, image: Image) -> Model:
+        """Fit to the page and export.
+
+        Raises:
+            Self2SelfError: anything that a user can cause.
+        """
+        options = replace(self.fitting, run=self._run(index).folder)
+        if index > 0:
+            steps = None if self.fitting.steps is None else max(1, self.fitting.steps // PAGE_STEPS_SHARE)
+            options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
+        fitted, model, exported = fit_model(image, options, self.observer)
+        if index == 0:
+            self.fitted = fitted
+        self.fit_seconds += fitted.seconds
+        self.export_seconds += exported
+        return model
+
+    def done(self, index: int) -> None:
+        """Page `index` is kept: the fit before its own is of no more use."""
+        if index > 1:
+            shutil.rmtree(self._run(index - 1).folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove the fits of all pages but the first."""
+        shutil.rmtree(self._pages, ignore_errors=True)
+
+    @property
+    def _pages(self) -> Path:
+        return self.first.folder / "pages"
+
+    def _run(self, index: int) -> Run:
+        return Run(self._pages / f"{index + 1:05}") if index else self.first
