@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from self2self.console import Bars
 from self2self.jobs import fitting
 from self2self.jobs.stacks import StackJob
 from self2self.runtime import prepared as prepared_module
@@ -305,3 +306,12 @@ def test_every_page_is_fitted_from_the_one_before(folder: Path, monkeypatch: pyt
     assert not (first / "pages").exists()
     assert len({page["image_sha256"] for page in values["pages"]}) == 3
     assert len(tifffile.imread("stack.denoised.tif")) == 3
+
+
+def test_progress_shows_the_page() -> None:
+    bars = Bars("")
+    with bars:
+        bars.paged(2, 3)
+        (pages,) = bars._progress.tasks
+        assert (pages.description, pages.completed, pages.total) == ("pages", 1, 3)
+        assert pages.fields["detail"] == "page 2 of 3"
