@@ -12,6 +12,7 @@ from benchmarks import gpu
 from benchmarks.gpu import Contender, entries, rounds, table, verdicts
 from self2self.bench.cases import PLAIN, Case
 from self2self.bench.subject import Subject
+from self2self.errors import Obstacle
 from self2self.nvidia import Gpu, NoGpu
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
@@ -138,7 +139,8 @@ def test_the_engines_own_code_is_measured(tiny: Fitted, tiny_onnx: Path) -> None
 def test_without_a_gpu_it_says_so_and_ends_with_4(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gpu, "find_gpu", lambda: NoGpu("there is no NVIDIA driver", "It needs an NVIDIA GPU."))
+    missing = NoGpu(Obstacle.NO_DRIVER, "there is no NVIDIA driver", "It needs an NVIDIA GPU.")
+    monkeypatch.setattr(gpu, "find_gpu", lambda: missing)
     assert gpu.main(["-o", str(tmp_path / "gpu.json")]) == 4
     captured = capsys.readouterr()
     assert captured.out == ""
