@@ -12,9 +12,7 @@ from self2self.jobs.inferring import fit_model
 from self2self.jobs.observer import Observer
 from self2self.runtime.model import Model
 from self2self.train.checkpoint import Run
-
-PAGE_STEPS_SHARE = 4
-"""Pages after the first take this part of `--steps`; without it, `recipes.following` says how many."""
+from self2self.train.recipes import FOLLOWING_SHARE
 
 
 @dataclass(slots=True)
@@ -44,7 +42,8 @@ class PageFits:
         """
         options = replace(self.fitting, run=self._run(index).folder)
         if index > 0:
-            steps = None if self.fitting.steps is None else max(1, self.fitting.steps // PAGE_STEPS_SHARE)
+            # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
+            steps = None if self.fitting.steps is None else max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
         fitted, model, exported = fit_model(image, options, self.observer)
         if index == 0:
