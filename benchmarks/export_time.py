@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 
 SIZE = (512, 512)
@@ -101,7 +102,7 @@ def main() -> None:
         "size": [args.side, args.side],
         "parts": parts,
     }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
     for part, found in parts.items():
         word = "reached" if found["reached"] else "not reached"
         print(f"{part}: {found['seconds']['all']:.1f} s (under {found['limit']:g} s: {word})")

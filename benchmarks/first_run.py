@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def main() -> None:
         "demo_psnr": scores,
     }
     print(json.dumps(result, indent=1))
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":

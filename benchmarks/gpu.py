@@ -12,7 +12,6 @@ that was warmed up before. Without a GPU: one line and exit code 4.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.results_file import write_result
 from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **result,
     }
     print(table(result))
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
     return 0
 
 

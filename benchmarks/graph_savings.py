@@ -12,7 +12,6 @@ exported graph is faster. `difference` is the largest one between the prediction
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from benchmarks.results_file import write_result
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
@@ -204,7 +204,7 @@ def main() -> None:
         "rounds": args.rounds,
         "rows": rows,
     }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 
 from benchmarks.pairs import FloatArray, Pair, load_pairs, scores
 from benchmarks.product import exported
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.files import atomic_write
 from self2self.masks import MaskMaker
@@ -211,7 +211,7 @@ def main() -> None:
         "mean": table,
         "rows": rows,
     }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
     if args.plot is not None:
         plot(table, args.plot)
 

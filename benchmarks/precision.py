@@ -10,7 +10,6 @@ and once for 2 steps from scratch. The ensembles and both judgements are those o
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 from benchmarks.diagnosis import load
 from benchmarks.pairs import FloatArray
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.contract import Contract
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, middle
@@ -100,7 +100,7 @@ def main() -> None:
         "accepted_decibels": ACCEPTED_DECIBELS,
         "rows": rows,
     }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":

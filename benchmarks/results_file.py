@@ -73,7 +73,12 @@ class ResultsFile:
             "mean": self.means(),
             "rows": self.rows,
         }
-        atomic_write(self._path, (json.dumps(values, indent=1) + "\n").encode())
+        write_result(self._path, values)
+
+
+def write_result(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a result as JSON, whole or not at all; an older one is replaced."""
+    atomic_write(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def mean_scores(rows: list[Row]) -> dict[str, dict[str, float]]:

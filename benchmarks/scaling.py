@@ -13,13 +13,13 @@ median over the rounds; `spread` is the largest figure over the least, less one.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.results_file import write_result
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
@@ -108,7 +108,7 @@ def main() -> None:
         "rows": rows,
     }
     print(f"the largest is {100 * result['spread']:.1f} % more than the least")
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.pairs import Pair, scores
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.diagnosis import measure_noise
 from self2self.masks import BLOCK, MaskMaker
@@ -203,7 +204,7 @@ def main() -> None:
     for mean in means:
         print(f"{mean['noise']:34} {mean['fit']:40} {mean['infer']:30} {mean['psnr']:6.2f} dB")
     result = {"command": shown_command("python -m benchmarks.tuning"), **environment(), "mean": means, "rows": rows}
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.output, result)
 
 
 if __name__ == "__main__":
