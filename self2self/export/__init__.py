@@ -32,7 +32,7 @@ def export_model(
         contract: what the file says about itself; it must describe `network`.
         path: of the `.onnx` file; an existing one is replaced.
         size: fixed (height, width), multiples of 32 and at least 64; by default both are free.
-        tolerance: largest accepted difference of a prediction, as in `verify`.
+        tolerance: largest accepted difference of a prediction, as in `verify_file`.
 
     Returns:
         How far ONNX Runtime's prediction is from PyTorch's.
@@ -43,12 +43,9 @@ def export_model(
         ResourceError, OutputError: the file cannot be written.
     """
     from self2self.export.to_onnx import build_model, serialise
-    from self2self.export.verify import verify
+    from self2self.export.verify import verify_file
 
     data = serialise(build_model(network, contract, size))
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-        # Other axes than the traced ones, so that a size that was traced into the graph shows.
-        return verify(
-            network, contract, temporary, size=size or (96, 64), batch=3, tolerance=tolerance, source=os.fspath(path)
-        )
+        return verify_file(network, contract, temporary, size=size, tolerance=tolerance, source=os.fspath(path))

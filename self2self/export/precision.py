@@ -21,7 +21,7 @@ from self2self.contract import IMAGE, PRECISIONS, PREDICTION, Contract
 from self2self.errors import InputError, UsageError, VerificationError
 from self2self.export.rounding_loss import bounded_change, measured_change, signed_residual
 from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
-from self2self.export.verify import Verification, open_session, verify
+from self2self.export.verify import Verification, open_session, verify_file
 from self2self.files import atomic_path
 from self2self.masks import MaskMaker
 
@@ -39,7 +39,7 @@ PASSES = 8
 LARGEST_SIDE = 128
 """Of the part of the image that is compared: its ensembles then take some seconds."""
 GRAPH_TOLERANCE = 2e-2
-"""For `verify`, which finds wrong graphs; how good the numbers are is judged by the ensemble."""
+"""For `verify_file`, which finds wrong graphs; how good the numbers are is judged by the ensemble."""
 HEADROOM = 2.0
 """Other passes and other places may have activations that are larger than the largest seen."""
 
@@ -125,10 +125,8 @@ def export_in_precision(
     source = os.fspath(path)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-        graph = verify(
-            network, lower, temporary, size=size or (96, 64), batch=2, tolerance=GRAPH_TOLERANCE, source=source
-        )
-        check = compare(network, lower, temporary, pixels, reference=reference, size=size, source=source)
+        graph = verify_file(network, lower, temporary, size=size, tolerance=GRAPH_TOLERANCE, source=source)
+        check = compare(network, lower, temporary, pixels, reference=reference, source=source)
         judge(check, source)
         return graph, check
 
@@ -150,7 +148,6 @@ def compare(
     pixels: FloatArray,
     *,
     reference: FloatArray | None = None,
-    size: tuple[int, int] | None = None,
     passes: int = PASSES,
     source: str = "",
 ) -> PrecisionCheck:
@@ -163,17 +160,16 @@ def compare(
     Args:
         network: in float32.
         contract: of the file.
-        path: the file.
+        path: the file, which may be fixed to a size: what is compared is a part of the image all the same.
         pixels: as in `export_in_precision`.
         reference: as there.
-        size: as there.
         passes: of each ensemble.
         source: how messages call the file.
 
     Raises:
         VerificationError: activations are too large for the type.
     """
-    size = size or (_side(pixels.shape[1], contract), _side(pixels.shape[2], contract))
+    size = (_side(pixels.shape[1], contract), _side(pixels.shape[2], contract))
     noisy = middle(pixels, size)
     clean = None if reference is None else middle(reference, size)
     maker = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, contract.seed)
@@ -186,7 +182,7 @@ def compare(
     runners: list[Any] = [_torch_runner(network), rounded]
     measured_with = ["PyTorch with every result rounded"]
     if contract.precision == "fp16":
-        session = open_session(path)
+        session = open_session(path, any_size=contract)
         runners.append(lambda inputs: session.run([PREDICTION], inputs)[0])
         measured_with.append("ONNX Runtime")
 

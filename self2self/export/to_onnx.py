@@ -210,10 +210,7 @@ def _write_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.d
 
 
 def _write_axes(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int] | None) -> None:
-    colour_image: list[int | str] = [contract.channels, "H", "W"]
-    dims: dict[str, list[int | str]] = {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image]}
-    for spec in contract.masks:
-        dims[spec.name] = [BATCH_AXIS, *spec.dims]
+    dims = _free_dims(contract)
     if size is not None:
         axes = {"H": size[0], "W": size[1]}
         dims[IMAGE][2:] = dims[PREDICTION][2:] = size
@@ -227,6 +224,22 @@ def _write_axes(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int
                 shape.dim.add(dim_value=dim)
             else:
                 shape.dim.add(dim_param=dim)
+
+
+def _free_dims(contract: Contract) -> dict[str, list[int | str]]:
+    """Axes of all inputs and of the prediction in a file for any size."""
+    colour_image: list[int | str] = [contract.channels, "H", "W"]
+    masks: dict[str, list[int | str]] = {spec.name: [BATCH_AXIS, *spec.dims] for spec in contract.masks}
+    return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
+
+
+def free_size(model: onnx.ModelProto, contract: Contract) -> None:
+    """Let a model of a fixed size take any; nodes, weights and the axis of the batch stay as they are."""
+    dims = _free_dims(contract)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim, dims[value.name], strict=True):
+            if isinstance(name, str) and name != BATCH_AXIS:
+                dim.dim_param = name
 
 
 def _check_agreement(network: Self2SelfNet, contract: Contract) -> None:

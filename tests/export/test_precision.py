@@ -17,13 +17,14 @@ from self2self.errors import FileFormatError, InputError, UsageError, Verificati
 from self2self.export import precision as under_test
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, export_in_precision, middle
 from self2self.export.rounding_loss import bounded_change, signed_residual
-from self2self.export.to_onnx import host_copy, in_precision, to_onnx
-from self2self.export.verify import bf16_as_float, open_session
+from self2self.export.to_onnx import _write_axes, host_copy, in_precision, to_onnx
+from self2self.export.verify import open_session
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import FloatArray, engine_class
 from self2self.runtime.model import load_model
 from self2self.train.network import Self2SelfNet
 from tests.conftest import Fitted
+from tests.export.test_verify import watched_shapes
 
 ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -97,7 +98,7 @@ def test_engines_run_fp16(name: str, tiny: Fitted, exported: Callable[[str], Pat
 
 def test_the_bf16_graph_with_wider_numbers_is_the_network(tiny: Fitted, exported: Callable[[str], Path]) -> None:
     path = exported("bf16")
-    assert onnx.load_model_from_string(bf16_as_float(path)).opset_import[0].version == 22
+    assert onnx.load(path).opset_import[0].version == 22
     rounded = Self2SelfNet(3, 4, (6, 6, 6, 4, 4), tiny.network.decoder_keep)
     rounded.load_state_dict({k: v.bfloat16().float() for k, v in tiny.network.state_dict().items()})
     image = picture((64, 64))[None]
@@ -224,6 +225,28 @@ def test_a_result_that_is_not_good_enough_is_refused(
     with pytest.raises(VerificationError, match=text):
         export_in_precision(tiny.network, tiny.contract, path, "bf16", noisy, reference=clean)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_large_fixed_size_costs_one_pass_and_the_ensembles_none(
+    precision: str, tiny: Fitted, exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.export import verify as verify_module
+
+    model = onnx.load(exported(precision))
+    _write_axes(model.graph, tiny.contract, (192, 160))
+    monkeypatch.setattr(under_test, "build_model", lambda *_: model)
+    shapes = watched_shapes(verify_module, monkeypatch)
+    path = tmp_path / "fixed.onnx"
+    pixels = np.clip(picture((70, 90)), 0, 1)
+    _, check = export_in_precision(
+        tiny.network, tiny.contract, path, precision, pixels, reference=1 - pixels, size=(192, 160)
+    )
+    assert load_model(path).size == (192, 160)
+    assert shapes == [(3, 3, 96, 64), (1, 3, 192, 160)]
+    # What the same file without a fixed size is found to be: on 64x64 of the image.
+    lower = replace(tiny.contract, precision=precision)
+    assert check == compare(tiny.network, lower, exported(precision), pixels, reference=1 - pixels)
 
 
 def test_wrong_names_and_references(tiny: Fitted, tmp_path: Path) -> None:

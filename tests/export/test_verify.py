@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import onnx
 import pytest
@@ -13,9 +15,11 @@ import torch
 
 from self2self.errors import FileFormatError, OutputError, VerificationError
 from self2self.export import export_model
-from self2self.export.verify import Verification, verify
+from self2self.export.verify import Verification, verify, verify_file
 
 ROOT = Path(__file__).parents[2]
+FIXED = (64, 128)
+verify_module = importlib.import_module("self2self.export.verify")
 to_onnx_module = importlib.import_module("self2self.export.to_onnx")
 
 
@@ -25,6 +29,34 @@ def prepared_model(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.Mod
     model = onnx.load(tiny_onnx)
     monkeypatch.setattr(to_onnx_module, "build_model", lambda *_: model)
     return model
+
+
+@pytest.fixture
+def fixed(tiny, tiny_onnx: Path) -> onnx.ModelProto:
+    """The tiny network for `FIXED` alone; tests may tamper with it."""
+    model = onnx.load(tiny_onnx)
+    to_onnx_module._write_axes(model.graph, tiny.contract, FIXED)
+    return model
+
+
+def watched_shapes(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Where the shapes of all that PyTorch predicts for a comparison are noted."""
+    shapes: list[tuple[int, ...]] = []
+    run = module._run_torch
+
+    def noted(network: Any, inputs: dict[str, Any]) -> Any:
+        predictions = run(network, inputs)
+        shapes.append(predictions.shape)
+        return predictions
+
+    monkeypatch.setattr(module, "_run_torch", noted)
+    return shapes
+
+
+def check_file(model: onnx.ModelProto, tiny, folder: Path) -> Verification:
+    path = folder / "fixed.onnx"
+    onnx.save(model, path)
+    return verify_file(tiny.network, tiny.contract, path, size=FIXED)
 
 
 def tamper(model: onnx.ModelProto, amount: float) -> None:
@@ -98,6 +130,63 @@ def test_a_file_that_cannot_be_run_is_told_in_one_line(tiny, tmp_path: Path) -> 
     ) as caught:
         verify(tiny.network, tiny.contract, path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_for_one_size_runs_once_at_it_and_several_times_at_another(
+    fixed: onnx.ModelProto, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = watched_shapes(verify_module, monkeypatch)
+    found = check_file(fixed, tiny, tmp_path)
+    assert 0 <= found.rms_difference <= found.max_difference <= 1e-4
+    assert shapes == [(3, 3, 96, 64), (1, 3, *FIXED)]
+    # It is the sizes of its inputs alone that are lifted.
+    with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
+        verify(tiny.network, tiny.contract, tmp_path / "fixed.onnx", size=(96, 64))
+
+
+def test_a_file_for_any_size_is_run_at_one(tiny, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = watched_shapes(verify_module, monkeypatch)
+    verify_file(tiny.network, tiny.contract, tiny_onnx)
+    assert shapes == [(3, 3, 96, 64)]
+
+
+@pytest.mark.parametrize("name", ["input_mask", "dropout_mask_0", "dropout_mask_9"])
+def test_passes_that_take_the_masks_of_others_are_found_in_a_file_for_one_size(
+    name: str, fixed: onnx.ModelProto, tiny, tmp_path: Path
+) -> None:
+    for node in fixed.graph.node:
+        node.input[:] = ["reversed" if used == name else used for used in node.input]
+    for key, value in (("start", -1), ("end", -(2**31)), ("axis", 0)):
+        fixed.graph.initializer.append(onnx.helper.make_tensor(key, onnx.TensorProto.INT64, [1], [value]))
+    fixed.graph.node.insert(0, onnx.helper.make_node("Slice", [name, "start", "end", "axis", "start"], ["reversed"]))
+    # A batch of one, as the pass at its own size is, cannot tell.
+    onnx.save(fixed, tmp_path / "model.onnx")
+    assert verify(tiny.network, tiny.contract, tmp_path / "model.onnx", size=FIXED, batch=1).max_difference <= 1e-4
+    with pytest.raises(VerificationError, match="differ from PyTorch's"):
+        check_file(fixed, tiny, tmp_path)
+
+
+def test_a_batch_that_is_fixed_is_found_in_a_file_for_one_size(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
+    for value in fixed.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
+        check_file(fixed, tiny, tmp_path)
+
+
+def test_a_wrong_fixed_size_of_a_mask_is_found(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
+    (mask,) = (value for value in fixed.graph.input if value.name == "dropout_mask_3")
+    mask.type.tensor_type.shape.dim[3].dim_value *= 2
+    with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
+        check_file(fixed, tiny, tmp_path)
+
+
+def test_a_size_that_was_traced_into_the_graph_is_found(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
+    *_, last = (node for node in fixed.graph.node if node.op_type == "Resize")
+    fixed.graph.initializer.append(onnx.helper.make_tensor("sizes", onnx.TensorProto.INT64, [2], FIXED))
+    last.input[:] = [last.input[0], "", "", "sizes"]
+    last.attribute.append(onnx.helper.make_attribute("axes", [2, 3]))
+    with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
+        check_file(fixed, tiny, tmp_path)
 
 
 def test_export_model_writes_a_verified_file(tiny, prepared_model, tmp_path: Path) -> None:
