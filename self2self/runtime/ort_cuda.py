@@ -23,10 +23,14 @@ from self2self.nvidia_libraries import explain
 from self2self.profiles import BATCHES
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.gpu import require_driver, require_gpu
-from self2self.runtime.ort import BOTH_INSTALLED, ERRORS_ONLY, REINSTALL, import_onnxruntime, installed_packages
+from self2self.runtime.ort import BOTH_INSTALLED, REINSTALL, import_onnxruntime, installed_packages
 
 if TYPE_CHECKING:
     import torch
+
+_NO_MESSAGES = 4
+_LEFT_TO_THE_CPU = "assigned to the default CPU EP"
+"""What ONNX Runtime says of a model that it may not leave to the CPU and would."""
 
 
 class OrtCudaEngine(Engine):
@@ -38,6 +42,14 @@ class OrtCudaEngine(Engine):
     provider_name: ClassVar[str] = "CUDAExecutionProvider"
     device: ClassVar[str] = "cuda"
     """Where ONNX Runtime keeps the bound buffers."""
+    runs_bf16: ClassVar[bool] = False
+    """Whether the provider has bfloat16 for all operators; CUDA's has none for padding, pooling and resizing."""
+    session_config: ClassVar[Mapping[str, str]] = {
+        # Where the provider does not load, or takes a part of the graph alone, ONNX Runtime would run the rest on the
+        # CPU and say nothing. All operators of our graphs have CUDA kernels, and none computes shapes, which it
+        # would rather have there.
+        "session.disable_cpu_ep_fallback": "1",
+    }
 
     _session: Any = None
     _binding: Any = None
@@ -140,9 +152,17 @@ class OrtCudaEngine(Engine):
 
     def prepare(self) -> None:
         """Create the session, and make sure that it did not fall back to the CPU."""
+        if self.model.contract.precision == "bf16" and not self.runs_bf16:
+            raise FileFormatError(
+                f"{self.model.path}: ONNX Runtime does not run bf16 with CUDA. Use --engine trt, or export another: "
+                "self2self export --precision fp16"
+            )
         ort = import_onnxruntime(self.name)
         options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
+        # All that fails is raised as well, and told in one line.
+        options.log_severity_level = _NO_MESSAGES
+        for key, value in self.session_config.items():
+            options.add_session_config_entry(key, value)
         try:
             # Without enable_fallback=0 a failure prints to stdout and goes on with the CPU.
             self._session = ort.InferenceSession(
@@ -158,24 +178,26 @@ class OrtCudaEngine(Engine):
             if explain(str(error), "ONNX Runtime", []) is not None:
                 # Not the file's fault: the provider's libraries or the driver, where only a session finds out.
                 raise self._explained(error, ort) from error
+            if _LEFT_TO_THE_CPU in str(error):
+                raise self._fell_back("left the model, or a part of it, to the CPU") from error
             raise FileFormatError(
                 f"{self.model.path}: engine {self.name} cannot load it ({first_line(error)}). "
                 "Use --engine ort, or export it again: self2self export --force"
             ) from error
         running = self._session.get_providers()[0]
         if running != self.provider_name:
-            raise EngineUnavailableError.of(
-                self.name,
-                Obstacle.FELL_BACK,
-                f"ONNX Runtime fell back to {running}",
-                "See what is missing: self2self engines.",
-            )
+            raise self._fell_back(f"fell back to {running}")
         self._binding = self._session.io_binding()
         self._buffers = {}
         self._count = 0
         image = ort.OrtValue.ortvalue_from_numpy(self.image, self.device, 0)
         self._buffers[IMAGE] = image
         self._binding.bind_ortvalue_input(IMAGE, image)
+
+    def _fell_back(self, how: str) -> EngineUnavailableError:
+        return EngineUnavailableError.of(
+            self.name, Obstacle.FELL_BACK, f"ONNX Runtime {how}", "See what is missing: self2self engines."
+        )
 
     def _use_image(self) -> None:
         if self._binding is not None:

@@ -29,6 +29,7 @@ class OrtTrtEngine(OrtCudaEngine):
     name = "ort-trt"
     library = "libonnxruntime_providers_tensorrt.so"
     provider_name = "TensorrtExecutionProvider"
+    runs_bf16 = True
 
     @classmethod
     def _load_library(cls, ort: Any) -> None:

@@ -10,17 +10,18 @@ import ctypes
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from self2self import nvidia
 from self2self.contract import IMAGE, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
 from self2self.export.tensorrt import Built
 from self2self.masks import BoolArray, MaskMaker
 from self2self.nvidia import Gpu, find_gpu
@@ -33,6 +34,7 @@ from self2self.runtime.ort import OrtEngine
 from self2self.runtime.ort_cuda import OrtCudaEngine
 from self2self.runtime.ort_trt import OrtTrtEngine
 from self2self.runtime.trt import TrtEngine, TrtRtxEngine
+from tests.conftest import Fitted
 
 CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
 SIZE = (64, 96)
@@ -233,6 +235,7 @@ class CudaOnTheCpu(OrtCudaEngine):
 
     provider_name = "CPUExecutionProvider"
     device = "cpu"
+    session_config: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def version(cls) -> str:
@@ -491,6 +494,67 @@ def test_a_fallback_to_the_cpu_is_refused(model: Model, image: FloatArray) -> No
 
     with pytest.raises(EngineUnavailableError, match="ort-cuda: ONNX Runtime fell back to CPUExecutionProvider"):
         Refused(model, image).__enter__()
+
+
+def test_onnx_runtime_may_leave_nothing_to_the_cpu(
+    model: Model, image: FloatArray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Left(CudaOnTheCpu):
+        provider_name = "CUDAExecutionProvider"
+        session_config = OrtCudaEngine.session_config
+
+        def providers(self) -> list[tuple[str, dict[str, str]]]:
+            # As where the provider takes no node: ONNX Runtime adds that of the CPU.
+            return []
+
+    with pytest.raises(EngineUnavailableError, match="ONNX Runtime left the model, or a part of it, to") as caught:
+        Left(model, image).__enter__()
+    assert (caught.value.cause, caught.value.exit_code) == (Obstacle.FELL_BACK, 4)
+    # One line, and none of ONNX Runtime's.
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("engine", [OrtCudaEngine, OrtTrtEngine])
+def test_every_session_forbids_the_cpu(
+    engine: type[OrtCudaEngine], model: Model, image: FloatArray, card: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    seen: list[tuple[str, list[str]]] = []
+
+    def session(path: str, options: Any, providers: list[tuple[str, Any]], enable_fallback: int) -> Any:
+        entry = options.get_session_config_entry("session.disable_cpu_ep_fallback")
+        seen.append((entry, [name for name, _ in providers]))
+        return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineUnavailableError, match="fell back"):
+        engine(model, image).prepare()
+    ((entry, names),) = seen
+    # The two exclude each other: ONNX Runtime refuses a session that names the CPU's provider besides.
+    assert entry == "1"
+    assert "CPUExecutionProvider" not in names
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_all_operators_have_a_cuda_kernel(precision: str, tiny: Fitted, tiny_onnx: Path) -> None:
+    import onnx
+
+    from self2self.export.to_onnx import build_model
+
+    lower = replace(tiny.contract, precision=precision)
+    graph = (onnx.load(tiny_onnx) if precision == "fp32" else build_model(tiny.network, lower)).graph
+    # For float32 and float16 at opset 18, by docs/OperatorKernels.md of ONNX Runtime. One that works on shapes would
+    # be left to the CPU, which the session forbids.
+    known = {"Cast", "Concat", "Conv", "LeakyRelu", "MaxPool", "Mul", "Pad", "Resize", "Sigmoid", "Split"}
+    assert {node.op_type for node in graph.node} <= known
+
+
+def test_bf16_is_refused_by_cuda_and_left_to_tensorrt(tiny: Fitted, model: Model, image: FloatArray) -> None:
+    lower = replace(model, contract=replace(tiny.contract, precision="bf16"))
+    with pytest.raises(FileFormatError, match="does not run bf16 with CUDA"):
+        OrtCudaEngine(lower, image).prepare()
+    assert OrtTrtEngine.runs_bf16
 
 
 def test_options_of_the_tensorrt_provider(model: Model, image: FloatArray, card: None) -> None:
