@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +153,64 @@ def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
     assert (tmp_path / "image.denoised.png").read_bytes() == first
 
 
-def test_denoise_does_not_replace_a_fit_with_other_settings(work: Path) -> None:
+def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) -> None:
     model = next(work.glob("runs/*/model.safetensors"))
     before = model.read_bytes()
-    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force", expect=2)
-    assert "holds a fit with other settings" in result.stderr
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", expect=2)
+    assert "holds a fit with other settings (steps 2, asked for 3)" in result.stderr
     assert "--run" in result.stderr
     assert model.read_bytes() == before
     run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
     assert model.read_bytes() == before
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force")
+    assert "note: replacing the fit in runs/noisy-" in result.stderr
+    assert Run(model.parent).config().recipe.steps == 3
+    assert load_weights(model)[2].steps == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+def test_denoise_fits_anew_where_a_run_is_damaged_but_only_by_force(work: Path, name: str) -> None:
+    run = Run(next(work.glob("runs/*")))
+    if name == "state.safetensors":
+        run.model_path.unlink()
+    damaged = run.folder / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    command = ("denoise", "noisy.png", *FAST, "--passes", "1")
+    refused = run_cli(*command, expect=6)
+    assert f"{name}: is damaged" in refused.stderr
+    assert "--force" in refused.stderr
+    again = run_cli(*command, "--force")
+    assert "note: fitting anew: " in again.stderr
+    assert run.is_fitted()
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_denoise_exports_again_what_is_damaged(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:1000])
+    assert "note: exporting again: " in run_cli("denoise", "noisy.png", *FAST, "--passes", "1").stderr
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_who_interrupts_denoise_is_not_sent_to_an_option_that_it_lacks(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.train import session
+
+    @contextmanager
+    def pressed() -> Iterator[threading.Event]:
+        event = threading.Event()
+        event.set()
+        yield event
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "interrupts", pressed)
+        command = ("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/cut")
+        told = run_cli(*command, expect=130).stderr
+        assert "interrupted after step 1 of 3; it is saved in runs/cut. The same command goes on." in told
+        told = run_cli("fit", "noisy.png", "--steps", "3", "-o", "runs/fit", expect=130).stderr
+        assert "--resume" in told
+    assert "continuing the interrupted fit" in run_cli(*command).stderr
 
 
 def test_denoise_continues_an_interrupted_fit(work: Path) -> None:

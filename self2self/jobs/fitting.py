@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
-from self2self.errors import InputError, UsageError
+from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
-from self2self.train.checkpoint import Run, RunConfig
+from self2self.train.checkpoint import Run, RunConfig, load_weights
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights
 from self2self.train.recipes import INITS, following, recipe_for
 
 FIT_PAGES = ("first", "each")
+
+SAME_COMMAND = "The same command goes on."
+"""What is told to a user who interrupts a fit of `denoise`, which has no --resume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,20 +287,32 @@ def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
         config = replace(config, iqa=stored.iqa)
     if not config.same_fit(stored):
         raise UsageError(
-            f"{run.folder}: was fitted with other settings ({describe(stored)}; asked for {describe(config)}). "
+            f"{run.folder}: was fitted with other settings ({differences(stored, config)}). "
             "Give the same options to resume, or start anew with --force."
         )
     return replace(stored, image=config.image, device=config.device, iqa=config.iqa)
 
 
-def describe(config: RunConfig) -> str:
-    """A fit's settings in a few words."""
+def differences(stored: RunConfig, asked: RunConfig) -> str:
+    """Which settings of a stored fit are not those that are asked for, in a few words."""
+    ours, theirs = _settings(stored), _settings(asked)
+    # A recipe of another version differs in what nobody can ask for.
+    return "; ".join(
+        f"{name} {ours[name]}, asked for {theirs[name]}" for name in ours if ours[name] != theirs[name]
+    ) or ("its recipe is of another version")
+
+
+def _settings(config: RunConfig) -> dict[str, str]:
     recipe = config.recipe
-    return (
-        f"image {config.image_sha256[:8]}, recipe {recipe.name}, {recipe.steps} steps, "
-        f"drop rate {recipe.input_drop_rate:g}, init {config.start}, seed {config.seed}, "
-        f"image quality term {config.iqa.sha256[:8] if config.iqa else 'off'}"
-    )
+    return {
+        "image": config.image_sha256[:8],
+        "recipe": recipe.name,
+        "steps": str(recipe.steps),
+        "drop rate": f"{recipe.input_drop_rate:g}",
+        "init": config.start,
+        "seed": str(config.seed),
+        "image quality term": config.iqa.sha256[:8] if config.iqa else "off",
+    }
 
 
 def run_fit(
@@ -307,12 +323,15 @@ def run_fit(
     resume: bool,
     reference: NDArray[np.float32] | None = None,
     observer: Observer,
+    go_on: str = "Give the same command with --resume to go on.",
 ) -> Fitted:
-    """Fit into `run` and tell the observer."""
+    """Fit into `run` and tell the observer; `go_on` is what a user who interrupts it is told to do."""
     from self2self.train.session import fit_run
 
     start = time.perf_counter()
-    report = fit_run(run, config, image.pixels, resume=resume, reference=reference, on_report=observer.fitted)
+    report = fit_run(
+        run, config, image.pixels, resume=resume, reference=reference, on_report=observer.fitted, go_on=go_on
+    )
     seconds = time.perf_counter() - start
     return Fitted(
         run,
@@ -327,29 +346,56 @@ def run_fit(
     )
 
 
-def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer) -> Fitted:
+def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, *, force: bool = False) -> Fitted:
     """The fit of `config` in `run`, with as little work as possible.
+
+    Args:
+        run: its folder.
+        config: what is asked for.
+        image: the noisy image.
+        observer: whom to tell.
+        force: replace a fit with other settings, or one that is damaged.
 
     Raises:
         UsageError: the folder holds something else.
+        FileFormatError: the fit is damaged.
     """
+    anew = partial(run_fit, run, config, image, resume=False, observer=observer, go_on=SAME_COMMAND)
     if not run.config_path.is_file():
         if run.folder.is_dir() and any(run.folder.iterdir()):
             raise occupied(run)
-        return run_fit(run, config, image, resume=False, observer=observer)
-    stored = run.config()
+        return anew()
+    try:
+        stored = run.config()
+        if run.is_fitted():
+            # Before the export, which reads it if the model is not there.
+            load_weights(run.model_path)
+    except FileFormatError as error:
+        if not force:
+            raise
+        observer.note(f"fitting anew: {error}")
+        return anew()
     if not config.same_fit(stored):
-        raise UsageError(
-            f"{run.folder}: holds a fit with other settings ({describe(stored)}; asked for {describe(config)}). "
-            "Keep it by choosing another folder with --run, or remove it."
-        )
+        if not force:
+            raise UsageError(
+                f"{run.folder}: holds a fit with other settings ({differences(stored, config)}). "
+                "Keep it by choosing another folder with --run, or replace it with --force."
+            )
+        observer.note(f"replacing the fit in {run.folder} ({differences(stored, config)}).")
+        return anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
         return Fitted(run, config, config.recipe.steps, None, None, None, 0.0)
     resume = run.state_path.is_file()
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")
-    return run_fit(run, config, image, resume=resume, observer=observer)
+    try:
+        return run_fit(run, config, image, resume=resume, observer=observer, go_on=SAME_COMMAND)
+    except FileFormatError as error:
+        if not force:
+            raise
+        observer.note(f"fitting anew: {error}")
+        return anew()
 
 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.html import check_available
 from self2self.image_io import Image, check_output, default_output, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
@@ -344,16 +344,18 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     options.check_for(image)
     tell_notes(image, observer)
     noise = noise_of(image)
-    fitted, model, exported = fit_model(image, fitting, observer, noise)
+    fitted, model, exported = fit_model(image, fitting, observer, noise, force=options.force)
     return infer_image(
         model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
     )
 
 
 def fit_model(
-    image: Image, fitting: FitOptions, observer: Observer, noise: Noise | None = None
+    image: Image, fitting: FitOptions, observer: Observer, noise: Noise | None = None, *, force: bool = False
 ) -> tuple[Fitted, Model, float]:
     """Fit to `image`, or take what is fitted, and export it: the fit, the model and the seconds of the export.
+
+    With `force`, a fit with other settings is replaced.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -362,9 +364,15 @@ def fit_model(
     config = configure(image, fitting, noise, observer)
     run = run_folder(config, fitting)
     tell_noise(image, noise, observer)
-    fitted = fit_or_reuse(run, config, image, observer)
+    fitted = fit_or_reuse(run, config, image, observer, force=force)
     began = time.perf_counter()
     if not run.onnx_path.is_file() or fitted.loss is not None:
         export_job(run, force=True)
-    model = load_model(run.onnx_path)
+    try:
+        model = load_model(run.onnx_path)
+    except FileFormatError as error:
+        # Nothing is lost: it is made from the weights.
+        observer.note(f"exporting again: {error}")
+        export_job(run, force=True)
+        model = load_model(run.onnx_path)
     return fitted, model, time.perf_counter() - began

@@ -23,6 +23,7 @@ class PageFits:
         fitting: options of the first.
         first: its run folder; those of the others lie in it, and go when the page after them is done.
         observer: whom to tell.
+        force: whether a fit with other settings may be replaced.
         fitted: that of page 1, if this job made or found it.
         fit_seconds, export_seconds: so far.
     """
@@ -30,6 +31,7 @@ class PageFits:
     fitting: FitOptions
     first: Run
     observer: Observer
+    force: bool = False
     fitted: Fitted | None = None
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
@@ -45,7 +47,7 @@ class PageFits:
             # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
             steps = None if self.fitting.steps is None else max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
-        fitted, model, exported = fit_model(image, options, self.observer)
+        fitted, model, exported = fit_model(image, options, self.observer, force=self.force)
         if index == 0:
             self.fitted = fitted
         self.fit_seconds += fitted.seconds

@@ -311,7 +311,7 @@ def denoise_stack(stack: Stack, fitting: FitOptions, options: InferOptions, obse
         if fitting.fit_pages == "each":
             return _model_each(job, fitting, start)
         image = read_fit_page(stack, fitting, observer)
-        fitted, model, exported = fit_model(image, fitting, observer)
+        fitted, model, exported = fit_model(image, fitting, observer, force=options.force)
         done = _one_model(job, model, start)
     return replace(done, fitted=fitted, fit_seconds=fitted.seconds, export_seconds=exported)
 
@@ -332,7 +332,7 @@ def _one_model(job: StackJob, model: Model, start: float) -> FinishedStack:
 def _model_each(job: StackJob, fitting: FitOptions, start: float) -> FinishedStack:
     first = job.stack.read_page(0)
     config = configure(first, fitting, noise_of(first), job.observer)
-    fits = PageFits(fitting, run_folder(config, fitting), job.observer)
+    fits = PageFits(fitting, run_folder(config, fitting), job.observer, job.options.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()

@@ -77,6 +77,7 @@ def fit_run(
     resume: bool = False,
     reference: FloatArray | None = None,
     on_report: Callable[[FitReport], None] | None = None,
+    go_on: str = "Give the same command with --resume to go on.",
 ) -> FitReport:
     """Fit `pixels` into the run folder `run`.
 
@@ -87,6 +88,7 @@ def fit_run(
         resume: go on from the folder's state.
         reference: clean image of the same shape, for the history alone.
         on_report: called after every step.
+        go_on: what a user who interrupts the fit is told to do, one sentence.
 
     Raises:
         InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
@@ -116,8 +118,7 @@ def fit_run(
             if interrupted.is_set() and state.step < recipe.steps:
                 save_state(run, state)
                 raise InterruptedRun(
-                    f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. "
-                    "Give the same command with --resume to go on."
+                    f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {go_on}"
                 )
 
         fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
