@@ -10,6 +10,8 @@ import tifffile
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
+from self2self.errors import OutputError
+from self2self.image_io import check_output, read_image
 from tests import image_files
 from tests.image_files import ICC, exif_block, load, noise, round_trip, save, smooth
 
@@ -93,3 +95,62 @@ def test_metadata_of_16_bit_png(tmp_path: Path) -> None:
         assert written.info["icc_profile"] == ICC
         assert written.getexif()[274] == 6
         assert written.info["dpi"] == pytest.approx((300, 300), abs=0.02)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>\xc3\xa4 ' + b"5 stars " * 99 + b"</rdf:RDF></x:xmpmeta>"
+
+
+@pytest.mark.parametrize("source", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("target", [".png", ".jpg", ".webp", ".tif"])
+def test_xmp_survives_every_pair_of_formats(tmp_path: Path, source: str, target: str) -> None:
+    path = tmp_path / f"in{source}"
+    if source == ".tif":
+        tifffile.imwrite(path, smooth((32, 48, 3)), photometric="rgb", extratags=[(700, 1, len(XMP), XMP, True)])
+    elif source == ".png":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+        save(path, smooth((32, 48, 3)), pnginfo=info)
+    else:
+        save(path, smooth((32, 48, 3)), xmp=XMP)
+    out = round_trip(path, target)
+    with PillowImage.open(out) as written:
+        assert written.info["xmp"] == XMP
+    if target == ".tif":
+        with tifffile.TiffFile(out) as file:
+            assert [tag.code for tag in file.pages.first.tags].count(700) == 1
+
+
+def test_comments_and_captions_of_a_jpeg_survive(tmp_path: Path) -> None:
+    caption = b"Photoshop 3.0\08BIM\x04\x04\0\0\0\0\0\x08\x1c\x02\x78\0\x03cat\0"
+    segment = b"\xff\xed" + (len(caption) + 2).to_bytes(2, "big") + caption
+    path = save(tmp_path / "in.jpg", smooth((32, 48, 3)), comment=b"my cat", extra=segment)
+    with PillowImage.open(round_trip(path)) as written:
+        assert written.info["comment"] == b"my cat"
+        assert written.info["photoshop"] == {0x0404: b"\x1c\x02\x78\0\x03cat"}
+    with PillowImage.open(round_trip(path, ".png")) as written:
+        assert "xmp" not in written.info
+
+
+def test_xmp_that_points_to_dropped_parts_is_dropped_and_told(tmp_path: Path) -> None:
+    xmp = XMP.replace(b"rdf:RDF", b'rdf:RDF xmlns:Container="http://ns.google.com/photos/1.0/container/"', 1)
+    path = save(tmp_path / "in.jpg", smooth((32, 48, 3)), xmp=xmp)
+    assert ["its XMP describes a gain map" in note for note in read_image(path).notes] == [True]
+    with PillowImage.open(round_trip(path)) as written:
+        assert "xmp" not in written.info
+
+
+def test_xmp_that_no_jpeg_can_hold_is_refused_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "in.tif"
+    long = b"<x>" + b" " * 66000 + b"</x>"
+    tifffile.imwrite(path, smooth((32, 48, 3)), photometric="rgb", extratags=[(700, 1, len(long), long, True)])
+    with pytest.raises(OutputError, match="JPEG cannot hold that much XMP data"):
+        check_output(tmp_path / "out.jpg", force=False, like=read_image(path))
+    round_trip(path, ".png")
+
+
+def test_damaged_xmp_of_a_png_counts_as_none(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0not deflated")
+    path = save(tmp_path / "in.png", smooth((32, 48, 3)), pnginfo=info)
+    assert read_image(path).metadata.xmp is None
+    round_trip(path, ".jpg")

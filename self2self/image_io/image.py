@@ -52,6 +52,10 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     """Pixels per inch in x and y."""
     description: str | None = None
+    xmp: bytes | None = None
+    """Adobe's XML: ratings, captions, history of edits."""
+    jpeg_segments: tuple[tuple[int, bytes], ...] = ()
+    """(marker, payload) of a JPEG's comments and IPTC captions, copied unchanged from JPEG to JPEG."""
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     """(type, payload) of a PNG's ancillary chunks, copied unchanged from PNG to PNG."""
     tiff: TiffLayout | None = None

@@ -8,7 +8,10 @@ WebP plugin checks by itself, so WebP is decoded with imagecodecs.
 from __future__ import annotations
 
 import io
+import re
 import struct
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,16 @@ from self2self.image_io.png import INCH, expanded
 
 QUALITY = 95
 """Of lossy output; without chroma subsampling, so that the loss stays far under the noise removed."""
+
+
+MAX_JPEG_XMP_BYTES = 65533 - 29
+"""One segment, less its length and the name that it begins with."""
+
+COMMENT, IPTC = 0xFE, 0xED
+"""Markers of JPEG segments that stay true when the pixels change."""
+
+_PARTS = re.compile(rb"ns\.google\.com/photos/1\.0/(container|camera|depthmap)|ns\.adobe\.com/hdr-gain-map|HDRGainMap")
+"""Namespaces of XMP that tells where in the file a gain map, a depth map or a film lies."""
 
 
 def decode_jpeg(data: bytes) -> Stored:
@@ -38,12 +51,18 @@ def decode_jpeg(data: bytes) -> Stored:
     # Each block of 8x8 takes a bit at the very least (two in practice); libjpeg would paint all that is missing grey.
     if picture.size[0] * picture.size[1] > 64 * 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {picture.size[0]}x{picture.size[1]} pixels")
-    notes = ("only its main picture is read; the preview or gain map beside it is dropped",)
+    notes = ["only its main picture is read; the preview or gain map beside it is dropped"] * ("mp" in picture.info)
     values = _samples(picture)
+    xmp = picture.info.get("xmp")
+    if xmp is not None and _PARTS.search(xmp):
+        # Readers of the output would look for those parts.
+        xmp = None
+        notes.append("its XMP describes a gain map, a depth map or a film in the file, and is dropped with it")
     # Pillow also fills "dpi" from EXIF, which is kept as it is.
     dpi = picture.info.get("dpi") if picture.info.get("jfif_unit") in (1, 2) else None
-    metadata = Metadata(picture.info.get("icc_profile"), exif.bare(picture.info.get("exif")), dpi)
-    return Stored(values, None, metadata, lossless=False, notes=notes if "mp" in picture.info else ())
+    metadata = Metadata(picture.info.get("icc_profile"), exif.bare(picture.info.get("exif")), dpi, xmp=xmp)
+    metadata = replace(metadata, jpeg_segments=tuple(_kept_segments(picture)))
+    return Stored(values, None, metadata, lossless=False, notes=tuple(notes))
 
 
 def decode_webp(data: bytes) -> Stored:
@@ -64,7 +83,7 @@ def decode_webp(data: bytes) -> Stored:
     check_size(samples.shape[1], samples.shape[0])
     alpha = samples[..., 3].copy() if samples.shape[2] == 4 else None
     blocks = dict(chunks)
-    metadata = Metadata(blocks.get(b"ICCP"), exif.bare(blocks.get(b"EXIF")))
+    metadata = Metadata(blocks.get(b"ICCP"), exif.bare(blocks.get(b"EXIF")), xmp=blocks.get(b"XMP "))
     return Stored(np.ascontiguousarray(samples[..., :3]), alpha, metadata, lossless=b"VP8L" in blocks)
 
 
@@ -97,7 +116,12 @@ def decode_bmp(data: bytes) -> Stored:
 
 def encode_jpeg(stored: Stored) -> bytes:
     """A baseline JPEG of uint8 grey, RGB or CMYK, at quality 95 without chroma subsampling."""
-    return _save(stored, "JPEG", quality=QUALITY, subsampling="4:4:4", **_blocks(stored, b"Exif\0\0"), **_dpi(stored))
+    blocks = _blocks(stored, b"Exif\0\0") | _dpi(stored)
+    segments = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+        for marker, payload in stored.metadata.jpeg_segments
+    )
+    return _save(stored, "JPEG", quality=QUALITY, subsampling="4:4:4", extra=segments, **blocks)
 
 
 def encode_webp(stored: Stored) -> bytes:
@@ -144,8 +168,18 @@ def _save(stored: Stored, form: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _blocks(stored: Stored, prefix: bytes) -> dict[str, bytes]:
+def _kept_segments(picture: Any) -> Iterator[tuple[int, bytes]]:
+    for name, payload in picture.applist:
+        if name == "COM":
+            yield COMMENT, payload
+        elif name == "APP13" and payload.startswith(b"Photoshop 3.0\0"):
+            yield IPTC, payload
+
+
+def _blocks(stored: Stored, prefix: bytes) -> dict[str, Any]:
     blocks = {}
+    if stored.metadata.xmp is not None:
+        blocks["xmp"] = stored.metadata.xmp
     if stored.metadata.icc is not None:
         blocks["icc_profile"] = stored.metadata.icc
     if stored.metadata.exif is not None:

@@ -21,6 +21,7 @@ KEPT = frozenset(
 """Ancillary chunks that stay true when the pixels change (tIME, bKGD, sBIT and hIST do not)."""
 
 MAX_PROFILE_BYTES = 2**26
+XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 INCH = 0.0254
 """Metres; PNG counts pixels per metre."""
 
@@ -197,7 +198,16 @@ def _metadata(kept: list[tuple[bytes, bytes]]) -> Metadata:
     if len(chunks.get(b"pHYs", b"")) == 9:
         x, y, unit = struct.unpack(">IIB", chunks[b"pHYs"])
         dpi = (x * INCH, y * INCH) if unit == 1 and x and y else None
-    return Metadata(_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf"), dpi, png_chunks=tuple(kept))
+    xmp = next((_xmp(payload) for kind, payload in kept if kind == b"iTXt" and payload.startswith(XMP_KEYWORD)), None)
+    return Metadata(_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf"), dpi, xmp=xmp, png_chunks=tuple(kept))
+
+
+def _xmp(payload: bytes) -> bytes | None:
+    """The text of an iTXt chunk with XMP; damaged or oversized, it counts as none."""
+    compressed = payload[len(XMP_KEYWORD) : len(XMP_KEYWORD) + 1] == b"\1"
+    _, _, text = payload[len(XMP_KEYWORD) + 2 :].partition(b"\0")
+    _, _, text = text.partition(b"\0")
+    return _inflated(text) if compressed else text or None
 
 
 def _profile(payload: bytes | None) -> bytes | None:
@@ -205,12 +215,16 @@ def _profile(payload: bytes | None) -> bytes | None:
     if payload is None:
         return None
     _, _, packed = payload.partition(b"\0")
+    return _inflated(packed[1:])
+
+
+def _inflated(packed: bytes) -> bytes | None:
     inflate = zlib.decompressobj()
     try:
-        profile = inflate.decompress(packed[1:], MAX_PROFILE_BYTES)
+        plain = inflate.decompress(packed, MAX_PROFILE_BYTES)
     except zlib.error:
         return None
-    return profile if inflate.eof else None
+    return plain if inflate.eof else None
 
 
 def _chunks_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
@@ -220,6 +234,8 @@ def _chunks_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
     if metadata.exif is not None:
         chunks.append((b"eXIf", metadata.exif))
+    if metadata.xmp is not None:
+        chunks.append((b"iTXt", XMP_KEYWORD + b"\0\0\0\0" + metadata.xmp))
     if metadata.dpi is not None:
         x, y = (min(round(dpi / INCH), 2**31 - 1) for dpi in metadata.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))

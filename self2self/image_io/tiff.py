@@ -21,6 +21,7 @@ ENCODERS = {1: None, 5: "lzw", 50000: "zstd"}
 
 STORED_TYPES = frozenset(("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"))
 
+XMP = 700
 COPIED_TAGS = frozenset(
     (269, 285, 286, 287, 316, 700, 33550, 33723, 33922, 34264, 34377, 34735, 34736, 34737, 42112, 42113)
 )
@@ -68,11 +69,12 @@ def decode_page(path: Path, file: Any, page: Any, notes: Sequence[str] = (), sam
     description = page.tags.valueof(270)
     icc = page.tags.valueof(34675)
     metadata = Metadata(
-        icc if isinstance(icc, bytes) and icc else None,
+        _bytes(icc),
         _exif(path, file, page),
         dpi,
         # tifffile's own description repeats the shape, which changes with a palette.
         description if isinstance(description, str) and not description.startswith('{"shape"') else None,
+        xmp=_bytes(page.tags.valueof(XMP)),
         tiff=layout,
     )
     bits = page.bitspersample
@@ -156,6 +158,10 @@ def page_options(stored: Stored) -> tuple[Array, dict[str, Any]]:
         "extratags": _extratags(metadata, tags, {}),
     }
     return np.ascontiguousarray(values), options
+
+
+def _bytes(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) and value else None
 
 
 def _exif(path: Path, file: Any, page: Any) -> bytes | None:
@@ -279,7 +285,9 @@ def _resolution(metadata: Metadata) -> dict[str, Any]:
 
 
 def _extratags(metadata: Metadata, tags: dict[int, Any], directories: dict[int, Any]) -> list[Any]:
-    extratags = [] if metadata.tiff is None else list(metadata.tiff.tags)
+    extratags: list[Any] = [] if metadata.tiff is None else list(metadata.tiff.tags)
+    if metadata.tiff is None and metadata.xmp is not None:
+        extratags.append((XMP, 1, len(metadata.xmp), metadata.xmp, True))
     for code, value in tags.items():
         if code == exif.ORIENTATION:
             extratags.append((code, 3, 1, exif.orientation(metadata.exif), True))

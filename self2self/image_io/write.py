@@ -203,4 +203,6 @@ def _obstacle(form: str, like: Image, *, float_map: bool) -> str | None:
         return "the orientation of the image (EXIF)"
     if form == "jpeg" and len(like.metadata.exif or b"") > MAX_JPEG_EXIF_BYTES:
         return "that much EXIF data"
+    if form == "jpeg" and len(like.metadata.xmp or b"") > pillow_formats.MAX_JPEG_XMP_BYTES:
+        return "that much XMP data"
     return None
