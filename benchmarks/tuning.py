@@ -37,6 +37,7 @@ from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.diagnosis import measure_noise
 from self2self.masks import BLOCK, MaskMaker
+from self2self.orientation import turned, turned_back
 from self2self.padding import Padding
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.natural import natural_weights
@@ -86,18 +87,6 @@ def pairs(names: list[str], noises: list[str]) -> Iterator[Pair]:
 def settings(text: str) -> dict[str, Any]:
     """`key=value,key=value` with values in JSON."""
     return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
-
-
-def turned(pixels: FloatArray, turn: int) -> FloatArray:
-    """One of eight orientations of a square image; its own inverse but for ``transposed`` ones."""
-    pixels = pixels[:, :, ::-1] if turn & 1 else pixels
-    pixels = pixels[:, ::-1] if turn & 2 else pixels
-    return np.ascontiguousarray(pixels.swapaxes(1, 2) if turn & 4 else pixels)
-
-
-def turned_back(pixels: FloatArray, turn: int) -> FloatArray:
-    """The inverse of `turned`."""
-    return turned(turned(pixels, turn & 4), turn & 3)
 
 
 @torch.no_grad()

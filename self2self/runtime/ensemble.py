@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from self2self.errors import FileFormatError, ResourceError
 from self2self.masks import BLOCK, MaskMaker
+from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model
 from self2self.runtime.sampling import Sampling
@@ -26,17 +27,6 @@ TRIAL_RUNS = 2
 """Runs of each trial batch size; the first of them also allocates and is not timed."""
 WORTHWHILE_GAIN = 0.03
 """A larger batch takes more memory, so it has to save at least this share of the time."""
-
-
-ORIENTATIONS = 4
-"""The image itself, mirrored left to right, top to bottom, and both: turns that keep its shape."""
-
-
-def mirrored(values: FloatArray, orientation: int) -> FloatArray:
-    """A view of `values` [..., H, W] in one of the `ORIENTATIONS`; the same call undoes it."""
-    columns = slice(None, None, -1 if orientation & 1 else 1)
-    rows = slice(None, None, -1 if orientation & 2 else 1)
-    return values[..., rows, columns]
 
 
 class Moments:
@@ -175,7 +165,7 @@ def run_ensemble(
         engine: prepared.
         maker: makes the masks; pass i has the same ones for every batch size.
         sampling: a tolerance is looked at after each round of `round_of` passes, from the second on; with
-            flips, each `BLOCK` passes see the image in another one of the `ORIENTATIONS`. A number is that
+            flips, each `BLOCK` passes see the image in another one of the `MIRRORED` orientations. A number is that
             many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`,
             with passes that count.
@@ -200,10 +190,10 @@ def run_ensemble(
         if sampling.flips:
             # A run has one image, so it does not go beyond the block.
             count = min(count, BLOCK - moments.count % BLOCK)
-            turned = moments.count // BLOCK % ORIENTATIONS
-            if turned != orientation:
-                orientation = turned
-                engine.set_image(np.ascontiguousarray(mirrored(upright, orientation)))
+            following = moments.count // BLOCK % MIRRORED
+            if following != orientation:
+                orientation = following
+                engine.set_image(np.ascontiguousarray(turned(upright, orientation)))
         try:
             masks = maker.make(moments.count, count)
             made = time.perf_counter()
@@ -216,7 +206,7 @@ def run_ensemble(
         # A thousandth of a pass's time, and it saves the user from waiting for a black image.
         if not np.isfinite(predictions).all():
             raise not_finite(engine.model)
-        moments.add(mirrored(predictions, orientation), orientation)
+        moments.add(turned_back(predictions, orientation), orientation)
         reduced = time.perf_counter()
         seconds["masks"] += made - start
         seconds["passes"] += ran - made
@@ -245,7 +235,7 @@ def not_finite(model: Model) -> FileFormatError:
 
 def round_of(sampling: Sampling) -> int:
     """Passes after which every orientation has had equally many."""
-    return BLOCK * (ORIENTATIONS if sampling.flips else 1)
+    return BLOCK * (MIRRORED if sampling.flips else 1)
 
 
 def _is_settled(moments: Moments, sampling: Sampling) -> bool:

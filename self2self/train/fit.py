@@ -24,6 +24,7 @@ from torch import Tensor
 from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.masks import MaskMaker, Stream, generator
+from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.padding import Padding
 from self2self.train.losses import masked_loss
 from self2self.train.muon import Muon
@@ -236,7 +237,7 @@ class CropSampler:
         padded_height, padded_width = self.image.shape[1:]
         self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
         # Masks have the shape of the crop, so only a square can be transposed.
-        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, 4)
+        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, MIRRORED)
 
     def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice], int]:
         """Rows and columns of `image` that `step` sees, which of them are not padding, and the orientation."""
@@ -249,18 +250,6 @@ class CropSampler:
         inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
         turn = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
         return rows, columns, inside, turn
-
-
-def turned(values: Tensor, turn: int) -> Tensor:
-    """[N, C, H, W] in one of eight orientations: bit 0 mirrors left and right, bit 1 up and down, bit 2 transposes."""
-    axes = [axis for bit, axis in ((1, 3), (2, 2)) if turn & bit]
-    values = values.flip(axes) if axes else values
-    return values.transpose(2, 3) if turn & 4 else values
-
-
-def turned_back(values: Tensor, turn: int) -> Tensor:
-    """The inverse of `turned`."""
-    return turned(turned(values, turn & 4), turn & 3)
 
 
 @torch.no_grad()

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from self2self.errors import FileFormatError, ResourceError
 from self2self.masks import BLOCK, BoolArray
+from self2self.orientation import MIRRORED, turned
 from self2self.runtime import ensemble
 from self2self.runtime.engine import FloatArray
 from self2self.runtime.ensemble import (
-    ORIENTATIONS,
     TRIAL_BATCHES,
     BatchChooser,
     Moments,
     expected_passes,
-    mirrored,
     not_finite,
     run_ensemble,
 )
@@ -326,17 +325,6 @@ def test_before_blocks_can_be_compared_the_error_is_that_of_independent_passes()
     assert moments.standard_error() == pytest.approx(expected, rel=1e-6)
 
 
-def test_mirrored_is_its_own_inverse_and_all_orientations_differ() -> None:
-    values = np.random.default_rng(0).random((2, 3, 4, 6), dtype=np.float32)
-    seen = set()
-    for orientation in range(ORIENTATIONS):
-        turned = mirrored(values, orientation)
-        np.testing.assert_array_equal(mirrored(turned, orientation), values)
-        seen.add(turned.tobytes())
-    assert len(seen) == ORIENTATIONS
-    np.testing.assert_array_equal(mirrored(values, 0), values)
-
-
 def test_flips_average_over_the_mirrored_image() -> None:
     """An engine that adds a ramp: over all orientations the ramp averages to a constant."""
     ramp = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
@@ -348,12 +336,12 @@ def test_flips_average_over_the_mirrored_image() -> None:
 
     engine = fake_engine(predict)
     upright = engine.image.copy()
-    sampling = Sampling(ORIENTATIONS * BLOCK, tolerance=None, balanced=False, flips=True)
+    sampling = Sampling(MIRRORED * BLOCK, tolerance=None, balanced=False, flips=True)
     moments = run_ensemble(engine, fake_maker(), sampling, batch=4).moments
     np.testing.assert_allclose(moments.mean(), upright[0] + 0.5, atol=1e-5)
-    assert engine.counts == [4, 4, 2] * ORIENTATIONS
+    assert engine.counts == [4, 4, 2] * MIRRORED
     for index, image in enumerate(images):
-        np.testing.assert_array_equal(image, mirrored(upright, index // 3))
+        np.testing.assert_array_equal(image, turned(upright, index // 3))
     np.testing.assert_array_equal(engine.image, upright)
 
 
@@ -390,7 +378,7 @@ def test_auto_ends_at_the_first_round_within_the_tolerance(flips: bool) -> None:
         totals[moments.count] = expected_passes(sampling, moments)
 
     result = run_ensemble(fake_engine(), fake_maker(), sampling, batch=2, on_progress=on_progress)
-    whole = BLOCK * (ORIENTATIONS if flips else 1)
+    whole = BLOCK * (MIRRORED if flips else 1)
     count = result.moments.count
     assert count % whole == 0
     assert 2 * whole <= count < 2000

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.errors import UsageError
 from self2self.metrics import psnr
+from self2self.orientation import turned
 from self2self.train.fit import (
     CropSampler,
     FitState,
@@ -19,8 +20,6 @@ from self2self.train.fit import (
     learning_rate,
     new_state,
     predict,
-    turned,
-    turned_back,
 )
 from self2self.train.recipes import Recipe, recipe_for
 
@@ -188,17 +187,6 @@ def test_any_size_can_be_fitted_and_predicted() -> None:
         image = image_of(*size, channels=1)
         recipe = replace(TINY, steps=1, crop=64)
         assert predict(fitted(recipe, image), image, recipe).shape == image.shape
-
-
-@pytest.mark.parametrize("turn", range(8))
-def test_orientations_are_mirrored_and_transposed_and_can_be_undone(turn: int) -> None:
-    values = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
-    expected = values[..., ::-1] if turn in (1, 3, 5, 7) else values
-    expected = np.flip(expected, 2) if turn in (2, 3, 6, 7) else expected
-    expected = np.einsum("nchw->ncwh", expected) if turn >= 4 else expected
-    found = turned(torch.from_numpy(values), turn)
-    assert np.array_equal(found.numpy(), expected)
-    assert np.array_equal(turned_back(found, turn).numpy(), values)
 
 
 def test_orientations_are_drawn_evenly_and_only_squares_are_transposed() -> None:

@@ -1,0 +1,40 @@
+"""The eight orientations of an image: what fits and ensembles may see of it without seeing another image.
+
+Of a number from 0 to 7, bit 0 mirrors left and right, bit 1 top and bottom, and bit 2 transposes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T", bound=np.generic)
+
+MIRRORED = 4
+"""Orientations 0 to 3 keep the shape; those from 4 on swap height and width."""
+
+
+@overload
+def turned(values: NDArray[T], orientation: int) -> NDArray[T]: ...
+@overload
+def turned(values: Tensor, orientation: int) -> Tensor: ...
+def turned(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
+    """[..., H, W] in one of the orientations; of an array a view, of a tensor a copy if it is mirrored."""
+    axes = tuple(axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit)
+    if axes:
+        values = np.flip(values, axes) if isinstance(values, np.ndarray) else values.flip(axes)
+    return values.swapaxes(-2, -1) if orientation & 4 else values
+
+
+@overload
+def turned_back(values: NDArray[T], orientation: int) -> NDArray[T]: ...
+@overload
+def turned_back(values: Tensor, orientation: int) -> Tensor: ...
+def turned_back(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
+    """The inverse of `turned`."""
+    return turned(turned(values, orientation & 4), orientation & 3)
