@@ -202,27 +202,36 @@ def parse_masks(text: str | None) -> bool | None:
 def parse_batches(text: str) -> tuple[int, int, int]:
     """`1,8,32` to the least, best and greatest batch."""
     numbers = text.split(",")
-    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--batch is {text!r}; expected three numbers, for example --batch 1,8,32.")
     least, best, most = map(int, numbers)
     return least, best, most
 
 
 def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
-    """`512x768` to (height, width)."""
+    """`512x768` to (height, width).
+
+    Raises:
+        UsageError: it is something else.
+    """
     if text is None:
         return None
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
+    if (size := _height_and_width(text)) is None:
         raise UsageError(f"{option} is {text!r}; expected HEIGHTxWIDTH, for example {option} 512x768.")
-    return int(height), int(width)
+    return size
 
 
 def parse_side(text: str) -> tuple[int, int]:
-    """`256` to (256, 256), and `512x768` to (height, width)."""
-    if text.isdigit():
-        return int(text), int(text)
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
+    """`256` to (256, 256), and `512x768` to (height, width).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if (size := _height_and_width(text) or _height_and_width(f"{text}x{text}")) is None:
         raise UsageError(f"--size is {text!r}; expected a side or HEIGHTxWIDTH, for example --size 256.")
-    return int(height), int(width)
+    return size
+
+
+def _height_and_width(text: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+)x(\d+)", text.lower())
+    return None if match is None else (int(match[1]), int(match[2]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from self2self.errors import UsageError
-from self2self.options import parse_memory
+from self2self.options import parse_batches, parse_memory, parse_side, parse_size
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,24 @@ def test_memory(text: str | None, size: int | None) -> None:
 def test_wrong_memory(text: str) -> None:
     with pytest.raises(UsageError, match=r"--memory is .*; expected a size such as 2GB, 512MB or 1\.5GiB\."):
         parse_memory(text)
+
+
+def test_sizes() -> None:
+    assert parse_size("512x768") == parse_side("512X768") == (512, 768)
+    assert parse_side("256") == (256, 256)
+    assert parse_size(None) is None
+
+
+@pytest.mark.parametrize("text", ["", "x", "256x", "x256", "2x3x4", "-1x2", "²x3", "1 x 2", "²"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--max is .*; expected HEIGHTxWIDTH, for example --max 512x768\."):
+        parse_size(text, "--max")
+    with pytest.raises(UsageError, match=r"--size is .*; expected a side or HEIGHTxWIDTH, for example --size 256\."):
+        parse_side(text)
+
+
+def test_batches() -> None:
+    assert parse_batches("1,8,32") == (1, 8, 32)
+    for text in ("1,8", "1,8,32,64", "1,8,²", "1,8,-2", "a,b,c"):
+        with pytest.raises(UsageError, match="expected three numbers"):
+            parse_batches(text)
