@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from self2self.contract import INPUT_MASK, Contract, MaskSpec
 from self2self.masks import BoolArray, MaskMaker
+from self2self.runtime import denoise
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model
 
@@ -55,6 +57,25 @@ class FakeEngine(Engine):
 
     def close(self) -> None:
         self.closed += 1
+
+
+class IdentityEngine(FakeEngine):
+    """Predicts the image itself."""
+
+    predict = staticmethod(repeat_image)
+
+
+def use_engine(patch: pytest.MonkeyPatch, engine: type[FakeEngine]) -> list[FakeEngine]:
+    """Make `denoise` use `engine`; the list has every one that it makes."""
+    made: list[FakeEngine] = []
+
+    class Listed(engine):  # type: ignore[valid-type, misc]
+        def __init__(self, model: Model, image: FloatArray) -> None:
+            super().__init__(model, image)
+            made.append(self)
+
+    patch.setattr(denoise, "get_engine", lambda _: Listed)
+    return made
 
 
 def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0) -> FakeEngine:

@@ -5,24 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from self2self.runtime import denoise as module
 from self2self.runtime.denoise import denoise
-from self2self.runtime.engine import FloatArray
-from self2self.runtime.model import Model
 from self2self.runtime.prepared import Prepared
-from tests.runtime.fakes import FakeEngine, fake_model, repeat_image
+from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, use_engine
 
 
 def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[FakeEngine] = []
-
-    class Counted(FakeEngine):
-        def __init__(self, model: Model, image: FloatArray) -> None:
-            super().__init__(model, image)
-            self.predict = repeat_image  # type: ignore[method-assign]
-            made.append(self)
-
-    monkeypatch.setattr(module, "get_engine", lambda _: Counted)
+    made = use_engine(monkeypatch, IdentityEngine)
     model = fake_model()
     rng = np.random.default_rng(0)
     with Prepared() as prepared:
@@ -37,14 +26,7 @@ def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -
 def test_where_memory_is_short_the_engine_is_let_go_before_the_result_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[FakeEngine] = []
-
-    class Counted(FakeEngine):
-        def __init__(self, model: Model, image: FloatArray) -> None:
-            super().__init__(model, image)
-            made.append(self)
-
-    monkeypatch.setattr(module, "get_engine", lambda _: Counted)
+    made = use_engine(monkeypatch, FakeEngine)
     model = fake_model()
     with Prepared() as prepared:
         for memory, closed in ((10**9, 0), (1, 1)):

@@ -14,13 +14,12 @@ import pytest
 from self2self.contract import INPUT_MASK
 from self2self.errors import ResourceError
 from self2self.masks import BoolArray
-from self2self.runtime import denoise as module
 from self2self.runtime import tile_job
 from self2self.runtime.denoise import denoise
-from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.engine import FloatArray
 from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
-from tests.runtime.fakes import FakeEngine, fake_model, repeat_image
+from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, repeat_image, use_engine
 
 SMALL = 1
 """A budget in bytes under which every image is cut into the smallest tiles."""
@@ -79,24 +78,11 @@ def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None
     np.testing.assert_allclose(got.image, reference.image, atol=5e-6)
 
 
-class Patched:
-    """Makes `denoise` use an engine class of the test."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: type[Engine]) -> None:
-        monkeypatch.setattr(module, "get_engine", lambda _: engine)
-
-
 def test_batches_are_tried_only_where_they_can_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[FakeEngine] = []
-
     class OneByOne(FakeEngine):
         gains_by_batches = False
 
-        def __init__(self, model: Model, image: FloatArray) -> None:
-            super().__init__(model, image)
-            made.append(self)
-
-    Patched(monkeypatch, OneByOne)
+    made = use_engine(monkeypatch, OneByOne)
     pixels = np.ones((3, 64, 64), np.float32)
     assert denoise(fake_model(), pixels, passes=5).batch == 1
     assert made[0].counts == [1, 1, 1, 1, 1]
@@ -105,15 +91,7 @@ def test_batches_are_tried_only_where_they_can_gain(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[FakeEngine] = []
-
-    class Counted(FakeEngine):
-        def __init__(self, model: Model, image: FloatArray) -> None:
-            super().__init__(model, image)
-            self.predict = repeat_image  # type: ignore[method-assign]
-            made.append(self)
-
-    Patched(monkeypatch, Counted)
+    made = use_engine(monkeypatch, IdentityEngine)
     pixels = np.random.default_rng(0).random((3, 200, 300), dtype=np.float32)
     seen: list[tuple[int, int, int]] = []
 
@@ -141,7 +119,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile(monkeypatch: pytest.Monkey
                 raise MemoryError("no more")
             return repeat_image(self.image, masks)
 
-    Patched(monkeypatch, Small)
+    use_engine(monkeypatch, Small)
     pixels = np.random.default_rng(0).random((3, 256, 512), dtype=np.float32)
     notes: list[str] = []
     result = denoise(fake_model(), pixels, passes=4, batch=4, on_note=notes.append)
@@ -161,7 +139,7 @@ def test_out_of_memory_with_the_smallest_tile_is_told(monkeypatch: pytest.Monkey
         def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
             raise MemoryError("no more")
 
-    Patched(monkeypatch, Full)
+    use_engine(monkeypatch, Full)
     with pytest.raises(ResourceError, match="a single pass does not fit"):
         denoise(fake_model(), np.zeros((3, 300, 300), np.float32), passes=1)
 
@@ -171,7 +149,7 @@ def test_an_image_is_overwritten_only_where_that_is_allowed_and_needed(monkeypat
         def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
             return 0 * repeat_image(self.image, masks)
 
-    Patched(monkeypatch, Zero)
+    use_engine(monkeypatch, Zero)
     for allowed, memory, overwritten in ((False, SMALL, False), (True, 10**9, False), (True, SMALL, True)):
         pixels = np.ones((3, 200, 200), np.float32)
         result = denoise(fake_model(), pixels, passes=1, memory=memory, may_overwrite=allowed)
