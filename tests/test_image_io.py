@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import imagecodecs
@@ -119,6 +120,23 @@ def test_tiff_layouts(tmp_path: Path, options: dict[str, object]) -> None:
     if options != {"bigtiff": True, "byteorder": ">"}:  # which Pillow cannot open
         with PillowImage.open(out) as picture:
             assert picture.size == (45, 37), "as turned by the orientation tag"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_is_written_without_a_second_copy_of_its_samples(tmp_path: Path, compression: str | None) -> None:
+    samples = np.random.default_rng(0).integers(0, 2**16, (768, 1024, 3), np.uint16)
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, samples, photometric="rgb", compression=compression, rowsperstrip=64)
+    image = read_image(source)
+    tracemalloc.start()
+    try:
+        write_image(tmp_path / "out.tif", image.pixels, image)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), samples)
+    # The samples themselves, and a few rows of them in float64.
+    assert peak < 1.9 * samples.nbytes
 
 
 def test_tiff_white_is_zero(tmp_path: Path) -> None:

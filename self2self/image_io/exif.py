@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import os
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 ORIENTATION = 274
 IMAGE_TAGS = frozenset((270, 271, 272, ORIENTATION, 305, 306, 315, 33432))
@@ -90,29 +90,37 @@ def orientation_block(value: int) -> bytes | None:
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, ORIENTATION, 3, 1, value, 0, 0)
 
 
-def append_directories(tiff: bytes, directories: dict[int, dict[int, Any]]) -> bytes:
+def append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -> None:
     """Append the EXIF and GPS directories to a TIFF that has placeholder tags for them, and link them.
 
     A placeholder is a LONG tag numbered one less than the pointer, because tifffile writes no pointers.
+
+    Args:
+        file: the TIFF, open for reading and writing.
+        directories: number of the pointer → tags of the directory.
     """
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    with tifffile.TiffFile(io.BytesIO(tiff)) as file:
-        order, head = file.byteorder, tiff[: 16 if file.is_bigtiff else 8]
-        found = file.pages.first.tags
+    file.seek(0)
+    head = file.read(16)
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        order, head = tiff.byteorder, head[: 16 if tiff.is_bigtiff else 8]
+        found = tiff.pages.first.tags
         places = {tag: (found[tag - 1].offset, found[tag - 1].valueoffset) for tag in directories}
-    result = bytearray(tiff)
     for tag, content in directories.items():
-        result += bytes(len(result) % 2)
         directory = ImageFileDirectory_v2(head, group=tag)
         for number, value in content.items():
             directory[number] = value
+        end = file.seek(0, os.SEEK_END)
+        # Directories begin at even offsets.
+        begin = end + end % 2
+        file.write(bytes(end % 2) + directory.tobytes(begin))
         entry, pointer = places[tag]
-        struct.pack_into(order + "H", result, entry, tag)
-        struct.pack_into(order + "I", result, pointer, len(result))
-        result += directory.tobytes(len(result))
-    return bytes(result)
+        for place, value in ((entry, struct.pack(order + "H", tag)), (pointer, struct.pack(order + "I", begin))):
+            file.seek(place)
+            file.write(value)
 
 
 def _collect(block: Any, image_tags: dict[int, Any], directories: dict[int, dict[int, Any]]) -> None:

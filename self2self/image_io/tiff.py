@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -102,8 +101,13 @@ def decode_page(path: Path, file: Any, page: Any, notes: Sequence[str] = (), sam
     return Stored(values, alpha, metadata, notes=tuple(notes))
 
 
-def encode(stored: Stored) -> bytes:
-    """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate."""
+def write(file: BinaryIO, stored: Stored) -> None:
+    """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate.
+
+    Args:
+        file: empty, open for reading and writing. A TIFF may be as large as memory, so it is never held as bytes.
+        stored: what to write.
+    """
     import tifffile
 
     layout = stored.metadata.tiff
@@ -112,15 +116,15 @@ def encode(stored: Stored) -> bytes:
         options |= {"byteorder": layout.byteorder, "bigtiff": layout.bigtiff}
     tags, directories = exif.tags(stored.metadata.exif)
     options["extratags"] = _extratags(stored.metadata, tags, directories)
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values, **options)
-    return exif.append_directories(buffer.getvalue(), directories) if directories else buffer.getvalue()
+    tifffile.imwrite(file, values, **options)
+    if directories:
+        exif.append_directories(file, directories)
 
 
 def page_options(stored: Stored) -> tuple[Array, dict[str, Any]]:
     """The samples of a page as tifffile takes them, and the options to write it with.
 
-    Directories of EXIF are not among its tags: only `encode` can append them.
+    Directories of EXIF are not among its tags: only `write` can append them.
     """
     values, metadata = stored.values, stored.metadata
     layout = metadata.tiff

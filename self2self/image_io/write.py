@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from self2self.errors import OutputError, writing
-from self2self.files import atomic_write
+from self2self.files import atomic_path, atomic_write
 from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, Stored
 from self2self.image_io.normalise import restore
@@ -30,11 +30,11 @@ EXTENSIONS = {
 
 ENCODERS: dict[str, Callable[[Stored], bytes]] = {
     "png": png.encode,
-    "tiff": tiff.encode,
     "jpeg": pillow_formats.encode_jpeg,
     "webp": pillow_formats.encode_webp,
     "bmp": pillow_formats.encode_bmp,
 }
+"""Format → the whole file; a TIFF, which may be as large as memory, is written piece by piece instead."""
 
 MAX_SIDE = {"jpeg": 65500, "webp": 16383}
 MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
@@ -107,7 +107,7 @@ def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, for
     _check_pixels(pixels, like)
     form = _ready(path, like, force=force)
     values = restore(pixels, like.offset, like.scale, like.dtype)
-    atomic_write(path, ENCODERS[form](Stored(values, like.alpha, like.metadata, like.lossless)))
+    _write(path, form, Stored(values, like.alpha, like.metadata, like.lossless))
 
 
 def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, force: bool = False) -> None:
@@ -136,7 +136,7 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
     else:
         values = restore(array, 0.0, like.scale, np.dtype(np.float32))
         unit = "in the units of the image file"
-    atomic_write(path, ENCODERS[form](Stored(values, None, map_metadata(like.metadata, unit))))
+    _write(path, form, Stored(values, None, map_metadata(like.metadata, unit)))
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
@@ -158,6 +158,14 @@ def _check_pixels(pixels: Array, like: Image) -> None:
 def _ready(path: str | os.PathLike[str], like: Image, *, force: bool, float_map: bool = False) -> str:
     check_output(path, force=force, like=like, float_map=float_map)
     return _form(path)
+
+
+def _write(path: str | os.PathLike[str], form: str, stored: Stored) -> None:
+    if form == "tiff":
+        with atomic_path(path) as temporary, temporary.open("r+b") as file:
+            tiff.write(file, stored)
+    else:
+        atomic_write(path, ENCODERS[form](stored))
 
 
 def _form(path: str | os.PathLike[str]) -> str:
