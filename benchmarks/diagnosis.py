@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.results_file import write_result
+from self2self.bench.environment import shown_command
 from self2self.diagnosis import CORRELATED, measure_noise
 
 SMOOTH = ("astronaut", "camera", "chelsea", "coffee", "brick", "rocket", "moon", "coins", "retina", "page", "text")
@@ -73,12 +75,12 @@ def main() -> None:
                 )
                 print(json.dumps(results[-1]))
     values = {
-        "command": "python -m benchmarks.diagnosis -o benchmarks/results/diagnosis.json",
+        "command": shown_command("python -m benchmarks.diagnosis"),
         "threshold": CORRELATED,
         "photographs": {"flat parts": SMOOTH, "texture everywhere": TEXTURED},
         "results": results,
     }
-    arguments.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.output, values)
 
 
 if __name__ == "__main__":

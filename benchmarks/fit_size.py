@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pairs import sample
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.files import atomic_write
 from self2self.train.synthetic import add_noise
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         "ratio": {size: round(seconds / medians[args.sizes[0]], 3) for size, seconds in medians.items()},
         "runs": runs,
     }
-    atomic_write(args.output, (json.dumps(values, indent=1) + "\n").encode())
+    write_result(args.output, values)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ PSNR against the clean image; the speed is that of single passes, in interleaved
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -28,6 +27,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from benchmarks.pairs import FloatArray
+from benchmarks.results_file import write_result
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
@@ -169,9 +169,7 @@ def main() -> None:
         result = compared(network, contract, noisy, clean, Path(folder), args)
     best = max(result["variants"], key=lambda row: (row["kept"], -row["loss_decibels"]))
     result["kept"] = best["kept"]
-    args.output.write_text(
-        json.dumps({"command": shown_command("python -m benchmarks.int8"), **environment(), **result}, indent=1) + "\n"
-    )
+    write_result(args.output, {"command": shown_command("python -m benchmarks.int8"), **environment(), **result})
 
 
 def compared(

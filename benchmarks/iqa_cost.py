@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.pairs import cut, sample
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.files import atomic_write
 from self2self.train.fit import FitState, FloatArray, QualityTerm, fit, new_state
 from self2self.train.iqa import IqaTerm, random_paq2piq
 from self2self.train.iqa_weights import find_weights
@@ -108,7 +108,7 @@ def main() -> None:
         "steps": options.steps,
         "rows": rows,
     }
-    atomic_write(options.output, (json.dumps(values, indent=1) + "\n").encode())
+    write_result(options.output, values)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from self2self.files import atomic_write
+from benchmarks.results_file import write_result
 
 SIGMAS = (15, 25, 50)
 CROP, POLYU_CROP, POLYU_START = 128, 256, 128
@@ -72,7 +72,7 @@ def main() -> None:
     lists = {f"cbsd68-crops-sigma{sigma}.json": cbsd68(args.data, args.output, sigma) for sigma in SIGMAS}
     lists["polyu-crops.json"] = polyu(args.data, args.output)
     for name, entries in lists.items():
-        atomic_write(args.output / name, (json.dumps(entries, indent=1) + "\n").encode())
+        write_result(args.output / name, entries)
         print(f"{args.output / name}: {len(entries)} pairs")
 
 

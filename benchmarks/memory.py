@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 
 WIDTHS = {"paper": (48, (96, 96, 96, 96, 96)), "narrow": (16, (32, 32, 32, 16, 16)), "tiny": (4, (6, 6, 6, 4, 4))}
@@ -172,7 +173,7 @@ def main() -> None:
     print(json.dumps(entry, indent=2))
     if arguments.output is not None:
         runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else []
-        arguments.output.write_text(json.dumps({"environment": environment(), "runs": [*runs, entry]}, indent=2) + "\n")
+        write_result(arguments.output, {"environment": environment(), "runs": [*runs, entry]})
 
 
 def compared(ours: list[int], plain: int | None) -> dict[str, float]:

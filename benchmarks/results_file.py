@@ -76,7 +76,7 @@ class ResultsFile:
         write_result(self._path, values)
 
 
-def write_result(path: Path, values: Mapping[str, Any]) -> None:
+def write_result(path: Path, values: Mapping[str, Any] | list[Row]) -> None:
     """Write a result as JSON, whole or not at all; an older one is replaced."""
     atomic_write(path, (json.dumps(values, indent=1) + "\n").encode())
 
