@@ -7,64 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.ensemble import infer_options, print_finished
+from self2self.cli.ensemble import print_finished
+from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.console import Console, reported
 from self2self.errors import Self2SelfError, UsageError
-from self2self.options import (
-    AllowFallback,
-    AsJson,
-    Batch,
-    Device,
-    DropRate,
-    EngineName,
-    FitPages,
-    Flips,
-    Force,
-    ImageOutput,
-    Init,
-    Iqa,
-    IqaWeightsFile,
-    Masks,
-    MaskSource,
-    Memory,
-    Page,
-    Passes,
-    Quiet,
-    RecipeName,
-    Report,
-    Seed,
-    Steps,
-    Tolerance,
-    Uncertainty,
-)
+from self2self.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
 
 if TYPE_CHECKING:
     from self2self.jobs import Finished, FinishedStack
 
 
 @reported
+@with_groups
 def denoise(
     images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE...")],
+    *,
     output: ImageOutput = None,
-    recipe: RecipeName = "fast",
-    init: Init = None,
-    steps: Steps = None,
-    drop_rate: DropRate = None,
-    iqa: Iqa = None,
-    iqa_weights: IqaWeightsFile = None,
+    fitting: RecipeGroup,
     page: Page = None,
     fit_pages: FitPages = "first",
-    engine: EngineName = "auto",
-    passes: Passes = None,
-    tolerance: Tolerance = None,
-    masks: Masks = None,
-    flips: Flips = None,
-    batch: Batch = "auto",
-    memory: Memory = None,
-    mask_source: MaskSource = "auto",
-    allow_fallback: AllowFallback = False,
-    uncertainty: Uncertainty = None,
-    report: Report = None,
+    ensemble: EnsembleGroup,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Run folder.  [default: runs/IMAGE-HASH]", show_default=False),
@@ -79,28 +41,13 @@ def denoise(
 
     An interrupted fit goes on where it stopped when the same command is given again.
     """
-    from self2self.jobs import FitOptions, denoise_job
+    from self2self.jobs import denoise_job
 
     console = Console(as_json=as_json, quiet=quiet)
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    fitting = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights, page, fit_pages)
-    options = infer_options(
-        engine=engine,
-        passes=passes,
-        batch=batch,
-        seed=seed,
-        output=output,
-        uncertainty=uncertainty,
-        force=force,
-        tolerance=tolerance,
-        masks=masks,
-        flips=flips,
-        memory=memory,
-        mask_source=mask_source,
-        allow_fallback=allow_fallback,
-        report=report,
-    )
+    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, fit_pages=fit_pages)
+    options = ensemble.options(output=output, seed=seed, force=force)
     options.check(images)
     finished: list[Finished | FinishedStack] = []
     failed: Self2SelfError | None = None
@@ -109,7 +56,7 @@ def denoise(
             with console.progress(path.name if len(images) > 1 else "") as observer:
                 if len(images) > 1 and options.skips(path, observer):
                     continue
-                finished.append(denoise_job(path, fitting, options, observer))
+                finished.append(denoise_job(path, fit_options, options, observer))
         except Self2SelfError as error:
             if len(images) == 1 or error.exit_code == 130:
                 raise

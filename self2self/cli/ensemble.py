@@ -1,58 +1,14 @@
-"""What `denoise` and `infer` share: the options of an ensemble, and what is printed at its end."""
+"""What `denoise` and `infer` print at the end."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from self2self.console import Console, standard_error_text
-from self2self.options import parse_batch, parse_masks, parse_memory, parse_passes
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished, FinishedStack, InferOptions
-
-
-def infer_options(
-    *,
-    engine: str,
-    passes: str | None,
-    batch: str,
-    seed: int,
-    output: Path | None,
-    uncertainty: Path | None,
-    force: bool,
-    tolerance: float | None,
-    masks: str | None,
-    flips: bool | None,
-    memory: str | None,
-    mask_source: str,
-    allow_fallback: bool,
-    report: Path | None,
-) -> InferOptions:
-    """The options of an ensemble as they were typed.
-
-    Raises:
-        UsageError: a text cannot be read.
-    """
-    from self2self.jobs import InferOptions
-
-    return InferOptions(
-        engine=engine,
-        passes=parse_passes(passes),
-        batch=parse_batch(batch),
-        seed=seed,
-        output=output,
-        uncertainty=uncertainty,
-        force=force,
-        tolerance=tolerance,
-        balanced=parse_masks(masks),
-        flips=flips,
-        memory=parse_memory(memory),
-        mask_source=mask_source,
-        allow_fallback=allow_fallback,
-        report=report,
-    )
+    from self2self.jobs import Finished, FinishedStack
 
 
 def print_finished(console: Console, finished: list[Finished | FinishedStack], *, many: bool = False) -> None:

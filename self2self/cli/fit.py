@@ -7,39 +7,24 @@ from typing import Annotated
 
 import typer
 
+from self2self.cli.groups import RecipeGroup, with_groups
 from self2self.console import Console, reported
 from self2self.errors import UsageError
-from self2self.options import (
-    AsJson,
-    Device,
-    DropRate,
-    Force,
-    Init,
-    Iqa,
-    IqaWeightsFile,
-    Page,
-    Quiet,
-    RecipeName,
-    Seed,
-    Steps,
-)
+from self2self.options import AsJson, Device, Force, Page, Quiet, Seed
 
 
 @reported
+@with_groups
 def fit(
     image: Annotated[Path, typer.Argument(help="Noisy image.")],
+    *,
     run: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", help="Run folder.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
         ),
     ] = None,
-    recipe: RecipeName = "fast",
-    init: Init = None,
-    steps: Steps = None,
-    drop_rate: DropRate = None,
-    iqa: Iqa = None,
-    iqa_weights: IqaWeightsFile = None,
+    fitting: RecipeGroup,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted fit.")] = False,
     reference: Annotated[
         Path | None,
@@ -55,12 +40,12 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit the network to one noisy image, into a run folder."""
-    from self2self.jobs import FitOptions, fit_job
+    from self2self.jobs import fit_job
 
     if resume and force:
         raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
     console = Console(as_json=as_json, quiet=quiet)
-    options = FitOptions(recipe, init, steps, drop_rate, seed, device, run, iqa, iqa_weights, page)
+    options = fitting.options(seed=seed, device=device, run=run, page=page)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
     text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"

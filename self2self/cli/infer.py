@@ -7,30 +7,15 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.ensemble import infer_options, print_finished
+from self2self.cli.ensemble import print_finished
+from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.console import Console, reported
 from self2self.errors import UsageError
-from self2self.options import (
-    AllowFallback,
-    AsJson,
-    Batch,
-    EngineName,
-    Flips,
-    Force,
-    ImageOutput,
-    Masks,
-    MaskSource,
-    Memory,
-    Passes,
-    Quiet,
-    Report,
-    Seed,
-    Tolerance,
-    Uncertainty,
-)
+from self2self.options import AsJson, Force, ImageOutput, Quiet, Seed
 
 
 @reported
+@with_groups
 def infer(
     paths: Annotated[
         list[Path] | None,
@@ -40,18 +25,9 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    *,
     output: ImageOutput = None,
-    engine: EngineName = "auto",
-    passes: Passes = None,
-    tolerance: Tolerance = None,
-    masks: Masks = None,
-    flips: Flips = None,
-    batch: Batch = "auto",
-    memory: Memory = None,
-    mask_source: MaskSource = "auto",
-    allow_fallback: AllowFallback = False,
-    uncertainty: Uncertainty = None,
-    report: Report = None,
+    ensemble: EnsembleGroup,
     seed: Seed = 0,
     precision: Annotated[
         str | None,
@@ -67,22 +43,7 @@ def infer(
     from self2self.jobs import infer_job
 
     console = Console(as_json=as_json, quiet=quiet)
-    options = infer_options(
-        engine=engine,
-        passes=passes,
-        batch=batch,
-        seed=seed,
-        output=output,
-        uncertainty=uncertainty,
-        force=force,
-        tolerance=tolerance,
-        masks=masks,
-        flips=flips,
-        memory=memory,
-        mask_source=mask_source,
-        allow_fallback=allow_fallback,
-        report=report,
-    )
+    options = ensemble.options(output=output, seed=seed, force=force)
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])
     model, images = _model_and_images(paths or [], precision)
