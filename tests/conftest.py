@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Networks this small only lose by a second thread, and on a busy machine they lose a lot.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from self2self.contract import Contract, mask_specs, quantise_keep
 
 if TYPE_CHECKING:
