@@ -6,7 +6,8 @@ line prints. Everything that can be refused is refused before the first slow ste
 
 from self2self.jobs.benching import BenchOptions, bench_job
 from self2self.jobs.exporting import EngineOptions, engine_job, export_job, exported_path, precision_job
-from self2self.jobs.fitting import FitOptions, Fitted, fit_job
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fitting import Fitted, fit_job
 from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.stacks import FinishedStack

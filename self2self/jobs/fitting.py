@@ -1,4 +1,4 @@
-"""`self2self fit`: options to a fitted run folder."""
+"""`self2self fit`: an image to a fitted run folder."""
 
 from __future__ import annotations
 
@@ -13,72 +13,14 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
 from self2self.errors import FileFormatError, InputError, UsageError
-from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
+from self2self.image_io import Image, Stack, open_stack, read_image
+from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
-from self2self.masks import check_seed
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import Run, RunConfig, load_weights
-from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights
-from self2self.train.recipes import INITS, following, recipe_for
-
-FIT_PAGES = ("first", "each")
 
 SAME_COMMAND = "The same command goes on."
 """What is told to a user who interrupts a fit of `denoise`, which has no --resume."""
-
-
-@dataclass(frozen=True, slots=True)
-class FitOptions:
-    """Options of a fit; None leaves a value to the recipe.
-
-    Attributes:
-        recipe: name of the recipe.
-        init: ``scratch``, ``natural`` or a run folder.
-        steps: optimiser steps.
-        drop_rate: drop rate of the input.
-        seed: of weights, masks and crops.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        run: the run folder; None for the usual one of the image.
-        iqa: whether to add the paper's image quality term; None means no, or what the fit to resume does.
-        iqa_weights: its weights, which turns it on; None for the published ones.
-        page: of a stack, from 1; None for the first, which is told.
-        fit_pages: of a stack that is denoised: ``first`` for one fit for all pages, or ``each``.
-    """
-
-    recipe: str = "fast"
-    init: str | None = None
-    steps: int | None = None
-    drop_rate: float | None = None
-    seed: int = 0
-    device: str = "auto"
-    run: Path | None = None
-    iqa: bool | None = None
-    iqa_weights: Path | None = None
-    page: int | None = None
-    fit_pages: str = "first"
-
-    def check(self) -> None:
-        """Refuse wrong options before anything is read.
-
-        Raises:
-            UsageError: names the option.
-        """
-        recipe_for(self.recipe, self.init).with_options(self.steps, self.drop_rate)
-        check_seed(self.seed)
-        if self.iqa is False and self.iqa_weights is not None:
-            raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
-        if self.page is not None and self.page < 1:
-            raise UsageError(f"--page is {self.page}; pages count from 1.")
-        if self.fit_pages not in FIT_PAGES:
-            raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
-        if self.page is not None and self.fit_pages == "each":
-            raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
-
-    @property
-    def wants_iqa(self) -> bool:
-        """Whether the image quality term is asked for."""
-        return bool(self.iqa) or self.iqa_weights is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,66 +103,6 @@ class Fitted:
         }
 
 
-def configure(image: Image, options: FitOptions, noise: Noise, observer: Observer) -> RunConfig:
-    """The configuration of a fit of `image`, whose noise is `noise`; options that the user gave win.
-
-    Raises:
-        UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
-    """
-    from self2self.train.fit import choose_device
-
-    channels = image.pixels.shape[0]
-    start = options.init or recipe_for(options.recipe).init
-    if start == "natural" and not has_natural_weights(channels) and options.init is None:
-        observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
-        start = "scratch"
-    recipe = recipe_for(options.recipe, start)
-    if start not in INITS:
-        run = Run(Path(start))
-        earlier = run.config()
-        if earlier.channels != channels:
-            raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
-        recipe = following(recipe, earlier.recipe)
-        if options.steps is None:
-            observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
-        start = str(run.folder.resolve())
-    elif start == "natural" and not has_natural_weights(channels):
-        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    recipe = recipe.for_noise(noise).with_options(options.steps, options.drop_rate)
-    return RunConfig(
-        image=str(image.path.resolve()),
-        image_sha256=image_hash(image),
-        channels=channels,
-        recipe=recipe,
-        seed=options.seed,
-        start=start,
-        device=str(choose_device(options.device)),
-        iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
-    )
-
-
-def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
-    """The weights of the image quality term for `image`, fetched if need be.
-
-    Raises:
-        Self2SelfError: the term cannot be had, or not for this image.
-    """
-    from self2self.train.iqa import SMALLEST_SIDE, check_usable
-
-    channels, *sides = image.pixels.shape
-    check_usable(channels)
-    if min(sides) < SMALLEST_SIDE:
-        observer.note(f"{image.path}: is so small that the score of the image quality term means little.")
-    return find_weights(options.iqa_weights, observer.note)
-
-
-def run_folder(config: RunConfig, options: FitOptions) -> Run:
-    """The folder of a fit: the one asked for, or the usual one of the image."""
-    if options.run is not None:
-        return Run(options.run)
-    return Run.for_image(Path(config.image), config.image_sha256)
-
-
 def fit_job(
     path: Path,
     options: FitOptions,
@@ -261,58 +143,6 @@ def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Imag
     if stack.pages > 1 and options.page is None:
         observer.note(f"{stack.path}: has {stack.pages} pages; fitting to page 1. To fit to another: --page N")
     return stack.read_page((options.page or 1) - 1)
-
-
-def occupied(run: Run) -> UsageError:
-    """The refusal to fit into a folder that is there."""
-    if not run.config_path.is_file():
-        if any(run.folder.iterdir()):
-            return UsageError(f"{run.folder}: is not empty and not a run folder. Choose another with -o.")
-        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or choose another with -o.")
-    advice = "start anew with --force, or choose another folder with -o"
-    if run.is_fitted():
-        return UsageError(f"{run.folder}: holds a finished fit. Use it (self2self infer), {advice}.")
-    return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
-
-
-def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
-    """The configuration to continue `run` with; where `options` leave the quality term open, the run decides.
-
-    Raises:
-        InputError: there is nothing to continue.
-        UsageError: the folder belongs to a fit with other settings.
-    """
-    stored = run.config()
-    if options.iqa is None and options.iqa_weights is None:
-        config = replace(config, iqa=stored.iqa)
-    if not config.same_fit(stored):
-        raise UsageError(
-            f"{run.folder}: was fitted with other settings ({differences(stored, config)}). "
-            "Give the same options to resume, or start anew with --force."
-        )
-    return replace(stored, image=config.image, device=config.device, iqa=config.iqa)
-
-
-def differences(stored: RunConfig, asked: RunConfig) -> str:
-    """Which settings of a stored fit are not those that are asked for, in a few words."""
-    ours, theirs = _settings(stored), _settings(asked)
-    # A recipe of another version differs in what nobody can ask for.
-    return "; ".join(
-        f"{name} {ours[name]}, asked for {theirs[name]}" for name in ours if ours[name] != theirs[name]
-    ) or ("its recipe is of another version")
-
-
-def _settings(config: RunConfig) -> dict[str, str]:
-    recipe = config.recipe
-    return {
-        "image": config.image_sha256[:8],
-        "recipe": recipe.name,
-        "steps": str(recipe.steps),
-        "drop rate": f"{recipe.input_drop_rate:g}",
-        "init": config.start,
-        "seed": str(config.seed),
-        "image quality term": config.iqa.sha256[:8] if config.iqa else "off",
-    }
 
 
 def run_fit(

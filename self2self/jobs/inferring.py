@@ -13,7 +13,8 @@ from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.html import check_available
 from self2self.image_io import Image, check_output, default_output, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
-from self2self.jobs.fitting import FitOptions, Fitted, configure, fit_or_reuse, read_fit_page, run_folder
+from self2self.jobs.fit_config import FitOptions, configure, run_folder
+from self2self.jobs.fitting import Fitted, fit_or_reuse, read_fit_page
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.report import check_report
 from self2self.runtime.denoise import check_counts, denoise

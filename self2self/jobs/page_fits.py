@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.image_io import Image
-from self2self.jobs.fitting import FitOptions, Fitted
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fitting import Fitted
 from self2self.jobs.inferring import fit_model
 from self2self.jobs.observer import Observer
 from self2self.runtime.model import Model

@@ -17,7 +17,8 @@ from self2self.diagnosis import CORRELATED_NOTE, central, measure_residual
 from self2self.errors import EngineUnavailableError, OutputError, ResourceError, UsageError
 from self2self.image_io import Image, Stack, check_stack_output, image_hash
 from self2self.image_io.normalise import restore
-from self2self.jobs.fitting import FitOptions, Fitted, configure, read_fit_page, run_folder
+from self2self.jobs.fit_config import FitOptions, configure, run_folder
+from self2self.jobs.fitting import Fitted, read_fit_page
 from self2self.jobs.inferring import InferOptions, fit_model, run_passes
 from self2self.jobs.observer import Observer, noise_of, tell_notes
 from self2self.jobs.page_fits import PageFits

@@ -6,7 +6,7 @@ import pytest
 
 from self2self.errors import UsageError
 from self2self.image_io import read_image
-from self2self.jobs.fitting import FitOptions, configure
+from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer, noise_of
 from self2self.train.checkpoint import Run
 from self2self.train.recipes import recipe_for
