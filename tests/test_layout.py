@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +165,26 @@ def test_the_rules_catch_what_they_are_for(name: str, source: str) -> None:
 )
 def test_the_rules_allow_what_is_meant(name: str, source: str) -> None:
     assert problems(name, source) == []
+
+
+def test_the_design_names_the_parts_and_what_they_may_import() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"^\| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$", design.split("## The graph contract")[0], re.MULTILINE)
+    )
+    named = {frozenset(re.findall(r"`(\w+)`", part)): rule for part, rule in rows.items()}
+    assert named.pop(frozenset(LEAVES)) == "each other"
+    assert named.pop(frozenset({"jobs"})) == "everything"
+    assert named.pop(frozenset(FRONT - {"__main__"})) == "everything, inside functions"
+    assert {part for parts in named for part in parts} == ALLOWED.keys() - LEAVES
+    for (part,), rule in named.items():
+        assert rule.startswith("leaves")
+        assert {part, *LEAVES, *re.findall(r"`([\w.]+)`", rule)} == ALLOWED[part]
+
+
+def test_every_module_belongs_to_a_part() -> None:
+    parts = {module_name(path).partition(".")[0] for path in SOURCES}
+    assert parts == {"", "jobs", *ALLOWED, *FRONT}
 
 
 LIGHT = [
