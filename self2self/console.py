@@ -43,6 +43,11 @@ class Console:
         elif not self.quiet:
             print(text)  # noqa: T201
 
+    def line(self, text: str) -> None:
+        """One line of a result; JSON has its own."""
+        if not self.as_json and not self.quiet:
+            print(text)  # noqa: T201
+
     def note(self, text: str) -> None:
         """One line on stderr that the user should know."""
         if not self.quiet:

@@ -116,8 +116,8 @@ class InterruptedRun(Self2SelfError):  # noqa: N818 - not an error, but it ends 
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into one line for the user.
+def writing(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into one line for the user, who can do what `instead` says.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
@@ -130,8 +130,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         unwritten = error.errno is None and " requested and " in str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or unwritten:
             raise ResourceError(
-                f"{path}: no space left to write it; nothing was changed. "
-                "Free some disk space or choose another place with -o."
+                f"{path}: no space left to write it; nothing was changed. Free some disk space or {instead}."
             ) from error
         reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot be written ({reason}). Choose another place with -o.") from error
+        raise OutputError(f"{path}: cannot be written ({reason}). {instead[:1].upper()}{instead[1:]}.") from error

@@ -17,23 +17,23 @@ from self2self.errors import OutputError, writing
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[Path]:
     """Lend a temporary path whose file replaces `path` when the block ends without an error.
 
     The temporary file exists (empty) when the block begins and has the suffix of `path`, because
     many writers choose the format by it. A symbolic link is followed, not replaced. An existing
-    target keeps its permissions.
+    target keeps its permissions. `instead` is what a user can do where `path` cannot be written.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
         OutputError: the folder is missing or read-only, or `path` is not a regular file. Any
             other `OSError` of the block counts as a failure to write `path`.
     """
-    with writing(path):
+    with writing(path, instead):
         target = Path(path).resolve()
         if target.exists() and not target.is_file():
             kind = "a folder" if target.is_dir() else "not a regular file"
-            raise OutputError(f"{path}: is {kind}; expected the name of a file. Choose another place with -o.")
+            raise OutputError(f"{path}: is {kind}; expected the name of a file. {instead[:1].upper()}{instead[1:]}.")
         temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
         # Not tempfile.mkstemp: its 0600 would hide the result from everyone else.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -51,14 +51,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush_folder(target.parent)
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
-    """Write `data` to `path` so that no reader ever sees a part of it.
+def atomic_write(
+    path: str | os.PathLike[str],
+    data: bytes | bytearray | memoryview,
+    instead: str = "choose another place with -o",
+) -> None:
+    """Write `data` to `path` so that no reader ever sees a part of it; `instead` as for `atomic_path`.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
         OutputError: the folder is missing or read-only, or `path` is not a regular file.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path, instead) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 

@@ -120,12 +120,15 @@ def test_of_several_images_those_that_are_done_are_skipped(work: Path) -> None:
     (work / "out" / "a.denoised.png").write_bytes(b"kept")
     several = ("infer", next(iter(work.glob("runs/*"))).as_posix(), "a.png", "b.png", "-o", "out", "--passes", "1")
     result = run_cli(*several, "--json")
-    assert [item["image"] for item in parse_json(result)["images"]] == ["b.png"]
+    values = parse_json(result)
+    assert [item["image"] for item in values["images"]] == ["b.png"]
+    assert (values["skipped"], values["failed"]) == (["a.png"], [])
     assert "out/a.denoised.png: exists already, so a.png is skipped. To replace it: --force" in result.stderr
     assert (work / "out" / "a.denoised.png").read_bytes() == b"kept"
     again = run_cli(*several)
     assert again.stdout == ""
     assert again.stderr.count("is skipped") == 2
+    assert "note: 0 of 2 images written, 2 skipped\n" in again.stderr
     run_cli("denoise", "a.png", "b.png", "-o", "out", *FAST, "--passes", "1")
     assert list(work.glob("runs/a-*")) == [], "nothing is fitted for what is done"
     run_cli(*several, "--force")
@@ -237,6 +240,37 @@ def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
         "c.denoised.png",
     ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.denoised.png", "c.denoised.png"]
+    (failed,) = parse_json(result)["failed"]
+    assert (failed["image"], failed["exit_code"]) == ("b.png", 3)
+    assert failed["message"] in result.stderr
+
+
+def test_infer_goes_on_after_a_bad_image_and_says_how_many_were_written(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx")).as_posix()
+    (work / "bad.png").write_bytes(b"nothing")
+    write_noisy(work / "other.png", seed=1)
+    result = run_cli("infer", model, "bad.png", "noisy.png", "other.png", "--passes", "1", expect=3)
+    assert "error: bad.png: " in result.stderr
+    assert result.stderr.endswith("note: 2 of 3 images written, 1 failed: bad.png\n")
+    assert result.stdout.count(": written after") == 2
+
+
+def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx")).as_posix()
+    (work / "noisy.png").rename(work / "photo")
+    write_noisy(work / "b.png", seed=1)
+    run_cli("infer", model, "photo", "b.png", "--passes", "1")
+    # What a shell makes of * the second time.
+    everything = ("b.denoised.png", "b.png", "photo", "photo.denoised.png")
+    before = sorted(path.name for path in work.iterdir())
+    result = run_cli("infer", model, *everything, "--passes", "1")
+    assert "note: b.denoised.png: is the result of b.png, so it is skipped." in result.stderr
+    assert "note: photo.denoised.png: is the result of photo, so it is skipped." in result.stderr
+    assert "0 of 4 images written, 4 skipped" in result.stderr
+    assert sorted(path.name for path in work.iterdir()) == before
+    forced = run_cli("infer", model, *everything, "--passes", "1", "--force")
+    assert "2 of 4 images written, 2 skipped" in forced.stderr
+    assert sorted(path.name for path in work.iterdir()) == before
 
 
 def test_infer_on_another_image_says_so(work: Path) -> None:

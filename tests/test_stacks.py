@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,7 +160,8 @@ def stop_at_page_3(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
             original(self, index, model_for)
 
         patch.setattr(StackJob, "_page", stop)
-        assert "what was finished is kept" in run_cli(*command, expect=130).stderr
+        told = run_cli(*command, expect=130).stderr
+        assert re.search(r"interrupted; 2 of \d pages are kept: the same command goes on", told)
 
 
 def test_other_settings_are_refused_unless_forced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +176,23 @@ def test_other_settings_are_refused_unless_forced(folder: Path, monkeypatch: pyt
     assert "other settings (source, pages)" in infer("stack.tif", expect=2).stderr
     assert parse_json(infer("stack.tif", "--force", "--json"))["pages_kept"] == 0
     assert len(tifffile.imread("stack.denoised.tif")) == 5
+
+
+def test_a_page_that_cannot_be_used_is_told_before_the_first_is_worked_on(folder: Path) -> None:
+    pages = np.random.default_rng(0).random((4, 40, 40)).astype(np.float32)
+    pages[3, 5, 6] = np.nan
+    tifffile.imwrite("nan.tif", pages, photometric="minisblack")
+    assert "nan.tif: page 4 of 4 has 1 values that are no numbers" in infer("nan.tif", expect=3).stderr
+    write_stack(folder / "stack.tif", compression="zlib")
+    with tifffile.TiffFile("stack.tif") as file:
+        start = file.pages[2].dataoffsets[0]
+    data = bytearray((folder / "stack.tif").read_bytes())
+    data[start : start + 100] = bytes(100)
+    (folder / "stack.tif").write_bytes(data)
+    result = infer("stack.tif", expect=3)
+    assert "stack.tif: page 3 of 4 cannot be decoded as TIFF" in result.stderr
+    assert "PNG" not in result.stderr, "which has no pages"
+    assert leftovers(folder) == []
 
 
 def test_damaged_pages_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

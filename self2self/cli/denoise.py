@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.ensemble import print_finished
+from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.console import Console, reported
-from self2self.errors import Self2SelfError, UsageError
+from self2self.errors import UsageError
 from self2self.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def denoise(
 
     An interrupted fit goes on where it stopped when the same command is given again.
     """
-    from self2self.jobs import denoise_job
+    from self2self.jobs import ImageBatch, denoise_job
 
     console = Console(as_json=as_json, quiet=quiet)
     if run is not None and len(images) > 1:
@@ -49,24 +49,15 @@ def denoise(
     fit_options = fitting.options(seed=seed, device=device, run=run, page=page, fit_pages=fit_pages)
     options = ensemble.options(output=output, seed=seed, force=force)
     options.check(images)
+    many = len(images) > 1
+    several = ImageBatch(images, options, console.error)
     finished: list[Finished | FinishedStack] = []
-    failed: Self2SelfError | None = None
     for path in images:
-        try:
-            with console.progress(path.name if len(images) > 1 else "") as observer:
-                if len(images) > 1 and options.skips(path, observer):
+        with several.attempt(path):
+            with console.progress(path.name if many else "") as observer:
+                if several.skips(path, observer):
                     continue
                 finished.append(denoise_job(path, fit_options, options, observer))
-        except Self2SelfError as error:
-            if len(images) == 1 or error.exit_code == 130:
-                raise
-            # The other images of the batch can still be done.
-            console.error(str(error))
-            failed = failed or error
-            continue
-        if not as_json:
-            print_finished(console, finished[-1:])
-    if as_json:
-        print_finished(console, finished, many=len(images) > 1)
-    if failed is not None:
-        raise typer.Exit(failed.exit_code)
+            if not as_json:
+                print_finished(console, finished[-1:])
+    end_images(console, several, finished if as_json else [])

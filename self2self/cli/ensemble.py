@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import typer
 
 from self2self.console import Console, standard_error_text
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished, FinishedStack
+    from self2self.jobs import Finished, FinishedStack, ImageBatch
 
 
-def print_finished(console: Console, finished: list[Finished | FinishedStack], *, many: bool = False) -> None:
-    """Say what was made of each image; `many` for a JSON document of a list."""
+def print_finished(console: Console, finished: list[Finished | FinishedStack]) -> None:
+    """Say what was made of each image."""
     from self2self.jobs import FinishedStack
 
     lines = []
@@ -33,10 +35,23 @@ def print_finished(console: Console, finished: list[Finished | FinishedStack], *
         )
         if item.fitted is not None and item.fitted.config.iqa is not None:
             lines.append(f"  fitted {item.fitted.quality_text()}")
-    if many and not finished and not console.as_json:
-        return
-    values: Any = {"images": [item.to_json() for item in finished]} if many else finished[0].to_json()
-    console.result("\n".join(lines), values)
+    for line in lines:
+        console.line(line)
+
+
+def end_images(console: Console, several: ImageBatch, finished: list[Finished | FinishedStack]) -> None:
+    """Print the JSON document of all images, or of the only one, and say if some were not written.
+
+    Raises:
+        typer.Exit: some failed.
+    """
+    if console.as_json:
+        values = [item.to_json() for item in finished]
+        console.result("", several.to_json(values) if len(several.images) > 1 else values[0])
+    elif summary := several.summary():
+        console.note(summary)
+    if several.exit_code:
+        raise typer.Exit(several.exit_code)
 
 
 def _stack_text(item: FinishedStack) -> str:

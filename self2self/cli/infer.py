@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.ensemble import print_finished
+from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.console import Console, reported
 from self2self.errors import UsageError
@@ -40,16 +40,19 @@ def infer(
     quiet: Quiet = False,
 ) -> None:
     """Run the ensemble of an exported model over images."""
-    from self2self.jobs import infer_job
+    from self2self.jobs import ImageBatch, infer_job
 
     console = Console(as_json=as_json, quiet=quiet)
     options = ensemble.options(output=output, seed=seed, force=force)
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
     options.check([])
     model, images = _model_and_images(paths or [], precision)
+    several = ImageBatch(images, options, console.error)
     with console.progress() as observer:
-        finished = infer_job(model, images, options, observer)
-    print_finished(console, finished, many=len(images) > 1)
+        finished = infer_job(model, images, options, observer, several)
+    if not as_json:
+        print_finished(console, finished)
+    end_images(console, several, finished)
 
 
 def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:

@@ -74,8 +74,7 @@ def image_from(path: Path, form: str, stored: Stored) -> Image:
         Refused: it has values that are not finite, or too far apart.
     """
     values, notes = stored.values, stored.notes
-    if values.dtype.kind == "f":
-        _check_finite(values)
+    check_finite(values)
     scale = choose_scale(values)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
         extreme = max(abs(bound) for bound in scale.bounds) * scale.scale
@@ -142,7 +141,10 @@ def format_of(path: Path) -> str:
         if head[offset : offset + len(signature)] == signature:
             if form.islower() and form in (*DECODERS, "tiff"):
                 return form
-            raise InputError(f"{path}: is a {form} file; expected {SUPPORTED}. Convert it to PNG or TIFF first.")
+            article = "an" if form == "AVIF" else "a"
+            raise InputError(
+                f"{path}: is {article} {form} file; expected {SUPPORTED}. Convert it to PNG or TIFF first."
+            )
     raise InputError(f"{path}: is of an unknown format; expected {SUPPORTED}. Convert it to PNG or TIFF first.")
 
 
@@ -170,7 +172,7 @@ def decoding(path: Path, form: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"{path}: cannot be decoded as {form.upper()}; it is damaged, cut off or of an unknown variety "
-            f"({reason}). Copy it again, or convert it to PNG."
+            f"({reason}). Copy it again, or save it anew as {'an uncompressed TIFF' if form == 'tiff' else 'PNG'}."
         ) from error
     finally:
         logger.removeFilter(_silence)
@@ -180,7 +182,14 @@ def _silence(_: object) -> bool:
     return False
 
 
-def _check_finite(values: Array) -> None:
+def check_finite(values: Array) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        Refused: says how many there are.
+    """
+    if values.dtype.kind != "f":
+        return
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
         nan = int(np.count_nonzero(np.isnan(values)))

@@ -12,7 +12,7 @@ from typing import Any, Self
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.files import atomic_path
 from self2self.image_io.image import Array, Image, Stored
-from self2self.image_io.read import decoding, format_of, image_from, read_image
+from self2self.image_io.read import check_finite, decoding, format_of, image_from, read_image
 from self2self.image_io.tiff_pages import Pages, list_pages, read_stored, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
 
@@ -71,6 +71,17 @@ class Stack:
         if not 0 <= index < self.pages:
             has = f"{self.pages} pages" if self.pages > 1 else "one page"
             raise UsageError(f"{self.path}: there is no page {index + 1}; it has {has}, counted from 1.")
+
+    def check_pages(self) -> None:
+        """Decode every page, one at a time, only to see that all can be used.
+
+        Raises:
+            InputError: names the first page that cannot.
+            ResourceError: it does not fit into memory.
+        """
+        for index in range(self.pages) if self._listed is not None else ():
+            with self._telling(index):
+                check_finite(self._stored(index).values)
 
     def write(self, path: str | os.PathLike[str], pages: Iterator[Array], *, float_map: bool = False) -> None:
         """Write a stack like this one with other values; it appears whole or not at all.

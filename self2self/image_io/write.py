@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from self2self.errors import OutputError, writing
+from self2self.errors import InputError, OutputError, writing
 from self2self.files import atomic_path, atomic_write
 from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, Stored
 from self2self.image_io.normalise import restore
+from self2self.image_io.read import format_of
 
 EXTENSIONS = {
     ".png": "png",
@@ -41,12 +42,21 @@ MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
 
 
 def default_output(source: str | os.PathLike[str] | Image) -> Path:
-    """`<stem>.denoised.<extension>` beside the input; an `Image` gets an extension that fits its format."""
+    """`<stem>.denoised.<extension>` beside the input, with an extension that fits the format by its content."""
     path = source.path if isinstance(source, Image) else Path(source)
     suffix = path.suffix
-    if isinstance(source, Image) and EXTENSIONS.get(suffix.lower()) != source.format:
-        suffix = next(extension for extension, form in EXTENSIONS.items() if form == source.format)
+    form = source.format if isinstance(source, Image) else _content(path)
+    if form is not None and EXTENSIONS.get(suffix.lower()) != form:
+        suffix = next(extension for extension, other in EXTENSIONS.items() if other == form)
     return path.with_name(f"{path.stem}.denoised{suffix}")
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return format_of(path)
+    except InputError:
+        # Told when it is read.
+        return None
 
 
 def check_output(

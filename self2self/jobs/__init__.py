@@ -8,6 +8,7 @@ from self2self.jobs.benching import BenchOptions, bench_job
 from self2self.jobs.exporting import EngineOptions, engine_job, export_job, exported_path, precision_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitting import Fitted, fit_job
+from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.stacks import FinishedStack
@@ -19,6 +20,7 @@ __all__ = [
     "FinishedStack",
     "FitOptions",
     "Fitted",
+    "ImageBatch",
     "InferOptions",
     "Observer",
     "bench_job",

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
-from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, InterruptedRun, UsageError
 from self2self.html import check_available
 from self2self.image_io import Image, check_output, default_output, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fit_config import FitOptions, configure, run_folder
-from self2self.jobs.fitting import Fitted, fit_or_reuse, read_fit_page
+from self2self.jobs.fitting import SAME_COMMAND, Fitted, fit_or_reuse, read_fit_page
+from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.report import check_report
 from self2self.runtime.denoise import check_counts, denoise
@@ -82,7 +83,10 @@ class InferOptions:
             get_engine("auto")
         if len(images) > 1:
             if self.output is not None and not self.output.is_dir():
-                raise UsageError(f"-o {self.output}: with {len(images)} images it has to be a folder that exists.")
+                raise UsageError(
+                    f"-o {self.output}: with {len(images)} images it has to be a folder that exists. "
+                    f"Make it: mkdir -p {self.output}"
+                )
             if self.uncertainty is not None:
                 raise UsageError("--uncertainty works with one image at a time.")
             if self.report is not None:
@@ -198,39 +202,47 @@ class Finished:
 
 
 def infer_job(
-    model_path: Path, images: list[Path], options: InferOptions, observer: Observer
+    model_path: Path, images: list[Path], options: InferOptions, observer: Observer, several: ImageBatch | None = None
 ) -> list[Finished | FinishedStack]:
     """`self2self infer`: the ensemble of one model over each image or page; of several, those that are not done yet.
 
-    Images of one size (after padding) are run by one engine, which is prepared once.
+    Images of one size (after padding) are run by one engine, which is prepared once. With `several`
+    that has `on_error`, an image that cannot be used stops no other.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
     options.check(images)
+    several = several or ImageBatch(images, options)
     model = load_model(model_path)
     finished: list[Finished | FinishedStack] = []
     with Prepared() as prepared:
         for path in images:
-            start = time.perf_counter()
-            if len(images) > 1 and options.skips(path, observer):
+            if several.skips(path, observer):
                 continue
-            with open_stack(path) as stack:
-                if stack.pages > 1:
-                    from self2self.jobs.stacks import infer_stack
-
-                    finished.append(infer_stack(model, stack, options, observer, prepared))
-                    continue
-                image = stack.read_page(0)
-            options.check_for(image)
-            tell_notes(image, observer)
-            if model.contract.image_sha256 not in ("", image_hash(image)):
-                observer.note(
-                    f"{path} is not the image that {model_path} was fitted on; the result is best on that image. "
-                    "To fit to this one: self2self denoise IMAGE"
-                )
-            finished.append(infer_image(model, image, options, observer, start=start, prepared=prepared))
+            with several.attempt(path):
+                finished.append(_infer_file(model, path, options, observer, prepared))
     return finished
+
+
+def _infer_file(
+    model: Model, path: Path, options: InferOptions, observer: Observer, prepared: Prepared
+) -> Finished | FinishedStack:
+    start = time.perf_counter()
+    with open_stack(path) as stack:
+        if stack.pages > 1:
+            from self2self.jobs.stacks import infer_stack
+
+            return infer_stack(model, stack, options, observer, prepared)
+        image = stack.read_page(0)
+    options.check_for(image)
+    tell_notes(image, observer)
+    if model.contract.image_sha256 not in ("", image_hash(image)):
+        observer.note(
+            f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
+            "To fit to this one: self2self denoise IMAGE"
+        )
+    return infer_image(model, image, options, observer, start=start, prepared=prepared)
 
 
 def infer_image(
@@ -346,9 +358,12 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
     tell_notes(image, observer)
     noise = noise_of(image)
     fitted, model, exported = fit_model(image, fitting, observer, noise, force=options.force)
-    return infer_image(
-        model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
-    )
+    try:
+        return infer_image(
+            model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
+        )
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"interrupted; the fit is kept in {fitted.run.folder}. {SAME_COMMAND}") from None
 
 
 def fit_model(

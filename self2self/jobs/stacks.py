@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from self2self.diagnosis import CORRELATED_NOTE, central, measure_residual
-from self2self.errors import EngineUnavailableError, OutputError, ResourceError, UsageError
+from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
 from self2self.image_io import Image, Stack, check_stack_output, image_hash
 from self2self.image_io.normalise import restore
 from self2self.jobs.fit_config import FitOptions, configure, run_folder
@@ -134,6 +134,8 @@ class StackJob:
                 # By this very run, before it was stopped.
                 options = replace(options, uncertainty=None)
         options.check_for(first)
+        # A damaged page is better told now than after hours.
+        stack.check_pages()
         for note in stack.notes:
             self.observer.note(f"{stack.path}: {note}.")
 
@@ -172,6 +174,8 @@ class StackJob:
             self.observer.paged(index + 1, self.stack.pages)
             try:
                 self._page(index, model_for)
+            except KeyboardInterrupt:
+                raise InterruptedRun(f"interrupted; {index} of {self.stack.pages} pages are kept: {GO_ON}") from None
             except ResourceError as error:
                 raise ResourceError(f"{error} {index} of {self.stack.pages} pages are kept: {GO_ON}") from error
             done(index)

@@ -38,6 +38,7 @@ RUNS = Path("runs")
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
 PREVIEW, ONNX_MODEL = "preview.png", "model.onnx"
 RUN_FORMAT = 1
+ELSEWHERE = "choose another run folder (fit -o RUN, denoise --run RUN)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Run:
         Raises:
             OutputError, ResourceError: it cannot be written.
         """
-        with writing(self.folder):
+        with writing(self.folder, ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
         values = {
             "format": RUN_FORMAT,
@@ -167,15 +168,15 @@ class Run:
             "device": config.device,
             "iqa": None if config.iqa is None else asdict(config.iqa),
         }
-        atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode())
+        atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
     def clear(self) -> None:
         """Remove what an earlier fit left in the folder, and nothing else."""
         for path in (self.model_path, self.state_path, self.history_path, self.preview_path):
-            with writing(path):
+            with writing(path, ELSEWHERE):
                 path.unlink(missing_ok=True)
         for path in map(self.onnx_path_for, PRECISIONS):
-            with writing(path):
+            with writing(path, ELSEWHERE):
                 path.unlink(missing_ok=True)
 
     def config(self) -> RunConfig:
@@ -224,7 +225,7 @@ def save_state(run: Run, state: FitState) -> None:
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(state.step), "loss": repr(state.loss)}
-    atomic_write(run.state_path, save(plain, metadata))
+    atomic_write(run.state_path, save(plain, metadata), ELSEWHERE)
 
 
 def load_state(run: Run, state: FitState) -> None:
@@ -267,7 +268,8 @@ def save_model(path: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe, 
     """Write the weights for inference, with recipe and contract in the header."""
     from safetensors.torch import save
 
-    atomic_write(path, save(dict(weights), {**contract.to_metadata(), "recipe": json.dumps(recipe.to_json())}))
+    header = {**contract.to_metadata(), "recipe": json.dumps(recipe.to_json())}
+    atomic_write(path, save(dict(weights), header), ELSEWHERE)
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], Recipe, Contract]:
@@ -335,7 +337,7 @@ class History:
     def restart(self, step: int) -> None:
         """Keep the entries up to `step`, so that a continued fit does not repeat any."""
         kept = [json.dumps(entry) for entry in self.read() if entry.get("step", 0) <= step]
-        atomic_write(self.path, "".join(line + "\n" for line in kept).encode())
+        atomic_write(self.path, "".join(line + "\n" for line in kept).encode(), ELSEWHERE)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line.
@@ -343,7 +345,7 @@ class History:
         Raises:
             OutputError, ResourceError: it cannot be written.
         """
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path, ELSEWHERE), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def read(self) -> list[dict[str, Any]]:

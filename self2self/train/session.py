@@ -18,7 +18,16 @@ import torch
 from self2self.errors import InputError, InterruptedRun
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
-from self2self.train.checkpoint import History, Run, RunConfig, load_state, load_weights, save_model, save_state
+from self2self.train.checkpoint import (
+    ELSEWHERE,
+    History,
+    Run,
+    RunConfig,
+    load_state,
+    load_weights,
+    save_model,
+    save_state,
+)
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
 from self2self.train.iqa import IqaTerm
 from self2self.train.natural import natural_weights
@@ -204,7 +213,7 @@ class Reporter:
         start = time.monotonic()
         window = preview_window(self._pixels.shape)
         clean = np.clip(predict(state, self._pixels[window], self._config.recipe), 0, 1)
-        atomic_write(self._run.preview_path, encode_preview(clean))
+        atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
         self._looked = time.monotonic()
         self._look_seconds = self._looked - start
         if self._reference is None:
