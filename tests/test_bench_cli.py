@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +15,8 @@ from self2self.bench import measure
 from self2self.runtime.engine import engine_statuses
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import RECIPES
-from tests.test_cli import ROOT, parse_json, run_cli, template, work
+from tests.interrupted import interrupt
+from tests.test_cli import parse_json, run_cli, template, work
 
 __all__ = ["template", "work"]
 
@@ -225,28 +223,8 @@ def test_existing_files_are_replaced_with_force(
 
 
 def test_ctrl_c_writes_nothing(tiny_onnx: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, str(ROOT / "cli.py"), "bench", str(tiny_onnx), "--size", "64"),
-            *("--rounds", "100000", "-o", "out.json"),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background of a script inherits an ignored Ctrl-C, which Python then leaves ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        try:
-            process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-        try:
-            _, error = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130, error
+    arguments = ("bench", str(tiny_onnx), "--size", "64", "--rounds", "100000", "-o", "out.json")
+    code, error = interrupt(*arguments, folder=tmp_path, after_seconds=5)
+    assert code == 130, error
     assert error == "error: interrupted; nothing was written.\n"
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.interrupted import interrupt
 from tests.test_cli import FAST, ROOT, run_cli, template, work, write_noisy
 
 __all__ = ["template", "work"]
@@ -209,24 +209,8 @@ def test_disk_full_while_writing_the_image(work: Path) -> None:
 
 
 def test_interrupted_passes_leave_no_file(work: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), "infer", "--passes", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background of a script inherits an ignored Ctrl-C, which Python then leaves ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        try:
-            process.communicate(timeout=6)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-        try:
-            _, error = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130, error
+    code, error = interrupt("infer", "--passes", "100000", folder=work, after_seconds=6)
+    assert code == 130, error
     assert error.startswith("error: interrupted")
     assert len(error.splitlines()) == 1
     assert not (work / "noisy.denoised.png").exists()
