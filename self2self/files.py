@@ -33,7 +33,7 @@ def atomic_path(path: str | os.PathLike[str], instead: str = "choose another pla
         target = Path(path).resolve()
         if target.exists() and not target.is_file():
             kind = "a folder" if target.is_dir() else "not a regular file"
-            raise OutputError(f"{path}: is {kind}; expected the name of a file. {instead[:1].upper()}{instead[1:]}.")
+            raise OutputError(f"{path}: is {kind}; expected the name of a file. {_sentence(instead)}")
         temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
         # Not tempfile.mkstemp: its 0600 would hide the result from everyone else.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -64,6 +64,41 @@ def atomic_write(
     """
     with atomic_path(path, instead) as temporary, temporary.open("wb") as file:
         file.write(data)
+
+
+def check_new(
+    path: str | os.PathLike[str], *, force: bool, option: str = "", instead: str = "choose another place with -o"
+) -> None:
+    """Refuse a file that could not be written in the end, before anything slow happens.
+
+    Args:
+        path: the file to come.
+        force: whether it may be there already.
+        option: that named it, for the message; none where `path` alone is clear.
+        instead: as for `atomic_path`.
+
+    Raises:
+        OutputError: the folder is missing or read-only, or `path` is a folder, or exists and `force` is false.
+        ResourceError: the disk is full.
+    """
+    import tempfile
+
+    shown, target = f"{option} {path}".lstrip(), Path(path)
+    with writing(shown, instead):
+        folder = target.resolve().parent
+        if not folder.is_dir():
+            raise OutputError(f"{shown}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
+        if target.is_dir():
+            raise OutputError(f"{shown}: is a folder; expected the name of a file. {_sentence(instead)}")
+        if target.exists() and not force:
+            raise OutputError(f"{shown}: exists already. Replace it with --force, or {instead}.")
+        # Permissions, read-only mounts and quotas in one: only trying tells.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _flush_folder(folder: Path) -> None:

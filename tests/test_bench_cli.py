@@ -169,7 +169,7 @@ def test_without_a_model_the_recipes_network_has_random_weights(monkeypatch: pyt
         (["--curve-of", "taken.json"], 2, "--curve-of taken.json: is no run folder"),
         (["-o", "taken.json"], 2, "-o taken.json: exists already"),
         (["--html", "taken.json"], 2, "--html taken.json: exists already"),
-        (["-o", "nowhere/out.json"], 2, "there is no folder nowhere"),
+        (["-o", "nowhere/out.json"], 2, "nowhere does not exist. Create it with mkdir -p"),
         (["--html", "."], 2, "is a folder"),
         (["-o", "same", "--html", "same"], 2, "are both same"),
         (["--against", "missing.json"], 3, "--against missing.json: cannot be read"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from self2self.errors import OutputError, ResourceError
-from self2self.files import atomic_path, atomic_write
+from self2self.files import atomic_path, atomic_write, check_new
 
 
 def test_replaces_whole_files(tmp_path: Path) -> None:
@@ -121,3 +121,20 @@ def test_kill_9_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     atomic_write(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    for name, text in {
+        "old": "old: exists already. Replace it with --force, or choose another name.",
+        "folder": "folder: is a folder; expected the name of a file. Choose another name.",
+        "none/new": f"none/new: the folder {tmp_path}/none does not exist. Create it with mkdir -p {tmp_path}/none",
+    }.items():
+        with pytest.raises(OutputError) as caught:
+            check_new(tmp_path / name, force=False, option="--html", instead="choose another name")
+        assert str(caught.value) == f"--html {tmp_path}/{text}"
+    check_new(tmp_path / "new", force=False)
+    check_new(tmp_path / "old", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "old"]
+    assert (tmp_path / "old").read_bytes() == b"old"

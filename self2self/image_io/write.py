@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from self2self.errors import InputError, OutputError, writing
-from self2self.files import atomic_path, atomic_write
+from self2self.errors import InputError, OutputError
+from self2self.files import atomic_path, atomic_write, check_new
 from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, Stored
 from self2self.image_io.normalise import restore
@@ -75,25 +75,12 @@ def check_output(
             is a folder, or it exists and `force` is false.
         ResourceError: the disk is full.
     """
-    import tempfile
-
     form = _form(path)
     if float_map and form not in ("png", "tiff"):
         raise OutputError(f"{path}: {form.upper()} cannot hold a map of numbers. Use the extension .tif or .png.")
     if like is not None:
         _refuse_unsuitable(path, form, like, float_map=float_map)
-    target = Path(path)
-    with writing(path):
-        folder = target.resolve().parent
-        if not folder.is_dir():
-            raise OutputError(f"{path}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
-        if target.is_dir():
-            raise OutputError(f"{path}: is a folder; expected the name of a file. Choose another place with -o.")
-        if target.exists() and not force:
-            raise OutputError(f"{path}: exists already. Replace it with --force, or choose another place with -o.")
-        # Permissions, read-only mounts and quotas in one: only trying tells.
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
+    check_new(path, force=force)
 
 
 def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, force: bool = False) -> None:

@@ -18,8 +18,8 @@ from self2self.bench.page import page
 from self2self.bench.rounds import Plan, run_size
 from self2self.bench.subject import Subject, file_subject, random_subject
 from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
-from self2self.errors import InputError, InterruptedRun, OutputError, UsageError
-from self2self.files import atomic_write
+from self2self.errors import InputError, InterruptedRun, UsageError
+from self2self.files import atomic_write, check_new
 from self2self.html import check_available
 from self2self.image_io import Image, read_image
 from self2self.jobs.observer import Observer
@@ -97,7 +97,7 @@ class BenchOptions:
                 raise UsageError(f"-o and --html are both {self.html}. Choose another name for one of them.")
         for option, path in (("-o", self.output), ("--html", self.html)):
             if path is not None:
-                _check_new(option, path, force=self.force)
+                check_new(path, force=self.force, option=option, instead="choose another name")
 
 
 def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> dict[str, Any]:
@@ -272,12 +272,3 @@ def _check_size(height: int, width: int) -> None:
             f"--size is {height}x{width}; expected multiples of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up, "
             f"for example --size {near}."
         )
-
-
-def _check_new(option: str, path: Path, *, force: bool) -> None:
-    if path.is_dir():
-        raise OutputError(f"{option} {path}: is a folder; expected the name of a file.")
-    if path.exists() and not force:
-        raise UsageError(f"{option} {path}: exists already. Replace it with --force, or choose another name.")
-    if not path.resolve().parent.is_dir():
-        raise OutputError(f"{option} {path}: cannot be written (there is no folder {path.parent}).")

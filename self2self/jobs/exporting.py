@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from self2self.errors import InputError, UsageError
+from self2self.files import check_new
 from self2self.image_io import read_image
 from self2self.jobs.fitting import read_reference
 from self2self.jobs.observer import Observer
@@ -34,8 +35,7 @@ def export_job(
 
     run.config()
     path = output or run.onnx_path
-    if path.is_file() and not force:
-        raise UsageError(f"{path}: exists already. Replace it with --force, or choose another file with -o.")
+    check_new(path, force=force)
     network, contract = load_network(run.model_path)
     return path, export_model(network, contract, path, size=size)
 
@@ -67,8 +67,7 @@ def precision_job(
     check_precision_name(precision)
     config = run.config()
     path = output or run.onnx_path_for(precision)
-    if path.is_file() and not force:
-        raise UsageError(f"{path}: exists already. Replace it with --force, or choose another file with -o.")
+    check_new(path, force=force)
     image = read_image(Path(config.image))
     clean = None if reference is None else read_reference(reference, image)
     network, contract = load_network(run.model_path)

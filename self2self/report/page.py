@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.diagnosis import CORRELATED, GREY_LEVELS, Noise, Residual
-from self2self.errors import OutputError, writing
-from self2self.files import atomic_write
+from self2self.errors import OutputError
+from self2self.files import atomic_write, check_new
 from self2self.html import render
 from self2self.report import pictures
 
@@ -56,21 +56,9 @@ def check_report(path: Path, *, force: bool) -> None:
             folder, or it exists and `force` is false.
         ResourceError: the disk is full.
     """
-    import tempfile
-
     if path.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"--report {path}: expected the extension .html. Type: --report {path.with_suffix('.html')}")
-    with writing(path):
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            raise OutputError(f"--report {path}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
-        if path.is_dir():
-            raise OutputError(f"--report {path}: is a folder; expected the name of a file.")
-        if path.exists() and not force:
-            raise OutputError(f"--report {path}: exists already. Replace it with --force, or choose another name.")
-        # Permissions, read-only mounts and quotas in one: only trying tells.
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
+    check_new(path, force=force, option="--report", instead="choose another name")
 
 
 def write_report(path: Path, content: ReportContent) -> None:
