@@ -9,7 +9,8 @@ from self2self.jobs.exporting import EngineOptions, engine_job, export_job, expo
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitting import Fitted, fit_job
 from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.inferring import Finished, InferOptions, denoise_job, infer_job
+from self2self.jobs.infer_options import InferOptions
+from self2self.jobs.inferring import Finished, denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.stacks import FinishedStack
 

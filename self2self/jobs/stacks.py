@@ -19,7 +19,8 @@ from self2self.image_io import Image, Stack, check_stack_output, image_hash
 from self2self.image_io.normalise import restore
 from self2self.jobs.fit_config import FitOptions, configure, run_folder
 from self2self.jobs.fitting import Fitted, read_fit_page
-from self2self.jobs.inferring import InferOptions, fit_model, run_passes
+from self2self.jobs.infer_options import InferOptions
+from self2self.jobs.inferring import fit_model, run_passes
 from self2self.jobs.observer import Observer, noise_of, tell_notes
 from self2self.jobs.page_fits import PageFits
 from self2self.jobs.parts import PageFigures, Parts, file_hash
