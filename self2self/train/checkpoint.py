@@ -16,8 +16,10 @@ temporary name and renamed, so a killed process leaves the previous version. Not
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +150,39 @@ class Run:
     def is_fitted(self) -> bool:
         """Whether the fit came to its end."""
         return self.config_path.is_file() and self.model_path.is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from fitting into the folder, which is made if need be; ends with the process.
+
+        Two fits at once could leave the settings of one beside the weights of the other. Where the
+        system or the file system knows no locks, nothing is kept.
+
+        Raises:
+            UsageError: another command is fitting there.
+            OutputError, ResourceError: the folder cannot be made.
+        """
+        with writing(self.folder, ELSEWHERE):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        # The folder itself, so that no file is left in it.
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{self.folder}: another command is fitting there. Wait until it ends, or {ELSEWHERE}."
+                ) from None
+            except OSError:
+                pass
+            yield
+        finally:
+            os.close(handle)
 
     def create(self, config: RunConfig) -> None:
         """Make the folder and its `config.json`.

@@ -101,6 +101,7 @@ def fit_run(
 
     Raises:
         InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
+        UsageError: another command is fitting into the folder.
         Self2SelfError: anything else that a user can cause; the last checkpoint is on disk.
     """
     device = torch.device(config.device)
@@ -112,28 +113,29 @@ def fit_run(
     start = None if resume else start_weights(config)
     quality = None if config.iqa is None else IqaTerm(config.iqa, device)
     state = new_state(recipe, config.channels, config.seed, device, start)
-    history = History(run.history_path)
-    if resume:
-        load_state(run, state)
-    else:
-        run.create(config)
-        run.clear()
-    history.restart(state.step)
-    reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
-    with interrupts() as interrupted:
+    with run.locked():
+        history = History(run.history_path)
+        if resume:
+            load_state(run, state)
+        else:
+            run.create(config)
+            run.clear()
+        history.restart(state.step)
+        reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
+        with interrupts() as interrupted:
 
-        def on_step(state: FitState) -> None:
-            reporter.step(state)
-            if interrupted.is_set() and state.step < recipe.steps:
-                save_state(run, state)
-                raise InterruptedRun(
-                    f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {go_on}"
-                )
+            def on_step(state: FitState) -> None:
+                reporter.step(state)
+                if interrupted.is_set() and state.step < recipe.steps:
+                    save_state(run, state)
+                    raise InterruptedRun(
+                        f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {go_on}"
+                    )
 
-        fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
-    save_state(run, state)
-    save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
-    return reporter.finish(state)
+            fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
+        save_state(run, state)
+        save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
+        return reporter.finish(state)
 
 
 class Reporter:

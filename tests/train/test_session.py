@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from self2self.errors import InputError, ResourceError
+from self2self.errors import InputError, ResourceError, UsageError
 from self2self.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import History, Run, load_weights
@@ -193,3 +193,16 @@ def test_preview_is_a_png_that_anyone_can_open(channels: int, tmp_path: Path) ->
     (tmp_path / "p.png").write_bytes(encode_preview(np.full((channels, 8, 9), 0.5, np.float32)))
     shown = picture(tmp_path / "p.png")
     assert (shown.mode, shown.size) == ("L" if channels == 1 else "RGB", (9, 8))
+
+
+def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
+    process = started(tmp_path / "run", until_step=2)
+    try:
+        with pytest.raises(UsageError, match=r"run: another command is fitting there\. Wait until it ends, or choose"):
+            fit_run(Run(tmp_path / "run"), config_of(recipe=replace(LONG, steps=41)), image_of(64, 64))
+        assert Run(tmp_path / "run").config().recipe.steps == LONG.steps
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    # The lock has gone with the process.
+    fit_run(Run(tmp_path / "run"), config_of(recipe=LONG), image_of(64, 64), resume=False)
