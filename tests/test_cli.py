@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from self2self.cli import app
+from self2self.cli import app, main
 from self2self.train.checkpoint import Run, load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -360,6 +362,40 @@ def test_quiet_prints_nothing_and_json_errors_are_json(work: Path) -> None:
     result = run_cli("infer", "--passes", "0", "--json", expect=2)
     assert parse_json(result)["error"]["exit_code"] == 2
     assert "--passes is 0" in parse_json(result)["error"]["message"]
+
+
+def test_the_examples_of_the_package_run(work: Path) -> None:
+    import self2self
+
+    assert self2self.__doc__ is not None
+    first, second = re.findall(r"::\n\n((?:    .*\n|\n)+)", self2self.__doc__)
+    code = textwrap.dedent(first + second).replace("FitOptions()", "FitOptions(steps=2)").replace("50", "2")
+    code = code.replace("noisy.tif", "noisy.png").replace("clean.tif", "clean.png")
+    code = re.sub(r"runs/[\w-]+", next(work.glob("runs/*")).relative_to(work).as_posix(), code)
+    exec(code, {})
+    assert picture(work / "noisy.denoised.png").shape == picture(work / "clean.png").shape == (64, 70, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["infer", "--bogus", "--json"], "No such option: --bogus"), (["denoise", "-a.png", "--json"], "type ./-a.png")],
+)
+def test_wrong_usage_is_json_too_and_a_name_like_an_option_is_told(
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_noisy(tmp_path / "-a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["self2self", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert json.loads(printed.out)["error"]["exit_code"] == 2
 
 
 def test_one_pass_has_no_known_error(work: Path) -> None:

@@ -1,5 +1,6 @@
 """The package as a whole: cheap to import, and what it promises is there."""
 
+import ast
 import os
 import re
 import subprocess
@@ -41,6 +42,16 @@ def test_every_public_name_is_there_and_documented() -> None:
     for name in self2self.__all__:
         value = getattr(self2self, name)
         assert name == "__version__" or value.__doc__, name
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    tree = ast.parse((ROOT / "self2self" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == self2self._HOMES
+    assert set(self2self.__all__) <= set(dir(self2self))
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

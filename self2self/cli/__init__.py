@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +15,9 @@ from self2self.cli.engines import engines
 from self2self.cli.export import export
 from self2self.cli.fit import fit
 from self2self.cli.infer import infer
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""Wrong options and arguments; typer gives that class no name of its own."""
 
 app = typer.Typer(
     name="self2self",
@@ -45,4 +51,18 @@ def root(
 
 def main() -> None:
     """Entry point of the `self2self` command."""
-    app()
+    arguments = sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        if "--json" in arguments:
+            message = " ".join(error.format_message().split())
+            print(json.dumps({"error": {"message": message, "exit_code": error.exit_code}}, indent=2))  # noqa: T201
+        for name in arguments:
+            if name.startswith("-") and Path(name).is_file():
+                print(f"The file {name} looks like an option; type ./{name}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(1)
+    sys.exit(code or 0)

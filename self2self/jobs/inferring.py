@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +235,9 @@ def run_passes(
     )
 
 
-def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer: Observer) -> Finished | FinishedStack:
+def denoise_job(
+    path: str | os.PathLike[str], fitting: FitOptions, options: InferOptions, observer: Observer | None = None
+) -> Finished | FinishedStack:
     """`self2self denoise` for one image or stack: fit, export and infer.
 
     A finished fit with the same settings is used again, and an unfinished one is continued,
@@ -244,6 +247,7 @@ def denoise_job(path: Path, fitting: FitOptions, options: InferOptions, observer
         Self2SelfError: anything that a user can cause.
     """
     start = time.perf_counter()
+    path, observer = Path(path), observer or Observer()
     fitting.check()
     options.check([path])
     with open_stack(path) as stack:
