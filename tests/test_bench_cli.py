@@ -197,7 +197,7 @@ def test_reference_of_another_size_and_run_without_a_model(work: Path) -> None:
     run = next(work.glob("runs/*"))
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("small.png")
     error = run_cli("bench", str(run), "--reference", "small.png", *QUICK, expect=3).stderr
-    assert "is 64x64 with 3 channels, and the run's image is 64x70 with 3 channels" in error
+    assert "small.png: is 64x64 with 3 channels; expected 64x70 with 3 channels, as the image itself." in error
     (run / "model.onnx").unlink()
     assert "self2self export" in run_cli("bench", str(run), *QUICK, expect=3).stderr
 

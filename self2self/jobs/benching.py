@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from self2self.bench.cases import PLAIN
 from self2self.bench.compare import BENCHMARK, SCHEMA, compare, load_result
 from self2self.bench.convergence import convergence
@@ -22,6 +25,7 @@ from self2self.errors import InputError, InterruptedRun, UsageError
 from self2self.files import atomic_write, check_new
 from self2self.html import check_available
 from self2self.image_io import Image, read_image
+from self2self.jobs.fitting import read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import Padding
@@ -186,14 +190,14 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             _fastest(result["cases"], names),
             options.curve_passes,
             bounds=image.value_bounds,
-            reference=None if clean is None else clean.pixels,
+            reference=clean,
             on_progress=lambda moments: observer.passed(moments, options.curve_passes),
         )
     return result
 
 
-def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, Image | None]:
-    """The noisy image of a run, and the clean one, if there is one.
+def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, NDArray[np.float32] | None]:
+    """The noisy image of a run, and the clean one in its units, if there is one.
 
     Raises:
         UsageError, InputError: a reference without a run, or of another shape.
@@ -205,20 +209,7 @@ def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, Imag
             raise UsageError("--reference works with a run folder: self2self bench RUN --reference CLEAN")
         return None, None
     image = read_image(Path(Run(run).config().image))
-    if options.reference is None:
-        return image, None
-    clean = read_image(options.reference)
-    if clean.pixels.shape != image.pixels.shape:
-        raise InputError(
-            f"--reference {options.reference}: is {_shape(clean)}, and the run's image is {_shape(image)}; "
-            "expected the same."
-        )
-    return image, clean
-
-
-def _shape(image: Image) -> str:
-    channels, height, width = image.pixels.shape
-    return f"{height}x{width} with {channels} channels"
+    return image, None if options.reference is None else read_reference(options.reference, image)
 
 
 def _model_file(model: Path) -> Path:
