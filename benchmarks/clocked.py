@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from self2self.train.checkpoint import Run, load_state, save_state
+from self2self.train.checkpoint import load_state, save_state
 from self2self.train.fit import FitState, FloatArray, fit, new_state
 from self2self.train.recipes import Recipe
+from self2self.train.run_folder import Run
 
 SEED = 0
 Weights = dict[str, torch.Tensor]

@@ -38,7 +38,8 @@ from self2self.export.to_onnx import to_onnx
 from self2self.export.verify import open_session
 from self2self.image_io import read_image
 from self2self.masks import MaskMaker
-from self2self.train.checkpoint import Run, load_network
+from self2self.train.checkpoint import load_network
+from self2self.train.run_folder import Run
 
 ACCEPTED_DECIBELS = 0.05
 FIRST_CALIBRATION_PASS = 1000

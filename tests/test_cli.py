@@ -19,7 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from self2self.cli import app, main
-from self2self.train.checkpoint import Run, load_weights
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import Run
 
 ROOT = Path(__file__).parents[1]
 FAST = ["--steps", "2"]

@@ -37,7 +37,7 @@ HEAVY = {
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     "train": {*LEAVES, "train"},
-    "export": {*LEAVES, "export", "train.network", "train.checkpoint"},
+    "export": {*LEAVES, "export", "train.network"},
     "runtime": {*LEAVES, "runtime"},
     "html": {*LEAVES, "html"},
     "bench": {*LEAVES, "bench", "export", "html", "runtime", "train"},

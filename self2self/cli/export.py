@@ -85,7 +85,7 @@ def export(
     """
     from self2self.jobs import EngineOptions, engine_job, export_job, precision_job
     from self2self.profiles import BATCHES
-    from self2self.train.checkpoint import Run
+    from self2self.train.run_folder import Run
 
     console = Console(as_json=as_json, quiet=quiet)
     if engine is not None and output is not None:

@@ -58,7 +58,7 @@ def infer(
 def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:
     """Tell the model from the images; a model is a run folder or ends in .onnx."""
     from self2self.jobs import exported_path
-    from self2self.train.checkpoint import Run
+    from self2self.train.run_folder import Run
 
     if paths and paths[0].suffix == ".onnx":
         if precision is not None:

@@ -31,8 +31,8 @@ from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import Padding
 from self2self.runtime.engine import engine_class, engine_statuses
 from self2self.runtime.model import load_model
-from self2self.train.checkpoint import Run
 from self2self.train.recipes import recipe_for
+from self2self.train.run_folder import Run
 
 Size = tuple[int, int]
 

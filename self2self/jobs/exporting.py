@@ -15,7 +15,8 @@ from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import Padding
 from self2self.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
-from self2self.train.checkpoint import Run, load_network
+from self2self.train.checkpoint import load_network
+from self2self.train.run_folder import Run
 
 if TYPE_CHECKING:
     from self2self.export.engine_cache import Loaded

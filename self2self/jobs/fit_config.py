@@ -10,10 +10,10 @@ from self2self.errors import UsageError
 from self2self.image_io import Image, image_hash
 from self2self.jobs.observer import Observer
 from self2self.masks import check_seed
-from self2self.train.checkpoint import Run, RunConfig
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights
 from self2self.train.recipes import INITS, following, recipe_for
+from self2self.train.run_folder import Run, RunConfig
 
 FIT_PAGES = ("first", "each")
 

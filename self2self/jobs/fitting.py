@@ -17,7 +17,8 @@ from self2self.image_io import Image, Stack, open_stack, read_image
 from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
 from self2self.system import peak_memory_bytes
-from self2self.train.checkpoint import Run, RunConfig, load_weights
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import Run, RunConfig
 
 SAME_COMMAND = "The same command goes on."
 """What is told to a user who interrupts a fit of `denoise`, which has no --resume."""

@@ -12,8 +12,8 @@ from self2self.jobs.fitting import Fitted
 from self2self.jobs.inferring import fit_model
 from self2self.jobs.observer import Observer
 from self2self.runtime.model import Model
-from self2self.train.checkpoint import Run
 from self2self.train.recipes import FOLLOWING_SHARE
+from self2self.train.run_folder import Run
 
 
 @dataclass(slots=True)

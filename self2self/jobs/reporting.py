@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from self2self.image_io import Image
 from self2self.report import ReportContent, write_report
-from self2self.train.checkpoint import History
+from self2self.train.run_folder import History
 
 if TYPE_CHECKING:
     from self2self.jobs.inferring import Finished

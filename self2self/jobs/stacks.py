@@ -28,7 +28,7 @@ from self2self.runtime.engine import get_engine
 from self2self.runtime.model import Model
 from self2self.runtime.prepared import Prepared
 from self2self.system import peak_memory_bytes
-from self2self.train.checkpoint import RunConfig
+from self2self.train.run_folder import RunConfig
 
 GO_ON = "the same command goes on."
 

@@ -18,19 +18,11 @@ import torch
 from self2self.errors import InputError, InterruptedRun
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
-from self2self.train.checkpoint import (
-    ELSEWHERE,
-    History,
-    Run,
-    RunConfig,
-    load_state,
-    load_weights,
-    save_model,
-    save_state,
-)
+from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
 from self2self.train.iqa import IqaTerm
 from self2self.train.natural import natural_weights
+from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
 
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints; a step in progress may add to it, and 30 s are promised."""

@@ -8,10 +8,10 @@ from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer, noise_of
-from self2self.train.checkpoint import Run
 from self2self.train.recipes import recipe_for
+from self2self.train.run_folder import Run
 from tests.test_cli import write_noisy
-from tests.train.test_checkpoint import config_of
+from tests.train.test_run_folder import config_of
 
 
 def earlier_run(folder: Path, init: str, channels: int = 3) -> str:

@@ -1,5 +1,5 @@
-import json
-import os
+"""Weights and optimiser state on disk."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,38 +8,13 @@ import pytest
 import torch
 
 from self2self.errors import FileFormatError, InputError
-from self2self.train.checkpoint import (
-    History,
-    Run,
-    RunConfig,
-    load_network,
-    load_state,
-    load_weights,
-    save_model,
-    save_state,
-)
+from self2self.train.checkpoint import load_network, load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, fit, new_state
+from self2self.train.run_folder import Run
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
+from tests.train.test_run_folder import config_of, run
 
-
-def config_of(**changes: object) -> RunConfig:
-    values: dict[str, object] = {
-        "image": "/somewhere/noisy.png",
-        "image_sha256": "ab" * 32,
-        "channels": 3,
-        "recipe": TINY,
-        "seed": 0,
-        "start": "scratch",
-        "device": "cpu",
-    }
-    return RunConfig(**{**values, **changes})  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = Run(tmp_path / "runs" / "noisy-abababab")
-    run.create(config_of())
-    return run
+__all__ = ["run"]
 
 
 def stopped_at(step: int) -> FitState:
@@ -84,18 +59,6 @@ def test_continuing_needs_no_start_weights(run: Run) -> None:
     assert same_weights(fit(image, recipe, restored), fit(image, recipe, half))
 
 
-def test_a_model_is_run_with_the_drop_rate_of_passes() -> None:
-    recipe = replace(TINY, input_drop_rate=0.5, pass_drop_rate=0.25)
-    masks = config_of(recipe=recipe).contract(1).masks
-    assert (masks[0].keep_probability, masks[1:]) == (0.75, recipe.masks(3)[1:])
-
-
-def test_config_round_trip(run: Run) -> None:
-    assert run.config() == config_of()
-    assert run.config().same_fit(config_of(image="/elsewhere/noisy.png", device="cuda"))
-    assert not run.config().same_fit(config_of(seed=1))
-
-
 def test_model_round_trip_and_its_own_description(run: Run) -> None:
     state = fit(image_of(64, 64), TINY, new_state(TINY, 3, 0, CPU))
     save_model(run.model_path, state.weights(), TINY, config_of().contract(state.step))
@@ -137,61 +100,6 @@ def test_missing_files_say_what_to_do(tmp_path: Path, run: Run) -> None:
         Run(tmp_path).config()
     with pytest.raises(InputError, match="holds no run yet"):
         Run.latest(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
-        ("{}", "is damaged"),
-        ('{"format": 99}', "has run format 99; expected 1"),
-    ],
-)
-def test_damaged_config(run: Run, text: str, message: str) -> None:
-    run.config_path.write_text(text)
-    with pytest.raises(FileFormatError, match=message):
-        run.config()
-
-
-def test_config_with_a_wrong_recipe_value(run: Run) -> None:
-    values = json.loads(run.config_path.read_text())
-    values["recipe"]["steps"] = -1
-    run.config_path.write_text(json.dumps(values))
-    with pytest.raises(FileFormatError, match="is damaged"):
-        run.config()
-
-
-def test_latest_is_the_run_that_was_touched_last(tmp_path: Path) -> None:
-    for index, name in enumerate(("a", "b", "c")):
-        run = Run(tmp_path / name)
-        run.create(config_of())
-        os.utime(run.config_path, (index, index))
-    assert Run.latest(tmp_path).folder.name == "c"
-    Run(tmp_path / "a").onnx_path.write_bytes(b"exported just now")
-    assert Run.latest(tmp_path).folder.name == "a"
-
-
-def test_folder_name_is_stem_and_hash_and_safe() -> None:
-    assert Run.for_image(Path("x/cell 1 (a).tif"), "0123456789").folder == Path("runs/cell_1_a_-01234567")
-
-
-def test_history_survives_a_line_cut_off_by_a_kill_and_restarts_without_repeats(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.jsonl")
-    for step in (10, 20, 30):
-        history.append({"step": step, "loss": 0.5})
-    with history.path.open("a") as file:
-        file.write('{"step": 40, "lo')
-    assert [entry["step"] for entry in history.read()] == [10, 20, 30]
-    history.restart(20)
-    assert [entry["step"] for entry in history.read()] == [10, 20]
-
-
-def test_clear_removes_what_a_fit_made_and_nothing_else(run: Run) -> None:
-    run.model_path.write_bytes(b"x")
-    (run.folder / "notes.txt").write_text("the user's own")
-    run.clear()
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "notes.txt"]
 
 
 def test_weights_are_copies(run: Run) -> None:

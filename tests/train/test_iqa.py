@@ -14,16 +14,16 @@ from self2self.jobs import FitOptions, Observer, fit_job
 from self2self.jobs.fit_config import resumable
 from self2self.jobs.fitting import Fitted
 from self2self.train import iqa, session
-from self2self.train.checkpoint import History, Run
 from self2self.train.fit import new_state
 from self2self.train.iqa import IqaTerm, WholeImagePool
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.losses import masked_loss
+from self2self.train.run_folder import History, Run
 from self2self.train.session import fit_run
 from tests.test_cli import write_noisy
 from tests.train.plain_paq2piq import plain_roi_pool, random_paq2piq, write_weights
-from tests.train.test_checkpoint import config_of
 from tests.train.test_fit import CPU, TINY, image_of
+from tests.train.test_run_folder import config_of
 from tests.train.test_session import assert_same_model
 
 INSIDE = (slice(None), slice(None))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from self2self.errors import FileFormatError
-from self2self.train.checkpoint import Run, load_state, save_state
+from self2self.train.checkpoint import load_state, save_state
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.muon import ITERATIONS, QUINTIC, Muon, orthogonalised
+from self2self.train.run_folder import Run
 from tests.conftest import build_fitted
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
 

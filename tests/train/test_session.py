@@ -14,10 +14,11 @@ from PIL import Image
 from self2self.errors import InputError, ResourceError, UsageError
 from self2self.metrics import psnr
 from self2self.train import session
-from self2self.train.checkpoint import History, Run, load_weights
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import History, Run
 from self2self.train.session import FitReport, encode_preview, fit_run, preview_window
-from tests.train.test_checkpoint import config_of
 from tests.train.test_fit import TINY, image_of
+from tests.train.test_run_folder import config_of
 
 LONG = replace(TINY, steps=40)
 
@@ -28,8 +29,8 @@ from dataclasses import replace
 from pathlib import Path
 from self2self.errors import InterruptedRun
 from self2self.train import session
-from self2self.train.checkpoint import Run
-from tests.train.test_checkpoint import config_of
+from self2self.train.run_folder import Run
+from tests.train.test_run_folder import config_of
 from tests.train.test_session import LONG
 from tests.train.test_fit import image_of
 
