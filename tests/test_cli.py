@@ -276,6 +276,15 @@ def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == before
 
 
+def test_infer_asks_for_the_image_of_a_run_that_was_moved(work: Path) -> None:
+    (work / "noisy.png").rename(work / "moved.png")
+    told = run_cli("infer", "--passes", "1", expect=3).stderr
+    run = next(work.glob("runs/*")).relative_to(work).as_posix()
+    assert f"noisy.png: is not there any more, and {run} was fitted on it." in told
+    assert f"Name the image: self2self infer {run} IMAGE" in told
+    assert run_cli("infer", run, "moved.png", "--passes", "1").stderr == ""
+
+
 def test_infer_on_another_image_says_so(work: Path) -> None:
     write_noisy(work / "other.png", seed=5)
     result = run_cli("infer", "other.png", "--passes", "1")
@@ -422,6 +431,7 @@ def test_version_and_help() -> None:
     assert run_cli("--version").stdout.strip() == __version__
     for command in ([], ["fit"], ["export"], ["infer"], ["denoise"], ["engines"]):
         assert "Usage:" in run_cli(*command, "--help").stdout
+    assert "\n  self2self denoise *.jpg -o results\n" in run_cli("denoise", "--help").stdout
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @reported
 @with_groups
 def denoise(
-    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE")],
     *,
     output: ImageOutput = None,
     fitting: RecipeGroup,
@@ -39,8 +39,16 @@ def denoise(
 ) -> None:
     """Denoise images: fit, export and infer in one go.
 
-    An interrupted fit goes on where it stopped when the same command is given again.
-    """
+    The result is written beside each image, as IMAGE.denoised.EXT, of the same type, depth and size. The fit is kept
+    in a folder under runs/ (some 30 MB), which may be removed. An interrupted fit goes on where it stopped when the
+    same command is given again.
+
+    \b
+    self2self denoise photo.jpg
+    self2self denoise photo.jpg -o clean.png --uncertainty std.tif
+    self2self denoise *.jpg -o results
+    self2self denoise stack.tif --fit-pages each
+    """  # noqa: D301 - \b keeps the lines below it as they are
     from self2self.jobs import ImageBatch, denoise_job
 
     console = Console(as_json=as_json, quiet=quiet)

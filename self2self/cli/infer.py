@@ -10,7 +10,7 @@ import typer
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.console import Console, reported
-from self2self.errors import UsageError
+from self2self.errors import InputError, UsageError
 from self2self.options import AsJson, Force, ImageOutput, Quiet, Seed
 
 
@@ -67,5 +67,11 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
             raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
         return paths[0], paths[1:]
     run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
-    config = run.config()
-    return exported_path(run, precision or "fp32"), images or [Path(config.image)]
+    image = Path(run.config().image)
+    model = exported_path(run, precision or "fp32")
+    if not images and not image.is_file():
+        raise InputError(
+            f"{image}: is not there any more, and {run.folder} was fitted on it. "
+            f"Name the image: self2self infer {run.folder} IMAGE"
+        )
+    return model, images or [image]
