@@ -17,7 +17,7 @@ import tifffile
 
 from self2self.console import Bars
 from self2self.jobs import fitting
-from self2self.jobs.stacks import StackJob
+from self2self.jobs.stack_job import StackJob
 from self2self.runtime import prepared as prepared_module
 from self2self.runtime.engine import Engine
 from tests.test_cli import ROOT, parse_json, run_cli

@@ -12,7 +12,7 @@ from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.infer_options import InferOptions
 from self2self.jobs.inferring import Finished, denoise_job, infer_job
 from self2self.jobs.observer import Observer
-from self2self.jobs.stacks import FinishedStack
+from self2self.jobs.stack_job import FinishedStack
 
 __all__ = [
     "BenchOptions",

@@ -27,7 +27,7 @@ from self2self.runtime.tile_job import Denoised
 from self2self.system import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from self2self.jobs.stacks import FinishedStack
+    from self2self.jobs.stack_job import FinishedStack
 
 
 @dataclass(frozen=True, slots=True)
