@@ -276,6 +276,20 @@ def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == before
 
 
+def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.jobs import inferring
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inferring, "infer_image", interrupted)
+    told = run_cli("denoise", "noisy.png", *FAST, "--passes", "1", expect=130).stderr
+    run = next(work.glob("runs/*")).relative_to(work).as_posix()
+    assert f"error: interrupted; the fit is kept in {run}. The same command goes on." in told
+
+
 def test_infer_asks_for_the_image_of_a_run_that_was_moved(work: Path) -> None:
     (work / "noisy.png").rename(work / "moved.png")
     told = run_cli("infer", "--passes", "1", expect=3).stderr
