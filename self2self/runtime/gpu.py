@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from self2self.errors import EngineUnavailableError, Obstacle
 from self2self.nvidia import Gpu, NoGpu, driver_for, find_gpu
+from self2self.runtime.engine import is_installed
 
 
 def require_gpu(engine: str) -> Gpu:
@@ -41,6 +42,35 @@ def require_driver(engine: str, gpu: Gpu, title: str, cuda_version: str) -> None
             Obstacle.DRIVER_TOO_OLD,
             f"the NVIDIA driver is too old: it runs CUDA {gpu.cuda[0]}.{gpu.cuda[1]}, and {title} needs CUDA {major}",
             f"Install {driver_for(int(major))}.",
+        )
+
+
+def require_torch_cuda(engine: str, gpu: Gpu) -> None:
+    """Check that PyTorch can hold memory on the GPU.
+
+    Raises:
+        EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver.
+    """
+    if not is_installed("torch"):
+        raise EngineUnavailableError.of(
+            engine, Obstacle.NOT_INSTALLED, "PyTorch is not installed", "Install it: pip install torch."
+        )
+    import torch
+
+    if torch.version.cuda is None:
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.TORCH_WITHOUT_CUDA,
+            f"PyTorch {torch.__version__} is a build for CPUs",
+            "Install the one for CUDA: pip install --force-reinstall torch.",
+        )
+    require_driver(engine, gpu, f"PyTorch {torch.__version__}", torch.version.cuda)
+    if not torch.cuda.is_available():
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.DRIVER_TOO_OLD,
+            f"PyTorch {torch.__version__} cannot use {gpu.name}",
+            "Update the NVIDIA driver.",
         )
 
 

@@ -28,6 +28,8 @@ from self2self.runtime.ort import BOTH_INSTALLED, REINSTALL, import_onnxruntime,
 if TYPE_CHECKING:
     import torch
 
+_MOST_BINDINGS = 16
+"""Two sets of masks, and a smaller last batch, take three; those of buffers that are gone are never used again."""
 _NO_MESSAGES = 4
 _LEFT_TO_THE_CPU = "assigned to the default CPU EP"
 """What ONNX Runtime says of a model that it may not leave to the CPU and would."""
@@ -55,6 +57,8 @@ class OrtCudaEngine(Engine):
     _binding: Any = None
     _buffers: dict[str, Any]
     _count = 0
+    _device_bindings: dict[tuple[int, ...], Any]
+    _predictions: torch.Tensor | None = None
 
     @classmethod
     def version(cls) -> str:
@@ -190,6 +194,7 @@ class OrtCudaEngine(Engine):
         self._binding = self._session.io_binding()
         self._buffers = {}
         self._count = 0
+        self._device_bindings = {}
         image = ort.OrtValue.ortvalue_from_numpy(self.image, self.device, 0)
         self._buffers[IMAGE] = image
         self._binding.bind_ortvalue_input(IMAGE, image)
@@ -227,21 +232,40 @@ class OrtCudaEngine(Engine):
         import torch
 
         count = len(next(iter(masks.values())))
-        shape = [count, *self.image.shape[1:]]
-        predictions = torch.empty(shape, dtype=torch.float32, device=self.device)
-        if predictions.is_cuda:
+        if self._predictions is None or len(self._predictions) < count:
+            self._drop_predictions()
+            shape = (count, *self.image.shape[1:])
+            self._predictions = torch.empty(shape, dtype=torch.float32, device=self.device)
+        if self._predictions.is_cuda:
             # ONNX Runtime has a stream of its own, which does not wait for those of PyTorch.
             torch.cuda.current_stream().synchronize()
+        predictions = self._predictions[:count]
         try:
+            self._session.run_with_iobinding(self._device_binding(masks, predictions))
+        except Exception as error:
+            self._drop_predictions()
+            raise self._run_error(error) from error
+        return predictions
+
+    def _device_binding(self, masks: Mapping[str, torch.Tensor], predictions: torch.Tensor) -> Any:
+        """What binds these buffers; kept, because the ensemble fills the same two sets of masks in turn."""
+        key = (len(predictions), *(mask.data_ptr() for mask in masks.values()))
+        if key not in self._device_bindings:
+            if len(self._device_bindings) == _MOST_BINDINGS:
+                self._device_bindings.clear()
             binding = self._session.io_binding()
             binding.bind_ortvalue_input(IMAGE, self._buffers[IMAGE])
             for name, mask in masks.items():
                 binding.bind_input(name, self.device, 0, np.bool_, list(mask.shape), mask.data_ptr())
+            shape = list(predictions.shape)
             binding.bind_output(PREDICTION, self.device, 0, np.float32, shape, predictions.data_ptr())
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise self._run_error(error) from error
-        return predictions
+            self._device_bindings[key] = binding
+        return self._device_bindings[key]
+
+    def _drop_predictions(self) -> None:
+        # The bindings have its address.
+        self._device_bindings = {}
+        self._predictions = None
 
     def largest_device_batch(self) -> int:
         """What is worth trying; ONNX Runtime itself sets no limit."""
@@ -286,6 +310,7 @@ class OrtCudaEngine(Engine):
 
     def close(self) -> None:
         """Free the session and the buffers."""
+        self._drop_predictions()
         self._binding = self._session = None
         self._buffers = {}
         self._count = 0

@@ -21,7 +21,7 @@ from self2self.masks import BoolArray
 from self2self.nvidia import Gpu
 from self2self.profiles import profile_for
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu
+from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu, require_torch_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class TrtEngine(Engine):
         require_driver(cls.name, gpu, library.title, cuda_major_of(library.module))
         trt = library.load()
         cls._check_gpu(trt, gpu)
-        _require_torch_cuda(cls.name, gpu)
+        require_torch_cuda(cls.name, gpu)
         return f"{library.title} {trt.__version__}"
 
     @classmethod
@@ -330,32 +330,3 @@ class TrtRtxEngine(TrtEngine):
                     atomic_write(self._cache_path, bytes(data))
         self._cache = None
         super().close()
-
-
-def _require_torch_cuda(engine: str, gpu: Gpu) -> None:
-    """Check that PyTorch can hold memory on the GPU.
-
-    Raises:
-        EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver.
-    """
-    if not is_installed("torch"):
-        raise EngineUnavailableError.of(
-            engine, Obstacle.NOT_INSTALLED, "PyTorch is not installed", "Install it: pip install torch."
-        )
-    import torch
-
-    if torch.version.cuda is None:
-        raise EngineUnavailableError.of(
-            engine,
-            Obstacle.TORCH_WITHOUT_CUDA,
-            f"PyTorch {torch.__version__} is a build for CPUs",
-            "Install the one for CUDA: pip install --force-reinstall torch.",
-        )
-    require_driver(engine, gpu, f"PyTorch {torch.__version__}", torch.version.cuda)
-    if not torch.cuda.is_available():
-        raise EngineUnavailableError.of(
-            engine,
-            Obstacle.DRIVER_TOO_OLD,
-            f"PyTorch {torch.__version__} cannot use {gpu.name}",
-            "Update the NVIDIA driver.",
-        )

@@ -185,6 +185,51 @@ def test_engines_run_masks_of_the_device(
             np.testing.assert_allclose(running.run(on_host), expected, rtol=0, atol=1e-5)
 
 
+def test_device_buffers_are_bound_once_and_used_again(tiny_model: Model) -> None:
+    image = np.random.default_rng(2).random((1, 3, SIZE, SIZE), dtype=np.float32)
+    maker = DeviceMasks(tiny_model.contract.masks, AXES, 0, "cpu")
+    slots = [maker.allocate(3), maker.allocate(3)]
+    # Before the first is given away: what stands for device memory here is the array itself.
+    other = 1 - image
+    with CudaOnTheCpu(tiny_model, image) as running, OrtEngine(tiny_model, image) as reference:
+        # As the ensemble does: two slots in turn, and a last batch that is smaller; then another image.
+        for first, count in ((0, 3), (3, 3), (6, 3), (9, 3), (12, 1), (15, 3)):
+            if first == 15:
+                running.set_image(other)
+                reference.set_image(other)
+            masks = maker.fill(slots[first // 3 % 2], first, count)
+            expected = reference.run({name: mask.numpy() for name, mask in masks.items()})
+            np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
+        assert len(running._device_bindings) == 3
+        masks = maker.fill(maker.allocate(5), 0, 5)
+        expected = reference.run({name: mask.numpy() for name, mask in masks.items()})
+        np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
+        # The larger buffer took the place of the other, which nothing may be written to any more.
+        assert len(running._device_bindings) == 1
+        for index in range(40):
+            running.run_on_device(maker.fill(maker.allocate(5), index, 1))
+        assert len(running._device_bindings) <= 16
+
+
+def test_a_batch_that_does_not_fit_leaves_no_buffers_behind(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((1, 3, SIZE, SIZE), np.float32)
+    maker = DeviceMasks(tiny_model.contract.masks, AXES, 0, "cpu")
+    with CudaOnTheCpu(tiny_model, image) as running:
+        session = running._session
+
+        class Full:
+            def io_binding(self) -> object:
+                return session.io_binding()
+
+            def run_with_iobinding(self, binding: object) -> None:
+                raise RuntimeError("Failed to allocate memory for requested buffer of size 1073741824")
+
+        monkeypatch.setattr(running, "_session", Full())
+        with pytest.raises(MemoryError):
+            running.run_on_device(maker.fill(maker.allocate(2), 0, 2))
+        assert (running._predictions, running._device_bindings) == (None, {})
+
+
 def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoise_module, "get_engine", lambda name: CudaOnTheCpu)
     pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
