@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 from self2self.contract import IMAGE, INPUT_MASK, Contract
@@ -24,9 +26,10 @@ from self2self.export.tensorrt import (
     named_capabilities,
     parse,
 )
-from self2self.export.to_onnx import to_onnx
+from self2self.export.to_onnx import _write_axes, build_model, serialise, to_onnx
 from self2self.nvidia import Gpu
 from self2self.profiles import Profile, Shape
+from self2self.train.recipes import recipe_for
 from tests.conftest import Fitted, MakeFitted
 from tests.test_cli import run_cli, template, work
 
@@ -35,6 +38,8 @@ __all__ = ["template", "work"]
 trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
 
 PAPER: dict[str, Any] = {"encoder_width": 48, "decoder_widths": (96, 96, 96, 96, 96)}
+FAST = recipe_for("fast")
+NARROW: dict[str, Any] = {"encoder_width": FAST.encoder_width, "decoder_widths": FAST.decoder_widths}
 DYNAMIC = Profile((64, 64), (64, 96), (128, 160), (1, 2, 4))
 FIXED = Profile.fixed((64, 96), (1, 2, 4))
 CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
@@ -64,16 +69,35 @@ def wanted(path: Path, fitted: Fitted, profile: Profile = FIXED, **options: Any)
     return request_for(TENSORRT_RTX, path, fitted.contract, profile, **options)
 
 
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["grey", "colour"])
+def fitted(request: pytest.FixtureRequest, widths: dict[str, Any], make_fitted: MakeFitted) -> Fitted:
+    made: Fitted = make_fitted(channels=request.param, **widths)
+    return made
+
+
+@pytest.fixture(scope="module", params=[NARROW, pytest.param(PAPER, marks=pytest.mark.slow)], ids=["narrow", "paper"])
+def widths(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return dict(request.param)
+
+
+@pytest.fixture(scope="module")
+def traced(fitted: Fitted, precision: str) -> tuple[Fitted, onnx.ModelProto]:
+    """A network in a precision, and its graph, which takes seconds to trace."""
+    lower = replace(fitted, contract=replace(fitted.contract, precision=precision))
+    return lower, build_model(lower.network, lower.contract)
+
+
 @pytest.mark.parametrize("size", [None, (64, 96)], ids=["dynamic", "fixed"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("widths", [{}, pytest.param(PAPER, marks=pytest.mark.slow)], ids=["tiny", "paper"])
-def test_graphs_parse_and_build(
-    make_fitted: MakeFitted, widths: dict[str, Any], channels: int, size: tuple[int, int] | None, tmp_path: Path
-) -> None:
-    fitted = make_fitted(channels=channels, **widths)
-    path = tmp_path / "model.onnx"
-    to_onnx(fitted.network, fitted.contract, path, size=size)
-    data, profile = path.read_bytes(), FIXED if size else DYNAMIC
+def test_graphs_parse_and_build(traced: tuple[Fitted, onnx.ModelProto], size: tuple[int, int] | None) -> None:
+    fitted, model = traced
+    # All that `build_model` does for a size after the trace.
+    _write_axes(model.graph, fitted.contract, size)
+    data, profile = serialise(model), FIXED if size else DYNAMIC
     network = parse(TENSORRT_RTX, data, "model.onnx").network
     check_inputs(network, fitted, size)
     kinds = {network.get_layer(index).type.name for index in range(network.num_layers)}
@@ -82,8 +106,11 @@ def test_graphs_parse_and_build(
     built = build(TENSORRT_RTX, data, fitted.contract, profile, source="model.onnx")
     assert built.layer_count == network.num_layers
     weights = sum(weight.numel() for weight in fitted.network.parameters())
-    assert len(built.data) > 4 * weights
-    assert 0 < built.seconds < 20
+    half = fitted.contract.precision == "fp16"
+    assert len(built.data) > (2 if half else 4) * weights
+    types = [network.get_layer(i).get_output(0).dtype for i in range(network.num_layers)]
+    assert (trt.DataType.HALF in types) == half
+    assert built.seconds > 0
 
 
 def check_inputs(network: Any, fitted: Fitted, size: tuple[int, int] | None) -> None:
