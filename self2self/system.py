@@ -70,6 +70,15 @@ def _left_in(folder: Path, limit_name: str, usage_name: str, cache_name: str) ->
         return math.inf
 
 
+def trim_heap() -> None:
+    """Give back what the C library keeps for the next allocation: a few milliseconds, with glibc; else nothing."""
+    import ctypes
+
+    # Freed pieces of up to 32 MiB stay with the process: some 200 MB after a pass at 512x512.
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held, counted from where its program began."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.model import Model, load_model
+from self2self.runtime.model import Model, load_model, read_proto
 from self2self.runtime.ncnn_engine import NcnnEngine
 from self2self.runtime.ncnn_graph import UnsupportedGraphError, translate
 
@@ -197,7 +198,9 @@ def test_no_memory_and_no_disk(tiny_model: Model, monkeypatch: pytest.MonkeyPatc
     masks = {mask.name: np.ones((1, *mask.shape({"H": 64, "W": 64})), np.bool_) for mask in tiny_model.contract.masks}
     for code, error in ((-100, MemoryError), (-1, FileFormatError)):
         with engine:
-            engine._net = type("Net", (), {"create_extractor": lambda self, code=code: Failing(code)})()
+            net = type("Net", (), {"create_extractor": lambda self, code=code: Failing(code)})()
+            assert engine._staged is not None
+            engine._staged._whole = partial(engine._extract, net, translate(read_proto(tiny_model.path).graph))
             with pytest.raises(error):
                 engine.run(masks)
 

@@ -1,0 +1,262 @@
+"""A pass in parts: what the network does at full resolution, window by window; the rest for the whole image.
+
+The two ends of the network, before the first pooling and after the last upsampling, hold most of a
+pass's memory, and see only a few pixels far: one for each 3x3 convolution. So they can run over
+windows that overlap by so little, with the masks of the whole image, and the result is the same to
+rounding. Tiles (`tiling`) cut the whole network instead, which sees farther.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.runtime.engine import FloatArray
+
+if TYPE_CHECKING:
+    import onnx
+
+WHOLE_PIXELS = 2**16
+"""An image of so many pixels runs as one, without parts."""
+WINDOW_SIDE = 128
+"""Pixels that are used of a window, about, along each axis."""
+POOLING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A window along one axis, and what of its result is used.
+
+    Attributes:
+        start, stop: of what goes in, in pixels of the image; even.
+        first, last: of what is used, in pixels of the image; even.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def window(self) -> slice:
+        """What goes in."""
+        return slice(self.start, self.stop)
+
+    @property
+    def used(self) -> slice:
+        """Where the result goes."""
+        return slice(self.first, self.last)
+
+    @property
+    def inner(self) -> slice:
+        """What of the window's result is used."""
+        return slice(self.first - self.start, self.last - self.start)
+
+
+def halved(part: slice) -> slice:
+    """The same place at half the resolution."""
+    return slice(part.start // POOLING, part.stop // POOLING)
+
+
+def spans(length: int, largest: int, reach: int) -> list[Span]:
+    """Windows of one size along an axis of `length`, evenly spread: one where `largest` allows it.
+
+    Args:
+        length: even.
+        largest: used pixels of a window, about.
+        reach: pixels by which a result depends on its surroundings.
+    """
+    count = max(1, round(length / max(largest, 4 * reach, POOLING)))
+    edges = [i * (length // POOLING) // count * POOLING for i in range(count + 1)]
+    halo = -(-reach // POOLING) * POOLING
+    size = min(length, max(b - a for a, b in pairwise(edges)) + 2 * halo)
+    starts = [min(max(0, first - halo), length - size) for first in edges[:-1]]
+    return [Span(s, s + size, a, b) for s, a, b in zip(starts, edges[:-1], edges[1:], strict=True)]
+
+
+def windows(height: int, width: int, side: int, reach: int) -> Iterator[tuple[Span, Span]]:
+    """Rows and columns of the windows that cover an image, of which about `side` by `side` pixels are used."""
+    columns = spans(width, side, reach)
+    return ((row, column) for row in spans(height, side, reach) for column in columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A graph in three parts; constants are in each part that reads them.
+
+    Attributes:
+        enter: from the image to `skip`, at full resolution, and `pooled`, at half.
+        middle: from `pooled` to `below`, at half resolution.
+        leave: from `below` and `skip` to the output.
+        pooled, skip, below: names of the values.
+    """
+
+    enter: onnx.GraphProto
+    middle: onnx.GraphProto
+    leave: onnx.GraphProto
+    pooled: str
+    skip: str
+    below: str
+
+
+def parts_of(graph: onnx.GraphProto) -> Parts | None:
+    """Cut `graph` behind its first pooling and before its last upsampling; None if it is not of this form."""
+    constants = {entry.name for entry in graph.initializer}
+    inputs = {value.name for value in graph.input}
+    pools = [node for node in graph.node if node.op_type == "MaxPool"]
+    resizes = [node for node in graph.node if node.op_type == "Resize"]
+    if not pools or not resizes:
+        return None
+    pooled, below = pools[0].output[0], resizes[-1].input[0]
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
+
+    def before(name: str) -> set[int]:
+        found: set[int] = set()
+        left = [name]
+        while left:
+            index = makers.get(left.pop())
+            if index is not None and index not in found:
+                found.add(index)
+                left += graph.node[index].input
+        return found
+
+    enter = before(pooled)
+    middle = before(below) - enter
+    leave = set(range(len(graph.node))) - enter - middle
+    made = {kind: {n for i in kept for n in graph.node[i].output} for kind, kept in (("e", enter), ("m", middle))}
+    read = {kind: {n for i in kept for n in graph.node[i].input} for kind, kept in (("m", middle), ("l", leave))}
+    skips = made["e"] & read["l"]
+    masks_read_twice = any(len([1 for part in (enter, middle, leave) if _reads(graph, part, n)]) > 1 for n in inputs)
+    if made["e"] & read["m"] != {pooled} or made["m"] & read["l"] != {below} or len(skips) != 1 or masks_read_twice:
+        return None
+    (skip,) = skips
+    outputs = [value.name for value in graph.output]
+    return Parts(
+        _part(graph, sorted(enter), constants, [skip, pooled]),
+        _part(graph, sorted(middle), constants, [below]),
+        _part(graph, sorted(leave), constants, outputs),
+        pooled,
+        skip,
+        below,
+    )
+
+
+def reach_of(graph: onnx.GraphProto) -> int:
+    """Pixels by which an output depends on its surroundings, where every convolution is 3x3: one for each."""
+    return sum(node.op_type == "Conv" for node in graph.node)
+
+
+def _reads(graph: onnx.GraphProto, indices: Iterable[int], name: str) -> bool:
+    return any(name in graph.node[index].input for index in indices)
+
+
+def _part(graph: onnx.GraphProto, indices: list[int], constants: set[str], outputs: list[str]) -> onnx.GraphProto:
+    from onnx import TensorProto, helper
+
+    nodes = [graph.node[index] for index in indices]
+    made = {name for node in nodes for name in node.output}
+    read = [name for node in nodes for name in node.input if name and name not in made]
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), [None] * 4)
+
+    return helper.make_graph(
+        nodes,
+        graph.name,
+        [value(name) for name in dict.fromkeys(read) if name not in constants],
+        [value(name) for name in outputs],
+        [entry for entry in graph.initializer if entry.name in read],
+    )
+
+
+Values = Mapping[str, NDArray[Any]]
+"""Inputs of a graph by name, [..., H, W]."""
+Runner = Callable[[Values], list[FloatArray]]
+"""Computes a graph: its outputs, in their order. What it returns is its caller's."""
+
+
+class Staged:
+    """A graph that is run in parts, and its middle again in parts, until windows are small enough.
+
+    Args:
+        graph: what to run.
+        height, width: of its outputs.
+        load: makes a graph ready to run.
+        side: of a window, about, in pixels.
+        whole_pixels: up to so many the graph runs as one.
+        between: called after each part, when what it computed with is not needed any more.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        height: int,
+        width: int,
+        load: Callable[[onnx.GraphProto], Runner],
+        *,
+        side: int = WINDOW_SIDE,
+        whole_pixels: int = WHOLE_PIXELS,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._size = height, width
+        self._side = side
+        self._between = between
+        self.parts = parts_of(graph) if height * width > whole_pixels else None
+        if self.parts is None:
+            self._whole = load(graph)
+        else:
+            self._enter, self._leave = load(self.parts.enter), load(self.parts.leave)
+            # Of an image that is large already, the next level is cut down to single windows.
+            self._middle = Staged(
+                self.parts.middle,
+                height // POOLING,
+                width // POOLING,
+                load,
+                side=side,
+                whole_pixels=side * side,
+                between=between,
+            )
+
+    def run(self, values: Values) -> FloatArray:
+        """The graph's output for inputs that may hold more than it reads; of a whole graph, not a copy."""
+        parts = self.parts
+        if parts is None:
+            return self._whole(values)[0]
+        skip, pooled = self._cover(self._enter, parts.enter, values, {})
+        self._between()
+        below = self._middle.run({**values, parts.pooled: pooled})
+        del pooled
+        self._between()
+        (output,) = self._cover(self._leave, parts.leave, {**values, parts.skip: skip}, {parts.below: below})
+        del skip, below
+        self._between()
+        return output
+
+    def _cover(self, run: Runner, graph: onnx.GraphProto, values: Values, coarse: Values) -> list[FloatArray]:
+        """Outputs of `graph` for the whole image, window by window; `coarse` has half the resolution."""
+        height, width = self._size
+        names = [value.name for value in graph.input]
+        outputs: list[FloatArray] = []
+        for row, column in windows(height, width, self._side, reach_of(graph)):
+            given = {name: values[name][..., row.window, column.window] for name in names if name not in coarse}
+            for name, value in coarse.items():
+                given[name] = value[..., halved(row.window), halved(column.window)]
+            computed = run(given)
+            # Of a graph with two outputs, the second has half the resolution.
+            sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
+            if not outputs:
+                pairs = zip(computed, sizes, strict=True)
+                outputs = [np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs]
+            for index, (output, part) in enumerate(zip(outputs, computed, strict=True)):
+                place = [(row.used, row.inner), (column.used, column.inner)]
+                if index == 1:
+                    place = [(halved(used), halved(inner)) for used, inner in place]
+                (rows, inner_rows), (columns, inner_columns) = place
+                output[..., rows, columns] = part[..., inner_rows, inner_columns]
+        return outputs

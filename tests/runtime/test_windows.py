@@ -1,0 +1,101 @@
+"""Windows over the ends of the network: they cover the image, and change nothing but the rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from self2self.contract import IMAGE
+from self2self.masks import MaskMaker
+from self2self.runtime.engine import FloatArray, get_engine
+from self2self.runtime.model import Model, read_proto
+from self2self.runtime.windows import Runner, Staged, Values, halved, parts_of, reach_of, spans
+
+
+@given(length=st.integers(1, 300).map(lambda n: 2 * n), largest=st.integers(2, 400), reach=st.integers(0, 9))
+@settings(max_examples=200, deadline=None)
+def test_spans_of_one_size_cover_an_axis_with_enough_around(length: int, largest: int, reach: int) -> None:
+    found = spans(length, largest, reach)
+    assert [span.first for span in found] == [0, *(span.last for span in found[:-1])]
+    assert found[-1].last == length
+    assert len({span.stop - span.start for span in found}) == 1
+    for span in found:
+        assert all(edge % 2 == 0 for edge in (span.start, span.stop, span.first, span.last))
+        assert span.start == 0 or span.first - span.start >= reach
+        assert span.stop == length or span.stop - span.last >= reach
+        assert 0 <= span.start <= span.first < span.last <= span.stop <= length
+    assert halved(slice(4, 10)) == slice(2, 5)
+
+
+def test_a_graph_is_cut_behind_the_first_pooling_and_before_the_last_upsampling(tiny_model: Model) -> None:
+    graph = read_proto(tiny_model.path).graph
+    parts = parts_of(graph)
+    assert parts is not None
+    assert (reach_of(parts.enter), reach_of(parts.leave)) == (2, 3)
+    assert {value.name for value in parts.enter.input} == {"input_mask", "image"}
+    read = {value.name for value in parts.leave.input}
+    assert read == {parts.below, parts.skip, "dropout_mask_8", "dropout_mask_9"}
+    assert len(parts.enter.node) + len(parts.middle.node) + len(parts.leave.node) == len(graph.node)
+    again = parts_of(parts.middle)
+    assert again is not None
+    assert "dropout_mask_6" in {value.name for value in again.leave.input}
+
+
+def test_other_graphs_are_not_cut(tiny_model: Model) -> None:
+    graph = read_proto(tiny_model.path).graph
+    for node in graph.node:
+        if node.op_type == "MaxPool":
+            node.op_type = "AveragePool"
+    assert parts_of(graph) is None
+
+
+def runner_of(opset: Any) -> Callable[[onnx.GraphProto], Runner]:
+    ort = pytest.importorskip("onnxruntime")
+
+    def load(graph: onnx.GraphProto) -> Runner:
+        proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+        session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+        def run(values: Values) -> list[FloatArray]:
+            outputs: list[FloatArray] = session.run(None, {i.name: values[i.name] for i in session.get_inputs()})
+            return outputs
+
+        return run
+
+    return load
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (64, 224)])
+def test_windows_give_what_the_whole_gives(tiny_model: Model, height: int, width: int) -> None:
+    proto = read_proto(tiny_model.path)
+    load = runner_of(proto.opset_import)
+    masks = MaskMaker(tiny_model.contract.masks, {"H": height, "W": width}, seed=2).make(0, 2)
+    image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
+    values = {IMAGE: image, **masks}
+    calls: list[None] = []
+    whole = Staged(proto.graph, height, width, load, whole_pixels=height * width)
+    cut = Staged(proto.graph, height, width, load, side=32, whole_pixels=0, between=lambda: calls.append(None))
+    assert whole.parts is None
+    assert cut.parts is not None
+    np.testing.assert_allclose(cut.run(values), whole.run(values), atol=1e-5)
+    assert len(calls) >= 6, "the middle is cut again, and each level frees its memory three times"
+
+
+def test_ncnn_in_windows(tiny_model: Model) -> None:
+    pytest.importorskip("ncnn")
+    image = np.random.default_rng(0).random((1, 3, 256, 288), dtype=np.float32)
+    masks = MaskMaker(tiny_model.contract.masks, {"H": 256, "W": 288}, seed=2).make(0, 1)
+    results = {}
+    for name in ("ncnn", "torch"):
+        with get_engine(name)(tiny_model, image) as engine:
+            results[name] = engine.run(masks).copy()
+            if name == "ncnn":
+                assert engine._staged.parts is not None  # type: ignore[attr-defined]
+                np.testing.assert_array_equal(engine.run(masks), results[name])
+    np.testing.assert_allclose(results["ncnn"], results["torch"], atol=1e-3)
