@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,4 +49,4 @@ def environment() -> dict[str, Any]:
 def shown_command(program: str) -> str:
     """The command line as a reader can type it after `program`: absolute paths lose their folders."""
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return " ".join([program, *words])
+    return f"{program} {shlex.join(words)}".rstrip()
