@@ -34,15 +34,11 @@ def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: int = B
     return per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
 
 
-def fitting_passes(
-    contract: Contract, axes: Mapping[str, int], room: float, per_element: int = BYTES_PER_MASK_ELEMENT
-) -> int:
+def fitting_passes(contract: Contract, axes: Mapping[str, int], room: float) -> int:
     """The most passes at a time that fit into `room` bytes, and at least 1."""
-    return max(1, int(room / pass_bytes(contract, axes, per_element)))
+    return max(1, int(room / pass_bytes(contract, axes)))
 
 
-def largest_host_batch(
-    contract: Contract, axes: Mapping[str, int], room: int, per_element: int = BYTES_PER_MASK_ELEMENT
-) -> int:
-    """The most passes at a time that fit into `HOST_SHARE` of the free memory and into `room` bytes, and at least 1."""
-    return fitting_passes(contract, axes, min(HOST_SHARE * free_memory_bytes(), room), per_element)
+def largest_host_batch(one_pass: int, room: int) -> int:
+    """The most passes of `one_pass` bytes that fit into `HOST_SHARE` of the free memory and `room`, and at least 1."""
+    return max(1, int(min(HOST_SHARE * free_memory_bytes(), room) / one_pass))

@@ -28,7 +28,7 @@ def test_passes_that_fit(tiny: Fitted, share: float, passes: int) -> None:
 def test_the_largest_batch_follows_the_free_memory_and_the_room(monkeypatch: pytest.MonkeyPatch, tiny: Fitted) -> None:
     def batch_with(free_bytes: int, length: int, room: int = 10**15) -> int:
         monkeypatch.setattr(budget, "free_memory_bytes", lambda: free_bytes)
-        return budget.largest_host_batch(contract, {"H": length, "W": length}, room)
+        return budget.largest_host_batch(budget.pass_bytes(contract, {"H": length, "W": length}), room)
 
     contract = tiny.contract
     assert batch_with(0, 64) == 1

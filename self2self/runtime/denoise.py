@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -82,72 +81,65 @@ def denoise(
         FileFormatError: the engine cannot load or run the file, or it predicts no finite numbers.
         ResourceError: memory ran out.
     """
-    if allow_fallback and engine != "auto":
-        again = partial(
-            denoise,
-            model,
-            pixels,
-            passes=passes,
-            sampling=sampling,
-            batch=batch,
-            seed=seed,
-            bounds=bounds,
-            on_progress=on_progress,
-            on_note=on_note,
-            memory=memory,
-            uncertainty=uncertainty,
-            may_overwrite=may_overwrite,
-            prepared=prepared,
-        )
-        try:
-            return again(engine=engine, mask_source=mask_source)
-        except EngineUnavailableError as error:
-            on_note(f"{error} Falling back, as --allow-fallback says.")
-            reason = str(error)
-        # What was asked of the engine that is missing is not asked of the one that stands in.
-        return replace(again(), fallback=reason)
     check_counts(batch, seed)
     if memory is not None and memory < 1:
         raise UsageError(f"--memory is {memory} bytes; expected more, for example --memory 2GB.")
     contract = model.contract
-    sampling = sampling or sampling_for(contract.recipe, passes)
     if pixels.shape[0] != contract.channels:
         raise InputError(
             f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
             f"{_channels(contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
         )
-    chosen = get_engine(engine)
-    source = choose_mask_source(mask_source, chosen)
-    if source == "device":
-        sampling = device_sampling(sampling)
-    job = TileJob(
-        model,
-        pixels,
-        chosen,
-        sampling,
-        batch,
-        seed,
-        bounds=bounds,
-        on_progress=on_progress,
-        on_note=on_note,
-        # Where the user gives a budget, it holds for the batch that the user gives, too.
-        may_cap_batch=memory is not None,
-        uncertainty=uncertainty,
-        prepared=prepared,
-        mask_source=source,
-    )
+    drawn = sampling or sampling_for(contract.recipe, passes)
+
+    def run_on(name: str, source_name: str) -> Denoised:
+        chosen = get_engine(name)
+        source = choose_mask_source(source_name, chosen)
+        job = TileJob(
+            model,
+            pixels,
+            chosen,
+            device_sampling(drawn) if source == "device" else drawn,
+            batch,
+            seed,
+            bounds=bounds,
+            on_progress=on_progress,
+            on_note=on_note,
+            # Where the user gives a budget, it holds for the batch that the user gives, too.
+            may_cap_batch=memory is not None,
+            uncertainty=uncertainty,
+            prepared=prepared,
+            mask_source=source,
+        )
+        return _run_within(job, memory, may_overwrite)
+
+    try:
+        return run_on(engine, mask_source)
+    except EngineUnavailableError as error:
+        if not allow_fallback or engine == "auto":
+            raise
+        on_note(f"{error} Falling back, as --allow-fallback says.")
+        reason = str(error)
+    # What was asked of the engine that is missing is not asked of the one that stands in.
+    return replace(run_on("auto", "auto"), fallback=reason)
+
+
+def _run_within(job: TileJob, memory: int | None, may_overwrite: bool) -> Denoised:
+    """Run `job` whole, or in the largest tiles that the budget allows, and in smaller ones if those do not fit."""
+    model, pixels = job.model, job.pixels
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
     in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
-    held = pixels.nbytes * (1 + (not in_place) + uncertainty)
-    largest = largest_tile(model, job.size, budget - held - ENGINE_BYTES, chosen.bytes_per_mask_element)
+    held = pixels.nbytes * (1 + (not in_place) + job.uncertainty)
+    room = budget - held - ENGINE_BYTES
+    largest = largest_tile(model, job.size, room, job.engine.pass_bytes)
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):
         try:
-            done = job.run(TilePlan.cut(*job.size, side), out, budget - held - ENGINE_BYTES)
-            if in_place and prepared is not None:
+            done = job.run(TilePlan.cut(*job.size, side), out, room)
+            if in_place and job.prepared is not None:
                 # Writing the image takes as much again, and the engine may hold all that its largest layer took.
-                prepared.close()
+                job.prepared.close()
             return done
         except PassTooLarge as error:
             if smaller is None:
@@ -157,7 +149,7 @@ def denoise(
                     "out of memory, after part of the image was done. Give a smaller limit, for example "
                     f"--memory {budget // 2 // 10**6}MB."
                 ) from error
-            on_note(f"out of memory; going on with tiles of at most {smaller}x{smaller} pixels.")
+            job.on_note(f"out of memory; going on with tiles of at most {smaller}x{smaller} pixels.")
     raise AssertionError("the last size raises or returns")
 
 

@@ -18,7 +18,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.budget import BYTES_PER_MASK_ELEMENT
+from self2self.budget import BYTES_PER_MASK_ELEMENT, pass_bytes
+from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.masks import BoolArray
 from self2self.runtime.model import Model
@@ -45,7 +46,7 @@ class Engine(ABC):
     name: ClassVar[str]
     """What `--engine` calls it."""
     bytes_per_mask_element: ClassVar[int] = BYTES_PER_MASK_ELEMENT
-    """What a pass takes at its peak, for `budget.pass_bytes`."""
+    """What a pass takes at its peak, for `pass_bytes`."""
     gains_by_batches: ClassVar[bool] = True
     """Whether a run of several passes may take less time than as many runs of one."""
     note: Callable[[str], None] = staticmethod(_ignore)
@@ -91,6 +92,11 @@ class Engine(ABC):
 
     def _use_image(self) -> None:  # noqa: B027 - not every engine holds a copy
         """Renew what `prepare` made of `self.image`; nothing to do before it."""
+
+    @classmethod
+    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """Memory of one pass over data of `axes`, as `budget.pass_bytes`."""
+        return pass_bytes(contract, axes, cls.bytes_per_mask_element)
 
     @classmethod
     @abstractmethod

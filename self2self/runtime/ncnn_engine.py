@@ -15,19 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.contract import IMAGE
+from self2self.budget import pass_bytes
+from self2self.contract import IMAGE, Contract
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.model import read_proto
 from self2self.runtime.ncnn_graph import NcnnGraph, UnsupportedGraphError, translate
-from self2self.runtime.windows import Runner, Staged, Values
+from self2self.runtime.windows import WHOLE_PIXELS, Runner, Staged, Values
 from self2self.system import compute_threads, trim_heap
 
 if TYPE_CHECKING:
     import onnx
 
 _OUT_OF_MEMORY = -100
+_WINDOW_BYTES = 160 * 10**6
+_WINDOWED_BYTES_PER_MASK_ELEMENT = 3
+"""Of an image that is run in windows: what they take together, and masks and what the parts hand on for each element.
+
+From peaks at 512x512 and 1024x1024, sums and engine included: 155 MB and 2.5 bytes for the paper's network, 128 MB and
+3.1 bytes for the fast one, 90 MB and 4.0 bytes for a narrow one, whose sums weigh more.
+"""
 
 
 class NcnnEngine(Engine):
@@ -35,12 +43,18 @@ class NcnnEngine(Engine):
 
     name = "ncnn"
     # Of an image that runs as one: masks as float32, and Winograd's transforms of whole activations. Measured at
-    # 256x256 and 512x512: 22.6 for the paper's network, 26.1 for the fast one, 23.2 for a narrow one. Images of
-    # more than `windows.WHOLE_PIXELS` take less: some 4 for the paper's at 512x512.
+    # 256x256 and 512x512: 22.6 for the paper's network, 26.1 for the fast one, 23.2 for a narrow one.
     bytes_per_mask_element = 27
     gains_by_batches = False
     copy_seconds: float = 0.0
     _staged: Staged | None = None
+
+    @classmethod
+    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """As for every engine; less for an image that is run in windows."""
+        if axes["H"] * axes["W"] <= WHOLE_PIXELS:
+            return super().pass_bytes(contract, axes)
+        return _WINDOW_BYTES + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
 
     @classmethod
     def version(cls) -> str:

@@ -9,15 +9,13 @@ into the next along a raised cosine. The weights of all tiles sum to one at ever
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.budget import BYTES_PER_MASK_ELEMENT, pass_bytes
-from self2self.contract import SIZE_MULTIPLE
+from self2self.contract import SIZE_MULTIPLE, Contract
 from self2self.padding import Padding
 from self2self.runtime.model import Model
 
@@ -36,6 +34,8 @@ SMALLEST_TILE = 2 * OVERLAP
 """Less would see more than four tiles at some pixels."""
 BYTES_PER_VALUE = 100
 """Sums, masks of the image's own size and temporaries, for each value of a tile."""
+PassBytes = Callable[[Contract, Mapping[str, int]], int]
+"""Memory of one pass over data of some axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +133,32 @@ def tile_sizes(largest: int) -> Iterator[int]:
     yield SMALLEST_TILE
 
 
-def largest_tile(model: Model, size: tuple[int, int], room: int, per_element: int = BYTES_PER_MASK_ELEMENT) -> int:
+def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: PassBytes) -> int:
     """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
+
+    Larger tiles may take less memory, so each is asked for.
 
     Args:
         model: what runs; one that is fixed to a size cannot be given tiles.
         size: height and width of the padded image; where it fits as a whole, its longer side.
         room: bytes for the engine, its masks and the sums.
-        per_element: bytes of a pass for each mask element.
+        pass_bytes: of the engine, `Engine.pass_bytes`.
     """
     contract = model.contract
+
+    def needed(side: int) -> int:
+        plan = TilePlan.cut(*size, side)
+        # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+        canvases = 2 * 2 * 4 * plan.rows.tile * size[1] if plan.count > 1 else 0
+        sums = BYTES_PER_VALUE * plan.rows.tile * plan.columns.tile
+        return pass_bytes(contract, plan.axes) + contract.channels * (sums + canvases)
+
+    largest = max(size)
+    if model.size is not None or needed(largest) <= room:
+        return largest
     unit = contract.size_multiple
-    pixel_bytes = (
-        pass_bytes(contract, {"H": unit, "W": unit}, per_element) / unit**2 + BYTES_PER_VALUE * contract.channels
-    )
-    if model.size is not None or pixel_bytes * math.prod(size) <= room:
-        return max(size)
-    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
-    line_bytes = 2 * 2 * 4 * contract.channels * size[1]
-    side = int((math.sqrt(line_bytes**2 + 4 * pixel_bytes * max(0, room)) - line_bytes) / (2 * pixel_bytes))
-    return int(max(SMALLEST_TILE, side // unit * unit))
+    sides = range(largest // unit * unit, SMALLEST_TILE, -unit)
+    return next((side for side in sides if needed(side) <= room), SMALLEST_TILE)
 
 
 class Canvas:

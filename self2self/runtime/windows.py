@@ -8,6 +8,7 @@ rounding. Tiles (`tiling`) cut the whole network instead, which sees farther.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 WHOLE_PIXELS = 2**16
 """An image of so many pixels runs as one, without parts."""
-WINDOW_SIDE = 128
-"""Pixels that are used of a window, about, along each axis."""
+WINDOW_VALUES = 3_100_000
+"""What the convolution with most channels reads and writes of a window, about: of 122x122 pixels for 208 channels."""
 POOLING = 2
 
 
@@ -66,23 +67,30 @@ def halved(part: slice) -> slice:
 def spans(length: int, largest: int, reach: int) -> list[Span]:
     """Windows of one size along an axis of `length`, evenly spread: one where `largest` allows it.
 
+    Of one size, because pools of memory serve those best.
+
     Args:
         length: even.
-        largest: used pixels of a window, about.
+        largest: used pixels of a window, about; not less than four times `reach` is taken.
         reach: pixels by which a result depends on its surroundings.
     """
-    count = max(1, round(length / max(largest, 4 * reach, POOLING)))
-    edges = [i * (length // POOLING) // count * POOLING for i in range(count + 1)]
-    halo = -(-reach // POOLING) * POOLING
-    size = min(length, max(b - a for a, b in pairwise(edges)) + 2 * halo)
-    starts = [min(max(0, first - halo), length - size) for first in edges[:-1]]
-    return [Span(s, s + size, a, b) for s, a, b in zip(starts, edges[:-1], edges[1:], strict=True)]
+    count = -(-length // max(largest, 4 * reach, POOLING))
+    halo = -(-reach // POOLING)
+    half = length // POOLING
+    size = min(half, -(-(half + 2 * halo * (count - 1)) // count))
+    starts = [i * (half - size) // max(1, count - 1) for i in range(count)]
+    edges = [0, *(start + halo for start in starts[1:]), half]
+    return [
+        Span(*(POOLING * edge for edge in (start, start + size, first, last)))
+        for start, (first, last) in zip(starts, pairwise(edges), strict=True)
+    ]
 
 
-def windows(height: int, width: int, side: int, reach: int) -> Iterator[tuple[Span, Span]]:
-    """Rows and columns of the windows that cover an image, of which about `side` by `side` pixels are used."""
-    columns = spans(width, side, reach)
-    return ((row, column) for row in spans(height, side, reach) for column in columns)
+def windows(height: int, width: int, pixels: int, reach: int) -> Iterator[tuple[Span, Span]]:
+    """Rows and columns of the windows of about `pixels` that cover an image."""
+    rows = spans(height, math.isqrt(pixels), reach)
+    columns = spans(width, pixels // (rows[0].stop - rows[0].start), reach)
+    return ((row, column) for row in rows for column in columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,13 @@ def reach_of(graph: onnx.GraphProto) -> int:
     return sum(node.op_type == "Conv" for node in graph.node)
 
 
+def window_pixels(graph: onnx.GraphProto) -> int:
+    """Pixels of a window, about, that keep to `WINDOW_VALUES`."""
+    shapes = {entry.name: entry.dims for entry in graph.initializer}
+    channels = [sum(shapes[node.input[1]][:2]) for node in graph.node if node.op_type == "Conv"]
+    return WINDOW_VALUES // max(channels, default=1)
+
+
 def _reads(graph: onnx.GraphProto, indices: Iterable[int], name: str) -> bool:
     return any(name in graph.node[index].input for index in indices)
 
@@ -188,7 +203,7 @@ class Staged:
         graph: what to run.
         height, width: of its outputs.
         load: makes a graph ready to run.
-        side: of a window, about, in pixels.
+        window_pixels: of a window of a part, about.
         whole_pixels: up to so many the graph runs as one.
         between: called after each part, when what it computed with is not needed any more.
     """
@@ -200,12 +215,12 @@ class Staged:
         width: int,
         load: Callable[[onnx.GraphProto], Runner],
         *,
-        side: int = WINDOW_SIDE,
+        window_pixels: Callable[[onnx.GraphProto], int] = window_pixels,
         whole_pixels: int = WHOLE_PIXELS,
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self._size = height, width
-        self._side = side
+        self._window_pixels = window_pixels
         self._between = between
         self.parts = parts_of(graph) if height * width > whole_pixels else None
         if self.parts is None:
@@ -218,8 +233,8 @@ class Staged:
                 height // POOLING,
                 width // POOLING,
                 load,
-                side=side,
-                whole_pixels=side * side,
+                window_pixels=window_pixels,
+                whole_pixels=window_pixels(self.parts.middle),
                 between=between,
             )
 
@@ -243,7 +258,7 @@ class Staged:
         height, width = self._size
         names = [value.name for value in graph.input]
         outputs: list[FloatArray] = []
-        for row, column in windows(height, width, self._side, reach_of(graph)):
+        for row, column in windows(height, width, self._window_pixels(graph), reach_of(graph)):
             given = {name: values[name][..., row.window, column.window] for name in names if name not in coarse}
             for name, value in coarse.items():
                 given[name] = value[..., halved(row.window), halved(column.window)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from self2self.contract import INPUT_MASK
+from self2self.budget import pass_bytes
+from self2self.contract import INPUT_MASK, Contract
 from self2self.errors import UsageError
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
@@ -107,17 +111,42 @@ def test_masks_of_places_are_independent_and_place_0_is_the_whole_image(tiny: Fi
     assert np.array_equal(maker.make(5, 1)[INPUT_MASK], seen[2])
 
 
+def side_for(model: Model, size: tuple[int, int], room: int, per_element: int = 12) -> int:
+    return largest_tile(model, size, room, partial(pass_bytes, per_element=per_element))
+
+
 def test_the_tile_follows_the_budget(tiny_model: Model) -> None:
-    sides = [largest_tile(tiny_model, (4096, 4096), room) for room in (0, 10**8, 4 * 10**8)]
+    sides = [side_for(tiny_model, (4096, 4096), room) for room in (0, 10**8, 4 * 10**8)]
     assert sides[0] == SMALLEST_TILE
     assert SMALLEST_TILE < sides[1] < sides[2] < 4096
     # A row of tiles is held as well, so a wider image has smaller tiles.
-    assert largest_tile(tiny_model, (4096, 8192), 4 * 10**8) < sides[2]
+    assert side_for(tiny_model, (4096, 8192), 4 * 10**8) < sides[2]
     # An engine that takes twice the memory has smaller tiles.
-    hungry = largest_tile(tiny_model, (4096, 4096), 4 * 10**8, per_element=24)
-    assert sides[1] < hungry <= sides[2] - 32
-    assert largest_tile(tiny_model, (64, 96), 10**9) == 96
+    assert sides[1] < side_for(tiny_model, (4096, 4096), 4 * 10**8, per_element=24) <= sides[2] - 32
+    assert side_for(tiny_model, (64, 96), 10**9) == 96
     fixed = Model(tiny_model.path, tiny_model.contract, (512, 512))
-    assert largest_tile(fixed, (512, 512), 0) == 512
+    assert side_for(fixed, (512, 512), 0) == 512
     with pytest.raises(UsageError, match="--memory is 0 bytes"):
         denoise(tiny_model, np.zeros((3, 64, 64), np.float32), memory=0)
+
+
+def test_a_larger_tile_that_takes_less_is_found(tiny_model: Model) -> None:
+    def hump(contract: Contract, axes: Mapping[str, int]) -> int:
+        return 10**9 if axes["H"] * axes["W"] <= 256**2 else 10**7
+
+    assert largest_tile(tiny_model, (512, 512), 10**9, hump) == 512
+    # Tiles of 512x512 are cut from that size on; no tile may become one that costs more.
+    side = largest_tile(tiny_model, (1024, 1024), 10**8 + 10**7, hump)
+    plan = TilePlan.cut(1024, 1024, side)
+    assert plan.count > 1
+    assert plan.rows.tile > 256
+
+
+@given(height=st.integers(2, 200), width=st.integers(2, 200), megabytes=st.integers(0, 3000))
+@settings(max_examples=40, deadline=None)
+def test_what_is_chosen_fits_by_its_own_estimate(tiny_model: Model, height: int, width: int, megabytes: int) -> None:
+    size = 32 * height, 32 * width
+    room = megabytes * 10**6
+    plan = TilePlan.cut(*size, side_for(tiny_model, size, room))
+    taken = pass_bytes(tiny_model.contract, plan.axes)
+    assert taken <= room or max(plan.rows.tile, plan.columns.tile) <= SMALLEST_TILE

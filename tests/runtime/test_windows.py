@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from self2self.budget import pass_bytes
 from self2self.contract import IMAGE
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import FloatArray, get_engine
 from self2self.runtime.model import Model, read_proto
-from self2self.runtime.windows import Runner, Staged, Values, halved, parts_of, reach_of, spans
+from self2self.runtime.windows import WHOLE_PIXELS, Runner, Staged, Values, halved, parts_of, reach_of, spans
 
 
 @given(length=st.integers(1, 300).map(lambda n: 2 * n), largest=st.integers(2, 400), reach=st.integers(0, 9))
@@ -25,6 +26,8 @@ def test_spans_of_one_size_cover_an_axis_with_enough_around(length: int, largest
     assert [span.first for span in found] == [0, *(span.last for span in found[:-1])]
     assert found[-1].last == length
     assert len({span.stop - span.start for span in found}) == 1
+    needed = length + (len(found) - 1) * 2 * (reach + reach % 2)
+    assert sum(span.stop - span.start for span in found) <= needed + 2 * len(found), "no more than that"
     for span in found:
         assert all(edge % 2 == 0 for edge in (span.start, span.stop, span.first, span.last))
         assert span.start == 0 or span.first - span.start >= reach
@@ -80,7 +83,15 @@ def test_windows_give_what_the_whole_gives(tiny_model: Model, height: int, width
     values = {IMAGE: image, **masks}
     calls: list[None] = []
     whole = Staged(proto.graph, height, width, load, whole_pixels=height * width)
-    cut = Staged(proto.graph, height, width, load, side=32, whole_pixels=0, between=lambda: calls.append(None))
+    cut = Staged(
+        proto.graph,
+        height,
+        width,
+        load,
+        window_pixels=lambda _: 32 * 32,
+        whole_pixels=0,
+        between=lambda: calls.append(None),
+    )
     assert whole.parts is None
     assert cut.parts is not None
     np.testing.assert_allclose(cut.run(values), whole.run(values), atol=1e-5)
@@ -99,3 +110,17 @@ def test_ncnn_in_windows(tiny_model: Model) -> None:
                 assert engine._staged.parts is not None  # type: ignore[attr-defined]
                 np.testing.assert_array_equal(engine.run(masks), results[name])
     np.testing.assert_allclose(results["ncnn"], results["torch"], atol=1e-3)
+
+
+def test_windows_are_in_the_estimate_of_memory(tiny_model: Model) -> None:
+    pytest.importorskip("ncnn")
+    engine = get_engine("ncnn")
+
+    def estimate(side: int) -> int:
+        return engine.pass_bytes(tiny_model.contract, {"H": side, "W": side})
+
+    assert WHOLE_PIXELS == 256**2
+    whole, windowed = estimate(256), estimate(512)
+    assert whole == pass_bytes(tiny_model.contract, {"H": 256, "W": 256}, engine.bytes_per_mask_element)
+    # Beyond what windows take together, a pixel takes far less.
+    assert (estimate(1024) - windowed) / (1024**2 - 512**2) < whole / 256**2 / 5
