@@ -16,9 +16,14 @@ import typer
 from self2self.errors import ResourceError, Self2SelfError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from self2self.jobs import Observer
     from self2self.runtime.ensemble import Moments
     from self2self.train.session import FitReport
+
+BESIDE_NAME = 66
+"""Columns of a line with a bar without the file's name."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,31 +51,38 @@ class Console:
     def line(self, text: str) -> None:
         """One line of a result; JSON has its own."""
         if not self.as_json and not self.quiet:
-            print(text)  # noqa: T201
+            # At once: in a log, a result would otherwise stand below the notes about the next images.
+            print(text, flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
         """One line on stderr that the user should know."""
         if not self.quiet:
             print(f"note: {text}", file=sys.stderr)  # noqa: T201
 
+    def image(self, path: Path, number: int, images: int) -> None:
+        """A heading on stderr, where there are no bars: image `number` of `images` comes now."""
+        if not self.quiet:
+            print(f"image {number} of {images}: {path}", file=sys.stderr)  # noqa: T201
+
     def error(self, text: str) -> None:
         """One line on stderr."""
         print(f"error: {text}", file=sys.stderr)  # noqa: T201
 
     @contextmanager
-    def progress(self, title: str = "") -> Iterator[Observer]:
+    def progress(self) -> Iterator[Observer]:
         """An observer that draws progress bars, where stderr is a terminal."""
         from self2self.jobs import Observer
 
         if self.quiet or not sys.stderr.isatty():
-            yield Observer(note=self.note)
+            yield Observer(note=self.note, imaged=self.image)
             return
-        with Bars(title) as bars:
+        with Bars() as bars:
             yield Observer(
                 note=bars.note,
                 fitted=bars.fitted,
                 passed=bars.passed,
                 measured=bars.measured,
+                imaged=bars.imaged,
                 paged=bars.paged,
                 built=bars.built,
             )
@@ -84,11 +96,11 @@ def standard_error_text(grey_levels: float) -> str:
 class Bars:
     """One progress bar for the fit and one for the passes."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self) -> None:
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._title = title
+        self._title = ""
         self._terminal = Terminal(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -132,6 +144,18 @@ class Bars:
     def measured(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""
         self._move("measuring", done, total, what)
+
+    def imaged(self, path: Path, number: int, images: int) -> None:
+        """Start anew with an image, whose number and name the bars then show."""
+        from rich.markup import escape
+
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._tasks.clear()
+        longest = min(32, max(12, self._terminal.width - BESIDE_NAME))
+        name = path.name if len(path.name) <= longest else f"{path.name[: longest - 1]}…"
+        # A name is no markup: "[a].png" would otherwise lose its brackets.
+        self._title = escape(f"{number}/{images} {name}")
 
     def paged(self, page: int, pages: int) -> None:
         """Move the bar of a stack, and start those of its next page."""

@@ -244,6 +244,11 @@ def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
     ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.denoised.png", "c.denoised.png"]
     (failed,) = parse_json(result)["failed"]
+    assert [line for line in result.stderr.splitlines() if line.startswith("image ")] == [
+        "image 1 of 3: a.png",
+        "image 2 of 3: b.png",
+        "image 3 of 3: c.png",
+    ]
     assert (failed["image"], failed["exit_code"]) == ("b.png", 3)
     assert failed["message"] in result.stderr
 
@@ -253,7 +258,14 @@ def test_infer_goes_on_after_a_bad_image_and_says_how_many_were_written(work: Pa
     (work / "bad.png").write_bytes(b"nothing")
     write_noisy(work / "other.png", seed=1)
     result = run_cli("infer", model, "bad.png", "noisy.png", "other.png", "--passes", "1", expect=3)
-    assert "error: bad.png: " in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0] == "image 1 of 3: bad.png"
+    assert lines[1].startswith("error: bad.png: ")
+    assert "image 3 of 3: other.png" in lines
+    quiet = run_cli("infer", model, "noisy.png", "other.png", "--passes", "1", "--force", "--quiet")
+    assert quiet.stderr == ""
+    single = run_cli("infer", model, "noisy.png", "--passes", "1", "--force")
+    assert "image 1" not in single.stderr
     assert result.stderr.endswith("note: 2 of 3 images written, 1 failed: bad.png\n")
     assert result.stdout.count(": written after") == 2
 

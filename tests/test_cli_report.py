@@ -42,6 +42,8 @@ def test_denoise_tells_noise_and_residual_and_a_report_changes_no_pixel(work: Pa
     page = (work / "page.html").read_text(encoding="utf-8")
     assert f"{values['noise']['sigma']:.1f}" in page
     assert "<svg" in page
+    assert "<th>flips</th><td>yes</td>" in page
+    assert re.search(r"<th>peak memory</th><td>[\d,]+ MB</td>", page)
 
 
 def test_infer_makes_a_report_too_and_says_how_sixteen_bits_are_shown(work: Path) -> None:

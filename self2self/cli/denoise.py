@@ -57,14 +57,14 @@ def denoise(
     fit_options = fitting.options(seed=seed, device=device, run=run, page=page, fit_pages=fit_pages)
     options = ensemble.options(output=output, seed=seed, force=force)
     options.check(images)
-    many = len(images) > 1
     several = ImageBatch(images, options, console.error)
     finished: list[Finished | FinishedStack] = []
     for path in images:
         with several.attempt(path):
-            with console.progress(path.name if many else "") as observer:
+            with console.progress() as observer:
                 if several.skips(path, observer):
                     continue
+                several.begin(path, observer)
                 finished.append(denoise_job(path, fit_options, options, observer))
             if not as_json:
                 print_finished(console, finished[-1:])

@@ -46,6 +46,11 @@ class ImageBatch:
         self.skipped.append(path)
         return True
 
+    def begin(self, path: Path, observer: Observer) -> None:
+        """Tell the user which of several images comes now; a single one needs no number."""
+        if len(self.images) > 1:
+            observer.imaged(path, self.images.index(path) + 1, len(self.images))
+
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
         """Note an error about one image of several, so that the others can still be done.

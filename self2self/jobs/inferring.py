@@ -119,6 +119,7 @@ def infer_job(
         for path in images:
             if several.skips(path, observer):
                 continue
+            several.begin(path, observer)
             with several.attempt(path):
                 finished.append(_infer_file(model, path, options, observer, prepared))
     return finished

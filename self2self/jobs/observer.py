@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from self2self.diagnosis import CORRELATED_NOTE, Noise, central, measure_noise
@@ -27,6 +28,7 @@ class Observer:
         fitted: after every training step.
         passed: after every run of the engine, with the passes to come.
         measured: before every step of a benchmark: what comes, steps done, steps in all.
+        imaged: before every image of several: its path, its number, from 1, and all images.
         paged: before every page of a stack: its number, from 1, and all pages.
         built: while TensorRT builds an engine: the phase, its steps done and all its steps; from any thread.
     """
@@ -35,6 +37,7 @@ class Observer:
     fitted: Callable[[FitReport], None] = _ignore
     passed: Callable[[Moments, int], None] = _ignore
     measured: Callable[[str, int, int], None] = _ignore
+    imaged: Callable[[Path, int, int], None] = _ignore
     paged: Callable[[int, int], None] = _ignore
     built: Callable[[str, int, int], None] = _ignore
 

@@ -46,12 +46,18 @@ def write_job_report(path: Path, finished: Finished, image: Image, history: Path
         residual=finished.residual,
         losses=losses,
         seconds=values["seconds"],
-        settings=[(key.replace("_", " "), _text(value)) for key, value in values.items() if key not in NOT_SETTINGS],
+        settings=[_setting(key, value) for key, value in values.items() if key not in NOT_SETTINGS],
         standard_error=finished.denoised.standard_error,
         notes=notes,
     )
     write_report(path, content)
 
 
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _setting(key: str, value: object) -> tuple[str, str]:
+    """Name and value of an entry of `Finished.to_json`, for people."""
+    name = key.removesuffix("_bytes").replace("_", " ")
+    if value is None or isinstance(value, bool):
+        return name, {None: "none", True: "yes", False: "no"}[value]
+    if key.endswith("_bytes") and isinstance(value, int):
+        return name, f"{1e-6 * value:,.0f} MB"
+    return name, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -103,7 +103,7 @@ def values(content: ReportContent) -> dict[str, Any]:
         "removed_span": f"{3 * residual.standard_deviation:.1f}",
         "reduced": None if (noisy.width, noisy.height) == (width, height) else (noisy.width, noisy.height),
         "sigma": f"{(noise or residual.noise).sigma:.1f}",
-        "residual_mean": f"{residual.mean:+.2f}",
+        "residual_mean": f"{round(residual.mean, 2) + 0.0:+.2f}",
         "residual_deviation": f"{residual.standard_deviation:.1f}",
         "correlation": f"{(noise or residual.noise).correlation:+.2f}",
         "threshold": CORRELATED,

@@ -23,6 +23,8 @@ addEventListener("load", () => {
     && c.getBoundingClientRect().height > 80 && c.querySelectorAll("path").length > 5).length;
   document.body.dataset.smallest = Math.min(...charts.map(c => Math.min(...[...c.querySelectorAll("text")]
     .map(t => t.getBoundingClientRect().height))));
+  document.body.dataset.words = [...document.querySelectorAll(".word")].filter(w => w.clientHeight < 30).length;
+  document.body.dataset.reached = document.querySelectorAll('.wide[tabindex="0"][aria-label]').length;
   document.body.dataset.fetched = performance.getEntriesByType("resource").length;
   const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
   document.body.dataset.repeated = ids.length - new Set(ids).size;
@@ -44,7 +46,10 @@ def test_the_page_in_a_browser(html: str, width: int, tmp_path: Path) -> None:
     assert int(values["width"]) == width
     assert int(values["overflow"]) == 0
     assert int(values["charts"]) == 5
-    assert float(values["smallest"]) > 9
+    assert float(values["smallest"]) > 10
+    # No word of the command is broken, and a keyboard scrolls the table.
+    assert int(values["words"]) > 1
+    assert int(values["reached"]) >= 1
     assert int(values["fetched"]) == 0
     assert int(values["repeated"]) == 0
     assert "Abacus &lt;1&gt;" in dom

@@ -24,11 +24,19 @@ PROBE = """<script>addEventListener("load", async () => {
   cut.value = 25;
   cut.dispatchEvent(new Event("input"));
   found.after = state();
+  found.height = document.getElementById("compare").clientHeight;
+  found.window = innerHeight;
+  const over = () => Boolean(cut.closest(".frame"));
+  found.over = [over()];
   found.images = [...document.images].map((image) => image.naturalWidth);
   document.querySelector('[data-zoom="4"]').click();
   found.zoomed = document.images[0].clientWidth;
   found.rendering = getComputedStyle(document.images[0]).imageRendering;
   found.wideZoomed = document.documentElement.scrollWidth;
+  found.over.push(over());
+  found.below = cut.clientWidth;
+  document.querySelector('[data-zoom="0"]').click();
+  found.over.push(over());
   found.svg = document.querySelector("svg").getBoundingClientRect().width;
   document.body.dataset.found = JSON.stringify(found);
 });</script>"""
@@ -74,6 +82,18 @@ def test_in_a_browser_the_slider_moves_images_load_and_nothing_is_too_wide(tmp_p
     assert found["rendering"] == "pixelated"
     assert found["wideZoomed"] <= width
     assert 200 < found["svg"] <= width
+    # Over the enlarged picture a finger scrolls; the slider waits below.
+    assert found["over"] == [True, False, True]
+    assert 250 < found["below"] <= width
+
+
+@pytest.mark.parametrize("size", [(900, 90), (20, 1200)])
+def test_tall_pictures_fit_on_the_screen_and_flat_ones_have_room_for_the_handle(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    found = probe(tmp_path, content(1, size, losses=[(1, 1.0), (2, 0.5)]), 1200)
+    assert 72 <= found["height"] <= found["window"]
+    assert found["wide"] <= 1200
 
 
 def test_a_screenshot_has_the_picture_in_it(tmp_path: Path) -> None:

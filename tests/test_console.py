@@ -1,0 +1,59 @@
+"""What a terminal and a log show while a command works."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from self2self.console import BESIDE_NAME, Bars, Console
+
+
+def drawn(name: str, *, columns: int = 80) -> list[str]:
+    """The last lines that bars draw for the second image of four, on a terminal of that width."""
+    from rich.console import Console as Terminal
+
+    bars = Bars()
+    bars.imaged(Path("folder/first.png"), 1, 4)
+    bars.paged(1, 3)
+    bars.imaged(Path("folder") / name, 2, 4)
+    bars.measured("something", 3, 20)
+    shown = Terminal(file=io.StringIO(), width=columns)
+    with shown.capture() as capture:
+        shown.print(bars._progress.get_renderable())
+    return capture.get().splitlines()
+
+
+def test_bars_say_which_of_several_images_they_are_about() -> None:
+    (line,) = drawn("[b].png")
+    assert line.startswith("2/4 [b].png measuring ")
+    assert "3/20" in line
+
+
+def test_a_long_name_leaves_room_for_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a-photograph-with-a-very-long-name.png"
+    (line,) = drawn(name)
+    assert f"2/4 {name[: 80 - BESIDE_NAME - 1]}… measuring" in line
+    assert "3/20" in line
+    assert line.rstrip().endswith(" left")
+
+
+def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Log(io.TextIOWrapper):
+        """A buffered file, as stdout is when it is not a terminal."""
+
+    raw = io.BytesIO()
+    log = Log(raw, encoding="utf-8", line_buffering=False)
+    errors = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", log)
+    monkeypatch.setattr(sys, "stderr", errors)
+    console = Console(as_json=False, quiet=False)
+    with console.progress() as observer:
+        observer.imaged(Path("a.png"), 1, 2)
+    console.line("a.denoised.png: written")
+    # Before anyone flushes or closes it.
+    assert raw.getvalue().decode().splitlines() == ["a.denoised.png: written"]
+    assert errors.getvalue() == "image 1 of 2: a.png\n"
