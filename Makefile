@@ -41,7 +41,7 @@ lint: $(STAMP)
 
 # The demo's fit, which is used again if it is there, is what shows PSNR against passes.
 bench: demo
-	$(BIN)/python cli.py bench --size 128 --size 256 --force --curve-of $(DEMO)/run --reference examples/clean.png \
+	$(BIN)/python cli.py bench --size 128 --size 256 --size 512 --rounds 5 --force --curve-of $(DEMO)/run --reference examples/clean.png \
 	  -o benchmarks/results/throughput.json --html benchmarks/results/throughput.html
 
 $(STAMP): pyproject.toml constraints.txt

@@ -152,6 +152,7 @@ def main() -> None:
         return
     entry: dict[str, Any] = {
         "command": shown_command("python -m benchmarks.memory"),
+        **environment(),
         "size": arguments.size,
         "memory": arguments.memory,
         "network": arguments.network if arguments.steps is None else "fast",
@@ -173,7 +174,7 @@ def main() -> None:
     print(json.dumps(entry, indent=2))
     if arguments.output is not None:
         runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else []
-        write_result(arguments.output, {"environment": environment(), "runs": [*runs, entry]})
+        write_result(arguments.output, {"runs": [*runs, entry]})
 
 
 def compared(ours: list[int], plain: int | None) -> dict[str, float]:
