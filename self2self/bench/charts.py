@@ -8,6 +8,7 @@ from self2self.bench.cases import PARTS, PLAIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 3.7
@@ -82,7 +83,7 @@ def distance_chart(curve: dict[str, Any]) -> Figure:
     pairs = [(n, d) for n, d in zip(curve["passes"], curve["distance_grey_levels"], strict=True) if d is not None]
     axes.plot(*zip(*pairs, strict=True), color=COLOURS[0], marker="o", markersize=3.5)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _plain_numbers(axes.yaxis)
     axes.set_ylabel("grey levels (of 255)")
     return figure
 
@@ -125,10 +126,18 @@ def _line_figure() -> tuple[Figure, Axes]:
     figure, axes = _figure(2.7)
     axes.set_xscale("log")
     axes.set_xlabel("passes")
-    axes.xaxis.set_major_formatter("{x:g}")
+    _plain_numbers(axes.xaxis)
     axes.set_axisbelow(True)
     axes.grid(color="#e8edf2", which="major")
     return figure, axes
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """3 instead of 3×10⁰ along a logarithmic axis, which over a short range names more than the powers of ten."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 def _label(case: dict[str, Any]) -> str:
