@@ -326,7 +326,7 @@ def test_every_page_is_fitted_from_the_one_before(folder: Path, monkeypatch: pyt
 
 
 def test_progress_shows_the_page() -> None:
-    bars = Bars("")
+    bars = Bars()
     with bars:
         bars.paged(2, 3)
         (pages,) = bars._progress.tasks
