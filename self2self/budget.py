@@ -34,11 +34,11 @@ def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: int = B
     return per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
 
 
-def fitting_passes(contract: Contract, axes: Mapping[str, int], room: float) -> int:
-    """The most passes at a time that fit into `room` bytes, and at least 1."""
-    return max(1, int(room / pass_bytes(contract, axes)))
+def fitting_passes(one_pass: int, room: float) -> int:
+    """The most passes of `one_pass` bytes at a time that fit into `room` bytes, and at least 1."""
+    return max(1, int(room / one_pass))
 
 
 def largest_host_batch(one_pass: int, room: int) -> int:
     """The most passes of `one_pass` bytes that fit into `HOST_SHARE` of the free memory and `room`, and at least 1."""
-    return max(1, int(min(HOST_SHARE * free_memory_bytes(), room) / one_pass))
+    return fitting_passes(one_pass, min(HOST_SHARE * free_memory_bytes(), room))

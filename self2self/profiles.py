@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from self2self.budget import DEVICE_SHARE, fitting_passes
+from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import IMAGE, Contract
 from self2self.errors import UsageError
 
@@ -118,7 +118,7 @@ def profile_for(contract: Contract, size: Size, memory_bytes: int) -> Profile:
     It depends on the memory of the device, not on what is free, so that an engine that was built
     once is found again.
     """
-    fitting = fitting_passes(contract, {"H": size[0], "W": size[1]}, DEVICE_SHARE * memory_bytes)
+    fitting = fitting_passes(pass_bytes(contract, {"H": size[0], "W": size[1]}), DEVICE_SHARE * memory_bytes)
     most = min(BATCHES[2], 2 ** (fitting.bit_length() - 1))
     return Profile.fixed(size, (1, min(BATCHES[1], most), most))
 

@@ -21,8 +21,8 @@ def test_a_pass_takes_memory_for_every_element_of_its_masks(tiny: Fitted) -> Non
 
 @pytest.mark.parametrize(("share", "passes"), [(0, 1), (0.9, 1), (5.5, 5), (6.01, 6)])
 def test_passes_that_fit(tiny: Fitted, share: float, passes: int) -> None:
-    room = share * budget.pass_bytes(tiny.contract, AXES)
-    assert budget.fitting_passes(tiny.contract, AXES, room) == passes
+    one_pass = budget.pass_bytes(tiny.contract, AXES)
+    assert budget.fitting_passes(one_pass, share * one_pass) == passes
 
 
 def test_the_largest_batch_follows_the_free_memory_and_the_room(monkeypatch: pytest.MonkeyPatch, tiny: Fitted) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
-from self2self.budget import DEVICE_SHARE, fitting_passes
+from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import Contract
 from self2self.errors import UsageError
 from self2self.profiles import BATCHES
@@ -77,7 +77,7 @@ def _torch_reaches(device: str) -> bool:
 
 def largest_device_batch(contract: Contract, axes: Mapping[str, int], free_bytes: int) -> int:
     """The largest batch worth trying with `free_bytes` of device memory."""
-    return min(TRIAL_BATCHES[-1], fitting_passes(contract, axes, DEVICE_SHARE * free_bytes))
+    return min(TRIAL_BATCHES[-1], fitting_passes(pass_bytes(contract, axes), DEVICE_SHARE * free_bytes))
 
 
 def free_device_bytes(device: str) -> int:

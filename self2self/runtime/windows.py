@@ -196,6 +196,15 @@ Runner = Callable[[Values], list[FloatArray]]
 """Computes a graph: its outputs, in their order. What it returns is its caller's."""
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A part at full resolution: what runs it, the names of its inputs, and where its windows lie."""
+
+    run: Runner
+    inputs: list[str]
+    windows: list[tuple[Span, Span]]
+
+
 class Staged:
     """A graph that is run in parts, and its middle again in parts, until windows are small enough.
 
@@ -220,13 +229,19 @@ class Staged:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self._size = height, width
-        self._window_pixels = window_pixels
         self._between = between
         self.parts = parts_of(graph) if height * width > whole_pixels else None
         if self.parts is None:
             self._whole = load(graph)
         else:
-            self._enter, self._leave = load(self.parts.enter), load(self.parts.leave)
+            self._enter, self._leave = (
+                _End(
+                    load(graph),
+                    [value.name for value in graph.input],
+                    list(windows(height, width, window_pixels(graph), reach_of(graph))),
+                )
+                for graph in (self.parts.enter, self.parts.leave)
+            )
             # Of an image that is large already, the next level is cut down to single windows.
             self._middle = Staged(
                 self.parts.middle,
@@ -243,26 +258,25 @@ class Staged:
         parts = self.parts
         if parts is None:
             return self._whole(values)[0]
-        skip, pooled = self._cover(self._enter, parts.enter, values, {})
+        skip, pooled = self._cover(self._enter, values, {})
         self._between()
         below = self._middle.run({**values, parts.pooled: pooled})
         del pooled
         self._between()
-        (output,) = self._cover(self._leave, parts.leave, {**values, parts.skip: skip}, {parts.below: below})
+        (output,) = self._cover(self._leave, {**values, parts.skip: skip}, {parts.below: below})
         del skip, below
         self._between()
         return output
 
-    def _cover(self, run: Runner, graph: onnx.GraphProto, values: Values, coarse: Values) -> list[FloatArray]:
-        """Outputs of `graph` for the whole image, window by window; `coarse` has half the resolution."""
+    def _cover(self, end: _End, values: Values, coarse: Values) -> list[FloatArray]:
+        """Outputs of `end` for the whole image, window by window; `coarse` has half the resolution."""
         height, width = self._size
-        names = [value.name for value in graph.input]
         outputs: list[FloatArray] = []
-        for row, column in windows(height, width, self._window_pixels(graph), reach_of(graph)):
-            given = {name: values[name][..., row.window, column.window] for name in names if name not in coarse}
+        for row, column in end.windows:
+            given = {name: values[name][..., row.window, column.window] for name in end.inputs if name not in coarse}
             for name, value in coarse.items():
                 given[name] = value[..., halved(row.window), halved(column.window)]
-            computed = run(given)
+            computed = end.run(given)
             # Of a graph with two outputs, the second has half the resolution.
             sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
             if not outputs:
