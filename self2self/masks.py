@@ -37,6 +37,10 @@ On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 a
 0.31 of the variance that independent passes give (docs/experiments.md).
 """
 
+_DRAWN_BYTES = 2**18
+"""Random bytes of one draw: they are compared while they are in the cache. A multiple of a word, so that
+it does not change the bytes."""
+
 
 class Stream(IntEnum):
     """Independent random streams of one seed, so that a pass never repeats a training step."""
@@ -120,16 +124,17 @@ class MaskMaker:
         shift = np.uint8(turn * KEEP_LEVELS // self.block)
         bits = _bit_generator(self.seed, block, self.stream, self.place)
         for spec, size, buffer in zip(self.specs, self._sizes, self._buffers, strict=True):
-            # One draw a mask, not one for all: the bytes are compared while they are in the cache.
-            words = bits.random_raw(-(-size // 8))
-            if sys.byteorder == "big":
-                words = words.byteswap()
-            random_bytes = words.view(np.uint8)[:size]
-            if shift:
-                random_bytes += shift
             # A slice, because an index into a mask without dimensions would give a copy.
             target = buffer[row : row + 1].reshape(-1)
-            if spec.keep_count == KEEP_LEVELS:
-                target.fill(True)
-            else:
-                np.less(random_bytes, np.uint8(spec.keep_count), out=target)
+            for start in range(0, size, _DRAWN_BYTES):
+                part = target[start : start + _DRAWN_BYTES]
+                words = bits.random_raw(-(-part.size // 8))
+                if sys.byteorder == "big":
+                    words = words.byteswap()
+                random_bytes = words.view(np.uint8)[: part.size]
+                if shift:
+                    random_bytes += shift
+                if spec.keep_count == KEEP_LEVELS:
+                    part.fill(True)
+                else:
+                    np.less(random_bytes, np.uint8(spec.keep_count), out=part)
