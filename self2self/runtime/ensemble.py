@@ -33,9 +33,10 @@ class Moments:
     """Running mean and variance of predictions, and the standard error of their mean.
 
     Passes with balanced masks depend on each other within a block, and passes over a mirrored image
-    have a mean of their own. So the standard error comes from the means of whole blocks, each
-    compared with the other blocks of its orientation: that of a stratified sample (Cochran, Sampling
-    Techniques, 1977, section 5.3).
+    have a mean of their own. So every orientation weighs the same, once each has had `BLOCK` passes, and
+    the standard error comes from the means of whole blocks, each compared with the other blocks of its
+    orientation: mean and error of a stratified sample (Cochran, Sampling Techniques, 1977, sections 5.2
+    and 5.3), whose strata are taken to vary alike.
 
     Args:
         shape: (C, H, W) of one prediction.
@@ -58,6 +59,10 @@ class Moments:
         self._sums: dict[int, NDArray[np.float64]] = {}
         """Of whole blocks, by orientation."""
         self._blocks: dict[int, int] = {}
+        self._passes: dict[int, int] = {}
+        """By orientation, with those of the block that is not yet whole."""
+        self._orientation = 0
+        """Of the last pass."""
         self._block_squares = 0.0
 
     @classmethod
@@ -66,7 +71,8 @@ class Moments:
         moments = cls(total.shape)
         moments.count = count
         moments._squares = squares
-        moments._sums, moments._blocks, moments._block_squares = {0: total}, {0: count}, float(squares.sum())
+        moments._sums, moments._blocks, moments._passes = {0: total}, {0: count}, {0: count}
+        moments._block_squares = float(squares.sum())
         return moments
 
     def is_finite(self) -> bool:
@@ -83,6 +89,8 @@ class Moments:
             if self._in_block == self.block:
                 self._finish_block(orientation)
         self.count += len(predictions)
+        self._passes[orientation] = self._passes.get(orientation, 0) + len(predictions)
+        self._orientation = orientation
 
     def _finish_block(self, orientation: int) -> None:
         sums = self._sums.setdefault(orientation, np.zeros(self.shape))
@@ -100,14 +108,30 @@ class Moments:
 
     def mean(self) -> FloatArray:
         """Mean over the passes, float32 (C, H, W)."""
-        return (self._sum() / self.count).astype(np.float32)
+        weights = self._weights()
+        mean = self._block_sum * weights[self._orientation]
+        for orientation, sums in self._sums.items():
+            mean += sums * weights[orientation]
+        return mean.astype(np.float32)
+
+    def _weights(self) -> dict[int, float]:
+        """What a pass counts for in the mean, by its orientation."""
+        if len(self._passes) == MIRRORED and min(self._passes.values()) >= BLOCK:
+            return {orientation: 1 / (MIRRORED * passes) for orientation, passes in self._passes.items()}
+        return dict.fromkeys(self._passes, 1 / self.count)
 
     def standard_deviation(self) -> FloatArray:
         """Unbiased standard deviation over the passes, float32 (C, H, W); zero for one pass."""
         if self.count < 2:
             return np.zeros(self.shape, np.float32)
-        variance = (self._squares - np.square(self._sum()) / self.count) / (self.count - 1)
-        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+        # In place, because an engine still holds its memory when this runs.
+        values = self._sum()
+        np.square(values, out=values)
+        values /= self.count
+        np.subtract(self._squares, values, out=values)
+        values /= self.count - 1
+        np.sqrt(np.maximum(values, 0, out=values), out=values)
+        return values.astype(np.float32)
 
     def standard_error(self) -> float:
         """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass.
@@ -122,8 +146,10 @@ class Moments:
             return 255 * math.sqrt(variance / self.count)
         explained = sum(_sum_of_squares(sums) / self._blocks[key] for key, sums in self._sums.items())
         between = max(0.0, self._block_squares - explained) / freedom / self._block_sum.size
-        # `between` is the variance of a block's sum, and there are count / block blocks.
-        return 255 * math.sqrt(between / (self.block * self.count))
+        # `between` is the variance of a block's sum.
+        weights = self._weights()
+        blocks = sum(weights[key] ** 2 * passes / self.block for key, passes in self._passes.items())
+        return 255 * math.sqrt(between * blocks)
 
 
 def _sum_of_squares(values: NDArray[np.float64]) -> float:
@@ -169,8 +195,8 @@ def run_ensemble(
     Args:
         engine: prepared.
         maker: makes the masks; pass i has the same ones for every batch size.
-        sampling: a tolerance is looked at after each round of `round_of` passes, from the second on; with
-            flips, each `BLOCK` passes see the image in another one of the `MIRRORED` orientations. A number is that
+        sampling: a tolerance is looked at after each `BLOCK` passes, from `fewest_passes` on; with flips, each `BLOCK`
+            passes see the image in another one of the `MIRRORED` orientations. A number is that
             many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`,
             with passes that count.
@@ -238,14 +264,13 @@ def not_finite(model: Model) -> FileFormatError:
     )
 
 
-def round_of(sampling: Sampling) -> int:
-    """Passes after which every orientation has had equally many."""
-    return BLOCK * (MIRRORED if sampling.flips else 1)
+def fewest_passes(sampling: Sampling) -> int:
+    """Passes before the standard error is known: `BLOCK` in each orientation, and `BLOCK` to compare with the first."""
+    return BLOCK * ((MIRRORED if sampling.flips else 1) + 1)
 
 
 def _is_settled(moments: Moments, sampling: Sampling) -> bool:
-    whole = round_of(sampling)
-    if sampling.tolerance is None or moments.count % whole or moments.count < 2 * whole:
+    if sampling.tolerance is None or moments.count % BLOCK or moments.count < fewest_passes(sampling):
         return False
     return moments.standard_error() <= sampling.tolerance
 
@@ -257,12 +282,11 @@ def expected_passes(sampling: Sampling, moments: Moments) -> int:
     """
     if sampling.tolerance is None:
         return sampling.passes
-    whole = round_of(sampling)
-    rounds = 2
-    if moments.count >= 2 * whole:
+    expected = fewest_passes(sampling)
+    if moments.count >= expected:
         needed = moments.count * (moments.standard_error() / sampling.tolerance) ** 2
-        rounds = max(math.ceil(moments.count / whole), math.ceil(min(needed, sampling.passes) / whole))
-    return min(sampling.passes, rounds * whole)
+        expected = BLOCK * max(math.ceil(moments.count / BLOCK), math.ceil(min(needed, sampling.passes) / BLOCK))
+    return min(sampling.passes, expected)
 
 
 class PassTooLarge(ResourceError):  # noqa: N818 - the caller may have a smaller tile to try

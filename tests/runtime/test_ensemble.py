@@ -305,6 +305,24 @@ def test_the_standard_error_compares_blocks_of_one_orientation(orientations: lis
     np.testing.assert_allclose(moments.standard_deviation(), flat.std(0, ddof=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("passes", [50, 57, 70])
+def test_orientations_weigh_the_same_however_often_they_come(passes: int) -> None:
+    """From a full round on, mean and error are those of a stratified sample."""
+    rng = np.random.default_rng(2)
+    squares, deviations = [], []
+    for _ in range(300):
+        orientations = np.arange(passes) // BLOCK % MIRRORED
+        values = (rng.standard_normal((passes, 1, 8, 8)) + 10.0 * orientations[:, None, None, None]).astype(np.float32)
+        moments = Moments((1, 8, 8))
+        for value, orientation in zip(values, orientations, strict=True):
+            moments.add(value[None], int(orientation))
+        means = np.stack([values[orientations == key].mean(0) for key in range(MIRRORED)])
+        np.testing.assert_allclose(moments.mean(), means.mean(0), rtol=1e-5)
+        squares.append(moments.standard_error() ** 2)
+        deviations.append(255 * (moments.mean() - 10 * np.mean(range(MIRRORED))))
+    assert np.mean(squares) == pytest.approx(np.mean(np.square(deviations)), rel=0.05)
+
+
 def test_the_standard_error_is_that_of_dependent_passes() -> None:
     """Passes that cancel within a block: the formula for independent ones would be ten times too large."""
     rng = np.random.default_rng(0)
@@ -368,7 +386,7 @@ def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_auto_ends_at_the_first_round_within_the_tolerance(flips: bool) -> None:
+def test_auto_ends_at_the_first_block_within_the_tolerance(flips: bool) -> None:
     errors: dict[int, float] = {}
     totals: dict[int, int] = {}
     sampling = Sampling(2000, tolerance=6.0, balanced=False, flips=flips)
@@ -378,13 +396,13 @@ def test_auto_ends_at_the_first_round_within_the_tolerance(flips: bool) -> None:
         totals[moments.count] = expected_passes(sampling, moments)
 
     result = run_ensemble(fake_engine(), fake_maker(), sampling, batch=2, on_progress=on_progress)
-    whole = BLOCK * (MIRRORED if flips else 1)
+    fewest = BLOCK * (MIRRORED + 1 if flips else 2)
     count = result.moments.count
-    assert count % whole == 0
-    assert 2 * whole <= count < 2000
+    assert count % BLOCK == 0
+    assert fewest <= count < 2000
     assert errors[count] <= 6.0
-    assert all(errors[at] > 6.0 for at in range(2 * whole, count, whole))
-    assert totals[2] == 2 * whole
+    assert all(errors[at] > 6.0 for at in range(fewest, count, BLOCK))
+    assert totals[2] == fewest
     assert totals[count] == count
     assert all(at <= total <= 2000 for at, total in totals.items())
 
