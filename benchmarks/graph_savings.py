@@ -31,7 +31,7 @@ from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.bench.subject import random_subject
 from self2self.masks import MaskMaker
-from self2self.runtime import ncnn_graph
+from self2self.runtime import mnn_graph
 from self2self.runtime.engine import Engine, engine_class
 from self2self.runtime.model import load_model
 from self2self.train.recipes import recipe_for
@@ -100,7 +100,7 @@ class Variant:
     Attributes:
         change: to the exported graph.
         engines: that it is tried on.
-        switched_off: a method of the translation to ncnn that says no to one saving.
+        switched_off: a function of `mnn_graph` that makes one saving.
         kept: whether the product does what the variant leaves out; False for what it could do besides.
     """
 
@@ -110,14 +110,13 @@ class Variant:
     kept: bool = True
 
 
-BOTH = ("ort", "ncnn")
+BOTH = ("ort", "mnn")
 EXPORTED = "as exported"
 VARIANTS = {
     EXPORTED: Variant(unchanged, BOTH),
     "gate and feature apart": Variant(gates_apart, BOTH),
-    "activations apart from convolutions": Variant(unchanged, ("ncnn",), "moved_into_convolution"),
-    "mask scale as an operation": Variant(unchanged, ("ncnn",), "used_once_from_input"),
-    "mask scale in the weights": Variant(scale_in_weights, BOTH, kept=False),
+    "mask scale as an operation": Variant(unchanged, ("mnn",), "fold_scales"),
+    "mask scale in the weights": Variant(scale_in_weights, ("ort",), kept=False),
     "zeros instead of reflected pads": Variant(zero_padding, BOTH, kept=False),
 }
 
@@ -142,7 +141,7 @@ def prepared(stack: ExitStack, path: Path, engine: str, variant: Variant, image:
     """`engine` with the file of a variant."""
     with ExitStack() as switched:
         if variant.switched_off is not None:
-            switched.enter_context(patch.object(ncnn_graph._Translation, variant.switched_off, lambda *_: False))
+            switched.enter_context(patch.object(mnn_graph, variant.switched_off, lambda graph: None))
         return stack.enter_context(engine_class(engine)(load_model(path), image))
 
 

@@ -23,7 +23,7 @@ DEVICE_SHARE = 0.5
 """How much of a device's memory a batch may take."""
 
 
-def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: int = BYTES_PER_MASK_ELEMENT) -> int:
+def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: float = BYTES_PER_MASK_ELEMENT) -> int:
     """Memory of one pass over data of `axes`, for example ``{"H": 64, "W": 96}``.
 
     Args:
@@ -31,7 +31,7 @@ def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: int = B
         axes: of the data.
         per_element: bytes for each mask element; of an engine, `Engine.bytes_per_mask_element`.
     """
-    return per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks)
+    return int(per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks))
 
 
 def fitting_passes(one_pass: int, room: float) -> int:

@@ -122,7 +122,18 @@ def test_a_gpu_engine_without_a_gpu_is_refused_at_once(engine: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "ncnn", "matplotlib", "PIL", "imagecodecs")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "MNN",
+    "_tools",
+    "matplotlib",
+    "PIL",
+    "imagecodecs",
+)
 
 
 def test_the_refusal_loads_no_library(tmp_path: Path) -> None:

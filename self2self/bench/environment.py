@@ -14,7 +14,7 @@ from self2self.system import available_cpus
 PACKAGES = (
     "self2self",
     "torch",
-    "ncnn",
+    "MNN",
     "onnxruntime-gpu",
     "onnxruntime",
     "numpy",

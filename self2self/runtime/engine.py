@@ -7,6 +7,7 @@ over hundreds of passes (`ensemble`) then runs on checked inputs and checks noth
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,8 +48,6 @@ class Engine(ABC):
     """What `--engine` calls it."""
     bytes_per_mask_element: ClassVar[int] = BYTES_PER_MASK_ELEMENT
     """What a pass takes at its peak, for `pass_bytes`."""
-    gains_by_batches: ClassVar[bool] = True
-    """Whether a run of several passes may take less time than as many runs of one."""
     note: Callable[[str], None] = staticmethod(_ignore)
     """Told, in one line, what the user should know while the engine is prepared."""
     copy_seconds: float | None = None
@@ -97,6 +96,11 @@ class Engine(ABC):
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """Memory of one pass over data of `axes`, as `budget.pass_bytes`."""
         return pass_bytes(contract, axes, cls.bytes_per_mask_element)
+
+    @classmethod
+    def useful_batch(cls, axes: Mapping[str, int]) -> int:
+        """The most passes a run, over data of `axes`, that may take less time than as many runs of fewer."""
+        return sys.maxsize
 
     @classmethod
     @abstractmethod
@@ -164,13 +168,13 @@ ENGINES: dict[str, str] = {
     "ort-cuda": "self2self.runtime.ort_cuda:OrtCudaEngine",
     "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
     "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
-    "ncnn": "self2self.runtime.ncnn_engine:NcnnEngine",
+    "mnn": "self2self.runtime.mnn_engine:MnnEngine",
     "ort": "self2self.runtime.ort:OrtEngine",
     "torch": "self2self.runtime.torch_engine:TorchEngine",
 }
 """Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
 
-AUTO = ("ncnn", "ort", "torch")
+AUTO = ("mnn", "ort", "torch")
 """What `--engine auto` tries, best first by passes a second (docs/engines.md).
 
 GPU engines run only when they are named: they have been tested with stand-ins, and an image that

@@ -37,7 +37,7 @@ TOLERANCE = 1e-3
 TF32_TOLERANCE = 1e-2
 """For `ort-trt`, whose provider cannot be kept from rounding to 10 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
-_PACKAGES = {"ncnn": "ncnn", "torch": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
+_PACKAGES = {"mnn": "MNN", "torch": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True, slots=True)

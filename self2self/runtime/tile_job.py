@@ -158,7 +158,7 @@ class TileJob:
                         maker,
                         self.sampling,
                         batch=batch,
-                        largest_batch=most if self.engine.gains_by_batches else 1,
+                        largest_batch=min(most, self.engine.useful_batch(plan.axes)),
                         on_progress=self.on_progress,
                         tile=(index, plan.count),
                     )

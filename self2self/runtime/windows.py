@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -193,16 +193,24 @@ def _part(graph: onnx.GraphProto, indices: list[int], constants: set[str], outpu
 Values = Mapping[str, NDArray[Any]]
 """Inputs of a graph by name, [..., H, W]."""
 Runner = Callable[[Values], list[FloatArray]]
-"""Computes a graph: its outputs, in their order. What it returns is its caller's."""
+"""Computes a graph: its outputs, in their order, which the next call may overwrite."""
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """A part at full resolution: what runs it, the names of its inputs, and where its windows lie."""
+    """A part at full resolution.
+
+    Attributes:
+        run: computes it for a window.
+        inputs: their names.
+        windows: where they lie.
+        outputs: for the whole image, kept from pass to pass: fresh memory would cost a page fault for every 4 KiB.
+    """
 
     run: Runner
     inputs: list[str]
     windows: list[tuple[Span, Span]]
+    outputs: list[FloatArray] = field(default_factory=list)
 
 
 class Staged:
@@ -214,7 +222,6 @@ class Staged:
         load: makes a graph ready to run.
         window_pixels: of a window of a part, about.
         whole_pixels: up to so many the graph runs as one.
-        between: called after each part, when what it computed with is not needed any more.
     """
 
     def __init__(
@@ -226,10 +233,8 @@ class Staged:
         *,
         window_pixels: Callable[[onnx.GraphProto], int] = window_pixels,
         whole_pixels: int = WHOLE_PIXELS,
-        between: Callable[[], None] = lambda: None,
     ) -> None:
         self._size = height, width
-        self._between = between
         self.parts = parts_of(graph) if height * width > whole_pixels else None
         if self.parts is None:
             self._whole = load(graph)
@@ -250,28 +255,22 @@ class Staged:
                 load,
                 window_pixels=window_pixels,
                 whole_pixels=window_pixels(self.parts.middle),
-                between=between,
             )
 
     def run(self, values: Values) -> FloatArray:
-        """The graph's output for inputs that may hold more than it reads; of a whole graph, not a copy."""
+        """The graph's output for inputs that may hold more than it reads; the next run overwrites it."""
         parts = self.parts
         if parts is None:
             return self._whole(values)[0]
         skip, pooled = self._cover(self._enter, values, {})
-        self._between()
         below = self._middle.run({**values, parts.pooled: pooled})
-        del pooled
-        self._between()
         (output,) = self._cover(self._leave, {**values, parts.skip: skip}, {parts.below: below})
-        del skip, below
-        self._between()
         return output
 
     def _cover(self, end: _End, values: Values, coarse: Values) -> list[FloatArray]:
         """Outputs of `end` for the whole image, window by window; `coarse` has half the resolution."""
         height, width = self._size
-        outputs: list[FloatArray] = []
+        outputs = end.outputs
         for row, column in end.windows:
             given = {name: values[name][..., row.window, column.window] for name in end.inputs if name not in coarse}
             for name, value in coarse.items():
@@ -281,7 +280,7 @@ class Staged:
             sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
             if not outputs:
                 pairs = zip(computed, sizes, strict=True)
-                outputs = [np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs]
+                outputs.extend(np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs)
             for index, (output, part) in enumerate(zip(outputs, computed, strict=True)):
                 place = [(row.used, row.inner), (column.used, column.inner)]
                 if index == 1:

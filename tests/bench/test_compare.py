@@ -38,14 +38,14 @@ def test_only_clear_and_large_changes_are_named(
 
 def test_regressions_are_named_with_their_figures() -> None:
     before = a_result({("ort", 1): STEADY, ("ort", 4): STEADY, ("torch", 1): STEADY})
-    after = a_result({("ort", 1): [s * 1.25 for s in STEADY], ("ort", 4): STEADY, ("ncnn", 1): STEADY})
+    after = a_result({("ort", 1): [s * 1.25 for s in STEADY], ("ort", 4): STEADY, ("mnn", 1): STEADY})
     found = compare(before, after)
     (slower,) = found["regressions"]
     assert (slower["engine"], slower["precision"], slower["batch"]) == ("ort", "fp32", 1)
     assert slower["change"] == pytest.approx(-0.2)
     assert [case["batch"] for case in found["unchanged"]] == [4]
     assert [case["engine"] for case in found["only_before"]] == ["torch"]
-    assert [case["engine"] for case in found["only_after"]] == ["ncnn"]
+    assert [case["engine"] for case in found["only_after"]] == ["mnn"]
     assert found["improvements"] == []
     assert found["differences"] == []
     text = "\n".join(comparison_lines({"file": "old.json", **found}))
@@ -68,11 +68,11 @@ def test_another_machine_or_version_or_network_is_told() -> None:
     before = a_result({("ort", 1): STEADY})
     after = copy.deepcopy(before)
     after["environment"]["cpu"] = "Another"
-    after["environment"]["versions"] = {"torch": "3.0", "ncnn": "1"}
+    after["environment"]["versions"] = {"torch": "3.0", "MNN": "1"}
     after["model"]["encoder_width"] = 32
     assert compare(before, after)["differences"] == [
         "cpu: Abacus <1> then, Another now",
-        "ncnn: not there then, 1 now",
+        "MNN: not there then, 1 now",
         "torch: 2.0 then, 3.0 now",
         "encoder_width: 48 then, 32 now",
     ]

@@ -139,7 +139,7 @@ def test_the_image_can_be_exchanged_before_it_is_used(engine: type[Engine], tiny
 def test_says_what_runs(engine: type[Engine], tiny_model: Model) -> None:
     with engine(tiny_model, np.zeros((1, 3, 64, 64), np.float32)) as running:
         provider = running.provider()
-    assert engine.name in NEEDS_GPU or provider in {"CPUExecutionProvider", "PyTorch CPU", "ncnn CPU"}
+    assert engine.name in NEEDS_GPU or provider in {"CPUExecutionProvider", "PyTorch CPU", "MNN CPU"}
     assert any(character.isdigit() for character in engine.version())
 
 
@@ -193,5 +193,5 @@ def test_auto_without_any_engine_says_every_reason(monkeypatch: pytest.MonkeyPat
 
     for name in ENGINES:
         monkeypatch.setattr(engine_class(name), "version", classmethod(refuse))
-    with pytest.raises(EngineUnavailableError, match=r"no engine works here: engine ncnn: broken\..*engine torch: bro"):
+    with pytest.raises(EngineUnavailableError, match=r"no engine works here: engine mnn: broken\..*engine torch: bro"):
         get_engine("auto")

@@ -244,8 +244,8 @@ def short_weights(proto: onnx.ModelProto) -> None:
 def test_a_graph_that_no_engine_loads(changed: Callable[[Change], Path], name: str, change: Change) -> None:
     message = refused_by(name, changed(change))
     assert "changed.onnx: " in message
-    # ncnn translates the graph itself, and another engine may know what it does not.
-    assert message.endswith("Use --engine ort." if name == "ncnn" else "self2self export --force")
+    # MNN converts the graph itself, and another engine may know what it does not.
+    assert message.endswith("Use --engine ort." if name == "mnn" else "self2self export --force")
     assert "\n" not in message
 
 

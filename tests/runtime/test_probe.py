@@ -46,7 +46,7 @@ def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) 
 def test_the_real_thing() -> None:
     rows = {row.name: row for row in probe_engines(LIMIT)}
     assert list(rows) == list(ENGINES)
-    for name in ("ncnn", "ort", "torch"):
+    for name in ("mnn", "ort", "torch"):
         row = rows[name]
         assert row.works, row
         assert row.device == "CPU"
@@ -71,31 +71,31 @@ def test_the_real_thing() -> None:
             Obstacle.CRASHED,
             "its libraries crashed (SIGSEGV)",
         ),
-        ("import os; print('ncnn: no'); os._exit(7)", Obstacle.CRASHED, "its process ended with exit code 7"),
+        ("import os; print('MNN: no'); os._exit(7)", Obstacle.CRASHED, "its process ended with exit code 7"),
         (
             "raise ImportError('libgomp.so.1: gone\\nmore')",
             Obstacle.DOES_NOT_LOAD,
             "does not load (libgomp.so.1: gone)",
         ),
-        ("__version__ = '0.1'", Obstacle.OTHER, "a small model fails (module 'ncnn' has no attribute '"),
+        ("__version__ = '0.1'", Obstacle.OTHER, "a small model fails (module 'MNN' has no attribute '"),
     ],
     ids=["crash", "exit", "import", "too old"],
 )
 def test_a_library_that_fails(
     source: str, cause: Obstacle, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub(folder, monkeypatch, "ncnn", source)
-    row = probe("ncnn", folder, LIMIT)
+    stub(folder, monkeypatch, "MNN", source)
+    row = probe("mnn", folder, LIMIT)
     assert not row.works
     assert row.cause == cause
     assert text in row.reason
     assert "\n" not in row.reason
-    assert row.fix == "Install it again: pip install --force-reinstall ncnn."
+    assert row.fix == "Install it again: pip install --force-reinstall MNN."
 
 
 def test_a_library_that_hangs_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(folder, monkeypatch, "ncnn", "import time; time.sleep(1000)")
-    row = probe("ncnn", folder, 2)
+    stub(folder, monkeypatch, "MNN", "import time; time.sleep(1000)")
+    row = probe("mnn", folder, 2)
     assert (row.works, row.cause) == (False, Obstacle.TIMED_OUT)
     assert row.reason == "it did not finish a small model in 2 s"
     assert row.fix == "Give it more time: self2self engines --timeout 10."
@@ -109,10 +109,10 @@ def test_a_time_limit_that_is_none(seconds: float) -> None:
 
 
 def test_a_package_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ncnn", None)
-    row = check("ncnn", folder)
+    monkeypatch.setitem(sys.modules, "MNN", None)
+    row = check("mnn", folder)
     assert row == Probed(
-        "ncnn", False, cause=Obstacle.NOT_INSTALLED, reason="ncnn is not installed", fix="Install it: pip install ncnn."
+        "mnn", False, cause=Obstacle.NOT_INSTALLED, reason="MNN is not installed", fix="Install it: pip install MNN."
     )
 
 

@@ -80,7 +80,9 @@ def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None
 
 def test_batches_are_tried_only_where_they_can_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     class OneByOne(FakeEngine):
-        gains_by_batches = False
+        @classmethod
+        def useful_batch(cls, axes: Mapping[str, int]) -> int:
+            return 1
 
     made = use_engine(monkeypatch, OneByOne)
     pixels = np.ones((3, 64, 64), np.float32)

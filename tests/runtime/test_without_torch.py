@@ -70,7 +70,7 @@ def test_denoising_without_torch(tiny_model: Model, tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", pixels)
     done = run_script(BLOCKED, str(tiny_model.path), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     engine, provider, problem, works = json.loads(done.stdout)
-    assert (engine, provider) == ("ncnn", "ncnn CPU")
+    assert (engine, provider) == ("mnn", "MNN CPU")
     assert problem == "engine torch: PyTorch is not installed. Install it: pip install torch. Use --engine ort."
     assert works["ort"]
     assert not works["torch"]

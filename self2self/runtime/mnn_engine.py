@@ -1,0 +1,337 @@
+"""MNN on the CPU: 3x3 convolutions by Winograd's algorithm, which needs fewer multiplications.
+
+The exported graph is converted when the engine is prepared (`mnn_graph`). The passes of a batch are
+computed side by side, each with its share of the threads: not all of a pass can be shared by them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.budget import pass_bytes
+from self2self.contract import IMAGE, Contract
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
+from self2self.masks import BoolArray
+from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.mnn_graph import for_mnn
+from self2self.runtime.model import Model, read_proto
+from self2self.runtime.windows import WHOLE_PIXELS, Runner, Staged, Values
+from self2self.system import compute_threads, trim_heap
+
+if TYPE_CHECKING:
+    import onnx
+
+_OUT_OF_MEMORY, _NOT_RESIZED = 1, 3
+"""Codes of MNN for a session that got no memory, when it ran or before."""
+_POOLED = 2
+"""So many networks at a time MNN lets have several threads; any other one has a single thread."""
+_RESIZE_STATUS = 3
+"""Asks whether a session is not ready to run."""
+_DEFER = 7
+"""Do not lay a session out before the sizes of its inputs are known."""
+_WINDOW_BYTES = 150 * 10**6
+_WINDOWED_BYTES_PER_PIXEL = 270
+_WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
+"""Of an image that is run in windows: what they take together, and what the parts hand on.
+
+Peaks at 512x512 and 1024x1024, sums and engine included: 398 and 1141 MB for the paper's network (432 and 1278 by
+these), 356 and 994 MB for the fast one (364 and 1006), 161 and 463 MB for a narrow one (269 and 626).
+"""
+
+
+class MnnEngine(Engine):
+    """MNN in float32 on the CPU."""
+
+    name = "mnn"
+    # Of an image that runs as one. Measured at 256x256: 9.6 for the paper's network, 11.1 for the fast one, 10.8 for a
+    # narrow one.
+    bytes_per_mask_element = 11
+    copy_seconds: float = 0.0
+
+    def __init__(self, model: Model, image: FloatArray) -> None:
+        super().__init__(model, image)
+        height, width = image.shape[2:]
+        self._most = self.useful_batch({"H": height, "W": width})
+        self._networks: list[_Network] | None = None
+        self._converted: dict[str, bytes] = {}
+        """By the hash of what was converted, where it may be loaded again."""
+        self._pool: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """As for every engine; less for an image that is run in windows."""
+        if axes["H"] * axes["W"] <= WHOLE_PIXELS:
+            return super().pass_bytes(contract, axes)
+        kept = _WINDOWED_BYTES_PER_PIXEL * axes["H"] * axes["W"]
+        return _WINDOW_BYTES + kept + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
+
+    @classmethod
+    def useful_batch(cls, axes: Mapping[str, int]) -> int:
+        """A pass for each thread; in windows one, because there memory comes first."""
+        return compute_threads() if axes["H"] * axes["W"] <= WHOLE_PIXELS else 1
+
+    @classmethod
+    def version(cls) -> str:
+        """The version of MNN."""
+        return f"MNN {_import_mnn().version()}"
+
+    def prepare(self) -> None:
+        """Convert the graph and load it."""
+        self._networks = [self._network(compute_threads())]
+
+    def _network(self, threads: int) -> _Network:
+        """What computes one pass at a time."""
+        proto = read_proto(self.model.path)
+        opsets = list(proto.opset_import)
+        height, width = self.image.shape[2:]
+        clock = _Clock()
+
+        def load(graph: onnx.GraphProto) -> Runner:
+            return self._load(for_mnn(graph, opsets), threads, clock)
+
+        try:
+            return _Network(Staged(proto.graph, height, width, load), clock)
+        except (ValueError, TypeError) as error:
+            raise FileFormatError(
+                f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use --engine ort."
+            ) from error
+
+    def _load(self, model: onnx.ModelProto, threads: int, clock: _Clock) -> Runner:
+        """What runs `model`."""
+        MNN = _import_mnn()  # noqa: N806 - what the library calls itself
+        path = self.model.path
+        data = model.SerializeToString()
+        key = hashlib.sha256(data).hexdigest()
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                source, converted = Path(folder) / "model.onnx", Path(folder) / "model.mnn"
+                if key in self._converted:
+                    converted.write_bytes(self._converted[key])
+                else:
+                    source.write_bytes(data)
+                    printed = _convert(source, converted)
+                    if not converted.is_file():
+                        raise _not_converted(path, printed)
+                    if self._most > 1:
+                        self._converted[key] = converted.read_bytes()
+                with _silent():
+                    interpreter = MNN.Interpreter(str(converted))
+                    interpreter.setSessionMode(_DEFER)
+                    config = {"backend": "CPU", "numThread": threads, "precision": "high"}
+                    session = interpreter.createSession(config)
+        except MemoryError as error:
+            raise ResourceError(f"out of memory while loading {path}. Close other programs and try again.") from error
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: MNN's copy of the model cannot be written to {tempfile.gettempdir()} ({error.strerror}). "
+                "Free some space there, or use --engine ort."
+            ) from error
+        return _Session(path, interpreter, session, [value.name for value in model.graph.output], clock)
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """The passes of the batch, side by side; the next run may overwrite the result."""
+        count = len(next(iter(masks.values())))
+        try:
+            networks = self._networks_for(count)
+            before = sum(network.clock.seconds for network in networks)
+            if count == 1:
+                # It stays where it was computed, which saves a copy.
+                predictions = self._pass(networks[0], masks, 0)
+            else:
+                predictions = np.empty((count, *self.image.shape[1:]), np.float32)
+
+                def compute(first: int) -> None:
+                    for index in range(first, count, len(networks)):
+                        predictions[index] = self._pass(networks[first], masks, index)[0]
+
+                self._side_by_side(compute, len(networks))
+        except MemoryError:
+            # Fewer passes at a time get by with fewer networks, which are made when they come.
+            self._networks = []
+            raise
+        self.copy_seconds += (sum(network.clock.seconds for network in networks) - before) / len(networks)
+        return predictions
+
+    def _pass(self, network: _Network, masks: Mapping[str, BoolArray], index: int) -> FloatArray:
+        inputs: dict[str, NDArray[Any]] = {name: mask[index : index + 1] for name, mask in masks.items()}
+        return network.staged.run({IMAGE: self.image, **inputs})
+
+    def _networks_for(self, count: int) -> list[_Network]:
+        """Networks for `count` passes; once there are several, they stay, as batches end with a smaller one."""
+        if self._networks is None:
+            raise RuntimeError("the engine is not prepared")
+        wanted = min(count, self._most)
+        if wanted > len(self._networks):
+            # Before the next are made.
+            self._networks.clear()
+            threads = max(1, compute_threads() // wanted) if wanted <= _POOLED else 1
+            self._networks += [self._network(threads) for _ in range(wanted)]
+        return self._networks[:wanted]
+
+    def _side_by_side(self, compute: Callable[[int], None], count: int) -> None:
+        """Call `compute` with 0 to `count` - 1, and return when all have ended, well or not."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(compute_threads())
+        try:
+            running = [self._pool.submit(compute, index) for index in range(count)]
+        except RuntimeError as error:
+            # Nothing that was begun may still run when the next batch comes.
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+            raise MemoryError("no memory for another thread") from error
+        wait(running)
+        for future in running:
+            future.result()
+
+    def provider(self) -> str:
+        """Always the CPU."""
+        return "MNN CPU"
+
+    def close(self) -> None:
+        """Free the networks and their memory."""
+        self._networks = None
+        self._converted = {}
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        trim_heap()
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds that went into copying inputs."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What computes one pass at a time, and the clock of all of its sessions."""
+
+    staged: Staged
+    clock: _Clock
+
+
+class _Session:
+    """A loaded graph; called with its inputs, it returns its outputs in memory of its own, until the next call."""
+
+    def __init__(self, path: Path, interpreter: Any, session: Any, outputs: list[str], clock: _Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._interpreter = interpreter
+        self._session = session
+        self._names = outputs
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._inputs: dict[str, NDArray[Any]] = {}
+        self._outputs: list[FloatArray] = []
+
+    def __call__(self, values: Values) -> list[FloatArray]:
+        tensors = self._interpreter.getSessionInputAll(self._session)
+        shapes = {name: values[name].shape for name in tensors}
+        if shapes != self._shapes:
+            self._resize(tensors, shapes)
+        start = time.perf_counter()
+        for name, memory in self._inputs.items():
+            value = values[name]
+            np.copyto(memory, value.view(np.uint8) if value.dtype == np.bool_ else value)
+        self._clock.seconds += time.perf_counter() - start
+        code = self._interpreter.runSession(self._session)
+        if code:
+            self._fail(code)
+        return self._outputs
+
+    def _resize(self, tensors: Mapping[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+        self._shapes = {}
+        with _silent():
+            for name, shape in shapes.items():
+                self._interpreter.resizeTensor(tensors[name], shape)
+            self._interpreter.resizeSession(self._session)
+        # An integer whose bits the bindings show as a float; only zero stays what it is.
+        if self._interpreter.getSessionInfo(self._session, _RESIZE_STATUS):
+            self._fail(_NOT_RESIZED)
+        tensors = self._interpreter.getSessionInputAll(self._session)
+        self._inputs = {name: tensor.getNumpyData() for name, tensor in tensors.items()}
+        outputs = self._interpreter.getSessionOutputAll(self._session)
+        self._outputs = [outputs[name].getNumpyData() for name in self._names]
+        self._shapes = shapes
+        # What laying out took, besides the converter before it.
+        trim_heap()
+
+    def _fail(self, code: int) -> None:
+        if code in (_OUT_OF_MEMORY, _NOT_RESIZED):
+            raise MemoryError("MNN could not allocate what a pass needs")
+        raise FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
+
+
+def _convert(source: Path, converted: Path) -> str:
+    """Write `converted`, or do not, and return what the converter printed.
+
+    In a process of its own, because a damaged graph may crash it. The module around the compiled converter is left
+    alone, because it reports its use over the network.
+    """
+    program = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+    arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(converted), "--bizCode", ""]
+    # Without the current folder on the path, whatever is in it.
+    command = [sys.executable, "-P", "-c", program, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - ours
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _not_converted(path: Path, printed: str) -> FileFormatError:
+    unknown = re.search(r"Not Support: (?:ONNX::)?(\w+)", printed)
+    if unknown:
+        return FileFormatError(f"{path}: the engine mnn does not know its operator {unknown[1]}. Use --engine ort.")
+    return FileFormatError(f"{path}: the engine mnn cannot convert it. Use --engine ort.")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what the library prints off stdout, where results go."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            # The C library would print what it still holds into our stdout later.
+            if sys.platform != "win32":
+                ctypes.CDLL(None).fflush(None)
+            os.dup2(saved, 1)
+    finally:
+        os.close(saved)
+
+
+def _import_mnn() -> Any:
+    if not is_installed("MNN"):
+        raise EngineUnavailableError.of(
+            "mnn", Obstacle.NOT_INSTALLED, "MNN is not installed", "Install it: pip install MNN."
+        )
+    try:
+        with _silent():
+            import MNN
+    except (ImportError, OSError) as error:
+        raise EngineUnavailableError.of(
+            "mnn",
+            Obstacle.DOES_NOT_LOAD,
+            f"MNN does not load ({first_line(error)})",
+            "Install it again: pip install --force-reinstall MNN.",
+        ) from error
+    return MNN
