@@ -27,12 +27,15 @@ def print_finished(console: Console, finished: list[Finished | FinishedStack]) -
             f"{item.output}: written after {item.seconds:.1f} s; {done.passes} passes with {done.provider}, "
             f"{done.passes_per_second:.1f} a second, standard error {standard_error_text(done.standard_error)}"
         )
-        sigma = item.residual.noise.sigma if item.noise is None else item.noise.sigma
-        made = "" if item.fitted is None else f": {item.fitted.settings()}"
-        lines.append(
-            f"  noise of about {sigma:.1f} grey levels{made}; removed: mean {item.residual.mean:+.2f}, "
-            f"standard deviation {item.residual.standard_deviation:.1f}"
-        )
+        residual = item.residual
+        spread = residual.standard_deviation
+        removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
+        if item.noise is None:
+            # Only what was removed was measured, which can be less than the image's noise.
+            lines.append(f"  {removed}, with noise of about {residual.noise.sigma:.1f}")
+        else:
+            made = "" if item.fitted is None else f": {item.fitted.settings()}"
+            lines.append(f"  noise of about {item.noise.sigma:.1f} grey levels{made}; {removed}")
         if item.fitted is not None and item.fitted.config.iqa is not None:
             lines.append(f"  fitted {item.fitted.quality_text()}")
     for line in lines:
