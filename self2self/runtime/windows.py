@@ -67,7 +67,7 @@ def halved(part: slice) -> slice:
 def spans(length: int, largest: int, reach: int) -> list[Span]:
     """Windows of one size along an axis of `length`, evenly spread: one where `largest` allows it.
 
-    Of one size, because pools of memory serve those best.
+    Of one size, because an engine is laid out for one size at a time.
 
     Args:
         length: even.
