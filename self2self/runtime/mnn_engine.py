@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -300,23 +301,28 @@ def _not_converted(path: Path, printed: str) -> FileFormatError:
     return FileFormatError(f"{path}: the engine mnn cannot convert it. Use --engine ort.")
 
 
+_ONE_AT_A_TIME = Lock()
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep what the library prints off stdout, where results go."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
+    # Two threads at once could take each other's silence for stdout, and restore that.
+    with _ONE_AT_A_TIME:
+        sys.stdout.flush()
+        saved = os.dup(1)
         try:
-            yield
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+            try:
+                yield
+            finally:
+                # The C library would print what it still holds into our stdout later.
+                if sys.platform != "win32":
+                    ctypes.CDLL(None).fflush(None)
+                os.dup2(saved, 1)
         finally:
-            # The C library would print what it still holds into our stdout later.
-            if sys.platform != "win32":
-                ctypes.CDLL(None).fflush(None)
-            os.dup2(saved, 1)
-    finally:
-        os.close(saved)
+            os.close(saved)
 
 
 def _import_mnn() -> Any:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,32 @@ def test_prints_of_others_are_not_lost(tiny_model: Model, capfd: pytest.CaptureF
         engine.run(MaskMaker(tiny_model.contract.masks, {"H": 64, "W": 64}, 0).make(0, 1))
     print("after")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+@needs_mnn
+def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.CaptureFixture[str]) -> None:
+    inside, entered, left = Event(), Event(), Event()
+
+    def first() -> None:
+        with mnn_engine._silent():
+            inside.set()
+            # Long enough for the second, unless it has to wait.
+            entered.wait(0.5)
+        left.set()
+
+    def second() -> None:
+        inside.wait()
+        with mnn_engine._silent():
+            entered.set()
+            left.wait()
+
+    threads = [Thread(target=first), Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("after")
+    assert capfd.readouterr().out == "after\n"
 
 
 @needs_mnn
