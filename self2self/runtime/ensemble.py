@@ -285,7 +285,7 @@ def expected_passes(sampling: Sampling, moments: Moments) -> int:
     expected = fewest_passes(sampling)
     if moments.count >= expected:
         needed = moments.count * (moments.standard_error() / sampling.tolerance) ** 2
-        expected = BLOCK * max(math.ceil(moments.count / BLOCK), math.ceil(min(needed, sampling.passes) / BLOCK))
+        expected = BLOCK * math.ceil(max(moments.count, min(needed, sampling.passes)) / BLOCK)
     return min(sampling.passes, expected)
 
 

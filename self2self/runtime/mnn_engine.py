@@ -7,7 +7,6 @@ computed side by side, each with its share of the threads: not all of a pass can
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import re
 import subprocess
@@ -70,8 +69,8 @@ class MnnEngine(Engine):
         height, width = image.shape[2:]
         self._most = self.useful_batch({"H": height, "W": width})
         self._networks: list[_Network] | None = None
-        self._converted: dict[str, bytes] = {}
-        """By the hash of what was converted, where it may be loaded again."""
+        self._converted: bytes | None = None
+        """The whole graph, where it is loaded again for more passes side by side."""
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
@@ -94,17 +93,20 @@ class MnnEngine(Engine):
 
     def prepare(self) -> None:
         """Convert the graph and load it."""
-        self._networks = [self._network(compute_threads())]
+        self._networks = self._load_networks(1, compute_threads())
 
-    def _network(self, threads: int) -> _Network:
-        """What computes one pass at a time."""
+    def _load_networks(self, count: int, threads: int) -> list[_Network]:
+        """Networks of so many threads each."""
         proto = read_proto(self.model.path)
+        return [self._load_network(proto, threads) for _ in range(count)]
+
+    def _load_network(self, proto: onnx.ModelProto, threads: int) -> _Network:
         opsets = list(proto.opset_import)
         height, width = self.image.shape[2:]
         clock = _Clock()
 
         def load(graph: onnx.GraphProto) -> Runner:
-            return self._load(for_mnn(graph, opsets), threads, clock)
+            return self._load(graph, opsets, threads, clock)
 
         try:
             return _Network(Staged(proto.graph, height, width, load), clock)
@@ -113,24 +115,25 @@ class MnnEngine(Engine):
                 f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use --engine ort."
             ) from error
 
-    def _load(self, model: onnx.ModelProto, threads: int, clock: _Clock) -> Runner:
-        """What runs `model`."""
+    def _load(
+        self, graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], threads: int, clock: _Clock
+    ) -> Runner:
+        """What runs `graph`."""
         MNN = _import_mnn()  # noqa: N806 - what the library calls itself
         path = self.model.path
-        data = model.SerializeToString()
-        key = hashlib.sha256(data).hexdigest()
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 source, converted = Path(folder) / "model.onnx", Path(folder) / "model.mnn"
-                if key in self._converted:
-                    converted.write_bytes(self._converted[key])
+                if self._converted is not None:
+                    converted.write_bytes(self._converted)
                 else:
-                    source.write_bytes(data)
+                    source.write_bytes(for_mnn(graph, opsets).SerializeToString())
                     printed = _convert(source, converted)
                     if not converted.is_file():
                         raise _not_converted(path, printed)
+                    # Such an image is not run in windows, so there is one graph.
                     if self._most > 1:
-                        self._converted[key] = converted.read_bytes()
+                        self._converted = converted.read_bytes()
                 with _silent():
                     interpreter = MNN.Interpreter(str(converted))
                     interpreter.setSessionMode(_DEFER)
@@ -143,7 +146,7 @@ class MnnEngine(Engine):
                 f"{path}: MNN's copy of the model cannot be written to {tempfile.gettempdir()} ({error.strerror}). "
                 "Free some space there, or use --engine ort."
             ) from error
-        return _Session(path, interpreter, session, [value.name for value in model.graph.output], clock)
+        return _Session(path, interpreter, session, [value.name for value in graph.output], clock)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """The passes of the batch, side by side; the next run may overwrite the result."""
@@ -182,7 +185,7 @@ class MnnEngine(Engine):
             # Before the next are made.
             self._networks.clear()
             threads = max(1, compute_threads() // wanted) if wanted <= _POOLED else 1
-            self._networks += [self._network(threads) for _ in range(wanted)]
+            self._networks += self._load_networks(wanted, threads)
         return self._networks[:wanted]
 
     def _side_by_side(self, compute: Callable[[int], None], count: int) -> None:
@@ -207,7 +210,7 @@ class MnnEngine(Engine):
     def close(self) -> None:
         """Free the networks and their memory."""
         self._networks = None
-        self._converted = {}
+        self._converted = None
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

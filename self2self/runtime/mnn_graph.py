@@ -32,7 +32,7 @@ def for_mnn(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto]) -> on
 
 
 def _widen(graph: onnx.GraphProto) -> None:
-    """Masks as uint8, everything else as float32, and no casts but those of masks."""
+    """Masks as uint8, other floats as float32, and no casts between floats."""
     from onnx import TensorProto, numpy_helper
 
     masks = set()
@@ -49,16 +49,22 @@ def _widen(graph: onnx.GraphProto) -> None:
         if entry.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
             entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float32), entry.name))
     outputs = {value.name for value in graph.output}
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    # A cast from or to anything else rounds, or makes a float, and stays.
+    others = set(masks)
     for node in list(graph.node):
         if node.op_type != "Cast":
             continue
-        if node.input[0] in masks:
-            node.attribute[0].i = TensorProto.FLOAT
+        to = next(entry for entry in node.attribute if entry.name == "to")
+        if to.i not in floats:
+            others.add(node.output[0])
+        elif node.input[0] in others:
+            to.i = TensorProto.FLOAT
         elif node.output[0] in outputs:
             node.op_type = "Identity"
             del node.attribute[:]
         else:
-            _bypass(graph, node)
+            _bypass(graph, node, node.input[0])
 
 
 def fold_scales(graph: onnx.GraphProto) -> None:
@@ -103,11 +109,11 @@ def _reflects(node: onnx.NodeProto) -> bool:
     return node.op_type == "Pad" and any(entry.name == "mode" and entry.s == b"reflect" for entry in node.attribute)
 
 
-def _bypass(graph: onnx.GraphProto, node: onnx.NodeProto, kept: str | None = None) -> None:
-    """Remove `node`, and let what reads its output read `kept` instead, by default its input."""
+def _bypass(graph: onnx.GraphProto, node: onnx.NodeProto, kept: str) -> None:
+    """Remove `node`, and let what reads its output read `kept` instead."""
     name = node.output[0]
     for reader in graph.node:
         for index, read in enumerate(reader.input):
             if read == name:
-                reader.input[index] = node.input[0] if kept is None else kept
+                reader.input[index] = kept
     graph.node.remove(node)

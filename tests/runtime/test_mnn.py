@@ -79,6 +79,17 @@ KEPT = {
 }
 
 
+def test_a_cast_that_is_not_between_floats_stays() -> None:
+    """It rounds, so a graph without it would be another one."""
+    nodes = [node("Cast", "x", "i", to=TensorProto.INT32), node("Cast", "i", "f", to=TensorProto.FLOAT)]
+    graph = graph_of([*nodes, node("Cast", "f", "g", to=TensorProto.FLOAT), node("Conv", "g w")])
+    x = 5 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    rewritten = for_mnn(graph, OPSETS)
+    expected = run_reference(helper.make_model(graph, opset_imports=OPSETS), {"x": x})
+    np.testing.assert_allclose(run_reference(rewritten, {"x": x}), expected, rtol=1e-5, atol=1e-5)
+    assert [entry.op_type for entry in rewritten.graph.node] == ["Cast", "Cast", "Conv"]
+
+
 @pytest.mark.parametrize("name", [*FOLDED, *KEPT])
 def test_computes_what_the_graph_says(name: str) -> None:
     graph = graph_of((FOLDED | KEPT)[name], ["x", "mask"])
