@@ -17,7 +17,7 @@ PACKAGE = ROOT / "self2self"
 
 LEAVES = {
     *("budget", "contract", "device_notes", "diagnosis", "errors", "files", "image_io", "masks", "metrics", "nvidia"),
-    *("nvidia_libraries", "orientation", "padding", "profiles", "system"),
+    *("nvidia_libraries", "orientation", "padding", "profiles", "system", "workers"),
 }
 FRONT = {"cli", "console", "options", "__main__"}
 HEAVY = {

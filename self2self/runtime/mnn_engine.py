@@ -1,7 +1,8 @@
 """MNN on the CPU: 3x3 convolutions by Winograd's algorithm, which needs fewer multiplications.
 
-The exported graph is converted when the engine is prepared (`mnn_graph`). The passes of a batch are
-computed side by side, each with its share of the threads: not all of a pass can be shared by them.
+The exported graph is converted when the engine is prepared (`mnn_graph`). The passes of a batch, or of a
+larger image the windows of a pass (`windows`), are computed side by side, each with its share of the threads:
+not all of a pass can be shared by them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,9 @@ from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.mnn_graph import for_mnn
 from self2self.runtime.model import Model, read_proto
-from self2self.runtime.windows import WHOLE_PIXELS, Runner, Staged, Values
+from self2self.runtime.windows import WHOLE_PIXELS, Staged, Values
 from self2self.system import compute_threads, trim_heap
+from self2self.workers import Workers
 
 if TYPE_CHECKING:
     import onnx
@@ -45,13 +46,14 @@ _RESIZE_STATUS = 3
 """Asks whether a session is not ready to run."""
 _DEFER = 7
 """Do not lay a session out before the sizes of its inputs are known."""
-_WINDOW_BYTES = 150 * 10**6
+_WINDOW_BYTES = 75 * 10**6
 _WINDOWED_BYTES_PER_PIXEL = 270
 _WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
-"""Of an image that is run in windows: what they take together, and what the parts hand on.
+"""Of an image that is run in windows: what a thread takes for its own, and what the parts hand on.
 
-Peaks at 512x512 and 1024x1024, sums and engine included: 398 and 1141 MB for the paper's network (432 and 1278 by
-these), 356 and 994 MB for the fast one (364 and 1006), 161 and 463 MB for a narrow one (269 and 626).
+Peaks at 256x256, 512x512 and 1024x1024 on two threads, sums and engine included: 156, 373 and 1106 MB for the paper's
+network (221, 432 and 1279 by these), 138, 327 and 956 MB for the fast one (203, 364 and 1006), 69, 170 and 444 MB for a
+narrow one (180, 269 and 626).
 """
 
 
@@ -59,9 +61,6 @@ class MnnEngine(Engine):
     """MNN in float32 on the CPU."""
 
     name = "mnn"
-    # Of an image that runs as one. Measured at 256x256: 9.6 for the paper's network, 11.1 for the fast one, 10.8 for a
-    # narrow one.
-    bytes_per_mask_element = 11
     copy_seconds: float = 0.0
 
     def __init__(self, model: Model, image: FloatArray) -> None:
@@ -71,7 +70,7 @@ class MnnEngine(Engine):
         self._networks: list[_Network] | None = None
         self._converted: bytes | None = None
         """The whole graph, where it is loaded again for more passes side by side."""
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(compute_threads())
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
@@ -79,11 +78,11 @@ class MnnEngine(Engine):
         if axes["H"] * axes["W"] <= WHOLE_PIXELS:
             return super().pass_bytes(contract, axes)
         kept = _WINDOWED_BYTES_PER_PIXEL * axes["H"] * axes["W"]
-        return _WINDOW_BYTES + kept + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
+        return compute_threads() * _WINDOW_BYTES + kept + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """A pass for each thread; in windows one, because there memory comes first."""
+        """A pass for each thread; in windows one, whose windows are side by side."""
         return compute_threads() if axes["H"] * axes["W"] <= WHOLE_PIXELS else 1
 
     @classmethod
@@ -103,22 +102,24 @@ class MnnEngine(Engine):
     def _load_network(self, proto: onnx.ModelProto, threads: int) -> _Network:
         opsets = list(proto.opset_import)
         height, width = self.image.shape[2:]
-        clock = _Clock()
+        sessions: list[list[_Session]] = []
 
-        def load(graph: onnx.GraphProto) -> Runner:
-            return self._load(graph, opsets, threads, clock)
+        def load(graph: onnx.GraphProto, count: int) -> list[_Session]:
+            sessions.append(self._load(graph, opsets, count, threads))
+            return sessions[-1]
 
         try:
-            return _Network(Staged(proto.graph, height, width, load), clock)
+            staged = Staged(proto.graph, height, width, load, workers=threads, side_by_side=self._workers.run)
+            return _Network(staged, sessions)
         except (ValueError, TypeError) as error:
             raise FileFormatError(
                 f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use --engine ort."
             ) from error
 
     def _load(
-        self, graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], threads: int, clock: _Clock
-    ) -> Runner:
-        """What runs `graph`."""
+        self, graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], count: int, threads: int
+    ) -> list[_Session]:
+        """`count` of them for `graph`, which share the threads."""
         MNN = _import_mnn()  # noqa: N806 - what the library calls itself
         path = self.model.path
         try:
@@ -134,11 +135,16 @@ class MnnEngine(Engine):
                     # Such an image is not run in windows, so there is one graph.
                     if self._most > 1:
                         self._converted = converted.read_bytes()
-                with _silent():
-                    interpreter = MNN.Interpreter(str(converted))
-                    interpreter.setSessionMode(_DEFER)
-                    config = {"backend": "CPU", "numThread": threads, "precision": "high"}
-                    session = interpreter.createSession(config)
+                names = [value.name for value in graph.output]
+                config = {"backend": "CPU", "numThread": _share(threads, count), "precision": "high"}
+                sessions = []
+                for _ in range(count):
+                    with _silent():
+                        interpreter = MNN.Interpreter(str(converted))
+                        interpreter.setSessionMode(_DEFER)
+                        session = interpreter.createSession(config)
+                    sessions.append(_Session(path, interpreter, session, names))
+                return sessions
         except MemoryError as error:
             raise ResourceError(f"out of memory while loading {path}. Close other programs and try again.") from error
         except OSError as error:
@@ -146,14 +152,13 @@ class MnnEngine(Engine):
                 f"{path}: MNN's copy of the model cannot be written to {tempfile.gettempdir()} ({error.strerror}). "
                 "Free some space there, or use --engine ort."
             ) from error
-        return _Session(path, interpreter, session, [value.name for value in graph.output], clock)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """The passes of the batch, side by side; the next run may overwrite the result."""
         count = len(next(iter(masks.values())))
         try:
             networks = self._networks_for(count)
-            before = sum(network.clock.seconds for network in networks)
+            before = sum(network.copy_seconds for network in networks)
             if count == 1:
                 # It stays where it was computed, which saves a copy.
                 predictions = self._pass(networks[0], masks, 0)
@@ -164,12 +169,12 @@ class MnnEngine(Engine):
                     for index in range(first, count, len(networks)):
                         predictions[index] = self._pass(networks[first], masks, index)[0]
 
-                self._side_by_side(compute, len(networks))
+                self._workers.run(compute, len(networks))
         except MemoryError:
             # Fewer passes at a time get by with fewer networks, which are made when they come.
             self._networks = []
             raise
-        self.copy_seconds += (sum(network.clock.seconds for network in networks) - before) / len(networks)
+        self.copy_seconds += (sum(network.copy_seconds for network in networks) - before) / len(networks)
         return predictions
 
     def _pass(self, network: _Network, masks: Mapping[str, BoolArray], index: int) -> FloatArray:
@@ -184,24 +189,8 @@ class MnnEngine(Engine):
         if wanted > len(self._networks):
             # Before the next are made.
             self._networks.clear()
-            threads = max(1, compute_threads() // wanted) if wanted <= _POOLED else 1
-            self._networks += self._load_networks(wanted, threads)
+            self._networks += self._load_networks(wanted, _share(compute_threads(), wanted))
         return self._networks[:wanted]
-
-    def _side_by_side(self, compute: Callable[[int], None], count: int) -> None:
-        """Call `compute` with 0 to `count` - 1, and return when all have ended, well or not."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(compute_threads())
-        try:
-            running = [self._pool.submit(compute, index) for index in range(count)]
-        except RuntimeError as error:
-            # Nothing that was begun may still run when the next batch comes.
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-            raise MemoryError("no memory for another thread") from error
-        wait(running)
-        for future in running:
-            future.result()
 
     def provider(self) -> str:
         """Always the CPU."""
@@ -211,33 +200,39 @@ class MnnEngine(Engine):
         """Free the networks and their memory."""
         self._networks = None
         self._converted = None
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._workers.close()
         trim_heap()
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Seconds that went into copying inputs."""
-
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What computes one pass at a time, and the clock of all of its sessions."""
+    """What computes one pass at a time.
+
+    Attributes:
+        staged: runs its sessions.
+        sessions: of every part those that run side by side.
+    """
 
     staged: Staged
-    clock: _Clock
+    sessions: list[list[_Session]]
+
+    @property
+    def copy_seconds(self) -> float:
+        """Time that went into copies."""
+        copied = sum(sum(session.copy_seconds for session in part) / len(part) for part in self.sessions)
+        return copied + self.staged.copy_seconds
 
 
 class _Session:
-    """A loaded graph; called with its inputs, it returns its outputs in memory of its own, until the next call."""
+    """A loaded graph; called with its inputs, it returns its outputs in memory of its own, until the next call.
 
-    def __init__(self, path: Path, interpreter: Any, session: Any, outputs: list[str], clock: _Clock) -> None:
+    Attributes:
+        copy_seconds: time that went into copying inputs.
+    """
+
+    def __init__(self, path: Path, interpreter: Any, session: Any, outputs: list[str]) -> None:
+        self.copy_seconds = 0.0
         self._path = path
-        self._clock = clock
         self._interpreter = interpreter
         self._session = session
         self._names = outputs
@@ -254,7 +249,7 @@ class _Session:
         for name, memory in self._inputs.items():
             value = values[name]
             np.copyto(memory, value.view(np.uint8) if value.dtype == np.bool_ else value)
-        self._clock.seconds += time.perf_counter() - start
+        self.copy_seconds += time.perf_counter() - start
         code = self._interpreter.runSession(self._session)
         if code:
             self._fail(code)
@@ -281,6 +276,11 @@ class _Session:
         if code in (_OUT_OF_MEMORY, _NOT_RESIZED):
             raise MemoryError("MNN could not allocate what a pass needs")
         raise FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
+
+
+def _share(threads: int, count: int) -> int:
+    """Threads for each of `count` networks that run at the same time."""
+    return max(1, threads // count) if count <= _POOLED else 1
 
 
 def _convert(source: Path, converted: Path) -> str:

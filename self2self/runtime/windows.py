@@ -9,7 +9,8 @@ rounding. Tiles (`tiling`) cut the whole network instead, which sees farther.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.runtime.engine import FloatArray
+from self2self.workers import Work
 
 if TYPE_CHECKING:
     import onnx
 
-WHOLE_PIXELS = 2**16
+WHOLE_PIXELS = 2**14
 """An image of so many pixels runs as one, without parts."""
-WINDOW_VALUES = 3_100_000
-"""What the convolution with most channels reads and writes of a window, about: of 122x122 pixels for 208 channels."""
+WINDOW_VALUES = 1_200_000
+"""What the convolution with most channels reads and writes of a window, about: of 70x70 pixels for 240 channels."""
 POOLING = 2
 
 
@@ -194,6 +196,16 @@ Values = Mapping[str, NDArray[Any]]
 """Inputs of a graph by name, [..., H, W]."""
 Runner = Callable[[Values], list[FloatArray]]
 """Computes a graph: its outputs, in their order, which the next call may overwrite."""
+Load = Callable[["onnx.GraphProto", int], Sequence[Runner]]
+"""Makes so many runners of a graph, which may run at the same time."""
+SideBySide = Callable[[Work, int], None]
+"""Calls a work with 0 to one less than a number, at the same time, and returns when all have ended."""
+
+
+def in_turn(work: Work, count: int) -> None:
+    """A `SideBySide` without threads."""
+    for index in range(count):
+        work(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,15 +213,17 @@ class _End:
     """A part at full resolution.
 
     Attributes:
-        run: computes it for a window.
+        runners: each computes it for a window at a time.
         inputs: their names.
         windows: where they lie.
+        copy_seconds: what each of them spent on copies into the outputs.
         outputs: for the whole image, kept from pass to pass: fresh memory would cost a page fault for every 4 KiB.
     """
 
-    run: Runner
+    runners: Sequence[Runner]
     inputs: list[str]
     windows: list[tuple[Span, Span]]
+    copy_seconds: list[float]
     outputs: list[FloatArray] = field(default_factory=list)
 
 
@@ -220,6 +234,8 @@ class Staged:
         graph: what to run.
         height, width: of its outputs.
         load: makes a graph ready to run.
+        workers: windows that are computed at the same time, at most.
+        side_by_side: how.
         window_pixels: of a window of a part, about.
         whole_pixels: up to so many the graph runs as one.
     """
@@ -229,23 +245,21 @@ class Staged:
         graph: onnx.GraphProto,
         height: int,
         width: int,
-        load: Callable[[onnx.GraphProto], Runner],
+        load: Load,
         *,
+        workers: int = 1,
+        side_by_side: SideBySide = in_turn,
         window_pixels: Callable[[onnx.GraphProto], int] = window_pixels,
         whole_pixels: int = WHOLE_PIXELS,
     ) -> None:
         self._size = height, width
+        self._side_by_side = side_by_side
         self.parts = parts_of(graph) if height * width > whole_pixels else None
         if self.parts is None:
-            self._whole = load(graph)
+            (self._whole,) = load(graph, 1)
         else:
             self._enter, self._leave = (
-                _End(
-                    load(graph),
-                    [value.name for value in graph.input],
-                    list(windows(height, width, window_pixels(graph), reach_of(graph))),
-                )
-                for graph in (self.parts.enter, self.parts.leave)
+                self._end(graph, load, workers, window_pixels(graph)) for graph in (self.parts.enter, self.parts.leave)
             )
             # Of an image that is large already, the next level is cut down to single windows.
             self._middle = Staged(
@@ -253,9 +267,24 @@ class Staged:
                 height // POOLING,
                 width // POOLING,
                 load,
+                workers=workers,
+                side_by_side=side_by_side,
                 window_pixels=window_pixels,
                 whole_pixels=window_pixels(self.parts.middle),
             )
+
+    def _end(self, graph: onnx.GraphProto, load: Load, workers: int, pixels: int) -> _End:
+        places = list(windows(*self._size, pixels, reach_of(graph)))
+        count = min(workers, len(places))
+        return _End(load(graph, count), [value.name for value in graph.input], places, [0.0] * count)
+
+    @property
+    def copy_seconds(self) -> float:
+        """Time that went into putting windows together."""
+        if self.parts is None:
+            return 0.0
+        ends = sum(sum(end.copy_seconds) / len(end.copy_seconds) for end in (self._enter, self._leave))
+        return ends + self._middle.copy_seconds
 
     def run(self, values: Values) -> FloatArray:
         """The graph's output for inputs that may hold more than it reads; the next run overwrites it."""
@@ -269,22 +298,36 @@ class Staged:
 
     def _cover(self, end: _End, values: Values, coarse: Values) -> list[FloatArray]:
         """Outputs of `end` for the whole image, window by window; `coarse` has half the resolution."""
-        height, width = self._size
-        outputs = end.outputs
-        for row, column in end.windows:
-            given = {name: values[name][..., row.window, column.window] for name in end.inputs if name not in coarse}
-            for name, value in coarse.items():
-                given[name] = value[..., halved(row.window), halved(column.window)]
-            computed = end.run(given)
+        count = len(end.runners)
+
+        def work(index: int) -> None:
+            for place in end.windows[index::count]:
+                self._compute(end, index, place, values, coarse)
+
+        if not end.outputs:
+            # The first window tells how many channels they have.
+            self._compute(end, 0, end.windows[0], values, coarse)
+        self._side_by_side(work, count)
+        return end.outputs
+
+    def _compute(self, end: _End, runner: int, place: tuple[Span, Span], values: Values, coarse: Values) -> None:
+        """One window of `end`, into its place in the outputs."""
+        row, column = place
+        given = {name: values[name][..., row.window, column.window] for name in end.inputs if name not in coarse}
+        for name, value in coarse.items():
+            given[name] = value[..., halved(row.window), halved(column.window)]
+        computed = end.runners[runner](given)
+        start = time.perf_counter()
+        if not end.outputs:
+            height, width = self._size
             # Of a graph with two outputs, the second has half the resolution.
             sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
-            if not outputs:
-                pairs = zip(computed, sizes, strict=True)
-                outputs.extend(np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs)
-            for index, (output, part) in enumerate(zip(outputs, computed, strict=True)):
-                place = [(row.used, row.inner), (column.used, column.inner)]
-                if index == 1:
-                    place = [(halved(used), halved(inner)) for used, inner in place]
-                (rows, inner_rows), (columns, inner_columns) = place
-                output[..., rows, columns] = part[..., inner_rows, inner_columns]
-        return outputs
+            pairs = zip(computed, sizes, strict=True)
+            end.outputs.extend(np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs)
+        for index, (output, part) in enumerate(zip(end.outputs, computed, strict=True)):
+            used = [(row.used, row.inner), (column.used, column.inner)]
+            if index == 1:
+                used = [(halved(there), halved(here)) for there, here in used]
+            (rows, inner_rows), (columns, inner_columns) = used
+            output[..., rows, columns] = part[..., inner_rows, inner_columns]
+        end.copy_seconds[runner] += time.perf_counter() - start

@@ -253,8 +253,8 @@ def test_passes_run_side_by_side_and_in_windows_alone(tiny_model: Model, monkeyp
             counts.append(len(engine._networks))
         assert counts == [2, 3, 3], "a batch that ends with fewer passes keeps its networks"
         assert engine.copy_seconds > 0
-    assert MnnEngine.useful_batch({"H": 256, "W": 256}) == 3
-    assert MnnEngine.useful_batch({"H": 256, "W": 288}) == 1
+    assert MnnEngine.useful_batch({"H": 128, "W": 128}) == 3
+    assert MnnEngine.useful_batch({"H": 128, "W": 160}) == 1
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,20 @@ from self2self.contract import IMAGE, Contract, mask_specs
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import FloatArray, engine_class, get_engine
 from self2self.runtime.model import Model, read_proto
-from self2self.runtime.windows import WHOLE_PIXELS, Runner, Staged, Values, halved, parts_of, reach_of, spans
+from self2self.runtime.windows import (
+    WHOLE_PIXELS,
+    Load,
+    Runner,
+    SideBySide,
+    Staged,
+    Values,
+    halved,
+    in_turn,
+    parts_of,
+    reach_of,
+    spans,
+)
+from self2self.workers import Workers
 
 
 @given(length=st.integers(1, 300).map(lambda n: 2 * n), largest=st.integers(2, 400), reach=st.integers(0, 9))
@@ -58,10 +70,13 @@ def test_other_graphs_are_not_cut(tiny_model: Model) -> None:
     assert parts_of(graph) is None
 
 
-def runner_of(opset: Any) -> Callable[[onnx.GraphProto], Runner]:
+def runner_of(opset: Any) -> Load:
     ort = pytest.importorskip("onnxruntime")
 
-    def load(graph: onnx.GraphProto) -> Runner:
+    def load(graph: onnx.GraphProto, count: int) -> list[Runner]:
+        return [load_one(graph) for _ in range(count)]
+
+    def load_one(graph: onnx.GraphProto) -> Runner:
         proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
         session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -74,8 +89,11 @@ def runner_of(opset: Any) -> Callable[[onnx.GraphProto], Runner]:
     return load
 
 
+@pytest.mark.parametrize(("side_by_side", "workers"), [(in_turn, 1), (in_turn, 3), (Workers(4).run, 4)])
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (64, 224)])
-def test_windows_give_what_the_whole_gives(tiny_model: Model, height: int, width: int) -> None:
+def test_windows_give_what_the_whole_gives(
+    tiny_model: Model, height: int, width: int, side_by_side: SideBySide, workers: int
+) -> None:
     proto = read_proto(tiny_model.path)
     load = runner_of(proto.opset_import)
     masks = MaskMaker(tiny_model.contract.masks, {"H": height, "W": width}, seed=2).make(0, 2)
@@ -87,6 +105,8 @@ def test_windows_give_what_the_whole_gives(tiny_model: Model, height: int, width
         height,
         width,
         load,
+        workers=workers,
+        side_by_side=side_by_side,
         window_pixels=lambda _: 32 * 32,
         whole_pixels=0,
     )
@@ -96,10 +116,16 @@ def test_windows_give_what_the_whole_gives(tiny_model: Model, height: int, width
     np.testing.assert_allclose(first, whole.run(values), atol=1e-5)
     assert cut._middle.parts is not None, "the middle is cut again"
     np.testing.assert_array_equal(cut.run(values), first)
+    assert len(cut._enter.runners) == workers
+    assert cut.copy_seconds > whole.copy_seconds == 0
 
 
-def test_mnn_in_windows(tiny_model: Model) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_mnn_in_windows(tiny_model: Model, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("MNN")
+    from self2self.runtime import mnn_engine
+
+    monkeypatch.setattr(mnn_engine, "compute_threads", lambda: threads)
     image = np.random.default_rng(0).random((1, 3, 256, 288), dtype=np.float32)
     masks = MaskMaker(tiny_model.contract.masks, {"H": 256, "W": 288}, seed=2).make(0, 1)
     results = {}
@@ -119,8 +145,8 @@ def test_windows_are_in_the_estimate_of_memory() -> None:
     def estimate(side: int) -> int:
         return engine.pass_bytes(contract, {"H": side, "W": side})
 
-    assert WHOLE_PIXELS == 256**2
-    whole, windowed = estimate(256), estimate(512)
-    assert whole == pass_bytes(contract, {"H": 256, "W": 256}, engine.bytes_per_mask_element)
+    assert WHOLE_PIXELS == 128**2
+    whole, windowed = estimate(128), estimate(512)
+    assert whole == pass_bytes(contract, {"H": 128, "W": 128}, engine.bytes_per_mask_element)
     # Beyond what windows take together, a pixel takes far less.
-    assert (estimate(1024) - windowed) / (1024**2 - 512**2) < whole / 256**2 / 3
+    assert (estimate(1024) - windowed) / (1024**2 - 512**2) < whole / 128**2 / 3
