@@ -13,7 +13,8 @@ ensemble's variance cancels. This is systematic sampling, a form of the antithet
 Hammersley and Morton (1956).
 
 The bytes are those of numpy's SFC64 seeded through SeedSequence; numpy guarantees both streams
-for all versions (NEP 19).
+for all versions (NEP 19). Each piece of a mask has a stream of its own, so that several threads can
+make a pass's masks.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 
 from self2self.contract import KEEP_LEVELS, MaskSpec
 from self2self.errors import UsageError
+from self2self.system import compute_threads
+from self2self.workers import Workers
 
 BoolArray = NDArray[np.bool_]
 
@@ -37,9 +40,11 @@ On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 a
 0.31 of the variance that independent passes give (docs/experiments.md).
 """
 
-_DRAWN_BYTES = 2**18
-"""Random bytes of one draw: they are compared while they are in the cache. A multiple of a word, so that
-it does not change the bytes."""
+PIECE = 2**20
+"""Elements that share a random stream: of one mask, in the order of its memory. So few that their bytes are compared
+while they are in the cache, and so many that seeding their stream, 14 microseconds, is a small part of the time."""
+_WORTH_SHARING = 16 * PIECE
+"""Elements from which on several threads gain more than it costs to wake them."""
 
 
 class Stream(IntEnum):
@@ -63,20 +68,18 @@ def check_seed(seed: int) -> None:
 
 def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:
     """Random generator for step or pass `index` of `seed`, independent of all others."""
-    return np.random.Generator(_bit_generator(seed, index, stream))
+    return np.random.Generator(_bit_generator(seed, stream, index))
 
 
-def _bit_generator(seed: int, index: int, stream: Stream, place: int = 0) -> np.random.SFC64:
-    # A whole image and the tile at the top left have the same stream: place 0.
-    words = (seed, int(stream), index) if place == 0 else (seed, int(stream), index, place)
-    return np.random.SFC64(np.random.SeedSequence(words))
+def _bit_generator(seed: int, stream: Stream, *words: int) -> np.random.SFC64:
+    return np.random.SFC64(np.random.SeedSequence((seed, int(stream), *words)))
 
 
 class MaskMaker:
     """Makes the masks of consecutive passes into arrays that it reuses.
 
     Args:
-        specs: the masks, in the order in which they consume random bytes.
+        specs: the masks; the place in the list is part of what a mask's random bytes depend on.
         axes: sizes of the data axes, for example ``{"H": 64, "W": 96}``.
         seed: non-negative seed of all passes.
         stream: which of the seed's independent streams.
@@ -104,7 +107,10 @@ class MaskMaker:
         self.place = 0
         self._shapes = [spec.shape(axes) for spec in self.specs]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self._pieces = [(number, start) for number, size in enumerate(self._sizes) for start in range(0, size, PIECE)]
         self._buffers: list[BoolArray] = []
+        self._threads = compute_threads()
+        self._workers = Workers(self._threads)
 
     def make(self, first_pass: int, count: int) -> dict[str, BoolArray]:
         """Masks of passes `first_pass` to `first_pass + count - 1`.
@@ -115,26 +121,31 @@ class MaskMaker:
         """
         if not self._buffers or self._buffers[0].shape[0] < count:
             self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
-        for offset in range(count):
-            self._fill(first_pass + offset, offset)
+        jobs = [(offset, *piece) for offset in range(count) for piece in self._pieces]
+        shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _WORTH_SHARING else 1
+
+        def work(share: int) -> None:
+            for offset, number, start in jobs[share::shares]:
+                self._fill(first_pass + offset, offset, number, start)
+
+        self._workers.run(work, shares)
         return {spec.name: buffer[:count] for spec, buffer in zip(self.specs, self._buffers, strict=True)}
 
-    def _fill(self, index: int, row: int) -> None:
+    def _fill(self, index: int, row: int, number: int, first: int) -> None:
+        """Fill one piece, from element `first` on, of one mask of one pass."""
+        spec = self.specs[number]
+        # A slice, because an index into a mask without dimensions would give a copy.
+        target = self._buffers[number][row : row + 1].reshape(-1)[first : first + PIECE]
+        if spec.keep_count == KEEP_LEVELS:
+            target.fill(True)
+            return
         block, turn = divmod(index, self.block)
         shift = np.uint8(turn * KEEP_LEVELS // self.block)
-        bits = _bit_generator(self.seed, block, self.stream, self.place)
-        for spec, size, buffer in zip(self.specs, self._sizes, self._buffers, strict=True):
-            # A slice, because an index into a mask without dimensions would give a copy.
-            target = buffer[row : row + 1].reshape(-1)
-            for start in range(0, size, _DRAWN_BYTES):
-                part = target[start : start + _DRAWN_BYTES]
-                words = bits.random_raw(-(-part.size // 8))
-                if sys.byteorder == "big":
-                    words = words.byteswap()
-                random_bytes = words.view(np.uint8)[: part.size]
-                if shift:
-                    random_bytes += shift
-                if spec.keep_count == KEEP_LEVELS:
-                    part.fill(True)
-                else:
-                    np.less(random_bytes, np.uint8(spec.keep_count), out=part)
+        bits = _bit_generator(self.seed, self.stream, block, self.place, number, first // PIECE)
+        words = bits.random_raw(-(-target.size // 8))
+        if sys.byteorder == "big":
+            words = words.byteswap()
+        random_bytes = words.view(np.uint8)[: target.size]
+        if shift:
+            random_bytes += shift
+        np.less(random_bytes, np.uint8(spec.keep_count), out=target)

@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from self2self import masks
 from self2self.contract import MaskSpec, mask_specs
-from self2self.masks import BLOCK, BoolArray, MaskMaker, Stream, generator
+from self2self.masks import BLOCK, PIECE, BoolArray, MaskMaker, Stream, generator
 
 AXES = {"H": 64, "W": 96}
 TINY = mask_specs(3, 4, (6, 6, 6, 4, 4), 0.7, 0.4)
 WORD = 2**64 - 1
 
 
-def sfc64_bytes(seed: int, stream: int, index: int) -> Iterator[int]:
+def sfc64_bytes(*seed_words: int) -> Iterator[int]:
     """Bytes of Chris Doty-Humphrey's sfc64 in plain integers; only the seed's hash is numpy's."""
-    a, b, c = map(int, np.random.SeedSequence((seed, stream, index)).generate_state(3, np.uint64))
+    a, b, c = map(int, np.random.SeedSequence(seed_words).generate_state(3, np.uint64))
     counter = 1
     word_number = 0
     while True:
@@ -34,14 +35,18 @@ def sfc64_bytes(seed: int, stream: int, index: int) -> Iterator[int]:
             yield from word.to_bytes(8, "little")
 
 
-def slow_masks(specs: Sequence[MaskSpec], seed: int, index: int, stream: int = 0) -> dict[str, BoolArray]:
-    """Masks of one pass, element by element: each mask starts at a new word."""
-    source = sfc64_bytes(seed, stream, index)
+def slow_masks(
+    specs: Sequence[MaskSpec], seed: int, index: int, stream: int = 0, place: int = 0
+) -> dict[str, BoolArray]:
+    """Masks of one pass, element by element: each piece of each mask has a stream of its own."""
     masks = {}
-    for spec in specs:
+    for number, spec in enumerate(specs):
         shape = spec.shape(AXES)
         size = int(np.prod(shape))
-        drawn = [next(source) for _ in range(-(-size // 8) * 8)][:size]
+        drawn: list[int] = []
+        for piece in range(-(-size // PIECE)):
+            source = sfc64_bytes(seed, stream, index, place, number, piece)
+            drawn += [next(source) for _ in range(min(PIECE, size - piece * PIECE))]
         masks[spec.name] = np.array([byte < spec.keep_count for byte in drawn]).reshape(shape)
     return masks
 
@@ -53,9 +58,9 @@ def digest(masks: dict[str, BoolArray]) -> str:
 
 
 PINNED = {
-    (0, 0, 0): "8b1b513ca9714ee9041ed2220672c9bb7556bf5b24cf2dfbc986e53142a9202f",
-    (0, 499, 0): "67d3d06fae7cf856b03e18ff2ab7bdc8ab1041d71f12ee05d1da07030763855d",
-    (2**40 + 1, 17, 1): "a39416976c326c6f251e0c0383fe5c3c947b73bb74e246fcd34217377c11d3b2",
+    (0, 0, 0): "048cf1de960dfe187807667438e9ac3d478a1fcd9fb4f24ee0f91f1939548a3e",
+    (0, 499, 0): "dc035d0f4861b6b485ec1c90ee9e125ac99c9e013b2087eff15103f40fcf9c68",
+    (2**40 + 1, 17, 1): "1e4ef7604c99b98ad7813cc2eaa4c2c0ce8327b3396dc3f0201e966ecbfb57a3",
 }
 
 
@@ -69,7 +74,7 @@ def test_masks_are_those_of_an_independent_formulation_and_never_change(key: tup
     assert digest(slow) == digest(ours) == PINNED[key]
 
 
-def test_a_size_that_is_no_multiple_of_a_word_starts_the_next_mask_at_a_new_word() -> None:
+def test_sizes_that_are_no_multiple_of_a_word() -> None:
     specs = [MaskSpec("a", (3, 3), 100), MaskSpec("b", (5,), 200), MaskSpec("c", (), 128)]
     ours = MaskMaker(specs, {}, 5).make(2, 1)
     for name, mask in slow_masks(specs, 5, 2).items():
@@ -125,12 +130,28 @@ def test_true_means_kept_at_the_quantised_rate(keep_count: int) -> None:
     assert abs(kept - size * probability) < 5 * sigma
 
 
-def test_keep_level_256_keeps_everything_and_still_spends_its_bytes() -> None:
-    def masks(keep_count: int) -> dict[str, BoolArray]:
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_large_masks_are_made_in_pieces_by_any_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "compute_threads", lambda: threads)
+    # Small pieces, which an independent formulation can draw in a test's time.
+    for name, elements in (("PIECE", 1000), ("_WORTH_SHARING", 3000)):
+        monkeypatch.setattr(masks, name, elements)
+    monkeypatch.setitem(globals(), "PIECE", 1000)
+    specs = [MaskSpec("a", (3, 1111), 100), MaskSpec("b", (1000,), 200), MaskSpec("c", (7,), 256)]
+    maker = MaskMaker(specs, {}, 5)
+    maker.place = 3
+    made = {name: mask.copy() for name, mask in maker.make(2, 2).items()}
+    for row in range(2):
+        for name, mask in slow_masks(specs, 5, 2 + row, place=3).items():
+            np.testing.assert_array_equal(made[name][row], mask, err_msg=name)
+
+
+def test_keep_level_256_keeps_everything_and_changes_no_other_mask() -> None:
+    def made(keep_count: int) -> dict[str, BoolArray]:
         return MaskMaker([MaskSpec("a", (1000,), keep_count), MaskSpec("b", (1000,), 100)], {}, 0).make(0, 2)
 
-    assert masks(256)["a"].all()
-    np.testing.assert_array_equal(masks(256)["b"], masks(128)["b"])
+    assert made(256)["a"].all()
+    np.testing.assert_array_equal(made(256)["b"], made(128)["b"])
 
 
 def test_passes_masks_seeds_and_streams_are_independent() -> None:
@@ -155,11 +176,13 @@ def test_neighbours_are_independent() -> None:
         assert abs(correlation) < 5e-3, lag
 
 
-def test_big_masks_equal_one_draw_of_raw_words() -> None:
+def test_big_masks_equal_one_draw_of_raw_words_a_piece() -> None:
     channels, height, width = 9, 512, 640
     mask = MaskMaker([MaskSpec("big", (channels, "H", "W"), 77)], {"H": height, "W": width}, 8).make(3, 1)["big"][0]
-    words = np.random.SFC64(np.random.SeedSequence((8, 0, 3))).random_raw(channels * height * width // 8)
-    expected = words.astype("<u8").view(np.uint8) < 77
+    pieces = -(-channels * height * width // PIECE)
+    assert pieces == 3
+    words = [np.random.SFC64(np.random.SeedSequence((8, 0, 3, 0, 0, i))).random_raw(PIECE // 8) for i in range(pieces)]
+    expected = np.concatenate(words).astype("<u8").view(np.uint8)[: mask.size] < 77
     np.testing.assert_array_equal(mask.reshape(-1), expected)
 
 
@@ -187,7 +210,7 @@ def balanced_masks(specs: Sequence[MaskSpec], first: int, count: int) -> dict[st
 def test_balanced_masks_are_those_of_an_independent_formulation() -> None:
     spec = MaskSpec("a", (5, 7), 205)
     for index in (0, 1, 9, 10, 27):
-        source = sfc64_bytes(3, 0, index // BLOCK)
+        source = sfc64_bytes(3, 0, index // BLOCK, 0, 0, 0)
         drawn = [next(source) for _ in range(35)]
         shift = int(index % BLOCK * 256 / BLOCK)
         expected = np.array([(byte + shift) % 256 < 205 for byte in drawn]).reshape(5, 7)
