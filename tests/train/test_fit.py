@@ -1,5 +1,6 @@
 """The fit on networks and images so small that a step takes milliseconds."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
+from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE, mask_specs
 from self2self.errors import UsageError
 from self2self.metrics import psnr
 from self2self.orientation import turned
@@ -87,6 +88,45 @@ def test_first_step_equals_a_plain_formulation() -> None:
         expected = before[name] - 4e-4 * gradient / (gradient.abs() + 1e-8)
         firm = gradient.abs() > 1e-6
         assert torch.allclose(parameter[firm], expected[firm], atol=2e-6), name
+
+
+def test_masks_of_a_step_are_fair_and_lie_as_activations_do() -> None:
+    masks = StepMasks(mask_specs(3, 48, (96,) * 5, 0.4, 0.1), (64, 96), 0, CPU).make(3)
+    assert [tuple(mask.shape) for mask in masks[-2:]] == [(1, 144, 64, 96), (1, 96, 64, 96)]
+    for mask, keep in zip(masks, [0.6, *[0.9] * 10], strict=True):
+        assert mask.dtype == torch.bool
+        assert mask.is_contiguous(memory_format=torch.channels_last)
+        size = mask.numel()
+        assert abs(mask.float().mean().item() - keep) < 0.002 + 5 * (keep * (1 - keep) / size) ** 0.5
+
+
+def test_several_steps_equal_adam_and_an_average_written_out() -> None:
+    recipe = replace(TINY, steps=4, average_decay=0.6)
+    image = image_of(64, 64)
+    state = new_state(recipe, 3, 0, CPU)
+    names = [name for name, _ in state.network.named_parameters()]
+    weights = [p.detach().clone().double() for p in state.network.parameters()]
+    average = [w.clone() for w in weights]
+    moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+
+    def on_step(state: FitState) -> None:
+        rate = recipe.learning_rate * (1 + math.cos(math.pi * (state.step - 1) / 4)) / 2
+        decay = min(0.6, state.step / (state.step + 9))
+        for index, parameter in enumerate(state.network.parameters()):
+            assert parameter.grad is not None
+            first, second = moments[index]
+            first.lerp_(parameter.grad.double(), 1 - recipe.betas[0])
+            second.lerp_(parameter.grad.double() ** 2, 1 - recipe.betas[1])
+            corrected = first / (1 - recipe.betas[0] ** state.step)
+            scale = (second / (1 - recipe.betas[1] ** state.step)).sqrt() + 1e-8
+            weights[index] -= rate * corrected / scale
+            average[index] = decay * average[index] + (1 - decay) * weights[index]
+
+    fit(image, recipe, state, on_step=on_step)
+    assert state.average is not None
+    kept = state.weights()
+    for name, expected in zip(names, average, strict=True):
+        torch.testing.assert_close(kept[name].double(), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.slow
