@@ -7,18 +7,8 @@ not all of a pass can be shared by them.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,26 +16,18 @@ from numpy.typing import NDArray
 
 from self2self.budget import pass_bytes
 from self2self.contract import IMAGE, Contract
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
+from self2self.errors import FileFormatError
 from self2self.masks import BoolArray
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
-from self2self.runtime.mnn_graph import for_mnn
+from self2self.runtime.engine import Engine, FloatArray, first_line
+from self2self.runtime.mnn_session import Sessions, convert, import_mnn, load_sessions, share
 from self2self.runtime.model import Model, read_proto
-from self2self.runtime.windows import WHOLE_PIXELS, Staged, Values
+from self2self.runtime.windows import WHOLE_PIXELS, Staged
 from self2self.system import compute_threads, trim_heap
 from self2self.workers import Workers
 
 if TYPE_CHECKING:
     import onnx
 
-_OUT_OF_MEMORY, _NOT_RESIZED = 1, 3
-"""Codes of MNN for a session that got no memory, when it ran or before."""
-_POOLED = 2
-"""So many networks at a time MNN lets have several threads; any other one has a single thread."""
-_RESIZE_STATUS = 3
-"""Asks whether a session is not ready to run."""
-_DEFER = 7
-"""Do not lay a session out before the sizes of its inputs are known."""
 _WINDOW_BYTES = 75 * 10**6
 _WINDOWED_BYTES_PER_PIXEL = 270
 _WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
@@ -88,7 +70,7 @@ class MnnEngine(Engine):
     @classmethod
     def version(cls) -> str:
         """The version of MNN."""
-        return f"MNN {_import_mnn().version()}"
+        return f"MNN {import_mnn().version()}"
 
     def prepare(self) -> None:
         """Convert the graph and load it."""
@@ -102,9 +84,9 @@ class MnnEngine(Engine):
     def _load_network(self, proto: onnx.ModelProto, threads: int) -> _Network:
         opsets = list(proto.opset_import)
         height, width = self.image.shape[2:]
-        sessions: list[list[_Session]] = []
+        sessions: list[Sessions] = []
 
-        def load(graph: onnx.GraphProto, count: int) -> list[_Session]:
+        def load(graph: onnx.GraphProto, count: int) -> Sessions:
             sessions.append(self._load(graph, opsets, count, threads))
             return sessions[-1]
 
@@ -118,40 +100,15 @@ class MnnEngine(Engine):
 
     def _load(
         self, graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], count: int, threads: int
-    ) -> list[_Session]:
-        """`count` of them for `graph`, which share the threads."""
-        MNN = _import_mnn()  # noqa: N806 - what the library calls itself
-        path = self.model.path
-        try:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                source, converted = Path(folder) / "model.onnx", Path(folder) / "model.mnn"
-                if self._converted is not None:
-                    converted.write_bytes(self._converted)
-                else:
-                    source.write_bytes(for_mnn(graph, opsets).SerializeToString())
-                    printed = _convert(source, converted)
-                    if not converted.is_file():
-                        raise _not_converted(path, printed)
-                    # Such an image is not run in windows, so there is one graph.
-                    if self._most > 1:
-                        self._converted = converted.read_bytes()
-                names = [value.name for value in graph.output]
-                config = {"backend": "CPU", "numThread": _share(threads, count), "precision": "high"}
-                sessions = []
-                for _ in range(count):
-                    with _silent():
-                        interpreter = MNN.Interpreter(str(converted))
-                        interpreter.setSessionMode(_DEFER)
-                        session = interpreter.createSession(config)
-                    sessions.append(_Session(path, interpreter, session, names))
-                return sessions
-        except MemoryError as error:
-            raise ResourceError(f"out of memory while loading {path}. Close other programs and try again.") from error
-        except OSError as error:
-            raise ResourceError(
-                f"{path}: MNN's copy of the model cannot be written to {tempfile.gettempdir()} ({error.strerror}). "
-                "Free some space there, or use --engine ort."
-            ) from error
+    ) -> Sessions:
+        converted = self._converted
+        if converted is None:
+            converted = convert(graph, opsets, self.model.path)
+            # Such an image is not run in windows, so there is one graph.
+            if self._most > 1:
+                self._converted = converted
+        outputs = [value.name for value in graph.output]
+        return load_sessions(converted, outputs, self.model.path, count, share(threads, count))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """The passes of the batch, side by side; the next run may overwrite the result."""
@@ -189,7 +146,7 @@ class MnnEngine(Engine):
         if wanted > len(self._networks):
             # Before the next are made.
             self._networks.clear()
-            self._networks += self._load_networks(wanted, _share(compute_threads(), wanted))
+            self._networks += self._load_networks(wanted, share(compute_threads(), wanted))
         return self._networks[:wanted]
 
     def provider(self) -> str:
@@ -214,133 +171,10 @@ class _Network:
     """
 
     staged: Staged
-    sessions: list[list[_Session]]
+    sessions: list[Sessions]
 
     @property
     def copy_seconds(self) -> float:
         """Time that went into copies."""
         copied = sum(sum(session.copy_seconds for session in part) / len(part) for part in self.sessions)
         return copied + self.staged.copy_seconds
-
-
-class _Session:
-    """A loaded graph; called with its inputs, it returns its outputs in memory of its own, until the next call.
-
-    Attributes:
-        copy_seconds: time that went into copying inputs.
-    """
-
-    def __init__(self, path: Path, interpreter: Any, session: Any, outputs: list[str]) -> None:
-        self.copy_seconds = 0.0
-        self._path = path
-        self._interpreter = interpreter
-        self._session = session
-        self._names = outputs
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._inputs: dict[str, NDArray[Any]] = {}
-        self._outputs: list[FloatArray] = []
-
-    def __call__(self, values: Values) -> list[FloatArray]:
-        tensors = self._interpreter.getSessionInputAll(self._session)
-        shapes = {name: values[name].shape for name in tensors}
-        if shapes != self._shapes:
-            self._resize(tensors, shapes)
-        start = time.perf_counter()
-        for name, memory in self._inputs.items():
-            value = values[name]
-            np.copyto(memory, value.view(np.uint8) if value.dtype == np.bool_ else value)
-        self.copy_seconds += time.perf_counter() - start
-        code = self._interpreter.runSession(self._session)
-        if code:
-            self._fail(code)
-        return self._outputs
-
-    def _resize(self, tensors: Mapping[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-        self._shapes = {}
-        with _silent():
-            for name, shape in shapes.items():
-                self._interpreter.resizeTensor(tensors[name], shape)
-            self._interpreter.resizeSession(self._session)
-        # An integer whose bits the bindings show as a float; only zero stays what it is.
-        if self._interpreter.getSessionInfo(self._session, _RESIZE_STATUS):
-            self._fail(_NOT_RESIZED)
-        tensors = self._interpreter.getSessionInputAll(self._session)
-        self._inputs = {name: tensor.getNumpyData() for name, tensor in tensors.items()}
-        outputs = self._interpreter.getSessionOutputAll(self._session)
-        self._outputs = [outputs[name].getNumpyData() for name in self._names]
-        self._shapes = shapes
-        # What laying out took, besides the converter before it.
-        trim_heap()
-
-    def _fail(self, code: int) -> None:
-        if code in (_OUT_OF_MEMORY, _NOT_RESIZED):
-            raise MemoryError("MNN could not allocate what a pass needs")
-        raise FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
-
-
-def _share(threads: int, count: int) -> int:
-    """Threads for each of `count` networks that run at the same time."""
-    return max(1, threads // count) if count <= _POOLED else 1
-
-
-def _convert(source: Path, converted: Path) -> str:
-    """Write `converted`, or do not, and return what the converter printed.
-
-    In a process of its own, because a damaged graph may crash it. The module around the compiled converter is left
-    alone, because it reports its use over the network.
-    """
-    program = "import sys, _tools; _tools.mnnconvert(sys.argv)"
-    arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(converted), "--bizCode", ""]
-    # Without the current folder on the path, whatever is in it.
-    command = [sys.executable, "-P", "-c", program, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - ours
-    return done.stdout.decode("utf-8", "replace")
-
-
-def _not_converted(path: Path, printed: str) -> FileFormatError:
-    unknown = re.search(r"Not Support: (?:ONNX::)?(\w+)", printed)
-    if unknown:
-        return FileFormatError(f"{path}: the engine mnn does not know its operator {unknown[1]}. Use --engine ort.")
-    return FileFormatError(f"{path}: the engine mnn cannot convert it. Use --engine ort.")
-
-
-_ONE_AT_A_TIME = Lock()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what the library prints off stdout, where results go."""
-    # Two threads at once could take each other's silence for stdout, and restore that.
-    with _ONE_AT_A_TIME:
-        sys.stdout.flush()
-        saved = os.dup(1)
-        try:
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-            try:
-                yield
-            finally:
-                # The C library would print what it still holds into our stdout later.
-                if sys.platform != "win32":
-                    ctypes.CDLL(None).fflush(None)
-                os.dup2(saved, 1)
-        finally:
-            os.close(saved)
-
-
-def _import_mnn() -> Any:
-    if not is_installed("MNN"):
-        raise EngineUnavailableError.of(
-            "mnn", Obstacle.NOT_INSTALLED, "MNN is not installed", "Install it: pip install MNN."
-        )
-    try:
-        with _silent():
-            import MNN
-    except (ImportError, OSError) as error:
-        raise EngineUnavailableError.of(
-            "mnn",
-            Obstacle.DOES_NOT_LOAD,
-            f"MNN does not load ({first_line(error)})",
-            "Install it again: pip install --force-reinstall MNN.",
-        ) from error
-    return MNN

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
 from self2self.export.to_onnx import build_model, serialise
 from self2self.masks import MaskMaker
-from self2self.runtime import mnn_engine
+from self2self.runtime import mnn_engine, mnn_session
 from self2self.runtime.engine import FloatArray, get_engine, is_installed
 from self2self.runtime.mnn_engine import MnnEngine
 from self2self.runtime.mnn_graph import for_mnn
@@ -211,7 +211,7 @@ def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.Captur
     inside, entered, left = Event(), Event(), Event()
 
     def first() -> None:
-        with mnn_engine._silent():
+        with mnn_session.silent():
             inside.set()
             # Long enough for the second, unless it has to wait.
             entered.wait(0.5)
@@ -219,7 +219,7 @@ def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.Captur
 
     def second() -> None:
         inside.wait()
-        with mnn_engine._silent():
+        with mnn_session.silent():
             entered.set()
             left.wait()
 
