@@ -33,8 +33,8 @@ _WINDOWED_BYTES_PER_PIXEL = 270
 _WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
 """Of an image that is run in windows: what a thread takes for its own, and what the parts hand on.
 
-Peaks at 256x256, 512x512 and 1024x1024 on two threads, sums and engine included: 156, 373 and 1106 MB for the paper's
-network (221, 432 and 1279 by these), 138, 327 and 956 MB for the fast one (203, 364 and 1006), 69, 170 and 444 MB for a
+Peaks at 256x256, 512x512 and 1024x1024 on two threads, sums and engine included: 138, 351 and 1086 MB for the paper's
+network (221, 432 and 1279 by these), 120, 305 and 936 MB for the fast one (203, 364 and 1006), 60, 161 and 436 MB for a
 narrow one (180, 269 and 626).
 """
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 WHOLE_PIXELS = 2**14
 """An image of so many pixels runs as one, without parts."""
-WINDOW_VALUES = 1_200_000
-"""What the convolution with most channels reads and writes of a window, about: of 70x70 pixels for 240 channels."""
+WINDOW_VALUES = 1_100_000
+"""What the convolution with most channels reads and writes of a window, about: of 67x67 pixels for 240 channels."""
 POOLING = 2
 
 
@@ -261,7 +261,6 @@ class Staged:
             self._enter, self._leave = (
                 self._end(graph, load, workers, window_pixels(graph)) for graph in (self.parts.enter, self.parts.leave)
             )
-            # Of an image that is large already, the next level is cut down to single windows.
             self._middle = Staged(
                 self.parts.middle,
                 height // POOLING,
@@ -270,7 +269,7 @@ class Staged:
                 workers=workers,
                 side_by_side=side_by_side,
                 window_pixels=window_pixels,
-                whole_pixels=window_pixels(self.parts.middle),
+                whole_pixels=whole_pixels,
             )
 
     def _end(self, graph: onnx.GraphProto, load: Load, workers: int, pixels: int) -> _End:
