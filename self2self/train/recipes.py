@@ -210,14 +210,13 @@ RECIPES: dict[str, Recipe] = {
 
 FAST_FROM_SCRATCH: dict[str, Any] = {
     "init": "scratch",
-    "steps": 450,
-    "input_drop_rate": 0.4,
+    "steps": 3000,
+    "input_drop_rate": 0.3,
+    "decoder_drop_rate": 0.3,
     "learning_rate": 2e-3,
-    "betas": (0.9, 0.99),
-    "matrix_rate": 0.02,
+    "matrix_rate": 0.01,
     "crop": 64,
     "average_decay": 0.99,
-    "orientations": 1,
     "fitted_share": 1.0,
     "pass_drop_rate": None,
 }
