@@ -158,22 +158,25 @@ def _engine_runners(
     plan: Plan,
     problems: dict[str, str],
 ) -> list[tuple[Case, Callable[[], Lap]]]:
-    """One engine, open until `stack` closes, and a warm case for each batch."""
-    measure.idle()
-    start = time.perf_counter()
-    engine = stack.enter_context(engine_class(name)(subject.model, image))
-    seconds = time.perf_counter() - start
+    """A warm case for each batch, each with an engine of its own, open until `stack` closes."""
     runners: list[tuple[Case, Callable[[], Lap]]] = []
+    size = (image.shape[2], image.shape[3])
     for batch in plan.batches:
-        passes = whole_batches(plan.passes, batch)
-        warm = run_ensemble(engine, maker, batch, batch=batch)
-        if warm.batch != batch:
-            problems[f"{name} with batch {batch}"] = f"does not fit into memory at {image.shape[2]}x{image.shape[3]}"
-            continue
-        precision = subject.model.contract.precision
-        size = (image.shape[2], image.shape[3])
-        case = Case(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
-        runners.append((case, partial(lap_of, engine, maker, passes, batch)))
+        with ExitStack() as own:
+            measure.idle()
+            start = time.perf_counter()
+            # An engine that has seen other batches may still be laid out for them.
+            engine = own.enter_context(engine_class(name)(subject.model, image))
+            seconds = time.perf_counter() - start
+            passes = whole_batches(plan.passes, batch)
+            warm = run_ensemble(engine, maker, batch, batch=batch)
+            if warm.batch != batch:
+                problems[f"{name} with batch {batch}"] = f"does not fit into memory at {size[0]}x{size[1]}"
+                continue
+            precision = subject.model.contract.precision
+            case = Case(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
+            runners.append((case, partial(lap_of, engine, maker, passes, batch)))
+            stack.push(own.pop_all())
     return runners
 
 

@@ -50,6 +50,8 @@ class MnnEngine(Engine):
         height, width = image.shape[2:]
         self._most = self.useful_batch({"H": height, "W": width})
         self._networks: list[_Network] | None = None
+        self._wanted_before = 1
+        """Networks for the batch before."""
         self._converted: bytes | None = None
         """The whole graph, where it is loaded again for more passes side by side."""
         self._workers = Workers(compute_threads())
@@ -139,11 +141,17 @@ class MnnEngine(Engine):
         return network.staged.run({IMAGE: self.image, **inputs})
 
     def _networks_for(self, count: int) -> list[_Network]:
-        """Networks for `count` passes; once there are several, they stay, as batches end with a smaller one."""
+        """Networks for `count` passes.
+
+        Once there are several, they stay for one smaller batch, as passes end with one; for a second of its kind they
+        make room for fewer, which then share all threads.
+        """
         if self._networks is None:
             raise RuntimeError("the engine is not prepared")
         wanted = min(count, self._most)
-        if wanted > len(self._networks):
+        fewer_again = wanted < len(self._networks) and wanted == self._wanted_before
+        self._wanted_before = wanted
+        if wanted > len(self._networks) or fewer_again:
             # Before the next are made.
             self._networks.clear()
             self._networks += self._load_networks(wanted, share(compute_threads(), wanted))

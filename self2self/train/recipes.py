@@ -245,8 +245,9 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
     return recipe
 
 
-FOLLOWING_SHARE, FOLLOWING_RATE = 0.25, 0.5
-"""Shares of the steps and of the learning rates where ``fast`` starts from an earlier fit with the same recipe."""
+FOLLOWING_SHARE, FOLLOWING_RATE, FOLLOWING_FITTED = 0.25, 0.5, 0.5
+"""Where ``fast`` starts from an earlier fit with the same recipe: shares of the steps and of the learning rates, and
+the share of the fitted weights in those for inference, where the recipe keeps some of its start at all."""
 
 
 def following(recipe: Recipe, earlier: Recipe) -> Recipe:
@@ -258,8 +259,8 @@ def following(recipe: Recipe, earlier: Recipe) -> Recipe:
             is that of the first.
 
     Returns:
-        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes, at half the rates. The
-        paper recipes take all their steps from any weights.
+        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes, at half the rates, and half of the
+        earlier weights kept, which know the scene already. The paper recipes take all their steps from any weights.
     """
     if recipe.name != "fast" or earlier.name != recipe.name:
         return recipe
@@ -269,6 +270,7 @@ def following(recipe: Recipe, earlier: Recipe) -> Recipe:
         steps=max(1, int(FOLLOWING_SHARE * alone.steps)),
         learning_rate=FOLLOWING_RATE * alone.learning_rate,
         matrix_rate=None if alone.matrix_rate is None else FOLLOWING_RATE * alone.matrix_rate,
+        fitted_share=FOLLOWING_FITTED if alone.fitted_share < 1 else 1.0,
     )
 
 

@@ -247,11 +247,11 @@ def test_passes_run_side_by_side_and_in_windows_alone(tiny_model: Model, monkeyp
     with MnnEngine(tiny_model, image) as engine:
         alone = np.concatenate([engine.run(maker.make(index, 1)).copy() for index in range(7)])
         counts = []
-        for count in (2, 7, 1):
+        for count in (2, 7, 1, 1, 2, 3, 2, 2):
             np.testing.assert_allclose(engine.run(maker.make(0, count)), alone[:count], rtol=0, atol=1e-4)
             assert engine._networks is not None
             counts.append(len(engine._networks))
-        assert counts == [2, 3, 3], "a batch that ends with fewer passes keeps its networks"
+        assert counts == [2, 3, 3, 1, 2, 3, 3, 2], "passes may end with a smaller batch, once"
         assert engine.copy_seconds > 0
     assert MnnEngine.useful_batch({"H": 128, "W": 128}) == 3
     assert MnnEngine.useful_batch({"H": 128, "W": 160}) == 1

@@ -61,7 +61,8 @@ def test_fast_that_follows_another_fit_takes_a_quarter_of_its_steps_however_long
         assert second.steps == alone.steps // 4
         assert second.learning_rate == alone.learning_rate / 2
         assert second.matrix_rate == (None if alone.matrix_rate is None else alone.matrix_rate / 2)
-        same = {field: getattr(alone, field) for field in ("steps", "learning_rate", "matrix_rate")}
+        assert second.fitted_share == {"natural": 0.5, "scratch": 1.0}[init]
+        same = {field: getattr(alone, field) for field in ("steps", "learning_rate", "matrix_rate", "fitted_share")}
         assert replace(second, **same) == alone
         assert following(recipe_for("fast", "runs/second"), second) == second
 
