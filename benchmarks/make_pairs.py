@@ -2,8 +2,8 @@
 
     python -m benchmarks.make_pairs DATA -o .
 
-writes ``cbsd68-crops-sigma15.json``, ``-sigma25``, ``-sigma50`` and ``polyu-crops.json`` into the folder
-of `-o`. DATA holds
+writes ``cbsd68-crops-sigma15.json``, ``-sigma25``, ``-sigma50``, ``polyu-crops.json`` and, a quarter of their
+area, ``polyu-small-crops.json`` into the folder of `-o`. DATA holds
 
     crops.json                   {"crops": [{"name", "image", "top", "left"}, ...]}: squares of 128 pixels
     cbsd68/clean                 photographs of CBSD68
@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.results_file import write_result
 
 SIGMAS = (15, 25, 50)
-CROP, POLYU_CROP, POLYU_START = 128, 256, 128
+CROP, POLYU_SIDE, POLYU_CROP = 128, 512, 256
 
 
 def cbsd68(data: Path, folder: Path, sigma: int) -> list[dict[str, Any]]:
@@ -43,16 +43,16 @@ def cbsd68(data: Path, folder: Path, sigma: int) -> list[dict[str, Any]]:
     ]
 
 
-def polyu(data: Path, folder: Path) -> list[dict[str, Any]]:
-    """The middle of each PolyU image; the scene is the last but one word of a file's name."""
+def polyu(data: Path, folder: Path, size: int) -> list[dict[str, Any]]:
+    """The middle of each PolyU image, `size` pixels a side; the scene is the last but one word of a file's name."""
     return [
         {
             "name": path.stem.split("_")[-2],
             "noisy": relative(path, folder),
             "clean": relative(data / "polyu" / "mean" / path.name, folder),
-            "top": POLYU_START,
-            "left": POLYU_START,
-            "size": POLYU_CROP,
+            "top": (POLYU_SIDE - size) // 2,
+            "left": (POLYU_SIDE - size) // 2,
+            "size": size,
         }
         for path in sorted((data / "polyu" / "noisy").iterdir())
     ]
@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder of the lists")
     args = parser.parse_args()
     lists = {f"cbsd68-crops-sigma{sigma}.json": cbsd68(args.data, args.output, sigma) for sigma in SIGMAS}
-    lists["polyu-crops.json"] = polyu(args.data, args.output)
+    lists["polyu-crops.json"] = polyu(args.data, args.output, POLYU_CROP)
+    lists["polyu-small-crops.json"] = polyu(args.data, args.output, CROP)
     for name, entries in lists.items():
         write_result(args.output / name, entries)
         print(f"{args.output / name}: {len(entries)} pairs")

@@ -57,7 +57,8 @@ LARGEST_SIDE = 1536
 
 CORRELATED_NOTE = (
     "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same), and such noise "
-    "cannot be removed by this method. Denoise the raw file or the frame before it was scaled or compressed."
+    "cannot be removed by this method, or only in part. Denoise the raw file or the frame before it was scaled or "
+    "compressed; or fit with --drop-rate 0.5, which takes more of it out of smooth images, and texture with it."
 )
 
 

@@ -66,6 +66,7 @@ def test_correlated_noise_is_told_before_the_fit_and_once(tmp_path: Path, monkey
     result = run_cli("fit", "image.png", *FAST, "--json")
     assert result.stderr.count("neighbouring pixels share their noise") == 1
     assert "raw file" in result.stderr
+    assert "--drop-rate 0.5" in result.stderr
     assert parse_json(result)["noise"]["correlated"] is True
     result = run_cli("denoise", "image.png", *FAST, "--passes", "1", "--report", "page.html")
     assert result.stderr.count("neighbouring pixels share their noise") == 1

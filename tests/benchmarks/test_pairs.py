@@ -78,6 +78,7 @@ def test_lists_are_made_from_a_folder_of_images(tmp_path: Path, monkeypatch: pyt
     assert {path.name for path in out.iterdir()} == {
         *(f"cbsd68-crops-sigma{sigma}.json" for sigma in (15, 25, 50)),
         "polyu-crops.json",
+        "polyu-small-crops.json",
     }
     assert str(tmp_path) not in "".join(path.read_text() for path in out.iterdir())
     (church,) = load_pairs(out / "cbsd68-crops-sigma50.json")
@@ -85,3 +86,5 @@ def test_lists_are_made_from_a_folder_of_images(tmp_path: Path, monkeypatch: pyt
     assert (church.name, church.sigma, church.noisy.shape) == ("church", 50, (3, 128, 128))
     (chair,) = load_pairs(out / "polyu-crops.json")
     assert (chair.name, chair.sigma, chair.noisy.shape) == ("chair", None, (3, 256, 256))
+    (small,) = load_pairs(out / "polyu-small-crops.json")
+    np.testing.assert_array_equal(small.noisy, chair.noisy[:, 64:192, 64:192])
