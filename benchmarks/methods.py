@@ -124,8 +124,8 @@ def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
     clocked_fit(pair.noisy, replace(recipe, steps=CLOCKED_STEPS), start, watch)
     scale = recipe.steps / CLOCKED_STEPS
     return {
-        "fit_seconds": round(scale * watch.wall, 1),
-        "fit_cpu_seconds": round(scale * watch.processor, 1),
+        "fit_seconds": round(scale * watch.wall, 3),
+        "fit_cpu_seconds": round(scale * watch.processor, 3),
         "steps": recipe.steps,
         "clocked_steps": CLOCKED_STEPS,
     }
