@@ -13,9 +13,9 @@ BYTES_PER_MASK_ELEMENT = 12
 
 Measured as the growth of the resident set from 128x128 with eight passes to 512x512 with one:
 ONNX Runtime 9.4 to 10.6 and PyTorch 8 to 14 for the wide and the narrow decoder. Nearly all of the
-network's activations have masks; only a very narrow network needs more (PyTorch 18). An engine that
-takes another share says so (`Engine.bytes_per_mask_element`). Not measured
-on a GPU, where masks and float32 activations are the same.
+network's activations have masks; only a very narrow network needs more (PyTorch 18). MNN takes 10.5, 12 and
+16 at 128x128, for the wide, the narrow and a very narrow one; an engine that holds less of a large image at
+once says so (`Engine.pass_bytes`). Not measured on a GPU, where masks and float32 activations are the same.
 """
 HOST_SHARE = 0.25
 """How much of the host's free memory a batch may take; more passes a run gain little on a CPU."""
@@ -29,7 +29,7 @@ def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: float =
     Args:
         contract: says which masks a pass has.
         axes: of the data.
-        per_element: bytes for each mask element; of an engine, `Engine.bytes_per_mask_element`.
+        per_element: bytes for each mask element.
     """
     return int(per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks))
 

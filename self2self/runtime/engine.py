@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.budget import BYTES_PER_MASK_ELEMENT, pass_bytes
+from self2self.budget import pass_bytes
 from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.masks import BoolArray
@@ -46,8 +46,6 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """What `--engine` calls it."""
-    bytes_per_mask_element: ClassVar[int] = BYTES_PER_MASK_ELEMENT
-    """What a pass takes at its peak, for `pass_bytes`."""
     note: Callable[[str], None] = staticmethod(_ignore)
     """Told, in one line, what the user should know while the engine is prepared."""
     copy_seconds: float | None = None
@@ -95,7 +93,7 @@ class Engine(ABC):
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """Memory of one pass over data of `axes`, as `budget.pass_bytes`."""
-        return pass_bytes(contract, axes, cls.bytes_per_mask_element)
+        return pass_bytes(contract, axes)
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
