@@ -1,8 +1,9 @@
-"""Fixtures that several test files share: a network that is small, but complete."""
+"""Fixtures that several test files share: a network that is small, but complete, and a folder with a fitted run."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +78,30 @@ def tiny_onnx(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "tiny.onnx"
     to_onnx(tiny.network, tiny.contract, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image and a run that is fitted and exported; copy it, do not use it."""
+    from tests.commands import FAST, run_cli, write_noisy
+
+    folder = tmp_path_factory.mktemp("template")
+    write_noisy(folder / "noisy.png")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for command in (["fit", "noisy.png", *FAST], ["export"]):
+            run_cli(*command)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def work(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `template`, and the current folder."""
+    shutil.copytree(template, tmp_path / "work")
+    config = next((tmp_path / "work").glob("runs/*/config.json"))
+    config.write_text(config.read_text().replace(str(template), str(tmp_path / "work")))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"

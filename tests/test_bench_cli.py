@@ -15,10 +15,8 @@ from self2self.bench import measure
 from self2self.runtime.engine import engine_statuses
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import RECIPES
+from tests.commands import parse_json, run_cli
 from tests.interrupted import interrupt
-from tests.test_cli import parse_json, run_cli, template, work
-
-__all__ = ["template", "work"]
 
 QUICK = ["--rounds", "1", "--passes", "1", "--batch", "1", "--no-memory", "--engine", "ort"]
 SPREAD = {"median", "p10", "p90", "min", "max"}

@@ -10,9 +10,7 @@ import tifffile
 from PIL import Image
 
 from self2self.errors import OutputError
-from tests.test_cli import FAST, parse_json, picture, run_cli, template, work, write_noisy
-
-__all__ = ["template", "work"]
+from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
 
 
 def write_correlated(path: Path) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from self2self import MaskMaker, denoise, load_model
 from self2self.runtime.sampling import sampling_for
-from tests.test_cli import ROOT, picture, write_noisy
+from tests.commands import ROOT, picture, write_noisy
 
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"), re.DOTALL)
 PASSES = 50

@@ -16,7 +16,7 @@ from self2self.nvidia import NoGpu, find_gpu
 from self2self.runtime import probe
 from self2self.runtime.engine import ENGINES, NEEDS_GPU
 from self2self.runtime.probe import Probed
-from tests.test_cli import ROOT, parse_json, run_cli
+from tests.commands import ROOT, parse_json, run_cli
 
 WORKS = Probed("ort", True, "ONNX Runtime 1.31", "CPU", "CPUExecutionProvider", 1e-6, 1.5)
 BROKEN = Probed(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.test_cli import ROOT, write_noisy
+from tests.commands import ROOT, write_noisy
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

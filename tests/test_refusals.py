@@ -12,10 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.commands import FAST, ROOT, run_cli, write_noisy
 from tests.interrupted import interrupt
-from tests.test_cli import FAST, ROOT, run_cli, template, work, write_noisy
-
-__all__ = ["template", "work"]
 
 
 def truncated(path: Path, whole: bytes) -> None:

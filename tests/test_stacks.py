@@ -20,7 +20,7 @@ from self2self.jobs import fitting
 from self2self.jobs.stack_job import StackJob
 from self2self.runtime import prepared as prepared_module
 from self2self.runtime.engine import Engine
-from tests.test_cli import ROOT, parse_json, run_cli
+from tests.commands import ROOT, parse_json, run_cli
 
 ENSEMBLE = ("--passes", "3", "--engine", "ort", "--batch", "1")
 

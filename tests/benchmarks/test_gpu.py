@@ -16,7 +16,7 @@ from self2self.errors import Obstacle
 from self2self.nvidia import Gpu, NoGpu
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
-from tests.runtime.test_gpu_engines import CudaOnTheCpu
+from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu
 
 CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
 

@@ -10,7 +10,7 @@ from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer, noise_of
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run
-from tests.test_cli import write_noisy
+from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
 
 

@@ -1,4 +1,4 @@
-"""Exported models that the tests of the runtime share and must not change."""
+"""Exported models that the tests of the runtime share and must not change, and a GPU for those that only ask for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from self2self.runtime import gpu as gpu_checks
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted
+from tests.runtime.gpu_machine import CARD
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,9 @@ def tiny_model(tiny_onnx: Path) -> Model:
 def grey_model(grey_onnx: Path) -> Model:
     """The tiny grey network, as the runtime sees it."""
     return load_model(grey_onnx)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that serves every engine; nothing runs on it."""
+    monkeypatch.setattr(gpu_checks, "find_gpu", lambda: CARD)

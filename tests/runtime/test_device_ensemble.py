@@ -27,8 +27,7 @@ from self2self.runtime.ensemble import Ensemble, Moments
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.ort import OrtEngine
 from tests.runtime.fakes import FakeEngine, fake_model
-from tests.runtime.test_gpu_engines import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu
-from tests.runtime.test_gpu_engines import engine as gpu_engine  # noqa: F401 - a fixture
+from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu, on_the_cpu
 
 SIZE = 64
 AXES = {"H": SIZE, "W": SIZE}
@@ -163,12 +162,12 @@ def test_who_makes_the_masks() -> None:
 # The engines' own code.
 
 
-@pytest.mark.parametrize("gpu_engine", [CudaOnTheCpu, TrtOnTheCpu, RtxOnTheCpu], indirect=True)
-def test_engines_run_masks_of_the_device(
-    gpu_engine: type[Engine],  # noqa: F811
-    tiny_onnx: Path,
-    tmp_path: Path,
-) -> None:
+@pytest.fixture(params=[CudaOnTheCpu, TrtOnTheCpu, RtxOnTheCpu])
+def gpu_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
+    return on_the_cpu(request.param, monkeypatch)
+
+
+def test_engines_run_masks_of_the_device(gpu_engine: type[Engine], tiny_onnx: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_onnx.read_bytes())
     model = load_model(path)

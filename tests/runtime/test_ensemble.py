@@ -1,67 +1,22 @@
-"""The streaming ensemble: statistics, independence of the batch, memory, and the choice of the batch."""
+"""The streaming ensemble: independence of the batch, memory, ways to sample, and when it ends."""
 
 from __future__ import annotations
 
 import gc
-import math
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from self2self.errors import FileFormatError, ResourceError
+from self2self.errors import FileFormatError
 from self2self.masks import BLOCK, BoolArray
 from self2self.orientation import MIRRORED, turned
-from self2self.runtime import ensemble
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import (
-    TRIAL_BATCHES,
-    BatchChooser,
-    Moments,
-    expected_passes,
-    not_finite,
-    run_ensemble,
-)
+from self2self.runtime.ensemble import Moments, expected_passes, not_finite, run_ensemble
 from self2self.runtime.sampling import Sampling
-from tests.runtime.fakes import SIZE, FakeEngine, fake_engine, fake_maker, fake_model, hide_pixels
-
-
-@given(
-    seed=st.integers(0, 2**32),
-    groups=st.lists(st.integers(1, 9), min_size=1, max_size=6),
-    offset=st.floats(-2, 2),
-    spread=st.floats(0, 3),
-)
-@settings(max_examples=60, deadline=None)
-def test_moments_are_those_of_numpy(seed: int, groups: list[int], offset: float, spread: float) -> None:
-    count = sum(groups)
-    values = offset + spread * np.random.default_rng(seed).standard_normal((count, 2, 3, 4))
-    predictions = values.astype(np.float32)
-    moments = Moments((2, 3, 4))
-    first = 0
-    for group in groups:
-        moments.add(predictions[first : first + group])
-        first += group
-    wide = predictions.astype(np.float64)
-    deviation = wide.std(axis=0, ddof=1) if count > 1 else np.zeros((2, 3, 4))
-    assert moments.count == count
-    np.testing.assert_allclose(moments.mean(), wide.mean(axis=0), rtol=1e-6, atol=1e-7)
-    # Sums of squares lose what is below 1e-16 of the mean's square.
-    np.testing.assert_allclose(moments.standard_deviation(), deviation, rtol=1e-5, atol=1e-6)
-    expected = 255 * np.sqrt(np.mean(deviation**2) / count) if count > 1 else math.nan
-    assert moments.standard_error() == pytest.approx(expected, rel=1e-5, abs=1e-3, nan_ok=True)
-    assert moments.mean().dtype == moments.standard_deviation().dtype == np.float32
-
-
-def test_equal_predictions_have_no_deviation() -> None:
-    moments = Moments((1, 2, 2))
-    moments.add(np.full((7, 1, 2, 2), 0.1, np.float32))
-    assert moments.standard_deviation().max() < 1e-7
-    assert moments.standard_error() < 1e-4
+from tests.runtime.fakes import SIZE, fake_engine, fake_maker, fake_model, hide_pixels
 
 
 def test_the_batch_does_not_change_the_result() -> None:
@@ -115,132 +70,6 @@ def test_memory_does_not_grow_with_the_passes() -> None:
     assert abs(peak_bytes(1000) - peak_bytes(50)) < one_image
 
 
-class FakeClock:
-    """Time that passes only where a fake engine says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def counts_with(monkeypatch: pytest.MonkeyPatch, seconds_per_pass: Callable[[int], float], passes: int) -> FakeEngine:
-    """Run with an engine whose passes take `seconds_per_pass(batch)`; it notes its batches."""
-    clock = FakeClock()
-    monkeypatch.setattr(ensemble.time, "perf_counter", clock)
-
-    def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-        predictions = hide_pixels(image, masks)
-        clock.now += len(predictions) * seconds_per_pass(len(predictions))
-        return predictions
-
-    engine = fake_engine(predict)
-    result = run_ensemble(engine, fake_maker(), passes)
-    assert result.moments.count == passes == sum(engine.counts)
-    assert result.mask_seconds == result.reduce_seconds == 0
-    assert result.pass_seconds == pytest.approx(clock.now)
-    return engine
-
-
-def test_the_fastest_batch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1 / batch, 60)
-    assert engine.counts == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8, 6]
-
-
-def test_larger_batches_are_not_tried_after_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: {1: 1.0, 2: 0.8, 4: 0.9}[batch], 20)
-    assert engine.counts == [1, 1, 2, 2, 4, 4, 2, 2, 2]
-
-
-def test_a_gain_that_is_not_worth_the_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1.0 - 0.01 * batch, 10)
-    assert engine.counts == [1, 1, 2, 2, 1, 1, 1, 1]
-
-
-def test_the_first_run_of_a_batch_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[int] = set()
-
-    def seconds(batch: int) -> float:
-        slow = batch not in seen
-        seen.add(batch)
-        return 100.0 if slow else 1 / batch
-
-    assert counts_with(monkeypatch, seconds, 46).counts == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8]
-
-
-@pytest.mark.parametrize("passes", range(1, 16))
-def test_fewer_passes_than_the_trials_take(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1 / batch, passes)
-    assert max(engine.counts) <= passes
-
-
-def test_the_reported_batch_is_one_that_could_run() -> None:
-    assert run_ensemble(fake_engine(), fake_maker(), 3, batch=8).batch == 3
-    assert run_ensemble(fake_engine(), fake_maker(), 16, batch=8).batch == 8
-
-
-def test_the_reported_batch_was_measured() -> None:
-    chooser = BatchChooser(8)
-    assert chooser.chosen == 1
-    for seconds in (9.0, 1.0, 9.0, 1.2):
-        chooser.ran(chooser.batch, seconds)
-    assert (chooser.batch, chooser.chosen) == (4, 2)
-
-
-@pytest.mark.parametrize(("largest", "trials"), [(0, [1]), (1, [1]), (3, [1, 2]), (100, list(TRIAL_BATCHES))])
-def test_memory_limits_the_trials(largest: int, trials: list[int]) -> None:
-    chooser = BatchChooser(largest)
-    tried = []
-    for _ in range(20):
-        tried.append(chooser.batch)
-        chooser.ran(chooser.batch, 1.0)
-    assert sorted(set(tried)) == trials
-    assert chooser.batch == trials[-1]
-
-
-def test_a_fixed_batch_stays() -> None:
-    chooser = BatchChooser(5, fixed=True)
-    for seconds in (1.0, 9.0, 0.1):
-        chooser.ran(5, seconds)
-        assert chooser.batch == 5
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-        predictions = hide_pixels(image, masks)
-        if len(predictions) > 3:
-            raise MemoryError
-        return predictions
-
-    engine = fake_engine(predict)
-    result = run_ensemble(engine, fake_maker(), 9, batch=16)
-    assert engine.counts == [9, 8, 4, 2, 2, 2, 2, 1]
-    assert result.batch == 2
-    expected = run_ensemble(fake_engine(), fake_maker(), 9, batch=1).moments.mean()
-    np.testing.assert_allclose(result.moments.mean(), expected, rtol=0, atol=1e-6)
-
-
-def test_a_trial_that_does_not_fit_ends_the_trials() -> None:
-    def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-        if len(masks["input_mask"]) > 1:
-            raise MemoryError
-        return hide_pixels(image, masks)
-
-    engine = fake_engine(predict)
-    assert run_ensemble(engine, fake_maker(), 6).batch == 1
-    assert engine.counts == [1, 1, 2, 1, 1, 1, 1]
-
-
-def test_a_single_pass_that_does_not_fit() -> None:
-    def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-        raise MemoryError("no")
-
-    with pytest.raises(ResourceError, match="a single pass does not fit") as caught:
-        run_ensemble(fake_engine(predict), fake_maker(), 6)
-    assert isinstance(caught.value.__cause__, MemoryError)
-
-
 def test_numbers_that_a_narrow_type_cannot_hold_are_told_apart() -> None:
     model = fake_model()
     half = replace(model, contract=replace(model.contract, precision="fp16"))
@@ -278,69 +107,6 @@ def test_what_progress_raises_ends_the_run() -> None:
         run_ensemble(engine, fake_maker(), 500, batch=2, on_progress=on_progress)
     assert seen == [2, 4, 6]
     assert sum(engine.counts) == 6
-
-
-def blocks_of(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:
-    """Moments of whole blocks `values` [blocks, block, ...], one orientation each, with passes one by one."""
-    moments = Moments(values.shape[2:], block)
-    for group, orientation in zip(values, orientations, strict=True):
-        for prediction in group:
-            moments.add(prediction[None], orientation)
-    return moments
-
-
-@pytest.mark.parametrize("orientations", [[0] * 8, [0, 1, 2, 3] * 2, [0, 0, 0, 1, 1, 2, 2, 3]])
-def test_the_standard_error_compares_blocks_of_one_orientation(orientations: list[int]) -> None:
-    rng = np.random.default_rng(3)
-    values = rng.standard_normal((8, 5, 2, 3, 4)).astype(np.float32) + 10 * np.array(orientations)[
-        :, None, None, None, None
-    ].astype(np.float32)
-    moments = blocks_of(values, 5, orientations)
-    block_means = values.astype(np.float64).mean(1)
-    groups = [block_means[[o == key for o in orientations]] for key in set(orientations)]
-    within = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups) / (8 - len(groups))
-    assert moments.standard_error() == pytest.approx(255 * np.sqrt(np.mean(within) / 8), rel=1e-6)
-    np.testing.assert_allclose(moments.mean(), block_means.mean(0), rtol=1e-5, atol=1e-6)
-    flat = values.reshape(40, 2, 3, 4).astype(np.float64)
-    np.testing.assert_allclose(moments.standard_deviation(), flat.std(0, ddof=1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("passes", [50, 57, 70])
-def test_orientations_weigh_the_same_however_often_they_come(passes: int) -> None:
-    """From a full round on, mean and error are those of a stratified sample."""
-    rng = np.random.default_rng(2)
-    squares, deviations = [], []
-    for _ in range(300):
-        orientations = np.arange(passes) // BLOCK % MIRRORED
-        values = (rng.standard_normal((passes, 1, 8, 8)) + 10.0 * orientations[:, None, None, None]).astype(np.float32)
-        moments = Moments((1, 8, 8))
-        for value, orientation in zip(values, orientations, strict=True):
-            moments.add(value[None], int(orientation))
-        means = np.stack([values[orientations == key].mean(0) for key in range(MIRRORED)])
-        np.testing.assert_allclose(moments.mean(), means.mean(0), rtol=1e-5)
-        squares.append(moments.standard_error() ** 2)
-        deviations.append(255 * (moments.mean() - 10 * np.mean(range(MIRRORED))))
-    assert np.mean(squares) == pytest.approx(np.mean(np.square(deviations)), rel=0.05)
-
-
-def test_the_standard_error_is_that_of_dependent_passes() -> None:
-    """Passes that cancel within a block: the formula for independent ones would be ten times too large."""
-    rng = np.random.default_rng(0)
-    squares, means = [], []
-    for _ in range(200):
-        values = rng.standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
-        values -= 0.9 * values.mean(1, keepdims=True)
-        moments = blocks_of(values, 10, [0] * 4)
-        squares.append(moments.standard_error() ** 2)
-        means.append(255 * moments.mean())
-    assert np.mean(squares) == pytest.approx(np.mean(np.square(means)), rel=0.05)
-
-
-def test_before_blocks_can_be_compared_the_error_is_that_of_independent_passes() -> None:
-    values = np.random.default_rng(0).standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
-    moments = blocks_of(values, 10, [0, 1, 2, 3])
-    expected = 255 * np.sqrt(np.mean(values.reshape(40, -1).astype(np.float64).var(0, ddof=1)) / 40)
-    assert moments.standard_error() == pytest.approx(expected, rel=1e-6)
 
 
 def test_flips_average_over_the_mirrored_image() -> None:

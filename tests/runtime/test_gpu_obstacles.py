@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,22 +24,7 @@ from self2self.runtime.model import Model
 from self2self.runtime.ort import OrtEngine, import_onnxruntime
 from self2self.runtime.ort_cuda import OrtCudaEngine
 from self2self.runtime.ort_trt import OrtTrtEngine
-
-CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_checks, "find_gpu", lambda: CARD)
-
-
-def packages(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def distribution(name: str) -> object:
-        if name not in names:
-            raise PackageNotFoundError(name)
-        return object()
-
-    monkeypatch.setattr("importlib.metadata.distribution", distribution)
+from tests.runtime.gpu_machine import installed as packages  # here `installed` is what a test is given
 
 
 def onnxruntime(monkeypatch: pytest.MonkeyPatch, folder: Path, *providers: str, cuda: str = "13.0") -> None:

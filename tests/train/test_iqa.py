@@ -20,7 +20,7 @@ from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.losses import masked_loss
 from self2self.train.run_folder import History, Run
 from self2self.train.session import fit_run
-from tests.test_cli import write_noisy
+from tests.commands import write_noisy
 from tests.train.plain_paq2piq import plain_roi_pool, random_paq2piq, write_weights
 from tests.train.test_fit import CPU, TINY, image_of
 from tests.train.test_run_folder import config_of

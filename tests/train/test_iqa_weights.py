@@ -15,7 +15,7 @@ from self2self.cli import app
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError
 from self2self.train import iqa, iqa_weights
 from self2self.train.iqa_weights import FILE, IqaWeights, cache_path, find_weights, load_tensors
-from tests.test_cli import write_noisy
+from tests.commands import write_noisy
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,40 @@
+"""The commands as a user types them; in this process, because importing PyTorch takes seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from self2self.cli import app
+
+ROOT = Path(__file__).parents[1]
+FAST = ["--steps", "2"]
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.asarray(file)
+
+
+def write_noisy(path: Path, size: tuple[int, int] = (64, 70), seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(120 + 40 * rng.standard_normal((*size, 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run_cli(*arguments: str, expect: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == expect, (result.stdout, result.stderr, result.exception)
+    if expect not in (0, 1):
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def parse_json(result: Result) -> Any:
+    return json.loads(result.stdout)

@@ -1,0 +1,15 @@
+"""A model that the tests of TensorRT's engines may put files beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def model(tiny_onnx: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, whose folder may be written to."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    return path

@@ -1,0 +1,22 @@
+"""A machine with an NVIDIA GPU, of which a test says what is installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from self2self.nvidia import Gpu
+
+CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Make pip's records hold the packages `names` alone."""
+
+    def distribution(name: str) -> object:
+        if name not in names:
+            raise PackageNotFoundError(name)
+        return object()
+
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)

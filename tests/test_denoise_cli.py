@@ -1,0 +1,139 @@
+"""`self2self denoise`: one image in one go, and a fit that is there already: finished, interrupted or damaged."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import Run
+from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
+
+
+def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    result = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--uncertainty", "std.tif", "--json")
+    values = parse_json(result)
+    assert values["output"] == "image.denoised.png"
+    assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
+    assert (values["engine"], values["provider"]) == ("mnn", "MNN CPU")
+    assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}
+    parts = sum(seconds for name, seconds in values["seconds"].items() if name != "total")
+    assert parts <= values["seconds"]["total"] + 0.1
+    assert values["loss"] > 0
+    assert values["standard_error"] > 0
+    assert values["passes_per_second"] > 0
+    assert (values["tolerance"], values["masks"], values["flips"]) == (None, "balanced", True)
+    assert values["peak_memory_bytes"] > 50e6
+    assert result.stderr == ""
+    assert (tmp_path / "std.tif").is_file()
+
+
+def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    monkeypatch.chdir(tmp_path)
+    counts = np.random.default_rng(0).poisson(300, (64, 64)).astype(np.uint16)
+    tifffile.imwrite("cells.tif", counts)
+    run_cli("denoise", "cells.tif", *FAST, "--passes", "2")
+    clean = tifffile.imread("cells.denoised.tif")
+    assert (clean.dtype, clean.shape) == (np.uint16, counts.shape)
+    assert abs(float(clean.mean()) - 300) < 60
+
+
+def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    run_cli("denoise", "image.png", *FAST, "--passes", "3")
+    first = (tmp_path / "image.denoised.png").read_bytes()
+    again = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--batch", "2", "--force")
+    assert "using the finished fit" in again.stderr
+    assert (tmp_path / "image.denoised.png").read_bytes() == first
+
+
+def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = model.read_bytes()
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", expect=2)
+    assert "holds a fit with other settings (steps 2, asked for 3)" in result.stderr
+    assert "--run" in result.stderr
+    assert model.read_bytes() == before
+    run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
+    assert model.read_bytes() == before
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force")
+    assert "note: replacing the fit in runs/noisy-" in result.stderr
+    assert Run(model.parent).config().recipe.steps == 3
+    assert load_weights(model)[2].steps == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+def test_denoise_fits_anew_where_a_run_is_damaged_but_only_by_force(work: Path, name: str) -> None:
+    run = Run(next(work.glob("runs/*")))
+    if name == "state.safetensors":
+        run.model_path.unlink()
+    damaged = run.folder / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    command = ("denoise", "noisy.png", *FAST, "--passes", "1")
+    refused = run_cli(*command, expect=6)
+    assert f"{name}: is damaged" in refused.stderr
+    assert "--force" in refused.stderr
+    again = run_cli(*command, "--force")
+    assert "note: fitting anew: " in again.stderr
+    assert run.is_fitted()
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_denoise_exports_again_what_is_damaged(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:1000])
+    assert "note: exporting again: " in run_cli("denoise", "noisy.png", *FAST, "--passes", "1").stderr
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_who_interrupts_denoise_is_not_sent_to_an_option_that_it_lacks(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.train import session
+
+    @contextmanager
+    def pressed() -> Iterator[threading.Event]:
+        event = threading.Event()
+        event.set()
+        yield event
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "interrupts", pressed)
+        command = ("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/cut")
+        told = run_cli(*command, expect=130).stderr
+        assert "interrupted after step 1 of 3; it is saved in runs/cut. The same command goes on." in told
+        told = run_cli("fit", "noisy.png", "--steps", "3", "-o", "runs/fit", expect=130).stderr
+        assert "--resume" in told
+    assert "continuing the interrupted fit" in run_cli(*command).stderr
+
+
+def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    run.model_path.unlink()
+    run.onnx_path.unlink()
+    result = run_cli("denoise", "noisy.png", *FAST, "--passes", "1")
+    assert "continuing the interrupted fit" in result.stderr
+
+
+def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.jobs import inferring
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inferring, "infer_image", interrupted)
+    told = run_cli("denoise", "noisy.png", *FAST, "--passes", "1", expect=130).stderr
+    run = next(work.glob("runs/*")).relative_to(work).as_posix()
+    assert f"error: interrupted; the fit is kept in {run}. The same command goes on." in told

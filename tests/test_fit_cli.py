@@ -1,0 +1,56 @@
+"""`self2self fit`: resuming, starting from an earlier run, scores against a reference, and drop rates."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import Run
+from tests.commands import FAST, parse_json, run_cli, write_noisy
+
+
+def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = load_weights(model)[0]
+    run_cli("fit", "noisy.png", *FAST, "--resume")
+    after = load_weights(model)[0]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    result = run_cli("fit", "noisy.png", "--steps", "5", "--resume", expect=2)
+    assert "was fitted with other settings" in result.stderr
+    assert "give one of them" in run_cli("fit", "noisy.png", "--resume", "--force", expect=2).stderr
+
+
+def test_fit_from_an_earlier_run_and_from_scratch(work: Path) -> None:
+    run = str(next(work.glob("runs/*")))
+    values = parse_json(run_cli("fit", "noisy.png", "--init", run, *FAST, "-o", "second", "--json"))
+    assert Path(values["init"]).name == Path(run).name
+    values = parse_json(run_cli("fit", "noisy.png", "--init", "scratch", *FAST, "-o", "third", "--json"))
+    assert values["init"] == "scratch"
+
+
+def test_reference_is_scored(work: Path) -> None:
+    values = parse_json(run_cli("fit", "noisy.png", *FAST, "-o", "r", "--reference", "noisy.png", "--json"))
+    assert values["psnr"] > 5
+    assert -1 <= values["ssim"] <= 1
+
+
+def test_drop_rates_follow_the_noise_and_an_option_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    levels = 120 + 5 * np.random.default_rng(0).standard_normal((64, 64, 3))
+    Image.fromarray(levels.round().astype(np.uint8)).save("weak.png")
+    write_noisy(tmp_path / "strong.png")
+    rates: dict[str, tuple[float, float]] = {}
+    for name, *options in (["weak"], ["strong"], ["weak", "--drop-rate", "0.3"]):
+        run = "-".join((name, *options))
+        values = parse_json(run_cli("fit", f"{name}.png", "--steps", "1", "-o", run, "--json", *options))
+        recipe = Run(tmp_path / run).config().recipe
+        rates[run] = (values["drop_rate"], values["pass_drop_rate"])
+        assert rates[run] == (recipe.input_drop_rate, recipe.rate_of_passes)
+        hidden = 1 - load_weights(Run(tmp_path / run).model_path)[2].masks[0].keep_probability
+        assert hidden == pytest.approx(recipe.rate_of_passes, abs=1 / 256)
+    assert rates["weak"] < rates["strong"]
+    assert rates["weak---drop-rate-0.3"] == (0.3, 0.3)
+    run_cli("fit", "weak.png", "--steps", "1", "-o", "weak", "--resume")
+    assert "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told").stdout
