@@ -121,8 +121,8 @@ class Bars:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        """One line above the bars."""
-        self._terminal.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+        """A line above the bars, which a narrow terminal shows as several, broken between words."""
+        self._terminal.print(f"note: {text}", highlight=False, markup=False)
 
     def fitted(self, report: FitReport) -> None:
         """Move the bar of the fit."""
