@@ -34,8 +34,9 @@ ENCODER_WIDTH = 48
 DECODER_WIDTHS = (96, 96, 96, 64, 32)
 DECODER_DROP_RATE = 0.1
 SAVE_SECONDS = 120.0
-KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated")
-KIND_SHARES = (0.55, 0.15, 0.05, 0.05, 0.1, 0.1)
+KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated", "camera")
+KIND_SHARES = (0.45, 0.12, 0.04, 0.04, 0.07, 0.08, 0.2)
+LARGEST_SIGMA = 70.0
 
 
 def load_photographs(folders: list[Path], channels: int) -> list[np.ndarray]:
@@ -82,6 +83,16 @@ def sample_clean(photographs: list[np.ndarray], size: int, rng: np.random.Genera
         if rng.random() < 0.2:
             clean = 1 - clean
     return np.ascontiguousarray(clean, np.float32)
+
+
+def with_noise(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`clean` with noise of a random kind, and of a level that is more often weak than strong, as in the world."""
+    return add_noise(clean, rng.choice(KINDS, p=KIND_SHARES), more_often_low(0, LARGEST_SIGMA, rng), rng)
+
+
+def more_often_low(low: float, high: float, rng: np.random.Generator) -> float:
+    """A number of which half are in the first quarter of the range."""
+    return low + (high - low) * rng.random() ** 2
 
 
 def root_mean_square(prediction: Tensor, clean: Tensor) -> Tensor:
@@ -136,10 +147,9 @@ def main() -> None:
     for step in range(first, args.steps):
         rng = generator(args.seed, step, Stream.CROP)
         clean = np.stack([sample_clean(photographs, args.size, rng) for _ in range(args.batch)])
-        noisy = np.stack([add_noise(c, rng.choice(KINDS, p=KIND_SHARES), rng.uniform(0, 70), rng) for c in clean])
-        specs = mask_specs(
-            args.channels, ENCODER_WIDTH, DECODER_WIDTHS, rng.uniform(*args.drop_rates), DECODER_DROP_RATE
-        )
+        noisy = np.stack([with_noise(c, rng) for c in clean])
+        drop_rate = more_often_low(*args.drop_rates, rng)
+        specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, DECODER_DROP_RATE)
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:

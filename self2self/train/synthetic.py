@@ -6,10 +6,12 @@ are in 8-bit grey levels. The result is clipped and rounded to 8 bits, as a stor
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 FloatArray = NDArray[np.float32]
 Noise = Callable[[FloatArray, float, np.random.Generator], NDArray[np.floating]]
@@ -47,11 +49,55 @@ def mixture(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArra
 
 def correlated(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray[np.floating]:
     """Gaussian noise that a camera's interpolation has spread over neighbouring pixels."""
-    white = rng.standard_normal(clean.shape, np.float32)
-    weight = rng.uniform(0.1, 0.5)
+    noise = spread(rng.standard_normal(clean.shape, np.float32), rng.uniform(0.1, 0.5))
+    return clean + noise * (sigma / 255 / float(noise.std()))
+
+
+def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray[np.floating]:
+    """What a camera with a Bayer sensor makes of read and photon noise; half of the images are also stored as JPEG.
+
+    The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the
+    white balance, mixed by the colour correction, and more or less smoothed.
+    """
+    channels, *size = clean.shape
+    noise = demosaiced(rng.standard_normal((3, *size), np.float32), rng)
+    noise *= rng.uniform(1, 2, (3, 1, 1)).astype(np.float32)
+    noise -= rng.uniform(0, 0.3) * (noise.sum(0) - noise)
+    noise = spread(noise, rng.uniform(0, 0.4))
+    if channels == 1:
+        noise = noise.mean(0, keepdims=True)
+    photons = rng.random()
+    at_mid_grey = noise * (sigma / 255 / float(noise.std()))
+    noisy = clean + at_mid_grey * np.sqrt(1 - photons + 2 * photons * clean)
+    return as_jpeg(noisy, int(rng.integers(80, 100))) if rng.random() < 0.5 else noisy
+
+
+def spread(noise: FloatArray, weight: float) -> FloatArray:
+    """Every value plus `weight` times its neighbours, once along each axis of the image, which is taken as periodic."""
     for axis in (1, 2):
-        white = white + weight * (np.roll(white, 1, axis) + np.roll(white, -1, axis))
-    return clean + white * (sigma / 255 / float(white.std()))
+        noise = noise + np.float32(weight) * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
+    return noise
+
+
+def demosaiced(noise: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(3, H, W) of which each pixel knows one colour, interpolated from the nearest pixels that know the others."""
+    row, column = rng.integers(2, size=2)
+    y, x = np.ogrid[: noise.shape[1], : noise.shape[2]]
+    even_row, even_column = (y + row) % 2 == 0, (x + column) % 2 == 0
+    red, green, blue = noise * np.stack([even_row & even_column, even_row ^ even_column, ~even_row & ~even_column])
+    red, blue = spread(np.stack([red, blue]), 0.5)
+    green = green + sum(np.roll(green, shift, axis) for axis in (0, 1) for shift in (1, -1)) / 4
+    return np.stack([red, green, blue])
+
+
+def as_jpeg(pixels: NDArray[np.floating], quality: int) -> FloatArray:
+    """`pixels` after they were stored as JPEG; above quality 90 with colours at full resolution, as cameras do."""
+    levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    image = Image.fromarray(levels.transpose(1, 2, 0) if len(levels) == 3 else levels[0])
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, subsampling="4:4:4" if quality > 90 else "4:2:0")
+    stored = np.atleast_3d(np.asarray(Image.open(file), np.float32)).transpose(2, 0, 1)
+    return np.asarray(stored / 255, np.float32)
 
 
 NOISES: dict[str, Noise] = {
@@ -61,6 +107,7 @@ NOISES: dict[str, Noise] = {
     "impulse": impulse,
     "mixture": mixture,
     "correlated": correlated,
+    "camera": camera,
 }
 
 

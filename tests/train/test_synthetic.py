@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from self2self.train.synthetic import NOISES, add_noise
+from self2self.train.synthetic import NOISES, add_noise, as_jpeg, demosaiced
+
+TOLERANCES = {"impulse": 0.35, "camera": 0.35}
+"""JPEG takes some of the noise away."""
 
 
 @pytest.mark.parametrize("kind", NOISES)
@@ -10,7 +13,7 @@ def test_standard_deviation_at_mid_grey_is_sigma(kind: str) -> None:
     noisy = add_noise(clean, kind, 20, np.random.default_rng(0))
     assert noisy.dtype == np.float32
     assert noisy.shape == clean.shape
-    assert 255 * float((noisy - clean).std()) == pytest.approx(20, rel=0.35 if kind == "impulse" else 0.1)
+    assert 255 * float((noisy - clean).std()) == pytest.approx(20, rel=TOLERANCES.get(kind, 0.1))
     assert abs(float((noisy - clean).mean())) < 0.005
 
 
@@ -25,12 +28,40 @@ def test_result_is_an_8_bit_image_and_reproducible(kind: str) -> None:
     assert np.array_equal(noisy, add_noise(clean, kind, 60, np.random.default_rng(2)))
 
 
-def test_only_correlated_noise_is_correlated() -> None:
+def test_only_what_cameras_interpolate_is_correlated() -> None:
     clean = np.full((1, 256, 256), 0.5, np.float32)
 
     def neighbours(kind: str) -> float:
         residual = (add_noise(clean, kind, 20, np.random.default_rng(0)) - clean)[0]
         return float(np.corrcoef(residual[:, 1:].ravel(), residual[:, :-1].ravel())[0, 1])
 
-    assert neighbours("correlated") > 0.15
-    assert all(abs(neighbours(kind)) < 0.02 for kind in NOISES if kind != "correlated")
+    correlated = {"correlated", "camera"}
+    assert all(neighbours(kind) > 0.15 for kind in correlated)
+    assert all(abs(neighbours(kind)) < 0.02 for kind in NOISES.keys() - correlated)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_interpolation_keeps_a_bayer_pattern_and_takes_means_of_the_nearest(seed: int) -> None:
+    noise = np.random.default_rng(9).standard_normal((3, 8, 10), np.float32)
+    result = demosaiced(noise, np.random.default_rng(seed))
+    kept = result == noise
+    assert [int(plane.sum()) for plane in kept] == [20, 40, 20]
+    # One colour for every pixel, and its repetition after two rows and columns.
+    assert (kept.sum(0) == 1).all()
+    assert (kept == np.roll(kept, (2, 2), (1, 2))).all()
+    for colour, row, column in np.ndindex(noise.shape):
+        around = np.ix_(np.arange(row - 1, row + 2) % 8, np.arange(column - 1, column + 2) % 10)
+        known = noise[colour][around][kept[colour][around]]
+        if not kept[colour, row, column]:
+            assert result[colour, row, column] == pytest.approx(known.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [80, 95])
+def test_jpeg_keeps_form_and_colours(channels: int, quality: int) -> None:
+    ramp = np.linspace(0, 1, 48, dtype=np.float32)
+    pixels = np.stack([np.add.outer(ramp, ramp[:40] * shade) / 2 for shade in (1.0, 0.5, 0.2)[:channels]])
+    stored = as_jpeg(pixels, quality)
+    assert stored.shape == pixels.shape
+    assert stored.dtype == np.float32
+    assert np.abs(stored - pixels).max() < 0.04
