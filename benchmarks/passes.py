@@ -34,8 +34,9 @@ from self2self.files import atomic_write
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
 from self2self.runtime.engine import Engine, get_engine
-from self2self.runtime.ensemble import Moments, run_ensemble
+from self2self.runtime.ensemble import run_ensemble
 from self2self.runtime.model import Model, load_model
+from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling, sampling_for
 from self2self.train.fit import fit, new_state
 from self2self.train.natural import natural_weights

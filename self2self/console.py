@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from self2self.jobs import Observer
-    from self2self.runtime.ensemble import Moments
+    from self2self.runtime.moments import Moments
     from self2self.train.session import FitReport
 
 BESIDE_NAME = 66

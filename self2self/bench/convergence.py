@@ -13,8 +13,9 @@ from self2self.masks import MaskMaker
 from self2self.metrics import psnr
 from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, engine_class
-from self2self.runtime.ensemble import Moments, run_ensemble
+from self2self.runtime.ensemble import run_ensemble
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import sampling_for
 
 STEPS = (1, 2, 3, 5, 7)

@@ -11,7 +11,7 @@ from self2self.diagnosis import CORRELATED_NOTE, Noise, central, measure_noise
 from self2self.image_io import Image
 
 if TYPE_CHECKING:
-    from self2self.runtime.ensemble import Moments
+    from self2self.runtime.moments import Moments
     from self2self.train.session import FitReport
 
 

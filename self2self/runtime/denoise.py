@@ -11,8 +11,9 @@ from self2self.errors import EngineUnavailableError, InputError, ResourceError, 
 from self2self.masks import check_seed
 from self2self.runtime.device_ensemble import choose_mask_source
 from self2self.runtime.engine import FloatArray, get_engine
-from self2self.runtime.ensemble import Moments, PassTooLarge
+from self2self.runtime.ensemble import PassTooLarge
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.runtime.prepared import Prepared
 from self2self.runtime.sampling import Passes, Sampling, device_sampling, sampling_for
 from self2self.runtime.tile_job import Denoised, TileJob

@@ -17,8 +17,9 @@ from self2self.errors import UsageError
 from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
-from self2self.runtime.ensemble import BatchChooser, Ensemble, Moments, not_finite
+from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.system import free_memory_bytes
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
 """The ensemble: hundreds of stochastic passes, streamed.
 
-Masks are made for one batch at a time and predictions are folded into sums at once, so memory
-does not grow with the number of passes. Sums are float64: the mean of 500 float32 predictions
-then does not depend on how they were grouped.
+Masks are made for one batch at a time and predictions are folded into sums (`moments`) at once, so
+memory does not grow with the number of passes.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from self2self.errors import FileFormatError, ResourceError
 from self2self.masks import BLOCK, MaskMaker
 from self2self.orientation import MIRRORED, turned, turned_back
-from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.engine import Engine
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling
 
 TRIAL_BATCHES = (1, 2, 4, 8)
@@ -27,134 +26,6 @@ TRIAL_RUNS = 2
 """Runs of each trial batch size; the first of them also allocates and is not timed."""
 WORTHWHILE_GAIN = 0.03
 """A larger batch takes more memory, so it has to save at least this share of the time."""
-
-
-class Moments:
-    """Running mean and variance of predictions, and the standard error of their mean.
-
-    Passes with balanced masks depend on each other within a block, and passes over a mirrored image
-    have a mean of their own. So every orientation weighs the same, once each has had `BLOCK` passes, and
-    the standard error comes from the means of whole blocks, each compared with the other blocks of its
-    orientation: mean and error of a stratified sample (Cochran, Sampling Techniques, 1977, sections 5.2
-    and 5.3), whose strata are taken to vary alike.
-
-    Args:
-        shape: (C, H, W) of one prediction.
-        block: passes whose masks depend on each other; 1 if none do.
-        tile, tiles: which tile of the image this is, and of how many.
-
-    Attributes:
-        count: passes so far.
-    """
-
-    def __init__(self, shape: tuple[int, ...], block: int = 1, tile: int = 0, tiles: int = 1) -> None:
-        self.shape = shape
-        self.block = block
-        self.tile = tile
-        self.tiles = tiles
-        self.count = 0
-        self._squares: NDArray[np.float64] = np.zeros(shape)
-        self._block_sum: NDArray[np.float64] = np.zeros(shape)
-        self._in_block = 0
-        self._sums: dict[int, NDArray[np.float64]] = {}
-        """Of whole blocks, by orientation."""
-        self._blocks: dict[int, int] = {}
-        self._passes: dict[int, int] = {}
-        """By orientation, with those of the block that is not yet whole."""
-        self._orientation = 0
-        """Of the last pass."""
-        self._block_squares = 0.0
-
-    @classmethod
-    def from_sums(cls, total: NDArray[np.float64], squares: NDArray[np.float64], count: int) -> Moments:
-        """Moments of independent passes whose sums, float64 (C, H, W), were made elsewhere."""
-        moments = cls(total.shape)
-        moments.count = count
-        moments._squares = squares
-        moments._sums, moments._blocks, moments._passes = {0: total}, {0: count}, {0: count}
-        moments._block_squares = float(squares.sum())
-        return moments
-
-    def is_finite(self) -> bool:
-        """Whether all predictions were finite numbers."""
-        return bool(np.isfinite(self._squares).all())
-
-    def add(self, predictions: FloatArray, orientation: int = 0) -> None:
-        """Fold in predictions [N, C, H, W]; a block has one orientation."""
-        for prediction in predictions:
-            wide = prediction.astype(np.float64)
-            self._block_sum += wide
-            self._squares += np.square(wide, out=wide)
-            self._in_block += 1
-            if self._in_block == self.block:
-                self._finish_block(orientation)
-        self.count += len(predictions)
-        self._passes[orientation] = self._passes.get(orientation, 0) + len(predictions)
-        self._orientation = orientation
-
-    def _finish_block(self, orientation: int) -> None:
-        sums = self._sums.setdefault(orientation, np.zeros(self.shape))
-        sums += self._block_sum
-        self._block_squares += _sum_of_squares(self._block_sum)
-        self._blocks[orientation] = self._blocks.get(orientation, 0) + 1
-        self._block_sum.fill(0)
-        self._in_block = 0
-
-    def _sum(self) -> NDArray[np.float64]:
-        total = self._block_sum.copy()
-        for sums in self._sums.values():
-            total += sums
-        return total
-
-    def mean(self) -> FloatArray:
-        """Mean over the passes, float32 (C, H, W)."""
-        weights = self._weights()
-        mean = self._block_sum * weights[self._orientation]
-        for orientation, sums in self._sums.items():
-            mean += sums * weights[orientation]
-        return mean.astype(np.float32)
-
-    def _weights(self) -> dict[int, float]:
-        """What a pass counts for in the mean, by its orientation."""
-        if len(self._passes) == MIRRORED and min(self._passes.values()) >= BLOCK:
-            return {orientation: 1 / (MIRRORED * passes) for orientation, passes in self._passes.items()}
-        return dict.fromkeys(self._passes, 1 / self.count)
-
-    def standard_deviation(self) -> FloatArray:
-        """Unbiased standard deviation over the passes, float32 (C, H, W); zero for one pass."""
-        if self.count < 2:
-            return np.zeros(self.shape, np.float32)
-        # In place, because an engine still holds its memory when this runs.
-        values = self._sum()
-        np.square(values, out=values)
-        values /= self.count
-        np.subtract(self._squares, values, out=values)
-        values /= self.count - 1
-        np.sqrt(np.maximum(values, 0, out=values), out=values)
-        return values.astype(np.float32)
-
-    def standard_error(self) -> float:
-        """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass.
-
-        Before an orientation has two whole blocks, that of as many independent passes, which is larger.
-        """
-        if self.count < 2:
-            return math.nan
-        freedom = sum(self._blocks.values()) - len(self._blocks)
-        if freedom < 1:
-            variance = float(np.mean(np.square(self.standard_deviation().astype(np.float64))))
-            return 255 * math.sqrt(variance / self.count)
-        explained = sum(_sum_of_squares(sums) / self._blocks[key] for key, sums in self._sums.items())
-        between = max(0.0, self._block_squares - explained) / freedom / self._block_sum.size
-        # `between` is the variance of a block's sum.
-        weights = self._weights()
-        blocks = sum(weights[key] ** 2 * passes / self.block for key, passes in self._passes.items())
-        return 255 * math.sqrt(between * blocks)
-
-
-def _sum_of_squares(values: NDArray[np.float64]) -> float:
-    # Not vdot: the threads of its library go on spinning for tens of milliseconds, which the engine's next pass lacks.
-    return float(np.einsum("chw,chw->", values, values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +105,10 @@ def run_ensemble(
             engine.note(f"out of memory; going on with {chooser.batch} passes at a time.")
             continue
         ran = time.perf_counter()
-        # A thousandth of a pass's time, and it saves the user from waiting for a black image.
-        if not np.isfinite(predictions).all():
-            raise not_finite(engine.model)
         moments.add(turned_back(predictions, orientation), orientation)
+        # At once, which saves the user from waiting for a black image.
+        if not moments.is_finite():
+            raise not_finite(engine.model)
         reduced = time.perf_counter()
         seconds["masks"] += made - start
         seconds["passes"] += ran - made

@@ -21,8 +21,9 @@ from self2self.runtime.device_ensemble import (
 )
 from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray
-from self2self.runtime.ensemble import Ensemble, Moments, run_ensemble
+from self2self.runtime.ensemble import Ensemble, run_ensemble
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.runtime.prepared import Prepared
 from self2self.runtime.sampling import Sampling
 from self2self.runtime.tiling import Canvas, TilePlan, place_of

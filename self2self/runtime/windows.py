@@ -29,6 +29,8 @@ WHOLE_PIXELS = 2**14
 WINDOW_VALUES = 1_100_000
 """What the convolution with most channels reads and writes of a window, about: of 67x67 pixels for 240 channels."""
 POOLING = 2
+ROW_GAP = 16
+"""Unused values behind each row of what the parts hand on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,7 @@ class Staged:
             # Of a graph with two outputs, the second has half the resolution.
             sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
             pairs = zip(computed, sizes, strict=True)
-            end.outputs.extend(np.empty((*part.shape[:-2], *size), np.float32) for part, size in pairs)
+            end.outputs.extend(_rows_apart((*part.shape[:-2], *size)) for part, size in pairs)
         for index, (output, part) in enumerate(zip(end.outputs, computed, strict=True)):
             used = [(row.used, row.inner), (column.used, column.inner)]
             if index == 1:
@@ -330,3 +332,8 @@ class Staged:
             (rows, inner_rows), (columns, inner_columns) = used
             output[..., rows, columns] = part[..., inner_rows, inner_columns]
         end.copy_seconds[runner] += time.perf_counter() - start
+
+
+def _rows_apart(shape: tuple[int, ...]) -> FloatArray:
+    """Memory for an image whose rows are no power of two apart: those of a window would displace each other."""
+    return np.empty((*shape[:-1], shape[-1] + ROW_GAP), np.float32)[..., : shape[-1]]

@@ -14,8 +14,8 @@ from self2self.masks import BoolArray, MaskMaker
 from self2self.runtime import denoise as module
 from self2self.runtime.denoise import check_counts, denoise
 from self2self.runtime.engine import Engine, FloatArray
-from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling
 from tests.conftest import Fitted
 from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, repeat_image

@@ -23,8 +23,9 @@ from self2self.runtime.device_ensemble import (
 )
 from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, engine_class
-from self2self.runtime.ensemble import Ensemble, Moments
+from self2self.runtime.ensemble import Ensemble
 from self2self.runtime.model import Model, load_model
+from self2self.runtime.moments import Moments
 from self2self.runtime.ort import OrtEngine
 from tests.runtime.fakes import FakeEngine, fake_model
 from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu, on_the_cpu

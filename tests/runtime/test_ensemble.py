@@ -14,7 +14,8 @@ from self2self.errors import FileFormatError
 from self2self.masks import BLOCK, BoolArray
 from self2self.orientation import MIRRORED, turned
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import Moments, expected_passes, not_finite, run_ensemble
+from self2self.runtime.ensemble import expected_passes, not_finite, run_ensemble
+from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling
 from tests.runtime.fakes import SIZE, fake_engine, fake_maker, fake_model, hide_pixels
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import self2self.runtime.moments as moments_module
 from self2self.masks import BLOCK
 from self2self.orientation import MIRRORED
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import Moments
+from self2self.runtime.moments import Moments
 
 
 @given(
@@ -48,6 +49,34 @@ def test_equal_predictions_have_no_deviation() -> None:
     moments.add(np.full((7, 1, 2, 2), 0.1, np.float32))
     assert moments.standard_deviation().max() < 1e-7
     assert moments.standard_error() < 1e-4
+
+
+@pytest.mark.parametrize("block", [1, BLOCK])
+@pytest.mark.parametrize("slab", [1, 24, 100])
+def test_an_image_of_several_slabs(block: int, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slabs of one row, of two, and of a number that does not divide the rows."""
+    monkeypatch.setattr(moments_module, "SLAB_VALUES", slab)
+    values = np.random.default_rng(3).standard_normal((14, 3, 7, 4)).astype(np.float32)
+    moments = Moments((3, 7, 4), block)
+    moments.add(values[:10, :, ::-1], orientation=1)
+    moments.add(values[10:], orientation=0)
+    passes = np.concatenate([values[:10, :, ::-1], values[10:]]).astype(np.float64)
+    np.testing.assert_allclose(moments.mean(), passes.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moments.standard_deviation(), passes.std(0, ddof=1), rtol=1e-5, atol=1e-6)
+    assert moments.is_finite()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("block", [1, BLOCK])
+def test_one_wrong_value_in_the_last_slab_is_seen(block: int, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_module, "SLAB_VALUES", 12)
+    values = np.full((2, 3, 5, 4), np.finfo(np.float32).max)
+    moments = Moments((3, 5, 4), block)
+    moments.add(values)
+    assert moments.is_finite()
+    values[0, 2, 4, 3] = wrong
+    moments.add(values)
+    assert not moments.is_finite()
 
 
 def blocks_of(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:

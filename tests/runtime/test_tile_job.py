@@ -17,8 +17,8 @@ from self2self.masks import BoolArray
 from self2self.runtime import tile_job
 from self2self.runtime.denoise import denoise
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import Moments
 from self2self.runtime.model import Model
+from self2self.runtime.moments import Moments
 from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, repeat_image, use_engine
 
 SMALL = 1
