@@ -35,7 +35,7 @@ DECODER_WIDTHS = (96, 96, 96, 64, 32)
 DECODER_DROP_RATE = 0.1
 SAVE_SECONDS = 120.0
 KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated", "camera")
-KIND_SHARES = (0.45, 0.12, 0.04, 0.04, 0.07, 0.08, 0.2)
+KIND_SHARES = (0.4, 0.12, 0.04, 0.04, 0.07, 0.08, 0.25)
 LARGEST_SIGMA = 70.0
 
 

@@ -57,15 +57,22 @@ def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray
     """What a camera with a Bayer sensor makes of read and photon noise; half of the images are also stored as JPEG.
 
     The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the
-    white balance, mixed by the colour correction, and more or less smoothed.
+    white balance, mixed by the colour correction, and more or less smoothed, colour more than brightness.
     """
     channels, *size = clean.shape
     noise = demosaiced(rng.standard_normal((3, *size), np.float32), rng)
     noise *= rng.uniform(1, 2, (3, 1, 1)).astype(np.float32)
     noise -= rng.uniform(0, 0.3) * (noise.sum(0) - noise)
-    noise = spread(noise, rng.uniform(0, 0.4))
+    for _ in range(rng.integers(3)):
+        noise = spread(noise, rng.uniform(0, 0.5))
     if channels == 1:
         noise = noise.mean(0, keepdims=True)
+    else:
+        brightness = noise.mean(0, keepdims=True)
+        colour = noise - brightness
+        for _ in range(rng.integers(5)):
+            colour = spread(colour, 0.5) / 4
+        noise = brightness + colour
     photons = rng.random()
     at_mid_grey = noise * (sigma / 255 / float(noise.std()))
     noisy = clean + at_mid_grey * np.sqrt(1 - photons + 2 * photons * clean)
