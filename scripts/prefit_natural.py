@@ -35,8 +35,9 @@ DECODER_WIDTHS = (96, 96, 96, 64, 32)
 DECODER_DROP_RATE = 0.1
 SAVE_SECONDS = 120.0
 KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated", "camera")
-KIND_SHARES = (0.4, 0.12, 0.04, 0.04, 0.07, 0.08, 0.25)
+KIND_SHARES = (0.36, 0.12, 0.03, 0.03, 0.06, 0.05, 0.35)
 LARGEST_SIGMA = 70.0
+LARGEST_CAMERA_SIGMA = 30.0
 
 
 def load_photographs(folders: list[Path], channels: int) -> list[np.ndarray]:
@@ -87,7 +88,9 @@ def sample_clean(photographs: list[np.ndarray], size: int, rng: np.random.Genera
 
 def with_noise(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`clean` with noise of a random kind, and of a level that is more often weak than strong, as in the world."""
-    return add_noise(clean, rng.choice(KINDS, p=KIND_SHARES), more_often_low(0, LARGEST_SIGMA, rng), rng)
+    kind = rng.choice(KINDS, p=KIND_SHARES)
+    largest = LARGEST_CAMERA_SIGMA if kind == "camera" else LARGEST_SIGMA
+    return add_noise(clean, kind, more_often_low(0, largest, rng), rng)
 
 
 def more_often_low(low: float, high: float, rng: np.random.Generator) -> float:

@@ -2,8 +2,8 @@
 
 The method removes noise that is independent from pixel to pixel, because it predicts each hidden
 pixel from its neighbours. Whether the noise is of that kind can be seen in the noisy image before
-the fit (`measure_noise`), and in what was removed after it (`measure_residual`). Both only read:
-no result depends on them.
+the fit (`measure_noise`), from which `fast` chooses its settings, and in what was removed after it
+(`measure_residual`).
 
 Levels are in 8-bit grey levels: 255 times the unit of the pixels, whose bulk lies in [0, 1].
 """
@@ -56,9 +56,8 @@ LARGEST_SIDE = 1536
 """Pixels a side of the part that is looked at; an estimate from two million values does not get better by more."""
 
 CORRELATED_NOTE = (
-    "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same), and such noise "
-    "cannot be removed by this method, or only in part. Denoise the raw file or the frame before it was scaled or "
-    "compressed; or fit with --drop-rate 0.5, which takes more of it out of smooth images, and texture with it."
+    "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same), and a fit learns "
+    "such noise instead of removing it. Better denoise the raw file, or the frame before it was scaled or compressed."
 )
 
 
@@ -81,7 +80,7 @@ class Noise:
 
     @property
     def correlated(self) -> bool:
-        """Whether the noise is of the kind that the method cannot remove."""
+        """Whether the noise is of the kind that a fit learns."""
         return self.correlation > CORRELATED
 
     def to_json(self) -> dict[str, Any]:

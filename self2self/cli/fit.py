@@ -48,7 +48,9 @@ def fit(
     options = fitting.options(seed=seed, device=device, run=run, page=page)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
-    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s, loss {fitted.loss:.4g}"
+    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s"
+    if fitted.loss is not None:
+        text += f", loss {fitted.loss:.4g}"
     if fitted.psnr is not None:
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
     if fitted.noise is not None:

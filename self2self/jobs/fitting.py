@@ -32,12 +32,13 @@ class Fitted:
         run: its folder.
         config: what was fitted and how.
         steps: optimiser steps in all.
-        loss: of the last steps; None when an earlier fit was used again.
+        loss: of the last steps; None where none was taken.
         psnr, ssim: against the clean reference, if one was given.
         seconds: that this call took.
         noise: of the image, estimated before the fit.
         quality: last mean score of the image quality term, 0 to 100; None without it.
         quality_seconds: what the term added to a step.
+        reused: whether it is an earlier fit, used again.
     """
 
     run: Run
@@ -50,6 +51,7 @@ class Fitted:
     noise: Noise | None = None
     quality: float | None = None
     quality_seconds: float | None = None
+    reused: bool = False
 
     def settings(self) -> str:
         """What the fit was made with, in a few words."""
@@ -130,7 +132,7 @@ def fit_job(
         config = resumable(run, config, options)
     elif run.folder.exists() and not force:
         raise occupied(run)
-    tell_noise(image, noise, observer)
+    tell_noise(image, noise, config.recipe.steps, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
     return replace(fitted, noise=noise)
 
@@ -216,7 +218,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         return anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
-        return Fitted(run, config, config.recipe.steps, None, None, None, 0.0)
+        return Fitted(run, config, config.recipe.steps, None, None, None, 0.0, reused=True)
     resume = run.state_path.is_file()
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")

@@ -46,7 +46,7 @@ class PageFits:
         options = replace(self.fitting, run=self._run(index).folder)
         if index > 0:
             # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
-            steps = None if self.fitting.steps is None else max(1, int(FOLLOWING_SHARE * self.fitting.steps))
+            steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
         fitted, model, exported = fit_model(image, options, self.observer, force=self.force)
         if index == 0:

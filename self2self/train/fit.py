@@ -186,7 +186,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of 0-based `step`."""
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, recipe.steps)))
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class Recipe:
 
     Attributes:
         name: what `--recipe` calls it.
-        steps: optimiser updates.
+        steps: optimiser updates; 0 takes the weights of the start as they are.
         input_drop_rate: probability that a pixel value is hidden from the network.
         decoder_drop_rate: probability that a decoder activation is dropped.
         init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
@@ -123,13 +123,17 @@ class Recipe:
         return validated(cls(**plain))
 
     def for_noise(self, noise: Noise) -> Recipe:
-        """A copy with the drop rates that suit `noise` (`DROP_RATES_BY_SIGMA`); itself where it has no such choice.
+        """A copy that suits `noise`; itself where it has no such choice.
 
-        Only a recipe that hides another share in the passes than in the fit has one. Where neighbours
-        share their noise its level is underestimated, and the recipe stays as it is.
+        Only a recipe that hides another share in the passes than in the fit has one. Drop rates go by the level of
+        the noise (`DROP_RATES_BY_SIGMA`). Where neighbours share their noise, that is underestimated, and a fit
+        predicts it from them: even ten steps lose what the start weights, which know such noise, would remove
+        (docs/experiments.md). So none is taken.
         """
-        if self.pass_drop_rate is None or noise.correlated:
+        if self.pass_drop_rate is None:
             return self
+        if noise.correlated:
+            return replace(self, steps=0)
         fitted, passes = next(rates for limit, *rates in DROP_RATES_BY_SIGMA if not noise.sigma > limit)
         return replace(self, input_drop_rate=fitted, pass_drop_rate=passes)
 
@@ -159,8 +163,9 @@ def validated(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: names the option, what was got, and what is expected.
     """
-    if recipe.steps < 1:
-        raise UsageError(f"--steps is {recipe.steps}; expected at least 1, for example --steps 400.")
+    least = 1 if recipe.init == "scratch" else 0
+    if recipe.steps < least:
+        raise UsageError(f"--steps is {recipe.steps}; expected at least {least}, for example --steps 400.")
     if quantise_keep(recipe.decoder_drop_rate) and quantise_keep(recipe.input_drop_rate) == quantise_keep(0.0):
         raise UsageError(
             f"--drop-rate is {recipe.input_drop_rate:g}; expected 0.01 to 0.99, because the fit learns from "

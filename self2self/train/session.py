@@ -39,7 +39,7 @@ class FitReport:
 
     Attributes:
         step, steps: done and to do.
-        loss: mean over the steps since the last report.
+        loss: mean over the steps since the last report; None where none has been taken.
         seconds: since the fit was started or continued.
         psnr, ssim: against the clean reference, of a few passes; None where it was not measured.
         quality: mean score of the image quality term, 0 to 100, since the last report; None without the term.
@@ -48,7 +48,7 @@ class FitReport:
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
     seconds: float
     psnr: float | None = None
     ssim: float | None = None
@@ -178,7 +178,7 @@ class Reporter:
         return self._write(state, self._look(state))
 
     def _report(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
-        loss = float(np.mean(self._losses)) if self._losses else state.loss
+        loss = float(np.mean(self._losses)) if self._losses else None if math.isnan(state.loss) else state.loss
         seconds = time.monotonic() - self._start
         return FitReport(state.step, self._config.recipe.steps, loss, seconds, *scores)
 

@@ -57,13 +57,14 @@ def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray
     """What a camera with a Bayer sensor makes of read and photon noise; half of the images are also stored as JPEG.
 
     The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the
-    white balance, mixed by the colour correction, and more or less smoothed, colour more than brightness.
+    white balance, mixed by the colour correction, and more or less smoothed, colour more than brightness. It grows
+    with the brightness, as photon noise, or falls with it, as read noise behind a tone curve.
     """
     channels, *size = clean.shape
     noise = demosaiced(rng.standard_normal((3, *size), np.float32), rng)
     noise *= rng.uniform(1, 2, (3, 1, 1)).astype(np.float32)
     noise -= rng.uniform(0, 0.3) * (noise.sum(0) - noise)
-    for _ in range(rng.integers(3)):
+    for _ in range(rng.integers(6)):
         noise = spread(noise, rng.uniform(0, 0.5))
     if channels == 1:
         noise = noise.mean(0, keepdims=True)
@@ -73,9 +74,8 @@ def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray
         for _ in range(rng.integers(5)):
             colour = spread(colour, 0.5) / 4
         noise = brightness + colour
-    photons = rng.random()
     at_mid_grey = noise * (sigma / 255 / float(noise.std()))
-    noisy = clean + at_mid_grey * np.sqrt(1 - photons + 2 * photons * clean)
+    noisy = clean + at_mid_grey * np.sqrt(1 + rng.uniform(-1, 1) * (2 * clean - 1))
     return as_jpeg(noisy, int(rng.integers(80, 100))) if rng.random() < 0.5 else noisy
 
 

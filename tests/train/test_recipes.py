@@ -89,10 +89,21 @@ def test_noise_chooses_drop_rates_of_fast_alone(sigma: float) -> None:
     assert chosen.for_noise(noise(25.0)) == RECIPES["fast"]
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
         assert other.for_noise(noise(sigma)) == other
-    assert RECIPES["fast"].for_noise(noise(sigma, correlation=0.5)) == RECIPES["fast"]
+        assert other.for_noise(noise(sigma, correlation=0.5)) == other
+    assert RECIPES["fast"].for_noise(noise(sigma, correlation=0.5)) == replace(RECIPES["fast"], steps=0)
+
+
+def test_no_steps_leave_the_weights_of_a_start_but_not_random_ones() -> None:
+    assert RECIPES["fast"].with_options(steps=0).steps == 0
+    with pytest.raises(UsageError, match="--steps is -1; expected at least 0"):
+        RECIPES["fast"].with_options(steps=-1)
+    for recipe in (RECIPES["paper"], recipe_for("fast", "scratch")):
+        with pytest.raises(UsageError, match="--steps is 0; expected at least 1"):
+            recipe.with_options(steps=0)
 
 
 def test_what_the_user_asks_for_wins_over_the_noise() -> None:
+    assert RECIPES["fast"].for_noise(noise(5.0, correlation=0.5)).with_options(steps=7).steps == 7
     recipe = RECIPES["fast"].for_noise(noise(75.0)).with_options(steps=7, drop_rate=0.3)
     assert (recipe.steps, recipe.input_drop_rate, recipe.rate_of_passes) == (7, 0.3, 0.3)
 
