@@ -26,7 +26,12 @@ Init = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Training steps.  [default: the recipe's]", show_default=False)
+    int | None,
+    typer.Option(
+        "--steps",
+        help="Training steps; 0 takes the start weights as they are.  [default: the recipe's]",
+        show_default=False,
+    ),
 ]
 DropRate = Annotated[
     float | None,
