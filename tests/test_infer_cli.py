@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import FAST, ROOT, parse_json, picture, run_cli, write_noisy
+from tests.commands import ROOT, parse_json, picture, run_cli, write_noisy
 
 
 def test_infer_asks_for_the_image_of_a_run_that_was_moved(work: Path) -> None:
@@ -100,10 +100,11 @@ def test_half_precision_from_export_to_infer(work: Path) -> None:
     assert "has no model.fp16.onnx yet. Make it: self2self export" in missing.stderr
     run_cli("export", "--precision", "int8", expect=2)
     run_cli("export", "--reference", "noisy.png", expect=2)
-    # Nothing but noise would be denoised so well that no loss is small beside what is left.
+    # Nothing but noise would be denoised so well that no loss is small beside what is left, and after a few steps the
+    # image is worse than before them, and rounding with it.
     with Image.open(ROOT / "examples" / "noisy.png") as photograph:
         photograph.crop((0, 0, 128, 128)).save("photograph.png")
-    run_cli("fit", "photograph.png", *FAST)
+    run_cli("fit", "photograph.png", "--steps", "0")
     run_cli("export")
     result = run_cli("export", "--precision", "fp16", "--json")
     values = parse_json(result)

@@ -75,7 +75,12 @@ def test_bad_images_are_refused_in_one_line(
     [
         (["fit", "noisy.png", "--drop-rate", "-0.1", "-o", "new"], 2, "drop rate is -0.1; expected"),
         (["fit", "noisy.png", "--drop-rate", "1.2", "-o", "new"], 2, "drop rate is 1.2; expected"),
-        (["fit", "noisy.png", "--steps", "0", "-o", "new"], 2, "--steps is 0; expected at least 1"),
+        (["fit", "noisy.png", "--steps", "-1", "-o", "new"], 2, "--steps is -1; expected at least 0"),
+        (
+            ["fit", "noisy.png", "--init", "scratch", "--steps", "0", "-o", "new"],
+            2,
+            "--steps is 0; expected at least 1",
+        ),
         (["fit", "noisy.png", "--seed", "-1", "-o", "new"], 2, "--seed is -1; expected 0 to"),
         (["fit", "noisy.png", "--recipe", "best", "-o", "new"], 2, "expected one of: fast, paper"),
         (["fit", "noisy.png", "--init", "nowhere", "-o", "new"], 3, "is not a run folder"),

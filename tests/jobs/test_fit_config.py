@@ -1,11 +1,13 @@
 """From options to the configuration of a fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from self2self.errors import UsageError
 from self2self.image_io import read_image
+from self2self.jobs import fit_config
 from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer, noise_of
 from self2self.train.recipes import recipe_for
@@ -48,3 +50,19 @@ def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     image = read_image(write_noisy(tmp_path / "noisy.png"))
     with pytest.raises(UsageError, match="was fitted on 1 channels; the image has 3"):
         configure(image, FitOptions(init=start), noise_of(image), Observer())
+
+
+def test_correlated_noise_leaves_no_steps_but_the_quality_term_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = earlier_run(tmp_path / "first", "natural")
+    notes: list[str] = []
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    noise = replace(noise_of(image), correlation=0.5)
+    assert configure(image, FitOptions(), noise, Observer()).recipe.steps == 0
+    following = configure(image, FitOptions(init=start), noise, Observer(note=notes.append))
+    assert following.recipe.steps == 0
+    assert notes == [f"going on from {start} takes 0 steps; --steps changes that."]
+    assert configure(image, FitOptions(init="scratch"), noise, Observer()).recipe == recipe_for("fast", "scratch")
+    monkeypatch.setattr(fit_config, "iqa_weights", lambda *_: None)
+    assert configure(image, FitOptions(iqa=True), noise, Observer()).recipe.steps == recipe_for("fast").steps
