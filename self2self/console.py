@@ -127,7 +127,7 @@ class Bars:
     def fitted(self, report: FitReport) -> None:
         """Move the bar of the fit."""
         speed = (report.step - self._first_step(report)) / max(report.seconds, 1e-9)
-        detail = f"loss {report.loss or math.nan:.4g}  {speed:.1f} steps/s"
+        detail = f"{speed:.1f} steps/s" if report.loss is None else f"loss {report.loss:.4g}  {speed:.1f} steps/s"
         self._move("fitting", report.step, report.steps, detail)
 
     def _first_step(self, report: FitReport) -> int:

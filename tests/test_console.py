@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from self2self.console import BESIDE_NAME, Bars, Console
+from self2self.train.session import FitReport
 
 
 def drawn(name: str, *, columns: int = 80) -> list[str]:
@@ -57,3 +58,13 @@ def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch
     # Before anyone flushes or closes it.
     assert raw.getvalue().decode().splitlines() == ["a.denoised.png: written"]
     assert errors.getvalue() == "image 1 of 2: a.png\n"
+
+
+@pytest.mark.parametrize(("loss", "text"), [(0.0, "loss 0 "), (0.25, "loss 0.25 "), (None, " steps/s")])
+def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float | None, text: str) -> None:
+    bars = Bars()
+    bars.fitted(FitReport(3, 9, loss, 1.0))
+    (task,) = bars._progress.tasks
+    assert text in task.fields["detail"]
+    assert ("loss" in task.fields["detail"]) is (loss is not None)
+    assert "nan" not in task.fields["detail"]
