@@ -43,6 +43,9 @@ On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 a
 PIECE = 2**20
 """Elements that share a random stream: of one mask, in the order of its memory. So few that their bytes are compared
 while they are in the cache, and so many that seeding their stream, 14 microseconds, is a small part of the time."""
+_KEPT = 2**25
+"""Random bytes that are kept for the other passes of a block, at most; drawing them takes four times as long as turning
+and comparing them."""
 _WORTH_SHARING = 16 * PIECE
 """Elements from which on several threads gain more than it costs to wake them."""
 
@@ -109,6 +112,9 @@ class MaskMaker:
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self._pieces = [(number, start) for number, size in enumerate(self._sizes) for start in range(0, size, PIECE)]
         self._buffers: list[BoolArray] = []
+        self._keeps = self.block > 1 and sum(self._sizes) <= _KEPT
+        self._drawn: dict[tuple[int, int], tuple[tuple[int, int], NDArray[np.uint8]]] = {}
+        """For each piece the block and the place that its bytes were drawn for, and the bytes."""
         self._threads = compute_threads()
         self._workers = Workers(self._threads)
 
@@ -140,12 +146,21 @@ class MaskMaker:
             target.fill(True)
             return
         block, turn = divmod(index, self.block)
-        shift = np.uint8(turn * KEEP_LEVELS // self.block)
-        bits = _bit_generator(self.seed, self.stream, block, self.place, number, first // PIECE)
-        words = bits.random_raw(-(-target.size // 8))
-        if sys.byteorder == "big":
-            words = words.byteswap()
-        random_bytes = words.view(np.uint8)[: target.size]
-        if shift:
-            random_bytes += shift
+        random_bytes = self._random_bytes(block, number, first, target.size)
+        if turn:
+            random_bytes = random_bytes + np.uint8(turn * KEEP_LEVELS // self.block)
         np.less(random_bytes, np.uint8(spec.keep_count), out=target)
+
+    def _random_bytes(self, block: int, number: int, first: int, count: int) -> NDArray[np.uint8]:
+        """The `count` bytes of the piece from element `first` on of one mask, for all passes of `block`."""
+        drawn_for, random_bytes = self._drawn.get((number, first), (None, None))
+        if random_bytes is None or drawn_for != (block, self.place):
+            bits = _bit_generator(self.seed, self.stream, block, self.place, number, first // PIECE)
+            words = bits.random_raw(-(-count // 8))
+            if sys.byteorder == "big":
+                words = words.byteswap()
+            random_bytes = words.view(np.uint8)[:count]
+            if self._keeps:
+                # Another thread may be at another block; each goes on with what it has in hand.
+                self._drawn[number, first] = (block, self.place), random_bytes
+        return random_bytes

@@ -262,3 +262,32 @@ def test_the_first_balanced_pass_of_a_block_is_an_independent_one() -> None:
     plain = MaskMaker(TINY, AXES, 3).make(2, 1)
     for name, mask in balanced_masks(TINY, 2 * BLOCK, 1).items():
         np.testing.assert_array_equal(mask, plain[name])
+
+
+@pytest.mark.parametrize("most", [0, 2**25])
+@pytest.mark.parametrize("threads", [1, 5])
+def test_a_block_is_drawn_once_where_its_bytes_can_be_kept(
+    most: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order passes, blocks and places come."""
+    monkeypatch.setattr(masks, "_KEPT", most)
+    monkeypatch.setattr(masks, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(masks, "compute_threads", lambda: threads)
+    draws: list[tuple[int, ...]] = []
+    seeded = masks._bit_generator
+    monkeypatch.setattr(masks, "_bit_generator", lambda *words: draws.append(words) or seeded(*words))
+    specs = [MaskSpec("a", ("H", "W"), 100), MaskSpec("b", (9,), 200)]
+    for balanced in (True, False):
+        maker = MaskMaker(specs, AXES, 4, balanced=balanced)
+        for place, first, count in [(0, 3, 4), (0, 8, 6), (7, 8, 6), (7, 1, 1), (0, 25, 20), (0, 3, 1)]:
+            maker.place = place
+            made = {name: mask.copy() for name, mask in maker.make(first, count).items()}
+            for row in range(count):
+                fresh = MaskMaker(specs, AXES, 4, balanced=balanced)
+                fresh.place = place
+                for name, mask in fresh.make(first + row, 1).items():
+                    np.testing.assert_array_equal(made[name][row], mask[0])
+        draws.clear()
+        for index in range(30, 40):
+            maker.make(index, 1)
+        assert len(draws) == (len(specs) if balanced and most else 10 * len(specs))
