@@ -39,6 +39,12 @@ def fitting_passes(one_pass: int, room: float) -> int:
     return max(1, int(room / one_pass))
 
 
-def largest_host_batch(one_pass: int, room: int) -> int:
-    """The most passes of `one_pass` bytes that fit into `HOST_SHARE` of the free memory and `room`, and at least 1."""
-    return fitting_passes(one_pass, min(HOST_SHARE * free_memory_bytes(), room))
+def largest_host_batch(one_pass: int, further_pass: int, room: int) -> int:
+    """The most passes at a time that fit into `HOST_SHARE` of the free memory and into `room`, and at least 1.
+
+    Args:
+        one_pass: bytes of one pass alone.
+        further_pass: bytes of each further one.
+        room: bytes.
+    """
+    return fitting_passes(further_pass, min(HOST_SHARE * free_memory_bytes(), room) - one_pass + further_pass)

@@ -28,7 +28,8 @@ def test_passes_that_fit(tiny: Fitted, share: float, passes: int) -> None:
 def test_the_largest_batch_follows_the_free_memory_and_the_room(monkeypatch: pytest.MonkeyPatch, tiny: Fitted) -> None:
     def batch_with(free_bytes: int, length: int, room: int = 10**15) -> int:
         monkeypatch.setattr(budget, "free_memory_bytes", lambda: free_bytes)
-        return budget.largest_host_batch(budget.pass_bytes(contract, {"H": length, "W": length}), room)
+        one_pass = budget.pass_bytes(contract, {"H": length, "W": length})
+        return budget.largest_host_batch(one_pass, one_pass, room)
 
     contract = tiny.contract
     assert batch_with(0, 64) == 1
@@ -38,6 +39,8 @@ def test_the_largest_batch_follows_the_free_memory_and_the_room(monkeypatch: pyt
     assert batch_with(free, 128) == 1
     assert batch_with(free, 64, room=round(3.5 * one_pass)) == 3
     assert batch_with(free, 64, room=-1) == 1
+    assert budget.largest_host_batch(5 * one_pass, one_pass, round(7.5 * one_pass)) == 1, "5.5 passes are free"
+    assert budget.largest_host_batch(3 * one_pass, one_pass, round(7.5 * one_pass)) == 3
 
 
 def test_devices_and_engines_built_ahead_count_in_the_same_way(tiny: Fitted) -> None:

@@ -96,6 +96,11 @@ class Engine(ABC):
         return pass_bytes(contract, axes)
 
     @classmethod
+    def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """Memory of each further pass of a run."""
+        return cls.pass_bytes(contract, axes)
+
+    @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
         """The most passes a run, over data of `axes`, that may take less time than as many runs of fewer."""
         return sys.maxsize

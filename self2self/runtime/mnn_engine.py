@@ -2,7 +2,7 @@
 
 The exported graph is converted when the engine is prepared (`mnn_graph`). The passes of a batch, or of a
 larger image the windows of a pass (`windows`), are computed side by side, each with its share of the threads:
-not all of a pass can be shared by them.
+not all of a pass can be shared by them, and of a pass in windows not its middle.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from self2self.workers import Workers
 if TYPE_CHECKING:
     import onnx
 
+_SIDE_BY_SIDE_PIXELS = 2**16
+"""Up to so many pixels several passes at a time are worth their memory: at 256x256 they take an eighth less time than
+one after the other in windows side by side, at 512x512 a fortieth (docs/performance.md)."""
 _WINDOW_BYTES = 75 * 10**6
 _WINDOWED_BYTES_PER_PIXEL = 270
 _WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
@@ -52,22 +55,28 @@ class MnnEngine(Engine):
         self._networks: list[_Network] | None = None
         self._wanted_before = 1
         """Networks for the batch before."""
-        self._converted: bytes | None = None
-        """The whole graph, where it is loaded again for more passes side by side."""
+        self._converted: dict[tuple[str, ...], bytes] = {}
+        """Graphs by their outputs, where they are loaded again for more passes side by side."""
         self._workers = Workers(compute_threads())
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """As for every engine; less for an image that is run in windows."""
-        if axes["H"] * axes["W"] <= WHOLE_PIXELS:
+        further = cls.further_pass_bytes(contract, axes)
+        return further if _is_whole(axes) else compute_threads() * _WINDOW_BYTES + further
+
+    @classmethod
+    def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """Without windows: several passes share out those that a single one computes side by side."""
+        if _is_whole(axes):
             return super().pass_bytes(contract, axes)
         kept = _WINDOWED_BYTES_PER_PIXEL * axes["H"] * axes["W"]
-        return compute_threads() * _WINDOW_BYTES + kept + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
+        return kept + pass_bytes(contract, axes, _WINDOWED_BYTES_PER_MASK_ELEMENT)
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """A pass for each thread; in windows one, whose windows are side by side."""
-        return compute_threads() if axes["H"] * axes["W"] <= WHOLE_PIXELS else 1
+        """A pass for each thread; of a large image one, whose windows are side by side."""
+        return compute_threads() if axes["H"] * axes["W"] <= _SIDE_BY_SIDE_PIXELS else 1
 
     @classmethod
     def version(cls) -> str:
@@ -103,14 +112,11 @@ class MnnEngine(Engine):
     def _load(
         self, graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], count: int, threads: int
     ) -> Sessions:
-        converted = self._converted
-        if converted is None:
-            converted = convert(graph, opsets, self.model.path)
-            # Such an image is not run in windows, so there is one graph.
-            if self._most > 1:
-                self._converted = converted
-        outputs = [value.name for value in graph.output]
-        return load_sessions(converted, outputs, self.model.path, count, share(threads, count))
+        outputs = tuple(value.name for value in graph.output)
+        converted = self._converted.get(outputs) or convert(graph, opsets, self.model.path)
+        if self._most > 1:
+            self._converted[outputs] = converted
+        return load_sessions(converted, list(outputs), self.model.path, count, share(threads, count))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """The passes of the batch, side by side; the next run may overwrite the result."""
@@ -164,9 +170,14 @@ class MnnEngine(Engine):
     def close(self) -> None:
         """Free the networks and their memory."""
         self._networks = None
-        self._converted = None
+        self._converted.clear()
         self._workers.close()
         trim_heap()
+
+
+def _is_whole(axes: Mapping[str, int]) -> bool:
+    """Whether data of `axes` is run without windows."""
+    return axes["H"] * axes["W"] <= WHOLE_PIXELS
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,9 @@ class TileJob:
         deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
         image_canvas = Canvas(plan, self.padding, out, self.bounds)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
-        most = largest_host_batch(self.engine.pass_bytes(contract, plan.axes), room)
+        most = largest_host_batch(
+            self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
+        )
         batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
         maker = MaskMaker(contract.masks, plan.axes, self.seed, balanced=self.sampling.balanced)
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)

@@ -240,10 +240,12 @@ def test_the_network_of_a_report_is_not_called(tiny_model: Model) -> None:
 
 
 @needs_mnn
-def test_passes_run_side_by_side_and_in_windows_alone(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("side", [64, 160])
+def test_passes_run_side_by_side(side: int, tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole, and in windows."""
     monkeypatch.setattr(mnn_engine, "compute_threads", lambda: 3)
-    image = np.random.default_rng(0).random((1, 3, 64, 96), dtype=np.float32)
-    maker = MaskMaker(tiny_model.contract.masks, {"H": 64, "W": 96}, 0)
+    image = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
+    maker = MaskMaker(tiny_model.contract.masks, {"H": side, "W": side}, 0)
     with MnnEngine(tiny_model, image) as engine:
         alone = np.concatenate([engine.run(maker.make(index, 1)).copy() for index in range(7)])
         counts = []
@@ -251,10 +253,16 @@ def test_passes_run_side_by_side_and_in_windows_alone(tiny_model: Model, monkeyp
             np.testing.assert_allclose(engine.run(maker.make(0, count)), alone[:count], rtol=0, atol=1e-4)
             assert engine._networks is not None
             counts.append(len(engine._networks))
+            assert (engine._networks[0].staged.parts is not None) == (side > 64)
         assert counts == [2, 3, 3, 1, 2, 3, 3, 2], "passes may end with a smaller batch, once"
         assert engine.copy_seconds > 0
+
+
+def test_passes_are_side_by_side_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnn_engine, "compute_threads", lambda: 3)
     assert MnnEngine.useful_batch({"H": 128, "W": 128}) == 3
-    assert MnnEngine.useful_batch({"H": 128, "W": 160}) == 1
+    assert MnnEngine.useful_batch({"H": 256, "W": 256}) == 3
+    assert MnnEngine.useful_batch({"H": 256, "W": 288}) == 1
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,13 @@ def test_windows_are_in_the_estimate_of_memory() -> None:
         return engine.pass_bytes(contract, {"H": side, "W": side})
 
     assert WHOLE_PIXELS == 128**2
+
+    def further(side: int) -> int:
+        return engine.further_pass_bytes(contract, {"H": side, "W": side})
+
     whole, windowed = estimate(128), estimate(512)
+    assert further(128) == whole
+    assert 0 < further(512) < windowed, "they share out the windows"
     assert whole == pass_bytes(contract, {"H": 128, "W": 128})
     # Beyond what windows take together, a pixel takes far less.
     assert (estimate(1024) - windowed) / (1024**2 - 512**2) < whole / 128**2 / 3
