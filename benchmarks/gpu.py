@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.gpu_verdicts import entries, table, verdicts
 from benchmarks.results_file import write_result
 from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
 from self2self.bench.environment import environment, shown_command
@@ -38,10 +39,6 @@ from self2self.train.recipes import recipe_for
 SIZE = (256, 256)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PRECISIONS = ("fp32", "fp16")
-LARGE_BATCH = 16
-"""From this batch on, the share of the peak is judged."""
-RATIO, MASK_SHARE, PEAK_SHARE = 8.0, 0.10, 0.40
-"""What is to be reached: at least, at most, at least."""
 PEAK_SIDE = 8192
 PEAK_PRODUCTS = 10
 
@@ -124,73 +121,6 @@ def rounds(contenders: Sequence[Contender], device: Device, count: int) -> list[
                 masks = device.seconds(contender.masks) * case.passes / case.batch
             case.laps.append(Lap(seconds, masks=masks))
     return peaks
-
-
-def entries(cases: Sequence[Case], peaks: Sequence[float], gflop: float) -> list[dict[str, Any]]:
-    """The figures of every case; the plain loop comes first."""
-    peak = spread(peaks)["median"]
-    rows = []
-    for case in cases:
-        row = case.entry(cases[0], gflop, None if case.precision == "fp32" else peak)
-        # The parts run beside each other here; what masks would take alone is known.
-        del row["parts_seconds_per_pass"], row["memory"]
-        row["mask_share"] = spread([lap.masks / lap.seconds for lap in case.laps])
-        rows.append(row)
-    return rows
-
-
-def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each engine and precision, its fastest batch, and whether it reaches what is asked for."""
-    found = []
-    keys = dict.fromkeys((row["engine"], row["precision"]) for row in rows if row["engine"] != PLAIN)
-    for engine, precision in keys:
-        own = [row for row in rows if (row["engine"], row["precision"]) == (engine, precision)]
-        best = max(own, key=lambda row: float(row["passes_per_second"]["median"]))
-        large = [row["share_of_matrix_product"] for row in own if row["batch"] >= LARGE_BATCH]
-        share = max((value for value in large if value is not None), default=None)
-        found.append(
-            {
-                "engine": engine,
-                "precision": precision,
-                "batch": best["batch"],
-                "passes_per_second": best["passes_per_second"]["median"],
-                "ratio_to_plain": best["ratio_to_plain"]["median"],
-                "mask_share": best["mask_share"]["median"],
-                "peak_share": share,
-                "ratio_reached": best["ratio_to_plain"]["median"] >= RATIO,
-                "masks_reached": best["mask_share"]["median"] <= MASK_SHARE,
-                "peak_reached": None if share is None else share >= PEAK_SHARE,
-            }
-        )
-    return found
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result for people."""
-    peak = result["matrix_product_gflops"]["median"]
-    lines = [f"{result['gpu']['name']}: float16 matrix product {peak / 1000:.1f} TFLOP/s"]
-    lines.append(f"{'engine':10}{'type':6}{'batch':>6}{'passes/s':>11}{'ratio':>8}{'masks':>8}{'peak':>7}")
-    for row in result["cases"]:
-        share = row["share_of_matrix_product"]
-        masks = "" if row["engine"] == PLAIN else f"{row['mask_share']['median']:.1%}"
-        lines.append(
-            f"{row['engine']:10}{row['precision']:6}{row['batch']:6}{row['passes_per_second']['median']:11.1f}"
-            f"{row['ratio_to_plain']['median']:8.2f}{masks:>8}{'' if share is None else format(share, '.1%'):>7}"
-        )
-    for best in result["verdicts"]:
-        parts = [
-            f"ratio {best['ratio_to_plain']:.1f} (at least {RATIO:g}: {_word(best['ratio_reached'])})",
-            f"masks {best['mask_share']:.1%} (at most {MASK_SHARE:.0%}: {_word(best['masks_reached'])})",
-        ]
-        if best["peak_share"] is not None:
-            parts.append(f"peak {best['peak_share']:.1%} (at least {PEAK_SHARE:.0%}: {_word(best['peak_reached'])})")
-        lines.append(f"{best['engine']} {best['precision']}: {', '.join(parts)}")
-    lines += [f"{name}: {problem}" for name, problem in result["problems"].items()]
-    return "\n".join(lines)
-
-
-def _word(reached: bool) -> str:
-    return "reached" if reached else "not reached"
 
 
 def engine_contenders(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import Contender, entries, rounds, table, verdicts
+from benchmarks.gpu import Contender, rounds
+from benchmarks.gpu_verdicts import entries, table, verdicts
 from self2self.bench.cases import PLAIN, Case
 from self2self.bench.subject import Subject
 from self2self.errors import Obstacle
