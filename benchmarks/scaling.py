@@ -5,9 +5,11 @@
 
 The network of `--recipe` with random weights runs over squares of noise as `infer` runs it, so that an
 image that does not fit into memory is cut into tiles, whose overlap is in the time. Sizes take turns,
-in an order that rotates, and every lap has about as many pixels and passes as the next. Masks, passes and
-sums are counted; preparing the engine, once for each size and round, is not. The figure of a size is its
-median over the rounds; `spread` is the largest figure over the least, less one.
+in an order that rotates. The smaller sizes have so many passes that their laps have as many pixels as
+one pass of the largest; the larger ones have `--least`, because the first pass of an ensemble also pays
+for memory that nothing has touched before. Masks, passes and sums are counted; preparing the engine, once
+for each size and round, is not. The figure of a size is its median over the rounds; `spread` is the
+largest figure over the least, less one.
 """
 
 from __future__ import annotations
@@ -59,9 +61,9 @@ def lap(model: Model, side: int, passes: int, engine: str, memory: int | None) -
     return {"nanoseconds": 1e9 * seconds / (passes * side**2), "engine": done.engine, "tiles": done.tiles}
 
 
-def passes_for(side: int, largest: int, most: int) -> int:
-    """As many passes as make a lap of `side` as long as one of `largest`, and at most `most`."""
-    return int(max(1, min(most, (largest / side) ** 2)))
+def passes_for(side: int, largest: int, least: int, most: int) -> int:
+    """As many passes as a lap of `side` needs to be as long as a single one of `largest`, within `least` and `most`."""
+    return int(max(least, min(most, (largest / side) ** 2)))
 
 
 def main() -> None:
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, action="append", help=f"may be repeated; default: {SIDES}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=16, help="of the smallest sizes, at most")
+    parser.add_argument("--least", type=int, default=4, help="passes of the largest sizes")
     parser.add_argument("--recipe", default="paper")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--memory", help="as for infer; default: half of what is free")
@@ -83,13 +86,13 @@ def main() -> None:
         for number in range(args.rounds):
             for side in rotated(sides, number):
                 idle()
-                passes = passes_for(side, sides[-1], args.passes)
+                passes = passes_for(side, sides[-1], args.least, args.passes)
                 laps[side].append(lap(model, side, passes, args.engine, memory))
                 print(f"round {number} {side:5} {laps[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True)
     rows = [
         {
             "side": side,
-            "passes": passes_for(side, sides[-1], args.passes),
+            "passes": passes_for(side, sides[-1], args.least, args.passes),
             "engine": done[0]["engine"],
             "tiles": done[0]["tiles"],
             "nanoseconds_per_pixel_pass": spread([entry["nanoseconds"] for entry in done]),
