@@ -3,10 +3,10 @@
     python -m benchmarks.tuning --noise gaussian:25 --fit "" --fit input_drop_rate=0.1 \
         --infer "" --infer drop=0.1 -o RESULT.json
 
-Every image (`IMAGES`: crops of scikit-image's samples, with noise of `train.synthetic`, seed 0) is fitted
-once with every `--fit`, which changes fields of the recipe ``fast``; the result is looked at with every
-`--infer`: balanced passes over mirrored images as `self2self infer` draws them, but a fixed number, so
-that all see the same masks. Settings of `--infer`, separated by commas:
+Every image (`IMAGES`: crops of scikit-image's samples, with noise of `train.synthetic`, seed 0; with `--pairs`,
+those of a list, see `benchmarks.pairs`) is fitted once with every `--fit`, which changes fields of the recipe
+``fast``; the result is looked at with every `--infer`: balanced passes over mirrored images as `self2self infer`
+draws them, but a fixed number, so that all see the same masks. Settings of `--infer`, separated by commas:
 
 ``passes=40``   in all, shared by the orientations
 ``turns=4``     orientations: 1, 4 (mirrored) or 8 (turned, too)
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.pairs import Pair, scores
+from benchmarks.pairs import Pair, load_pairs, scores
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.diagnosis import measure_noise
@@ -157,6 +157,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default="astronaut,coffee,motorcycle_left,immunohistochemistry")
+    parser.add_argument("--pairs", type=Path, help="a list of pairs in the place of --images and --noise")
     parser.add_argument("--noise", action="append", default=[], help="kind:sigma, for example poisson:25")
     parser.add_argument("--fit", action="append", default=[], help="changes to the recipe fast, for example steps=100")
     parser.add_argument("--infer", action="append", default=[], help="a way to look at the result")
@@ -166,7 +167,8 @@ def main() -> None:
     looks = args.infer or [""]
     marks = {float((DEFAULTS | settings(text))["at"]) for text in looks}
     rows: list[dict[str, Any]] = []
-    for pair in pairs(args.images.split(","), args.noise or ["gaussian:25"]):
+    made = pairs(args.images.split(","), args.noise or ["gaussian:25"])
+    for pair in load_pairs(args.pairs) if args.pairs else made:
         for change in args.fit or [""]:
             recipe = replace(RECIPES["fast"], **settings(change))
             file = args.cache and args.cache / f"{pair.name} {change or 'fast'}.pt".replace(":", " ")

@@ -32,10 +32,17 @@ from self2self.train.synthetic import add_noise
 
 ENCODER_WIDTH = 48
 DECODER_WIDTHS = (96, 96, 96, 64, 32)
-DECODER_DROP_RATE = 0.1
 SAVE_SECONDS = 120.0
-KINDS = ("gaussian", "poisson", "multiplicative", "impulse", "mixture", "correlated", "camera")
-KIND_SHARES = (0.36, 0.12, 0.03, 0.03, 0.06, 0.05, 0.35)
+KINDS = {
+    "gaussian": 0.36,
+    "poisson": 0.12,
+    "multiplicative": 0.03,
+    "impulse": 0.03,
+    "mixture": 0.06,
+    "correlated": 0.05,
+    "camera": 0.35,
+}
+"""Kinds of noise, and how large a share of the crops has each."""
 LARGEST_SIGMA = 70.0
 LARGEST_CAMERA_SIGMA = 30.0
 
@@ -88,7 +95,7 @@ def sample_clean(photographs: list[np.ndarray], size: int, rng: np.random.Genera
 
 def with_noise(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`clean` with noise of a random kind, and of a level that is more often weak than strong, as in the world."""
-    kind = rng.choice(KINDS, p=KIND_SHARES)
+    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
     largest = LARGEST_CAMERA_SIGMA if kind == "camera" else LARGEST_SIGMA
     return add_noise(clean, kind, more_often_low(0, largest, rng), rng)
 
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--drop-rates", type=float, nargs=2, default=(0.15, 0.65), metavar=("LOW", "HIGH"), help="of the input"
     )
+    parser.add_argument("--decoder-drop-rate", type=float, default=0.03)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -152,7 +160,7 @@ def main() -> None:
         clean = np.stack([sample_clean(photographs, args.size, rng) for _ in range(args.batch)])
         noisy = np.stack([with_noise(c, rng) for c in clean])
         drop_rate = more_often_low(*args.drop_rates, rng)
-        specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, DECODER_DROP_RATE)
+        specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, args.decoder_drop_rate)
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:

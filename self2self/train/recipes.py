@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from self2self.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
 from self2self.diagnosis import Noise
@@ -28,12 +28,26 @@ LATER_FIELDS: dict[str, Any] = {
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
 
-DROP_RATES_BY_SIGMA = ((17.0, 0.1, 0.1), (35.0, 0.2, 0.1), (math.inf, 0.2, 0.2))
-"""Standard deviation of the noise up to which a row holds, in 8-bit grey levels; the input's drop rate in the fit; in
-the passes (docs/experiments.md).
+class Choice(NamedTuple):
+    """What ``fast`` takes for noise of a level.
 
-Hidden pixels are what the fit learns from, and what a pass does without: the weaker the noise, the more is lost.
-"""
+    Attributes:
+        largest_sigma: standard deviation of the noise up to which it holds, in 8-bit grey levels.
+        fit_drop_rate: of the input in the fit, which learns from the pixels that are hidden.
+        pass_drop_rate: in the passes, which do without them: the weaker the noise, the more is lost.
+        fitted_share: of the fitted weights in those for inference: the stronger the noise, the more of it is in them.
+    """
+
+    largest_sigma: float
+    fit_drop_rate: float
+    pass_drop_rate: float
+    fitted_share: float
+
+
+BY_SIGMA = (Choice(17.0, 0.1, 0.1, 0.5), Choice(35.0, 0.2, 0.1, 0.5), Choice(math.inf, 0.2, 0.2, 0.3))
+"""Found on images that nothing is reported on (docs/experiments.md), as is the next."""
+FOR_CORRELATED = Choice(math.inf, 0.5, 0.4, 0.3)
+"""Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +139,23 @@ class Recipe:
     def for_noise(self, noise: Noise) -> Recipe:
         """A copy that suits `noise`; itself where it has no such choice.
 
-        Only a recipe that hides another share in the passes than in the fit has one. Drop rates go by the level of
-        the noise (`DROP_RATES_BY_SIGMA`). Where neighbours share their noise, that is underestimated, and a fit
-        predicts it from them: even ten steps lose what the start weights, which know such noise, would remove
-        (docs/experiments.md). So none is taken.
+        Only a recipe that hides another share in the passes than in the fit has one. It goes by the level of the
+        noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
+        noise, its level is underestimated, and a fit predicts it from them: even ten steps lose what the start
+        weights, which know such noise, would remove (docs/experiments.md). So none is taken, unless the user asks
+        for some.
         """
         if self.pass_drop_rate is None:
             return self
-        if noise.correlated:
-            return replace(self, steps=0)
-        fitted, passes = next(rates for limit, *rates in DROP_RATES_BY_SIGMA if not noise.sigma > limit)
-        return replace(self, input_drop_rate=fitted, pass_drop_rate=passes)
+        by_sigma = next(row for row in BY_SIGMA if not noise.sigma > row.largest_sigma)
+        choice = FOR_CORRELATED if noise.correlated else by_sigma
+        return replace(
+            self,
+            steps=0 if noise.correlated else self.steps,
+            input_drop_rate=choice.fit_drop_rate,
+            pass_drop_rate=choice.pass_drop_rate,
+            fitted_share=min(self.fitted_share, choice.fitted_share),
+        )
 
     def with_options(
         self,
@@ -193,7 +213,7 @@ RECIPES: dict[str, Recipe] = {
             "fast",
             steps=150,
             input_drop_rate=0.2,
-            decoder_drop_rate=0.1,
+            decoder_drop_rate=0.03,
             init="natural",
             scratch_scheme="kaiming",
             loss="l2",
@@ -202,7 +222,7 @@ RECIPES: dict[str, Recipe] = {
             crop=96,
             orientations=8,
             average_decay=0.98,
-            fitted_share=0.7,
+            fitted_share=0.5,
             pass_drop_rate=0.1,
             decoder_widths=(96, 96, 96, 64, 32),
         ),

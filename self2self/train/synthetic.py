@@ -57,26 +57,55 @@ def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray
     """What a camera with a Bayer sensor makes of read and photon noise; half of the images are also stored as JPEG.
 
     The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the
-    white balance, mixed by the colour correction, and more or less smoothed, colour more than brightness. It grows
-    with the brightness, as photon noise, or falls with it, as read noise behind a tone curve.
+    white balance, mixed by the colour correction, and more or less smoothed: brightness little, colour up to blotches.
+    Shares and smoothness lie around those of the 15 photographs of Nam et al. (CVPR 2016), which no result is
+    reported on. Its level depends on the brightness of a pixel (`tone_profile`).
     """
     channels, *size = clean.shape
     noise = demosaiced(rng.standard_normal((3, *size), np.float32), rng)
     noise *= rng.uniform(1, 2, (3, 1, 1)).astype(np.float32)
     noise -= rng.uniform(0, 0.3) * (noise.sum(0) - noise)
-    for _ in range(rng.integers(6)):
+    for _ in range(rng.integers(5)):
         noise = spread(noise, rng.uniform(0, 0.5))
+    brightness = noise.mean(0, keepdims=True)
     if channels == 1:
-        noise = noise.mean(0, keepdims=True)
+        noise = brightness
     else:
-        brightness = noise.mean(0, keepdims=True)
-        colour = noise - brightness
-        for _ in range(rng.integers(5)):
-            colour = spread(colour, 0.5) / 4
-        noise = brightness + colour
+        noise = blended(brightness, smoothed_colour(noise - brightness, rng), rng.uniform(0.1, 0.7))
     at_mid_grey = noise * (sigma / 255 / float(noise.std()))
-    noisy = clean + at_mid_grey * np.sqrt(1 + rng.uniform(-1, 1) * (2 * clean - 1))
+    noisy = clean + at_mid_grey * tone_profile(clean, rng)
     return as_jpeg(noisy, int(rng.integers(80, 100))) if rng.random() < 0.5 else noisy
+
+
+def smoothed_colour(colour: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Colour noise that a camera has smoothed over up to a dozen pixels; a little stays as fine as it was."""
+    smooth = colour
+    for _ in range(rng.integers(17)):
+        smooth = spread(smooth, 0.5) * np.float32(0.25)
+    return blended(smooth, colour, rng.uniform(0, 0.35) ** 2)
+
+
+def blended(first: FloatArray, second: FloatArray, share: float) -> FloatArray:
+    """The sum of two independent noises, of variance 1 in all and `share` of the second."""
+    weights = np.sqrt([1 - share, share]) / (float(first.std()), float(second.std()))
+    return np.asarray(weights[0] * first + weights[1] * second, np.float32)
+
+
+def tone_profile(clean: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """How strong the noise is at each value, against that of mid-grey.
+
+    Behind a camera's tone curve it is strongest somewhere in the darker half and falls toward black and white, or it
+    just grows with the brightness, as photon noise, or falls with it, as read noise.
+    """
+    if rng.random() < 0.5:
+        return np.asarray(np.sqrt(1 + rng.uniform(-1, 1) * (2 * clean - 1)), np.float32)
+    peak, sharpness = rng.uniform(0.15, 0.6), rng.uniform(0.3, 2.5)
+
+    def height(values: FloatArray) -> FloatArray:
+        rise, fall = sharpness * peak, sharpness * (1 - peak)
+        return np.asarray(0.15 + (values / peak) ** rise * ((1 - values) / (1 - peak)) ** fall, np.float32)
+
+    return height(clean) / height(np.full((), 0.5, np.float32))
 
 
 def spread(noise: FloatArray, weight: float) -> FloatArray:

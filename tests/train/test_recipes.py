@@ -77,20 +77,24 @@ def noise(sigma: float, correlation: float = 0.0) -> Noise:
 
 
 @pytest.mark.parametrize("sigma", [0.0, 5.0, 12.0, 25.0, 50.0, 75.0, 1e9])
-def test_noise_chooses_drop_rates_of_fast_alone(sigma: float) -> None:
+def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None:
     chosen = RECIPES["fast"].for_noise(noise(sigma))
-    assert replace(chosen, input_drop_rate=0, pass_drop_rate=0) == replace(
-        RECIPES["fast"], input_drop_rate=0, pass_drop_rate=0
-    )
+    same = {field: getattr(RECIPES["fast"], field) for field in ("input_drop_rate", "pass_drop_rate", "fitted_share")}
+    assert replace(chosen, **same) == RECIPES["fast"]
     weaker = RECIPES["fast"].for_noise(noise(sigma / 2))
     assert weaker.input_drop_rate <= chosen.input_drop_rate
     assert weaker.rate_of_passes <= chosen.rate_of_passes <= chosen.input_drop_rate
+    assert 0 < chosen.fitted_share <= weaker.fitted_share
     assert RECIPES["fast"].for_noise(noise(25.0)) == RECIPES["fast"]
-    assert chosen.for_noise(noise(25.0)) == RECIPES["fast"]
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
         assert other.for_noise(noise(sigma)) == other
         assert other.for_noise(noise(sigma, correlation=0.5)) == other
-    assert RECIPES["fast"].for_noise(noise(sigma, correlation=0.5)) == replace(RECIPES["fast"], steps=0)
+    correlated = RECIPES["fast"].for_noise(noise(sigma, correlation=0.5))
+    assert correlated.steps == 0
+    assert chosen.rate_of_passes < correlated.rate_of_passes <= correlated.input_drop_rate
+    assert RECIPES["fast"].for_noise(noise(0.0, correlation=0.5)) == correlated, "its level cannot be estimated"
+    following_share = replace(RECIPES["fast"], fitted_share=0.1)
+    assert following_share.for_noise(noise(sigma)).fitted_share == 0.1, "what keeps more of its start goes on to"
 
 
 def test_no_steps_leave_the_weights_of_a_start_but_not_random_ones() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from self2self.train.synthetic import NOISES, add_noise, as_jpeg, demosaiced
+from self2self.train.synthetic import NOISES, add_noise, as_jpeg, blended, demosaiced, smoothed_colour, tone_profile
 
 TOLERANCES = {"impulse": 0.35, "camera": 0.35}
 """JPEG takes some of the noise away."""
@@ -54,6 +54,42 @@ def test_interpolation_keeps_a_bayer_pattern_and_takes_means_of_the_nearest(seed
         known = noise[colour][around][kept[colour][around]]
         if not kept[colour, row, column]:
             assert result[colour, row, column] == pytest.approx(known.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_two_noises_blend_by_their_variance(share: float) -> None:
+    first, second = np.random.default_rng(0).standard_normal((2, 3, 128, 128), np.float32) * np.float32(7)
+    noise = blended(first, 3 * second, share)
+    assert float(noise.var()) == pytest.approx(1, abs=0.02)
+    assert float(np.corrcoef(noise.ravel(), second.ravel())[0, 1]) ** 2 == pytest.approx(share, abs=0.02)
+
+
+def test_colour_noise_is_smooth_up_to_blotches() -> None:
+    colour = np.random.default_rng(0).standard_normal((3, 128, 128), np.float32)
+
+    def at_distance(noise: np.ndarray, pixels: int) -> float:
+        return float(np.corrcoef(noise[..., pixels:].ravel(), noise[..., :-pixels].ravel())[0, 1])
+
+    smoothed = [smoothed_colour(colour, np.random.default_rng(seed)) for seed in range(40)]
+    near, far = ([at_distance(noise, pixels) for noise in smoothed] for pixels in (1, 5))
+    assert min(near) < 0.3, "some is as fine as it was"
+    assert max(near) > 0.85
+    assert max(far) > 0.3
+
+
+def test_the_level_depends_on_the_brightness_as_behind_a_tone_curve() -> None:
+    values = np.linspace(0, 1, 101, dtype=np.float32)
+    profiles = [tone_profile(values, np.random.default_rng(seed)) for seed in range(60)]
+    for profile in profiles:
+        assert profile.dtype == np.float32
+        assert profile[50] == pytest.approx(1, abs=1e-5), "sigma is that of mid-grey"
+        assert (profile >= 0).all()
+        assert profile.max() < 4
+    strongest = [int(profile.argmax()) for profile in profiles]
+    assert {0, 100} <= set(strongest), "photon and read noise"
+    inside = [place for place in strongest if 0 < place < 100]
+    assert len(inside) > 15
+    assert all(15 <= place <= 60 for place in inside)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
