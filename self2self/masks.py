@@ -148,7 +148,9 @@ class MaskMaker:
         block, turn = divmod(index, self.block)
         random_bytes = self._random_bytes(block, number, first, target.size)
         if turn:
-            random_bytes = random_bytes + np.uint8(turn * KEEP_LEVELS // self.block)
+            # The mask's own memory, which is written next anyhow, takes the turned bytes; those that are kept stay.
+            shift = np.uint8(turn * KEEP_LEVELS // self.block)
+            random_bytes = np.add(random_bytes, shift, out=target.view(np.uint8))
         np.less(random_bytes, np.uint8(spec.keep_count), out=target)
 
     def _random_bytes(self, block: int, number: int, first: int, count: int) -> NDArray[np.uint8]:

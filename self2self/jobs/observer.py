@@ -60,6 +60,6 @@ def tell_noise(image: Image, noise: Noise, steps: int, observer: Observer) -> No
         if not steps:
             text += (
                 " The weights that a fit starts from, which know such noise, are used as they are (--steps 0); "
-                "--steps 150 fits them to the image all the same, which seldom helps."
+                "--steps 150 fits them to the image all the same, which helps some images and harms others."
             )
         observer.note(text)

@@ -29,24 +29,23 @@ LATER_FIELDS: dict[str, Any] = {
 
 
 class Choice(NamedTuple):
-    """What ``fast`` takes for noise of a level.
+    """What ``fast`` takes for the noise of an image.
 
     Attributes:
-        largest_sigma: standard deviation of the noise up to which it holds, in 8-bit grey levels.
         fit_drop_rate: of the input in the fit, which learns from the pixels that are hidden.
         pass_drop_rate: in the passes, which do without them: the weaker the noise, the more is lost.
-        fitted_share: of the fitted weights in those for inference: the stronger the noise, the more of it is in them.
+        fitted_share: of the fitted weights in those for inference: the stronger the noise, the more of it they learn.
     """
 
-    largest_sigma: float
     fit_drop_rate: float
     pass_drop_rate: float
     fitted_share: float
 
 
-BY_SIGMA = (Choice(17.0, 0.1, 0.1, 0.5), Choice(35.0, 0.2, 0.1, 0.5), Choice(math.inf, 0.2, 0.2, 0.3))
-"""Found on images that nothing is reported on (docs/experiments.md), as is the next."""
-FOR_CORRELATED = Choice(math.inf, 0.5, 0.4, 0.3)
+BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.inf, Choice(0.2, 0.2, 0.3)))
+"""Standard deviation of the noise up to which a row holds, in 8-bit grey levels, and the choice; found on images that
+nothing is reported on (docs/experiments.md), as is the next."""
+FOR_CORRELATED = Choice(0.5, 0.4, 0.3)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 
 
@@ -147,11 +146,13 @@ class Recipe:
         """
         if self.pass_drop_rate is None:
             return self
-        by_sigma = next(row for row in BY_SIGMA if not noise.sigma > row.largest_sigma)
-        choice = FOR_CORRELATED if noise.correlated else by_sigma
+        if noise.correlated:
+            steps, choice = 0, FOR_CORRELATED
+        else:
+            steps, choice = self.steps, next(row for largest, row in BY_SIGMA if not noise.sigma > largest)
         return replace(
             self,
-            steps=0 if noise.correlated else self.steps,
+            steps=steps,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=min(self.fitted_share, choice.fitted_share),
@@ -270,9 +271,8 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
     return recipe
 
 
-FOLLOWING_SHARE, FOLLOWING_RATE, FOLLOWING_FITTED = 0.25, 0.5, 0.5
-"""Where ``fast`` starts from an earlier fit with the same recipe: shares of the steps and of the learning rates, and
-the share of the fitted weights in those for inference, where the recipe keeps some of its start at all."""
+FOLLOWING_SHARE, FOLLOWING_RATE = 0.25, 0.5
+"""Where ``fast`` starts from an earlier fit with the same recipe: shares of the steps and of the learning rates."""
 
 
 def following(recipe: Recipe, earlier: Recipe) -> Recipe:
@@ -284,8 +284,8 @@ def following(recipe: Recipe, earlier: Recipe) -> Recipe:
             is that of the first.
 
     Returns:
-        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes, at half the rates, and half of the
-        earlier weights kept, which know the scene already. The paper recipes take all their steps from any weights.
+        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes, at half the rates; as much of the
+        earlier weights is kept as there of the start weights. The paper recipes take all their steps from any weights.
     """
     if recipe.name != "fast" or earlier.name != recipe.name:
         return recipe
@@ -295,7 +295,6 @@ def following(recipe: Recipe, earlier: Recipe) -> Recipe:
         steps=max(1, int(FOLLOWING_SHARE * alone.steps)),
         learning_rate=FOLLOWING_RATE * alone.learning_rate,
         matrix_rate=None if alone.matrix_rate is None else FOLLOWING_RATE * alone.matrix_rate,
-        fitted_share=FOLLOWING_FITTED if alone.fitted_share < 1 else 1.0,
     )
 
 

@@ -86,6 +86,8 @@ def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None
     assert weaker.rate_of_passes <= chosen.rate_of_passes <= chosen.input_drop_rate
     assert 0 < chosen.fitted_share <= weaker.fitted_share
     assert RECIPES["fast"].for_noise(noise(25.0)) == RECIPES["fast"]
+    again = replace(chosen, fitted_share=RECIPES["fast"].fitted_share)
+    assert again.for_noise(noise(25.0)) == RECIPES["fast"]
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
         assert other.for_noise(noise(sigma)) == other
         assert other.for_noise(noise(sigma, correlation=0.5)) == other
