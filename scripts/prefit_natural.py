@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from clean_crops import load_photographs, sample_clean
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from self2self.contract import mask_specs
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.train.muon import Muon, moment_names
 from self2self.train.network import Self2SelfNet, initialise
-from self2self.train.synthetic import add_noise
+from self2self.train.synthetic import NOISES, add_noise
 
 ENCODER_WIDTH = 48
 DECODER_WIDTHS = (96, 96, 96, 64, 32)
@@ -45,59 +45,25 @@ KINDS = {
 """Kinds of noise, and how large a share of the crops has each."""
 LARGEST_SIGMA = 70.0
 LARGEST_CAMERA_SIGMA = 30.0
+BEYOND_SHARE = 0.1
+"""Share of the crops that have values beyond the nominal range."""
+MOST_BEYOND = 0.3
+"""How much of that range is cut off at each end, at most."""
 
 
-def load_photographs(folders: list[Path], channels: int) -> list[np.ndarray]:
-    """All photographs as uint8 (C, H, W), each also at half size, where noise of its own is gone."""
-    photographs = []
-    for path in sorted(p for folder in folders for p in folder.glob("*.png")):
-        image = Image.open(path).convert("RGB" if channels == 3 else "L")
-        for scale in (1, 2):
-            small = image.reduce(scale) if scale > 1 else image
-            pixels = np.asarray(small, np.uint8)
-            photographs.append(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
-    if not photographs:
-        raise SystemExit(f"no .png photographs in {', '.join(map(str, folders))}")
-    return photographs
+def with_noise(clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`clean`, and it with noise of a random kind, and of a level that is more often weak than strong, as in the world.
 
-
-def sample_clean(photographs: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random crop (C, size, size) in [0, 1], flipped, turned and with its contrast changed.
-
-    Of two candidates the one with more texture is taken: flat crops teach little.
+    A part of both has values beyond [0, 1], as an image has whose range was chosen by its bulk.
     """
-    best, best_texture = None, -1.0
-    for _ in range(2):
-        photograph = photographs[rng.integers(len(photographs))]
-        _, height, width = photograph.shape
-        if min(height, width) < size:
-            continue
-        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-        crop = photograph[:, top : top + size, left : left + size]
-        texture = float(np.abs(np.diff(crop.astype(np.int16), axis=2)).mean())
-        if texture > best_texture:
-            best, best_texture = crop, texture
-    if best is None:
-        return sample_clean(photographs, size, rng)
-    crop = np.rot90(best, rng.integers(4), (1, 2))
-    if rng.random() < 0.5:
-        crop = crop[:, :, ::-1]
-    clean = crop.astype(np.float32) / 255
-    if rng.random() < 0.5:
-        clean = clean[rng.permutation(clean.shape[0])]
-        low, high = sorted(rng.uniform(0, 1, 2))
-        if high - low > 0.2:
-            clean = low + clean * (high - low)
-        if rng.random() < 0.2:
-            clean = 1 - clean
-    return np.ascontiguousarray(clean, np.float32)
-
-
-def with_noise(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`clean` with noise of a random kind, and of a level that is more often weak than strong, as in the world."""
     kind = rng.choice(list(KINDS), p=list(KINDS.values()))
     largest = LARGEST_CAMERA_SIGMA if kind == "camera" else LARGEST_SIGMA
-    return add_noise(clean, kind, more_often_low(0, largest, rng), rng)
+    sigma = more_often_low(0, largest, rng)
+    if rng.random() >= BEYOND_SHARE:
+        return clean, add_noise(clean, kind, sigma, rng)
+    low, high = rng.uniform(0, MOST_BEYOND), rng.uniform(1 - MOST_BEYOND, 1)
+    noisy = NOISES[kind](clean, sigma, rng)
+    return tuple(((pixels - low) / (high - low)).astype(np.float32) for pixels in (clean, noisy))
 
 
 def more_often_low(low: float, high: float, rng: np.random.Generator) -> float:
@@ -120,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="colour weights to start from, also for grey")
+    parser.add_argument("--start", type=Path, help="weights to start from; for grey also those for colour")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--decay", type=int, default=8_000)
@@ -141,7 +107,8 @@ def main() -> None:
     initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
     if args.start:
         weights = {name: tensor.float() for name, tensor in load_file(args.start).items()}
-        network.load_state_dict(weights if args.channels == 3 else grey_from_colour(weights))
+        as_many = len(weights["head.bias"]) == args.channels
+        network.load_state_dict(weights if as_many else grey_from_colour(weights))
     network = network.to(memory_format=torch.channels_last)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     betas = (0.9, 0.99)
@@ -157,8 +124,8 @@ def main() -> None:
     saved, recent = time.monotonic(), []
     for step in range(first, args.steps):
         rng = generator(args.seed, step, Stream.CROP)
-        clean = np.stack([sample_clean(photographs, args.size, rng) for _ in range(args.batch)])
-        noisy = np.stack([with_noise(c, rng) for c in clean])
+        samples = [with_noise(sample_clean(photographs, args.size, rng), rng) for _ in range(args.batch)]
+        clean, noisy = map(np.stack, zip(*samples, strict=True))
         drop_rate = more_often_low(*args.drop_rates, rng)
         specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, args.decoder_drop_rate)
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)

@@ -37,9 +37,6 @@ def test_unchanged_integers_are_bit_identical(
     photometric = "rgb" if channels == 3 else "minisblack"
     tifffile.imwrite(path, samples.squeeze(2) if channels == 1 else samples, photometric=photometric)
     image = read_image(path)
-    low_bound, high_bound = image.value_bounds
-    assert low_bound <= image.pixels.min()
-    assert image.pixels.max() <= high_bound
     write_image(tmp_path / "out.tif", image.pixels, image, force=True)
     written = load(tmp_path / "out.tif")
     assert written.dtype == samples.dtype
@@ -85,7 +82,7 @@ def test_constant_float(tmp_path: Path, value: float) -> None:
     tifffile.imwrite(path, samples, photometric="minisblack")
     image = read_image(path)
     assert np.isfinite(image.pixels).all()
-    assert image.value_bounds == (0.0, 1.0)
+    assert set(image.pixels.ravel()) == {0.0}
     np.testing.assert_array_equal(load(round_trip(path)), samples)
 
 
@@ -103,9 +100,9 @@ def test_12_bit_data_in_16_bits_fill_the_range(tmp_path: Path) -> None:
     samples[0, 0] = 4095
     path = save(tmp_path / "in.png", samples)
     image = read_image(path)
-    assert abs(float(np.median(image.pixels)) - 0.5) < 0.1
-    assert image.pixels.max() == pytest.approx(image.value_bounds[1])
-    assert image.value_bounds[1] > 10
+    usual = np.sort(image.pixels.ravel())[:-1]
+    assert (usual.min(), usual.max()) == (pytest.approx(0, abs=0.05), pytest.approx(0.9, abs=0.1))
+    assert image.pixels.max() > 10
     np.testing.assert_array_equal(load(round_trip(path)), samples)
 
 
@@ -114,7 +111,7 @@ def test_full_range_16_bit_and_unit_floats_are_not_stretched(tmp_path: Path) -> 
     assert (read_image(path).offset, read_image(path).scale) == (0.0, 65535.0)
     tifffile.imwrite(tmp_path / "in.tif", noise((32, 32), np.float32), photometric="minisblack")
     image = read_image(tmp_path / "in.tif")
-    assert (image.offset, image.scale, image.value_bounds) == (0.0, 1.0, (0.0, 1.0))
+    assert (image.offset, image.scale) == (0.0, 1.0)
 
 
 def test_predictions_are_rounded_and_clipped(tmp_path: Path) -> None:

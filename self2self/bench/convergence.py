@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.extremes import with_extremes, within_range
 from self2self.masks import MaskMaker
 from self2self.metrics import psnr
 from self2self.padding import Padding
@@ -34,7 +35,6 @@ def convergence(
     engine: str,
     passes: int,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
     reference: FloatArray | None = None,
     on_progress: Callable[[Moments], None] = lambda moments: None,
 ) -> dict[str, Any]:
@@ -45,7 +45,6 @@ def convergence(
         pixels: float32 (C, H, W).
         engine: `--engine` name.
         passes: how many in all.
-        bounds: least and greatest value of a result.
         reference: clean image of the same shape, for PSNR.
         on_progress: called after every pass.
 
@@ -58,13 +57,14 @@ def convergence(
     """
     contract = model.contract
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
-    padded = np.ascontiguousarray(padding.pad(pixels), np.float32)[None]
+    padded = np.ascontiguousarray(padding.pad(within_range(pixels)), np.float32)[None]
     counts = set(looks(passes))
     means: dict[int, FloatArray] = {}
 
     def look(moments: Moments) -> None:
         if moments.count in counts:
-            means[moments.count] = np.clip(padding.crop(moments.mean()), *bounds)
+            means[moments.count] = np.empty(pixels.shape, np.float32)
+            with_extremes(padding.crop(moments.mean()), pixels, means[moments.count])
         on_progress(moments)
 
     axes = {"H": padded.shape[2], "W": padded.shape[3]}

@@ -22,6 +22,7 @@ from self2self.errors import InputError, UsageError, VerificationError
 from self2self.export.rounding_loss import bounded_change, measured_change, signed_residual
 from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
 from self2self.export.verify import Verification, open_session, verify_file
+from self2self.extremes import within_range
 from self2self.files import atomic_path
 from self2self.masks import MaskMaker
 
@@ -170,7 +171,7 @@ def compare(
         VerificationError: activations are too large for the type.
     """
     size = (_side(pixels.shape[1], contract), _side(pixels.shape[2], contract))
-    noisy = middle(pixels, size)
+    noisy = within_range(middle(pixels, size))
     clean = None if reference is None else middle(reference, size)
     maker = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, contract.seed)
     import torch

@@ -79,8 +79,8 @@ class Image:
     """An image for the network, and what it takes to write another one like it.
 
     `stored = pixels * scale + offset`. uint8 (and uint16 that uses its range) lies in [0, 1]. Every
-    other image is mapped so that its bulk lies in [0, 1] while hot pixels and other extremes lie
-    outside, as far as they are; nothing is clipped. See `normalise.choose_scale`.
+    other image is mapped so that it fills [0, 1], but for hot pixels and other extremes, which lie
+    outside, as far as they are; nothing is clipped. See `normalise.choose_scale` and `extremes`.
     """
 
     pixels: NDArray[np.float32]
@@ -95,8 +95,6 @@ class Image:
     offset: float
     scale: float
     """Stored value of `pixels` = 0, and stored units per unit of `pixels` (never 0)."""
-    value_bounds: tuple[float, float]
-    """Range for predictions, in units of `pixels`: (0, 1), or the data's extremes if they leave it."""
     sha256: str
     lossless: bool
     """False for JPEG and lossy WebP."""

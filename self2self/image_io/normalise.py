@@ -18,6 +18,13 @@ from self2self.image_io.image import Array, Refused
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
 """What counts as the bulk; the usual choice in fluorescence microscopy (CSBDeep uses 99.8 as well)."""
 
+HEADROOM = 0.5
+"""How far the network's range goes beyond the bulk on both sides, as a share of the bulk, if the image has such values.
+
+All of Gaussian noise fits in: of five million values, the bulk is 2.9 standard deviations to both sides, and the
+farthest lie at 5.2. What is beyond is a hot pixel or a star (`extremes`).
+"""
+
 SAMPLES = 2**22
 """Percentiles are taken of at most about this many values, evenly spread."""
 
@@ -30,7 +37,7 @@ EXACT_SPAN = 2**22
 
 @dataclass(frozen=True)
 class Scale:
-    """`stored = pixels * scale + offset`, and the range of predictions in units of pixels."""
+    """`stored = pixels * scale + offset`, and the extremes of the image, in units of pixels, if beyond [0, 1]."""
 
     offset: float
     scale: float
@@ -42,7 +49,8 @@ def choose_scale(values: Array) -> Scale:
 
     uint8 uses its type range. uint16 does too, and float uses [0, 1], if all values lie in that range
     and the bulk fills a quarter of it or more. Everything else (12-bit camera data in 16 bits, counts,
-    flux, signed and 32-bit integers) maps its 0.2th and 99.8th percentiles to 0 and 1.
+    flux, signed and 32-bit integers) maps its least and greatest values to 0 and 1, or the ends of the headroom
+    around its bulk, the 0.2th to the 99.8th percentile, where those are nearer.
 
     Raises:
         Refused: maximum minus minimum is over the range of float64.
@@ -63,9 +71,11 @@ def choose_scale(values: Array) -> Scale:
     if span == 0:
         # All but a few values are the same: the few are the signal.
         bulk_low, span = low, high - low
+    first = max(low, bulk_low - HEADROOM * span)
+    last = min(high, bulk_low + span + HEADROOM * span)
     # The floor keeps the farthest outlier finite in float32.
-    scale = max(span, (high - low) * 1e-30)
-    return Scale(bulk_low, scale, (_float32((low - bulk_low) / scale), _float32((high - bulk_low) / scale)))
+    scale = max(last - first, (high - low) * 1e-30)
+    return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)))
 
 
 def normalise(values: Array, offset: float, scale: float) -> NDArray[np.float32]:

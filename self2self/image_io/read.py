@@ -88,7 +88,6 @@ def image_from(path: Path, form: str, stored: Stored) -> Image:
         dtype=values.dtype,
         offset=scale.offset,
         scale=scale.scale,
-        value_bounds=scale.bounds,
         sha256=_digest(values),
         lossless=stored.lossless,
         metadata=stored.metadata,

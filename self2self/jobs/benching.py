@@ -189,7 +189,6 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             image.pixels,
             _fastest(result["cases"], names),
             options.curve_passes,
-            bounds=image.value_bounds,
             reference=clean,
             on_progress=lambda moments: observer.passed(moments, options.curve_passes),
         )

@@ -224,7 +224,6 @@ def run_passes(
         sampling=sampling,
         batch=options.batch,
         seed=options.seed,
-        bounds=image.value_bounds,
         on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
         on_note=observer.note,
         memory=options.memory,

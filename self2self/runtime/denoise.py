@@ -40,7 +40,6 @@ def denoise(
     sampling: Sampling | None = None,
     batch: int | None = None,
     seed: int = 0,
-    bounds: tuple[float, float] = (0.0, 1.0),
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     memory: int | None = None,
@@ -54,14 +53,13 @@ def denoise(
 
     Args:
         model: from `load_model`.
-        pixels: float32 (C, H, W), in the range that the model was fitted on (nominally [0, 1]),
-            of any size from 8x8 up.
+        pixels: float32 (C, H, W), of any size from 8x8 up, in [0, 1] but for extremes such as hot
+            pixels (`extremes`).
         engine: a key of `engine.ENGINES`, or ``"auto"``.
         passes: how many, or ``"auto"``; None leaves it to the model's recipe.
         sampling: how passes are drawn, in place of `passes`.
         batch: passes a run; None measures and chooses. It does not change the result.
         seed: of the masks; the same seed gives the same image.
-        bounds: least and greatest value that the result may have.
         on_progress: called after every run of the engine.
         on_note: told what the user should know about the engine, one line at a time.
         memory: bytes that image, result and engine may take together; None for `BUDGET_SHARE` of what
@@ -103,7 +101,6 @@ def denoise(
             device_sampling(drawn) if source == "device" else drawn,
             batch,
             seed,
-            bounds=bounds,
             on_progress=on_progress,
             on_note=on_note,
             # Where the user gives a budget, it holds for the batch that the user gives, too.

@@ -34,7 +34,7 @@ class Denoised:
     """A finished image and how it was made.
 
     Attributes:
-        image: float32 (C, H, W), clamped to the bounds.
+        image: float32 (C, H, W), in [0, 1] but for extremes of the noisy image (`extremes`).
         uncertainty: float32 (C, H, W), standard deviation over the passes; None if it was not asked for.
         engine: `--engine` name of what ran.
         provider: the provider that really ran.
@@ -77,7 +77,7 @@ class TileJob:
     """What `denoise` was asked for and has checked, for one plan of tiles after the other.
 
     Attributes:
-        model, pixels, batch, seed, bounds, on_progress, on_note, uncertainty: as for `denoise`.
+        model, pixels, batch, seed, on_progress, on_note, uncertainty: as for `denoise`.
         engine: works here.
         sampling: how passes are drawn.
         may_cap_batch: a `batch` that does not fit may become smaller.
@@ -92,7 +92,6 @@ class TileJob:
     sampling: Sampling
     batch: int | None
     seed: int
-    bounds: tuple[float, float] = (0.0, 1.0)
     on_progress: Callable[[Moments], None] | None = None
     on_note: Callable[[str], None] = lambda text: None
     may_cap_batch: bool = False
@@ -132,7 +131,7 @@ class TileJob:
         # Indices are padded instead of pixels, so that no second image is held.
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
         deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
-        image_canvas = Canvas(plan, self.padding, out, self.bounds)
+        image_canvas = Canvas(plan, self.padding, out, self.pixels)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         most = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
@@ -149,6 +148,7 @@ class TileJob:
                 tile = np.ascontiguousarray(
                     self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
                 )[None]
+                np.clip(tile, 0, 1, out=tile)
                 running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.contract import SIZE_MULTIPLE, Contract
+from self2self.extremes import with_extremes
 from self2self.padding import Padding
 from self2self.runtime.model import Model
 
@@ -171,7 +172,7 @@ class Canvas:
         plan: how the padded image is cut.
         padding: what was added to the image.
         out: float32 (C, H, W), without padding; filled from top to bottom.
-        bounds: least and greatest value of the output.
+        noisy: the image, where predictions for it are put together (`extremes.with_extremes`); may be `out`.
     """
 
     def __init__(
@@ -179,12 +180,12 @@ class Canvas:
         plan: TilePlan,
         padding: Padding,
         out: NDArray[np.float32],
-        bounds: tuple[float, float] = (-np.inf, np.inf),
+        noisy: NDArray[np.float32] | None = None,
     ) -> None:
         self._plan = plan
         self._padding = padding
         self._out = out
-        self._bounds = bounds
+        self._noisy = noisy
         self._strip = np.zeros((out.shape[0], plan.rows.tile, plan.columns.length), np.float32)
         self.lines = 0
         """Lines of the output that are finished."""
@@ -206,7 +207,10 @@ class Canvas:
         height, width = self._out.shape[1:]
         begin, end = max(first - top, 0), min(last - top, height)
         lines = self._strip[:, begin + top - first : end + top - first, left : left + width]
-        np.clip(lines, *self._bounds, out=self._out[:, begin:end])
+        if self._noisy is None:
+            self._out[:, begin:end] = lines
+        else:
+            with_extremes(lines, self._noisy[:, begin:end], self._out[:, begin:end])
         self.lines = end
         done = last - first
         kept = self._strip[:, done:].copy()

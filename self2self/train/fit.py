@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError
+from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.padding import Padding
@@ -127,7 +128,8 @@ def fit(
     """Take the steps that `state` still lacks; `state` is changed and returned.
 
     Args:
-        image: float32 (C, H, W), nominally in [0, 1], of any size from 8x8 up.
+        image: float32 (C, H, W) of any size from 8x8 up, in [0, 1]; values beyond it count as its nearest end
+            (`extremes`).
         recipe: what `state` was made with.
         state: from `new_state`, or restored by `checkpoint.load_state`.
         seed: seed of all masks and crops.
@@ -140,7 +142,7 @@ def fit(
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])
-    crops = CropSampler(image, recipe.crop, seed, recipe.orientations)
+    crops = CropSampler(within_range(image), recipe.crop, seed, recipe.orientations)
     target_on_device = torch.from_numpy(crops.image).to(device)[None]
     masks = StepMasks(specs, crops.size, seed, device)
     network.train()
@@ -284,7 +286,7 @@ def predict(state: FitState, image: FloatArray, recipe: Recipe, *, passes: int =
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
     device = next(state.network.parameters()).device
-    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(image)))[None].to(device)
+    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(within_range(image))))[None].to(device)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
     network.load_state_dict(state.weights())
     network = placed(network, device)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from self2self.errors import InputError, InterruptedRun
+from self2self.extremes import with_extremes
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
@@ -206,7 +207,9 @@ class Reporter:
         """Write the preview; the scores when there is a reference."""
         start = time.monotonic()
         window = preview_window(self._pixels.shape)
-        clean = np.clip(predict(state, self._pixels[window], self._config.recipe), 0, 1)
+        noisy = self._pixels[window]
+        clean = np.empty_like(noisy)
+        with_extremes(predict(state, noisy, self._config.recipe), noisy, clean)
         atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
         self._looked = time.monotonic()
         self._look_seconds = self._looked - start

@@ -1,0 +1,144 @@
+"""Clean crops for the start weights: parts of photographs, and what photographs have little of.
+
+A network that has seen photographs alone knows nothing of a red channel that has no part in the green one, of
+colours that are fully saturated or of printed lines, and what it makes of them need not be an image at all. So a
+part of the crops is made to look like micrographs with a dye in each channel, like prints and like screens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Photograph = NDArray[np.uint8]
+Crop = NDArray[np.float32]
+
+LARGEST_ENLARGEMENT = 2.5
+
+
+def load_photographs(folders: list[Path], channels: int) -> list[Photograph]:
+    """All photographs as uint8 (C, H, W), each also at half size, where noise of its own is gone."""
+    photographs = []
+    for path in sorted(p for folder in folders for p in folder.glob("*.png")):
+        image = Image.open(path).convert("RGB" if channels == 3 else "L")
+        for scale in (1, 2):
+            small = image.reduce(scale) if scale > 1 else image
+            pixels = np.asarray(small, np.uint8)
+            photographs.append(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
+    if not photographs:
+        raise SystemExit(f"no .png photographs in {', '.join(map(str, folders))}")
+    return photographs
+
+
+def sample_clean(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """A random crop (C, size, size) in [0, 1], in one of the ways of `WAYS`."""
+    way = rng.choice(len(WAYS), p=list(WAYS.values()))
+    crop = list(WAYS)[way](photographs, size, rng)
+    return np.ascontiguousarray(np.clip(crop, 0, 1), np.float32)
+
+
+def as_it_is(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """A part of a photograph, flipped and turned.
+
+    Of two candidates the one with more texture is taken: flat crops teach little.
+    """
+    best, best_texture = None, -1.0
+    for _ in range(2):
+        photograph = photographs[rng.integers(len(photographs))]
+        _, height, width = photograph.shape
+        if min(height, width) < size:
+            continue
+        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        crop = photograph[:, top : top + size, left : left + size]
+        texture = float(np.abs(np.diff(crop.astype(np.int16), axis=2)).mean())
+        if texture > best_texture:
+            best, best_texture = crop, texture
+    if best is None:
+        return as_it_is(photographs, size, rng)
+    crop = np.rot90(best, rng.integers(4), (1, 2))
+    if rng.random() < 0.5:
+        crop = crop[:, :, ::-1]
+    return crop.astype(np.float32) / 255
+
+
+def recoloured(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """Channels permuted, contrast lowered, sometimes inverted."""
+    clean = as_it_is(photographs, size, rng)
+    clean = clean[rng.permutation(clean.shape[0])]
+    low, high = sorted(rng.uniform(0, 1, 2))
+    if high - low > 0.2:
+        clean = low + clean * (high - low)
+    return 1 - clean if rng.random() < 0.2 else clean
+
+
+def soft(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """A smaller part, enlarged: as soft as what a camera makes of every pixel of its sensor."""
+    part = round(size / rng.uniform(1, LARGEST_ENLARGEMENT))
+    crop = as_it_is(photographs, part, rng)
+    filters = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR)
+    chosen = filters[rng.integers(len(filters))]
+    return np.stack([np.asarray(Image.fromarray(channel).resize((size, size), chosen)) for channel in crop])
+
+
+def stained(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """Channels that have nothing to do with each other, some of them dark, on black or on white."""
+    parts = [as_it_is(photographs, size, rng).mean(0) for _ in photographs[0]]
+    gains = rng.uniform(0.3, 1, len(parts)) * (rng.random(len(parts)) < 0.75)
+    clean = np.stack(parts) * gains[:, None, None]
+    return (1 - clean if rng.random() < 0.2 else clean).astype(np.float32)
+
+
+def saturated(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """So much contrast that much of it is cut off, up to two levels in all; in each channel alone, or in all alike."""
+    clean = as_it_is(photographs, size, rng)
+    gain = np.exp(rng.uniform(np.log(1.5), np.log(30)))
+    levels = np.quantile(clean, rng.uniform(0.2, 0.8), axis=(1, 2), keepdims=True)
+    if rng.random() < 0.5:
+        levels = levels.mean()
+    return (0.5 + gain * (clean - levels)).astype(np.float32)
+
+
+def tinted(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """Brightness alone, drawn from one colour to another."""
+    brightness = as_it_is(photographs, size, rng).mean(0)
+    return between_colours(brightness, len(photographs[0]), rng)
+
+
+def pattern(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """Stripes, checks and spots, hard or soft, in two colours, at times over a photograph."""
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    waves = []
+    for _ in range(2):
+        period = np.exp(rng.uniform(np.log(2), np.log(2 * size)))
+        angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
+        phase = 2 * np.pi * ((x * np.cos(angle) + y * np.sin(angle)) / period + rng.random())
+        waves.append(np.sin(phase))
+    wave = waves[0] if rng.random() < 0.5 else waves[0] * waves[1]
+    hardness = np.exp(rng.uniform(0, np.log(100)))
+    amount = np.clip(0.5 + hardness * (wave - rng.uniform(-0.5, 0.5)), 0, 1)
+    clean = between_colours(amount, len(photographs[0]), rng)
+    return np.where(amount > 0.5, clean, as_it_is(photographs, size, rng)) if rng.random() < 0.3 else clean
+
+
+def between_colours(amount: NDArray[np.floating], channels: int, rng: np.random.Generator) -> Crop:
+    """`amount` (H, W) in [0, 1] as a way from one colour to another; half of them have nothing but zeros and ones."""
+    first, second = (
+        rng.integers(0, 2, channels) if rng.random() < 0.5 else rng.uniform(0, 1, channels) for _ in range(2)
+    )
+    return np.asarray(first[:, None, None] + amount * (second - first)[:, None, None], np.float32)
+
+
+WAYS: dict[Callable[[list[Photograph], int, np.random.Generator], Crop], float] = {
+    as_it_is: 0.38,
+    recoloured: 0.30,
+    soft: 0.12,
+    stained: 0.06,
+    saturated: 0.06,
+    tinted: 0.03,
+    pattern: 0.05,
+}
+"""How a crop is made, and how large a share of them is made so."""

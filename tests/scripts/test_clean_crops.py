@@ -1,0 +1,84 @@
+"""Crops for the start weights, from two tiny photographs."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SIZE = 64
+
+
+@pytest.fixture
+def crops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("clean_crops")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        small = Image.fromarray(rng.integers(0, 255, (13, 14, 3), np.uint8))
+        small.resize((140, 130)).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path) -> None:
+    assert {p.shape for p in crops.load_photographs([folder], 3)} == {(3, 130, 140), (3, 65, 70)}
+    assert {p.shape for p in crops.load_photographs([folder], 1)} == {(1, 130, 140), (1, 65, 70)}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_of_all_ways_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
+    loaded = crops.load_photographs([folder], channels)
+    assert sum(crops.WAYS.values()) == pytest.approx(1)
+    for way in crops.WAYS:
+        drawn = [way(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
+        assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
+        assert np.array_equal(drawn[3], way(loaded, SIZE, np.random.default_rng(3)))
+        assert len({crop.tobytes() for crop in drawn}) > 5
+
+
+def test_samples_are_in_the_range(crops: ModuleType, folder: Path) -> None:
+    loaded = crops.load_photographs([folder], 3)
+    for seed in range(100):
+        crop = crops.sample_clean(loaded, SIZE, np.random.default_rng(seed))
+        assert (crop.shape, crop.dtype) == ((3, SIZE, SIZE), np.float32)
+        assert crop.min() >= 0
+        assert crop.max() <= 1
+
+
+def test_dyes_have_channels_of_their_own_and_some_are_dark(crops: ModuleType, folder: Path) -> None:
+    loaded = crops.load_photographs([folder], 3)
+    dark, alike = 0, []
+    for seed in range(60):
+        crop = crops.stained(loaded, SIZE, np.random.default_rng(seed))
+        dark += sum(np.ptp(channel) == 0 for channel in crop)
+        lit = [channel.ravel() for channel in crop if np.ptp(channel) > 0]
+        alike += [np.corrcoef(lit[0], other)[0, 1] for other in lit[1:]]
+    assert 20 < dark < 80
+    assert abs(np.mean(alike)) < 0.3
+
+
+def test_contrast_is_cut_off_up_to_two_levels(crops: ModuleType, folder: Path) -> None:
+    loaded = crops.load_photographs([folder], 3)
+    ends = []
+    for seed in range(40):
+        crop = np.clip(crops.saturated(loaded, SIZE, np.random.default_rng(seed)), 0, 1)
+        ends.append(float(np.mean((crop == 0) | (crop == 1))))
+    assert min(ends) < 0.5
+    assert max(ends) > 0.9
+
+
+def test_a_soft_crop_is_smoother(crops: ModuleType, folder: Path) -> None:
+    noise = [np.random.default_rng(0).integers(0, 255, (3, 200, 200), np.uint8)]
+
+    def roughness(way: object) -> float:
+        drawn = [way(noise, SIZE, np.random.default_rng(seed)) for seed in range(20)]  # type: ignore[operator]
+        return float(np.mean([np.abs(np.diff(crop, axis=2)).mean() for crop in drawn]))
+
+    assert roughness(crops.soft) < 0.8 * roughness(crops.as_it_is)
