@@ -11,7 +11,7 @@ from self2self.image_io import Image, image_hash
 from self2self.jobs.observer import Observer
 from self2self.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights
+from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import Run, RunConfig
 
@@ -85,6 +85,15 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
+    if start == "natural" and options.init is None:
+        weights = natural_weights(channels)
+        if not predict_an_image(weights, image.pixels, recipe.for_noise(noise)):
+            observer.note(
+                "the start weights make no image of this one; fitting from scratch, which takes longer "
+                "(--init natural starts from them all the same)."
+            )
+            start = "scratch"
+            recipe = recipe_for(options.recipe, start)
     if start not in INITS:
         run = Run(Path(start))
         earlier = run.config()

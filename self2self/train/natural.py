@@ -9,12 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+
+    from self2self.train.recipes import Recipe
 
 FOLDER = Path(__file__).parent.parent / "weights"
+TRIED_SIDE = 256
+"""Pixels a side of the part of an image that start weights are tried on, which takes a tenth of a second."""
+MOST_BEYOND = 1.0
+"""How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
 FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
 
 
@@ -34,3 +43,24 @@ def natural_weights(channels: int) -> dict[str, torch.Tensor]:
     from self2self.train.checkpoint import read_tensors
 
     return read_tensors(FILES[channels])[0]
+
+
+def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> bool:
+    """Whether what `weights` predict for `pixels` is an image at all, from one pass over the middle of it.
+
+    A network's answer to what it has not learnt can be off by any factor, and a fit does not find back from there.
+
+    Args:
+        weights: of a network of `recipe`.
+        pixels: float32 (C, H, W), the noisy image.
+        recipe: of the fit.
+    """
+    import torch
+
+    from self2self.train.fit import new_state, predict
+
+    starts = [max(0, (side - TRIED_SIDE) // 2) for side in pixels.shape[1:]]
+    rows, columns = (slice(start, start + TRIED_SIDE) for start in starts)
+    state = new_state(recipe, pixels.shape[0], 0, torch.device("cpu"), weights)
+    prediction = predict(state, pixels[:, rows, columns], recipe, passes=1)
+    return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)

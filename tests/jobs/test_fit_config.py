@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
 from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer, noise_of
+from self2self.train.natural import natural_weights
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run
 from tests.commands import write_noisy
@@ -43,6 +45,26 @@ def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
         image, FitOptions(init=start, steps=90, drop_rate=0.5), noise_of(image), Observer(note=notes.append)
     )
     assert (config.recipe.steps, config.recipe.input_drop_rate, notes) == (90, 0.5, [])
+
+
+def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wild(channels: int) -> dict[str, torch.Tensor]:
+        weights = natural_weights(channels)
+        return weights | {"head.weight": 40 * weights["head.weight"]}
+
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    noise = noise_of(image)
+    notes: list[str] = []
+    observer = Observer(note=notes.append)
+    assert configure(image, FitOptions(), noise, observer).start == "natural"
+    assert not notes
+    monkeypatch.setattr(fit_config, "natural_weights", wild)
+    config = configure(image, FitOptions(), noise, observer)
+    assert (config.start, config.recipe) == ("scratch", recipe_for("fast", "scratch"))
+    assert len(notes) == 1
+    assert "make no image of this one" in notes[0]
+    assert configure(image, FitOptions(init="natural"), noise, observer).start == "natural"
+    assert len(notes) == 1
 
 
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
