@@ -165,6 +165,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     looks = args.infer or [""]
+    for text in looks:
+        if (DEFAULTS | settings(text))["passes"] < BLOCK:
+            parser.error(f"--infer {text}: expected at least passes={BLOCK}, a whole block of balanced passes")
     marks = {float((DEFAULTS | settings(text))["at"]) for text in looks}
     rows: list[dict[str, Any]] = []
     made = pairs(args.images.split(","), args.noise or ["gaussian:25"])
