@@ -72,13 +72,3 @@ def test_contrast_is_cut_off_up_to_two_levels(crops: ModuleType, folder: Path) -
         ends.append(float(np.mean((crop == 0) | (crop == 1))))
     assert min(ends) < 0.5
     assert max(ends) > 0.9
-
-
-def test_a_soft_crop_is_smoother(crops: ModuleType, folder: Path) -> None:
-    noise = [np.random.default_rng(0).integers(0, 255, (3, 200, 200), np.uint8)]
-
-    def roughness(way: object) -> float:
-        drawn = [way(noise, SIZE, np.random.default_rng(seed)) for seed in range(20)]  # type: ignore[operator]
-        return float(np.mean([np.abs(np.diff(crop, axis=2)).mean() for crop in drawn]))
-
-    assert roughness(crops.soft) < 0.8 * roughness(crops.as_it_is)
