@@ -1,8 +1,8 @@
 """Weights between two start weights that came from the same ones: they often predict better than both.
 
-    python scripts/average_weights.py FIRST.safetensors SECOND.safetensors SHARE -o OUTPUT.safetensors
+    python scripts/average_weights.py FIRST.safetensors SECOND.safetensors 0.5 -o OUTPUT.safetensors
 
-SHARE, 0 to 1, is how far to go from the first to the second.
+The number, 0 to 1, is how far to go from the first to the second.
 """
 
 from __future__ import annotations
