@@ -7,6 +7,7 @@ import ast
 import importlib
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -64,8 +65,10 @@ def parser_of(module: str) -> argparse.ArgumentParser:
     def stop(self: argparse.ArgumentParser, *_: object) -> None:
         raise ParserMadeError(self)
 
-    program = importlib.import_module(module)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ParserMadeError) as made:
+        # Where Python looks first for what a script imports.
+        patch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+        program = importlib.import_module(module)
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         program.main()
     parser: argparse.ArgumentParser = made.value.args[0]
