@@ -128,12 +128,10 @@ class Residual:
         }
 
 
-def central(pixels: FloatArray) -> FloatArray:
-    """A view of the middle of `pixels` [C, H, W], `LARGEST_SIDE` at most: enough to measure noise in, and soon done."""
-    rows, columns = (
-        slice(max(0, (size - LARGEST_SIDE) // 2), max(0, (size - LARGEST_SIDE) // 2) + LARGEST_SIDE)
-        for size in pixels.shape[-2:]
-    )
+def central(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
+    """A view of the middle of `pixels` [C, H, W], at most `side` a side: by default enough to measure noise in."""
+    starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
+    rows, columns = (slice(start, start + side) for start in starts)
     return pixels[..., rows, columns]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from self2self.diagnosis import central
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
 
     from self2self.train.fit import new_state, predict
 
-    starts = [max(0, (side - TRIED_SIDE) // 2) for side in pixels.shape[1:]]
-    rows, columns = (slice(start, start + TRIED_SIDE) for start in starts)
     state = new_state(recipe, pixels.shape[0], 0, torch.device("cpu"), weights)
-    prediction = predict(state, pixels[:, rows, columns], recipe, passes=1)
+    prediction = predict(state, central(pixels, TRIED_SIDE), recipe, passes=1)
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
