@@ -137,3 +137,30 @@ def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
     told = run_cli("denoise", "noisy.png", *FAST, "--passes", "1", expect=130).stderr
     run = next(work.glob("runs/*")).relative_to(work).as_posix()
     assert f"error: interrupted; the fit is kept in {run}. The same command goes on." in told
+
+
+def test_stars_stay_and_hot_pixels_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are far brighter than the rest, which is what the network is shown; only one of them is real."""
+    import tifffile
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:96, :96]
+    sky = 400 + 200 * np.sin(rows / 17) * np.cos(columns / 23)
+    star = 30_000 * np.exp(-((rows - 30) ** 2 + (columns - 60) ** 2) / (2 * 1.5**2))
+    stored = rng.poisson(sky + star)
+    hot = ([70, 20, 50], [25, 12, 80])
+    stored[hot] = 50_000
+    tifffile.imwrite("sky.tif", stored.astype(np.uint16))
+    run_cli("denoise", "sky.tif", *FAST, "--passes", "10")
+    clean = tifffile.imread("sky.denoised.tif").astype(float)
+    around = np.s_[24:37, 54:67]
+    assert clean[around].sum() == pytest.approx((sky + star)[around].sum(), rel=0.02)
+    assert clean[30, 60] == pytest.approx(star[30, 60] + sky[30, 60], rel=0.02)
+    assert clean[hot].max() < 2 * sky.max()
+    background = np.ones_like(sky, bool)
+    background[around] = False
+    background[hot] = False
+    error, noise = (np.abs(values - sky)[background] for values in (clean, stored))
+    assert np.median(error) < 0.7 * np.median(noise)
+    assert abs((clean - sky)[background].mean()) < 2

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "self2self"
 
 LEAVES = {
-    *("budget", "contract", "device_notes", "diagnosis", "errors", "extremes", "files", "image_io", "masks"),
-    *("metrics", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles", "system", "workers"),
+    *("budget", "contract", "device_notes", "diagnosis", "errors", "extremes", "files", "image_io", "local_means"),
+    *("masks", "metrics", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles", "system", "workers"),
 }
 FRONT = {"cli", "console", "options", "__main__"}
 HEAVY = {

@@ -15,7 +15,7 @@ from self2self.runtime.ensemble import PassTooLarge
 from self2self.runtime.model import Model
 from self2self.runtime.moments import Moments
 from self2self.runtime.prepared import Prepared
-from self2self.runtime.sampling import Passes, Sampling, device_sampling, sampling_for
+from self2self.runtime.sampling import Passes, Sampling, as_published, device_sampling, sampling_for
 from self2self.runtime.tile_job import Denoised, TileJob
 from self2self.runtime.tiling import TilePlan, largest_tile, tile_sizes
 from self2self.system import free_memory_bytes
@@ -48,6 +48,7 @@ def denoise(
     prepared: Prepared | None = None,
     mask_source: str = "auto",
     allow_fallback: bool = False,
+    keep_means: bool | None = None,
 ) -> Denoised:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -72,6 +73,8 @@ def denoise(
             masks that were made there. The two make different masks, and the device draws passes as
             `device_sampling` says.
         allow_fallback: use ``"auto"``, and say so, if `engine` does not work here.
+        keep_means: whether the result keeps the local means of the image (`local_means`); None leaves it to the
+            model's recipe.
 
     Raises:
         UsageError: how to draw passes, `batch`, `memory`, `engine` or `mask_source` is wrong.
@@ -108,6 +111,7 @@ def denoise(
             uncertainty=uncertainty,
             prepared=prepared,
             mask_source=source,
+            keep_means=not as_published(contract.recipe) if keep_means is None else keep_means,
         )
         return _run_within(job, memory, may_overwrite)
 

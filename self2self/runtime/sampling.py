@@ -37,6 +37,11 @@ class Sampling:
     flips: bool
 
 
+def as_published(recipe: str) -> bool:
+    """Whether the ensemble of a model of `recipe` is the plain mean of independent passes that the paper has."""
+    return recipe.startswith("paper")
+
+
 def sampling_for(
     recipe: str,
     passes: Passes | None = None,
@@ -52,15 +57,15 @@ def sampling_for(
     Raises:
         UsageError: a number is out of its range, or two options exclude each other.
     """
-    as_published = recipe.startswith("paper")
+    published = as_published(recipe)
     check_sampling(passes, tolerance)
     if passes is None:
-        passes = PAPER_PASSES if as_published and tolerance is None else "auto"
+        passes = PAPER_PASSES if published and tolerance is None else "auto"
     return Sampling(
         passes=MOST_PASSES if passes == "auto" else passes,
         tolerance=(TOLERANCE if tolerance is None else tolerance) if passes == "auto" else None,
-        balanced=not as_published if balanced is None else balanced,
-        flips=not as_published if flips is None else flips,
+        balanced=not published if balanced is None else balanced,
+        flips=not published if flips is None else flips,
     )
 
 

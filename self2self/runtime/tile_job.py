@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from self2self.budget import largest_host_batch
+from self2self.local_means import LocalMeans
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
 from self2self.runtime.device_ensemble import (
@@ -83,6 +84,7 @@ class TileJob:
         may_cap_batch: a `batch` that does not fit may become smaller.
         prepared: where the engine comes from and stays; None for one of the job's own.
         mask_source: ``"host"`` or ``"device"``.
+        keep_means: whether the result keeps the local means of the image (`local_means`).
         lines: of the output that are finished.
     """
 
@@ -98,6 +100,7 @@ class TileJob:
     uncertainty: bool = True
     prepared: Prepared | None = None
     mask_source: str = "host"
+    keep_means: bool = False
     lines: int = field(default=0, init=False)
 
     @property
@@ -131,7 +134,8 @@ class TileJob:
         # Indices are padded instead of pixels, so that no second image is held.
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
         deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
-        image_canvas = Canvas(plan, self.padding, out, self.pixels)
+        means = LocalMeans(self.pixels.shape) if self.keep_means else None
+        image_canvas = Canvas(plan, self.padding, out, self.pixels, means)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         most = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
@@ -178,6 +182,8 @@ class TileJob:
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
             provider = running.provider()
+        if means is not None:
+            means.restore(out)
         return Denoised(
             image=out,
             uncertainty=deviation,

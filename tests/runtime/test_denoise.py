@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,32 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
     # This network predicts what it sees, and so supports every extreme.
     assert np.array_equal(image, before)
     assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keep_means", "kept"),
+    [
+        ("fast", None, True),
+        ("", None, True),
+        ("paper-polyu", None, False),
+        ("fast", False, False),
+        ("paper", True, True),
+    ],
+)
+def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
+    uses: Uses, recipe: str, keep_means: bool | None, kept: bool
+) -> None:
+    shift = np.float32(0.01)
+
+    def too_light(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+        return repeat_image(image, masks) + shift
+
+    uses(too_light)
+    pixels = np.random.default_rng(0).uniform(0.1, 0.9, (3, 70, 40)).astype(np.float32)
+    model = fake_model()
+    model = replace(model, contract=replace(model.contract, recipe=recipe))
+    image = denoise(model, pixels.copy(), passes=1, keep_means=keep_means).image
+    np.testing.assert_allclose(image, pixels if kept else pixels + shift, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ort", "torch"])
