@@ -89,7 +89,7 @@ def run_recipe(
             watch.wall, watch.processor = curve[-1]["seconds"], curve[-1]["cpu_seconds"]
 
     def on_mark(state: FitState) -> None:
-        looked = scores(predict(state, pair.noisy, recipe, passes=LOOK_PASSES), pair.clean)
+        looked = scores(predict(state.weights(), pair.noisy, recipe, passes=LOOK_PASSES), pair.clean)
         curve.append({"step": state.step, **watch.seconds(), **looked})
         print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
         on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})

@@ -269,11 +269,13 @@ class CropSampler:
 
 
 @torch.no_grad()
-def predict(state: FitState, image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0) -> FloatArray:
-    """Quick look at the result: the mean of a few passes with the weights for inference.
+def predict(
+    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
+) -> FloatArray:
+    """Quick look at the result: the mean of a few passes.
 
     Args:
-        state: a fit that may still be running; it is not changed.
+        weights: of a network of `recipe`; the look is taken on the device where they are.
         image: float32 (C, H, W).
         recipe: of the fit.
         passes: how many.
@@ -285,10 +287,10 @@ def predict(state: FitState, image: FloatArray, recipe: Recipe, *, passes: int =
     channels, height, width = image.shape
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
-    device = next(state.network.parameters()).device
+    device = next(iter(weights.values())).device
     padded = torch.from_numpy(np.ascontiguousarray(padding.pad(within_range(image))))[None].to(device)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
-    network.load_state_dict(state.weights())
+    network.load_state_dict(weights)
     network = placed(network, device)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
     total = np.zeros(padded.shape[1:], np.float64)

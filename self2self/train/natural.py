@@ -56,10 +56,7 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
         pixels: float32 (C, H, W), the noisy image.
         recipe: of the fit.
     """
-    import torch
+    from self2self.train.fit import predict
 
-    from self2self.train.fit import new_state, predict
-
-    state = new_state(recipe, pixels.shape[0], 0, torch.device("cpu"), weights)
-    prediction = predict(state, central(pixels, TRIED_SIDE), recipe, passes=1)
+    prediction = predict(weights, central(pixels, TRIED_SIDE), recipe, passes=1)
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)

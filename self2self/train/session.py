@@ -209,7 +209,7 @@ class Reporter:
         window = preview_window(self._pixels.shape)
         noisy = self._pixels[window]
         clean = np.empty_like(noisy)
-        with_extremes(predict(state, noisy, self._config.recipe), noisy, clean)
+        with_extremes(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
         atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
         self._looked = time.monotonic()
         self._look_seconds = self._looked - start

@@ -37,7 +37,7 @@ def quick_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes without an export, which takes seconds."""
 
     def quick(pair: Pair, recipe: Recipe, state: FitState, passes: int) -> dict[str, float]:
-        return scores(predict(state, pair.noisy, recipe, passes=passes), pair.clean)
+        return scores(predict(state.weights(), pair.noisy, recipe, passes=passes), pair.clean)
 
     monkeypatch.setattr(methods, "run_passes", quick)
 

@@ -136,7 +136,7 @@ def test_fit_removes_noise_and_keeps_the_mean() -> None:
     noisy = (clean + 0.1 * np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
     recipe = replace(TINY, steps=120, encoder_width=12, decoder_widths=(12,) * 5)
     state = fitted(recipe, noisy)
-    result = predict(state, noisy, recipe, passes=30)
+    result = predict(state.weights(), noisy, recipe, passes=30)
     assert psnr(result, clean) > psnr(noisy, clean) + 4
     assert float(result.mean()) == pytest.approx(float(noisy.mean()), abs=0.01)
 
@@ -226,7 +226,7 @@ def test_any_size_can_be_fitted_and_predicted() -> None:
     for size in ((8, 8), (65, 33), (100, 31)):
         image = image_of(*size, channels=1)
         recipe = replace(TINY, steps=1, crop=64)
-        assert predict(fitted(recipe, image), image, recipe).shape == image.shape
+        assert predict(fitted(recipe, image).weights(), image, recipe).shape == image.shape
 
 
 def test_orientations_are_drawn_evenly_and_only_squares_are_transposed() -> None:
