@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from self2self.diagnosis import central
 from self2self.errors import InputError, InterruptedRun
 from self2self.extremes import with_extremes
 from self2self.files import atomic_write
@@ -206,8 +207,7 @@ class Reporter:
     def _look(self, state: FitState) -> tuple[float | None, float | None]:
         """Write the preview; the scores when there is a reference."""
         start = time.monotonic()
-        window = preview_window(self._pixels.shape)
-        noisy = self._pixels[window]
+        noisy = central(self._pixels, PREVIEW_SIDE)
         clean = np.empty_like(noisy)
         with_extremes(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
         atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
@@ -215,17 +215,8 @@ class Reporter:
         self._look_seconds = self._looked - start
         if self._reference is None:
             return None, None
-        reference = self._reference[window]
+        reference = central(self._reference, PREVIEW_SIDE)
         return psnr(clean, reference), ssim(clean, reference) if min(reference.shape[1:]) >= 11 else None
-
-
-def preview_window(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    """The middle of an image (C, H, W), small enough to look at quickly."""
-    sides = []
-    for size in shape[1:]:
-        start = max(0, (size - PREVIEW_SIDE) // 2)
-        sides.append(slice(start, start + min(size, PREVIEW_SIDE)))
-    return slice(None), sides[0], sides[1]
 
 
 def encode_preview(pixels: FloatArray) -> bytes:

@@ -16,7 +16,7 @@ from self2self.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import History, Run
-from self2self.train.session import FitReport, encode_preview, fit_run, preview_window
+from self2self.train.session import PREVIEW_SIDE, FitReport, encode_preview, fit_run
 from tests.train.test_fit import TINY, image_of
 from tests.train.test_run_folder import config_of
 
@@ -185,8 +185,10 @@ def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path
     assert not list(run.folder.glob(".*"))
 
 
-def test_preview_of_a_large_image_is_its_middle() -> None:
-    assert preview_window((3, 2000, 300)) == (slice(None), slice(808, 1192), slice(0, 300))
+def test_preview_of_a_large_image_is_its_middle(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    fit_run(run, config_of(recipe=replace(LONG, steps=1)), image_of(64, PREVIEW_SIDE + 40), resume=False)
+    assert picture(run.preview_path).size == (PREVIEW_SIDE, 64)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
