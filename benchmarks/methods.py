@@ -20,7 +20,7 @@ from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState, predict
-from self2self.train.natural import FILES, natural_weights
+from self2self.train.natural import natural_file, start_of
 from self2self.train.recipes import Recipe, recipe_for
 
 Row = dict[str, Any]
@@ -46,16 +46,14 @@ def changes(text: str) -> dict[str, Any]:
     return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
 
 
-def start_weights(recipe: Recipe, channels: int) -> dict[str, Any] | None:
-    """Weights that the fit starts from; None for random ones."""
-    return natural_weights(channels) if recipe.init == "natural" else None
-
-
 def recipe_inputs(recipe: Recipe, channels: int) -> Row:
     """What a fit depends on, beside the image: a row of a results file is used again only while this is equal."""
     values = json.loads(json.dumps(recipe.to_json()))
+    if not recipe.camera:
+        # Rows from before there was a choice need not be measured again.
+        del values["camera"]
     if recipe.init == "natural":
-        values["start_sha256"] = hashlib.sha256(FILES[channels].read_bytes()).hexdigest()[:16]
+        values["start_sha256"] = hashlib.sha256(natural_file(channels, recipe.camera).read_bytes()).hexdigest()[:16]
     return {"recipe": values}
 
 
@@ -94,7 +92,7 @@ def run_recipe(
         print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
         on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})
 
-    start = start_weights(recipe, pair.noisy.shape[0])
+    start = start_of(recipe, pair.noisy.shape[0])
     state = clocked_fit(pair.noisy, recipe, start, watch, marks, on_mark, keep, on_restored)
     row = {**watch.seconds("fit_"), "steps": recipe.steps, **run_passes(pair, recipe, state, passes), "curve": curve}
     if keep is not None:
@@ -118,7 +116,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
 
 def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
     """How long all steps of `recipe` would take, from a few; no quality, which must not be extrapolated."""
-    start = start_weights(recipe, pair.noisy.shape[0])
+    start = start_of(recipe, pair.noisy.shape[0])
     clocked_fit(pair.noisy, replace(recipe, steps=WARM_UP_STEPS), start, Stopwatch())
     watch = Stopwatch()
     clocked_fit(pair.noisy, replace(recipe, steps=CLOCKED_STEPS), start, watch)

@@ -39,7 +39,7 @@ from self2self.runtime.model import Model, load_model
 from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling, sampling_for
 from self2self.train.fit import fit, new_state
-from self2self.train.natural import natural_weights
+from self2self.train.natural import start_of
 from self2self.train.recipes import Recipe, recipe_for
 
 MARKS = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
@@ -90,7 +90,7 @@ def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
     path = folder / f"{pair.name}-{recipe.name}-{key}.onnx"
     if not path.is_file():
         channels = pair.noisy.shape[0]
-        start = natural_weights(channels) if recipe.init == "natural" else None
+        start = start_of(recipe, channels)
         state = fit(pair.noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
         with exported(state, recipe) as model:
             atomic_write(path, model.path.read_bytes())

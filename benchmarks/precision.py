@@ -26,7 +26,7 @@ from self2self.contract import Contract
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, middle
 from self2self.export.to_onnx import to_onnx
 from self2self.train.fit import fit, new_state
-from self2self.train.natural import natural_weights
+from self2self.train.natural import start_of
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe, recipe_for
 
@@ -45,7 +45,7 @@ def noisy_and_clean(name: str, sigma: float) -> tuple[FloatArray, FloatArray]:
 def fitted(noisy: FloatArray, recipe: Recipe) -> tuple[Self2SelfNet, Contract]:
     """The network that `self2self fit` would save, and what it says of itself."""
     channels = noisy.shape[0]
-    start = natural_weights(channels) if recipe.init == "natural" else None
+    start = start_of(recipe, channels)
     state = fit(noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
     masks = recipe.pass_masks(channels)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)

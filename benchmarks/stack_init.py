@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, Weights, clocked_fit
-from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, start_weights
+from benchmarks.methods import Row, changes, named_recipe, recipe_inputs
 from benchmarks.pairs import Pair, cut, sample, scores
 from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
 from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
+from self2self.train.natural import start_of
 from self2self.train.recipes import Recipe, following
 from self2self.train.synthetic import add_noise
 
@@ -81,7 +82,7 @@ def main() -> None:
             missing = [method for method, head in heads.items() if file.find(**head) is None]
             if not missing:
                 continue
-            start = start_weights(recipe, channels)
+            start = start_of(recipe, channels)
             _, weights = fit_frame(first, recipe, start)
             for method in missing:
                 anew = plans[method] is recipe

@@ -40,7 +40,7 @@ from self2self.masks import BLOCK, MaskMaker
 from self2self.orientation import turned, turned_back
 from self2self.padding import Padding
 from self2self.train.fit import FitState, fit, new_state
-from self2self.train.natural import natural_weights
+from self2self.train.natural import start_of
 from self2self.train.network import Self2SelfNet, placed
 from self2self.train.recipes import RECIPES, Recipe
 from self2self.train.synthetic import add_noise
@@ -112,7 +112,7 @@ def ensemble(weights: Weights, pixels: FloatArray, recipe: Recipe, passes: int, 
 def fitted(pair: Pair, recipe: Recipe, marks: set[float]) -> tuple[dict[float, Weights], float]:
     """Weights after each share of the steps in `marks`, and the seconds of the whole fit."""
     channels = pair.noisy.shape[0]
-    start = natural_weights(channels) if recipe.init == "natural" else None
+    start = start_of(recipe, channels)
     state = new_state(replace(recipe, fitted_share=1.0), channels, 0, torch.device("cpu"), start)
     kept = {0.0: state.weights()}
     steps = {round(mark * recipe.steps): mark for mark in marks}

@@ -13,18 +13,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 Photograph = NDArray[np.uint8]
 Crop = NDArray[np.float32]
 
+LARGEST_BLUR = 1.3
+"""Standard deviation of a Gaussian, in pixels."""
 
-def load_photographs(folders: list[Path], channels: int) -> list[Photograph]:
-    """All photographs as uint8 (C, H, W), each also at half size, where noise of its own is gone."""
+
+def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] = (1, 2)) -> list[Photograph]:
+    """All photographs as uint8 (C, H, W), whole (1) and at half the size (2), where their own noise is gone."""
     photographs = []
     for path in sorted(p for folder in folders for p in folder.glob("*.png")):
         image = Image.open(path).convert("RGB" if channels == 3 else "L")
-        for scale in (1, 2):
-            small = image.reduce(scale) if scale > 1 else image
+        for part in parts:
+            small = image.reduce(part) if part > 1 else image
             pixels = np.asarray(small, np.uint8)
             photographs.append(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
     if not photographs:
@@ -65,12 +69,33 @@ def as_it_is(photographs: list[Photograph], size: int, rng: np.random.Generator)
 
 def recoloured(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
     """Channels permuted, contrast lowered, sometimes inverted."""
-    clean = as_it_is(photographs, size, rng)
+    clean = other_colours(as_it_is(photographs, size, rng), rng)
+    return 1 - clean if rng.random() < 0.2 else clean
+
+
+def other_colours(clean: Crop, rng: np.random.Generator) -> Crop:
+    """Channels permuted, contrast lowered."""
     clean = clean[rng.permutation(clean.shape[0])]
     low, high = sorted(rng.uniform(0, 1, 2))
-    if high - low > 0.2:
-        clean = low + clean * (high - low)
-    return 1 - clean if rng.random() < 0.2 else clean
+    return low + clean * (high - low) if high - low > 0.2 else clean
+
+
+def soft(small: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """A part of a reduced photograph, at times blurred or in other colours.
+
+    A photograph has grain, which a network that is shown it as clean learns to keep. Where it is reduced, the grain is
+    gone, but then it is sharper than the pixels of a camera, which interpolates between those of its sensor.
+    """
+    while True:
+        photograph = small[rng.integers(len(small))]
+        _, height, width = photograph.shape
+        if min(height, width) >= size:
+            break
+    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    crop = np.rot90(photograph[:, top : top + size, left : left + size], rng.integers(4), (1, 2))
+    blur = rng.uniform(0, LARGEST_BLUR)
+    clean = gaussian_filter(crop.astype(np.float32) / 255, (0, blur, blur))
+    return np.ascontiguousarray(other_colours(clean, rng) if rng.random() < 0.5 else clean, np.float32)
 
 
 def stained(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clean_crops import load_photographs, sample_clean
+from clean_crops import load_photographs, sample_clean, soft
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,6 +43,10 @@ KINDS = {
     "camera": 0.35,
 }
 """Kinds of noise, and how large a share of the crops has each."""
+MIXES = {"all": KINDS, "camera": {"camera": 0.8, "correlated": 0.1, "gaussian": 0.1}}
+SOFT_SHARE = 0.15
+SOFT_SHARES = {"camera": 0.7, "correlated": 0.7}
+"""Share of the crops that are soft: where noise looks like grain, what is clean must have none."""
 LARGEST_SIGMA = 70.0
 LARGEST_CAMERA_SIGMA = 30.0
 BEYOND_SHARE = 0.1
@@ -51,12 +55,11 @@ MOST_BEYOND = 0.3
 """How much of that range is cut off at each end, at most."""
 
 
-def with_noise(clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`clean`, and it with noise of a random kind, and of a level that is more often weak than strong, as in the world.
+def with_noise(clean: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`clean`, and it with noise of `kind` and of a level that is more often weak than strong, as in the world.
 
     A part of both has values beyond [0, 1], as an image has whose range was chosen by its bulk.
     """
-    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
     largest = LARGEST_CAMERA_SIGMA if kind == "camera" else LARGEST_SIGMA
     sigma = more_often_low(0, largest, rng)
     if rng.random() >= BEYOND_SHARE:
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="weights to start from; for grey also those for colour")
+    parser.add_argument("--noise", choices=MIXES, default="all")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--decay", type=int, default=8_000)
@@ -103,6 +107,15 @@ def main() -> None:
     args = parser.parse_args()
 
     photographs = load_photographs(args.folders, args.channels)
+    small = load_photographs(args.folders, args.channels, parts=(2, 3))
+    mix = MIXES[args.noise]
+
+    def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        kind = str(rng.choice(list(mix), p=list(mix.values())))
+        is_soft = rng.random() < SOFT_SHARES.get(kind, SOFT_SHARE)
+        clean = soft(small, args.size, rng) if is_soft else sample_clean(photographs, args.size, rng)
+        return with_noise(clean, kind, rng)
+
     network = Self2SelfNet(args.channels, ENCODER_WIDTH, DECODER_WIDTHS)
     initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
     if args.start:
@@ -124,8 +137,7 @@ def main() -> None:
     saved, recent = time.monotonic(), []
     for step in range(first, args.steps):
         rng = generator(args.seed, step, Stream.CROP)
-        samples = [with_noise(sample_clean(photographs, args.size, rng), rng) for _ in range(args.batch)]
-        clean, noisy = map(np.stack, zip(*samples, strict=True))
+        clean, noisy = map(np.stack, zip(*(sample(rng) for _ in range(args.batch)), strict=True))
         drop_rate = more_often_low(*args.drop_rates, rng)
         specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, args.decoder_drop_rate)
         masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)

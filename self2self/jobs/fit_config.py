@@ -86,8 +86,8 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
     if start == "natural" and options.init is None:
-        weights = natural_weights(channels)
-        if not predict_an_image(weights, image.pixels, recipe.for_noise(noise)):
+        suited = recipe.for_noise(noise)
+        if not predict_an_image(natural_weights(channels, suited.camera), image.pixels, suited):
             observer.note(
                 "the start weights make no image of this one; fitting from scratch, which takes longer "
                 "(--init natural starts from them all the same)."

@@ -26,6 +26,8 @@ TRIED_SIDE = 256
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
 FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
+CAMERA_FILES = {3: FOLDER / "natural-rgb-camera.safetensors"}
+"""Those that have seen more of the noise that a camera's processing spreads over neighbouring pixels."""
 
 
 def has_natural_weights(channels: int) -> bool:
@@ -33,17 +35,39 @@ def has_natural_weights(channels: int) -> bool:
     return channels in FILES and FILES[channels].is_file()
 
 
-def natural_weights(channels: int) -> dict[str, torch.Tensor]:
+def natural_file(channels: int, camera: bool = False) -> Path:
+    """The file of `natural_weights`.
+
+    Raises:
+        UsageError: there is none for so many channels.
+    """
+    if not has_natural_weights(channels):
+        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+    return CAMERA_FILES.get(channels, FILES[channels]) if camera else FILES[channels]
+
+
+def natural_weights(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
     """Start weights by name, in the precision in which they are stored.
+
+    Args:
+        channels: of the image.
+        camera: take those that know the noise of a camera better, where there are any for so many channels.
 
     Raises:
         UsageError: there are none for so many channels.
     """
-    if not has_natural_weights(channels):
-        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
     from self2self.train.checkpoint import read_tensors
 
-    return read_tensors(FILES[channels])[0]
+    return read_tensors(natural_file(channels, camera))[0]
+
+
+def start_of(recipe: Recipe, channels: int) -> dict[str, torch.Tensor] | None:
+    """The weights that a fit by `recipe` starts from; None for random ones.
+
+    Raises:
+        UsageError: there are none for so many channels.
+    """
+    return natural_weights(channels, recipe.camera) if recipe.init == "natural" else None
 
 
 def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> bool:

@@ -24,6 +24,7 @@ LATER_FIELDS: dict[str, Any] = {
     "fitted_share": 1.0,
     "pass_drop_rate": None,
     "matrix_rate": None,
+    "camera": False,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -60,6 +61,7 @@ class Recipe:
         decoder_drop_rate: probability that a decoder activation is dropped.
         init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
             package and have seen photographs).
+        camera: start from those of the latter that know a camera's noise better, where there are any.
         scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
         loss: ``"l1"`` or ``"l2"``, over the hidden pixel values.
         learning_rate: peak rate of Adam.
@@ -84,6 +86,7 @@ class Recipe:
     input_drop_rate: float
     decoder_drop_rate: float
     init: str = "scratch"
+    camera: bool = False
     scratch_scheme: str = "normal"
     loss: str = "l1"
     learning_rate: float = 4e-4
@@ -142,7 +145,7 @@ class Recipe:
         noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
         noise, its level is underestimated, and a fit predicts it from them: even ten steps lose what the start
         weights, which know such noise, would remove (docs/experiments.md). So none is taken, unless the user asks
-        for some.
+        for some, and weights that know such noise best.
         """
         if self.pass_drop_rate is None:
             return self
@@ -153,6 +156,7 @@ class Recipe:
         return replace(
             self,
             steps=steps,
+            camera=noise.correlated,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=min(self.fitted_share, choice.fitted_share),

@@ -67,7 +67,7 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     if config.start == "scratch":
         return None
     if config.start == "natural":
-        return natural_weights(config.channels)
+        return natural_weights(config.channels, config.recipe.camera)
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
 

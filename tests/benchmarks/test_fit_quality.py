@@ -151,6 +151,14 @@ def test_natural_weights_are_part_of_what_a_row_depends_on() -> None:
     assert "start_sha256" not in methods.recipe_inputs(methods.named_recipe("fast:scratch"), 3)["recipe"]
 
 
+def test_rows_from_before_there_were_weights_for_cameras_still_count() -> None:
+    camera = replace(RECIPES["fast"], camera=True)
+    before, now = (methods.recipe_inputs(recipe, 3)["recipe"] for recipe in (RECIPES["fast"], camera))
+    assert "camera" not in before
+    assert now["camera"]
+    assert now["start_sha256"] != before["start_sha256"]
+
+
 def test_changes_of_a_recipe() -> None:
     recipe = methods.named_recipe("fast:scratch,steps=7,crop=null")
     assert (recipe.init, recipe.steps, recipe.crop) == ("scratch", 7, None)

@@ -48,8 +48,8 @@ def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
 
 
 def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wild(channels: int) -> dict[str, torch.Tensor]:
-        weights = natural_weights(channels)
+    def wild(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
+        weights = natural_weights(channels, camera)
         return weights | {"head.weight": 40 * weights["head.weight"]}
 
     image = read_image(write_noisy(tmp_path / "noisy.png"))

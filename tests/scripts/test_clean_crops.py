@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path) -> None:
     assert {p.shape for p in crops.load_photographs([folder], 3)} == {(3, 130, 140), (3, 65, 70)}
     assert {p.shape for p in crops.load_photographs([folder], 1)} == {(1, 130, 140), (1, 65, 70)}
+    assert {p.shape for p in crops.load_photographs([folder], 3, parts=(2, 3))} == {(3, 65, 70), (3, 44, 47)}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -41,6 +42,23 @@ def test_crops_of_all_ways_are_reproducible_and_differ(crops: ModuleType, folder
         assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
         assert np.array_equal(drawn[3], way(loaded, SIZE, np.random.default_rng(3)))
         assert len({crop.tobytes() for crop in drawn}) > 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_soft_crops_are_blurred_by_chance(crops: ModuleType, channels: int) -> None:
+    def detail(crop: np.ndarray) -> float:
+        return float(np.abs(np.diff(crop)).mean() / crop.std())
+
+    small = [np.random.default_rng(0).integers(0, 255, (channels, 70, 80), np.uint8)]
+    drawn = [crops.soft(small, SIZE, np.random.default_rng(seed)) for seed in range(30)]
+    assert {(crop.shape, crop.dtype) for crop in drawn} == {((channels, SIZE, SIZE), np.dtype(np.float32))}
+    assert min(map(np.min, drawn)) >= 0
+    assert max(map(np.max, drawn)) <= 1
+    sharp = detail(small[0].astype(np.float32))
+    details = [detail(crop) / sharp for crop in drawn]
+    assert min(details) < 0.6
+    assert max(details) > 0.95
+    assert np.array_equal(drawn[3], crops.soft(small, SIZE, np.random.default_rng(3)))
 
 
 def test_samples_are_in_the_range(crops: ModuleType, folder: Path) -> None:

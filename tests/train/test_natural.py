@@ -4,11 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from self2self.diagnosis import Noise
+from self2self.errors import UsageError
 from self2self.train.fit import predict
-from self2self.train.natural import natural_weights, predict_an_image
-from self2self.train.recipes import RECIPES
+from self2self.train.natural import natural_file, natural_weights, predict_an_image, start_of
+from self2self.train.recipes import RECIPES, recipe_for
+from self2self.train.synthetic import add_noise
 
 SIZE = 96
 FloatArray = NDArray[np.float32]
@@ -41,16 +45,44 @@ COLOURS: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("drop_rate", [0.1, 0.4])
-def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: float) -> None:
+@pytest.mark.parametrize(("drop_rate", "camera"), [(0.1, False), (0.4, False), (0.4, True)])
+def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: float, camera: bool) -> None:
     grey = PATTERNS[pattern](np.random.default_rng(0)).astype(np.float32)[None]
     image = COLOURS[colour](grey)
     recipe = RECIPES["fast"].with_options(drop_rate=drop_rate)
-    weights = natural_weights(len(image))
+    weights = natural_weights(len(image), camera)
     prediction = predict(weights, image, recipe, passes=2)
-    assert prediction.min() > -0.6
-    assert prediction.max() < 1.6
+    assert prediction.min() > -0.7
+    assert prediction.max() < 1.7
     assert predict_an_image(weights, image, recipe)
+
+
+def test_weights_for_camera_noise_are_others_where_there_are_any() -> None:
+    assert natural_file(3, camera=True) != natural_file(3)
+    assert natural_file(1, camera=True) == natural_file(1)
+    with pytest.raises(UsageError, match="no weights for 4 channels"):
+        natural_file(4, camera=True)
+    recipe = RECIPES["fast"]
+    camera = recipe.for_noise(Noise(0.5, (0.5, 0.5, 0.5), 0.5, 0.5, 0.5))
+    ordinary, of_camera = start_of(recipe, 3), start_of(camera, 3)
+    assert ordinary is not None
+    assert of_camera is not None
+    assert not torch.equal(ordinary["head.weight"], of_camera["head.weight"])
+    assert start_of(recipe_for("fast", "scratch"), 3) is None
+
+
+def test_camera_noise_goes_and_detail_stays() -> None:
+    """More of the former than with the other weights."""
+    rng = np.random.default_rng(0)
+    clean = np.stack([0.3 + 0.2 * np.sin(x / 11) * np.cos(y / 7), 0.5 + 0.2 * (x > 40), 0.4 + y / 400])
+    clean = clean.astype(np.float32)
+    noisy = add_noise(clean, "camera", 8, rng)
+    recipe = RECIPES["fast"].with_options(drop_rate=0.4)
+    before, *after = (
+        float(np.std(image - clean))
+        for image in (noisy, *(predict(natural_weights(3, camera), noisy, recipe) for camera in (False, True)))
+    )
+    assert after[1] < after[0] < 0.7 * before
 
 
 def test_weights_that_predict_no_image_are_recognised() -> None:

@@ -93,6 +93,7 @@ def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None
         assert other.for_noise(noise(sigma, correlation=0.5)) == other
     correlated = RECIPES["fast"].for_noise(noise(sigma, correlation=0.5))
     assert correlated.steps == 0
+    assert (chosen.camera, correlated.camera) == (False, True)
     assert chosen.rate_of_passes < correlated.rate_of_passes <= correlated.input_drop_rate
     assert RECIPES["fast"].for_noise(noise(0.0, correlation=0.5)) == correlated, "its level cannot be estimated"
     following_share = replace(RECIPES["fast"], fitted_share=0.1)
