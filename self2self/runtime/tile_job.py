@@ -183,7 +183,9 @@ class TileJob:
                     seconds[key] += spent
             provider = running.provider()
         if means is not None:
+            began = time.perf_counter()
             means.restore(out)
+            seconds["reduce"] += time.perf_counter() - began
         return Denoised(
             image=out,
             uncertainty=deviation,
