@@ -85,7 +85,7 @@ def test_correlated_noise_is_not_learned_unless_asked_for(tmp_path: Path, monkey
     assert values["loss"] is None
     assert (tmp_path / "image.denoised.png").is_file()
     weights, _, _ = load_weights(Path(values["run"]) / "model.safetensors")
-    start = natural_weights(3)
+    start = natural_weights(3, camera=True)
     assert all(torch.equal(tensor, start[name].float()) for name, tensor in weights.items())
     run_cli("denoise", "image.png", "--passes", "1", "--force")
     assert "fitted in 0 steps and" in run_cli("fit", "image.png", "-o", "again").stdout
