@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.diagnosis import GREY_LEVELS, NORMAL_MEDIAN, SATURATED_SHARE
+from self2self.extremes import LINES
 
 FloatArray = NDArray[np.float32]
 
@@ -31,8 +32,6 @@ OUTLIER = 3.0
 """What differs by more standard deviations counts as differing by as many."""
 CUT_OFF = 2.5
 """Nearer to an end of the range than so many standard deviations, noise is cut off, if values there are equal to it."""
-LINES = 64
-"""Lines that are worked on at a time."""
 
 
 class LocalMeans:

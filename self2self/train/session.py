@@ -23,7 +23,8 @@ from self2self.metrics import psnr, ssim
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
 from self2self.train.iqa import IqaTerm
-from self2self.train.natural import natural_weights
+from self2self.train.natural import start_of
+from self2self.train.recipes import INITS
 from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
 
 CHECKPOINT_SECONDS = 20.0
@@ -64,10 +65,8 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     Raises:
         InputError, FileFormatError: the run to start from cannot be read.
     """
-    if config.start == "scratch":
-        return None
-    if config.start == "natural":
-        return natural_weights(config.channels, config.recipe.camera)
+    if config.start in INITS:
+        return start_of(config.recipe, config.channels)
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
 

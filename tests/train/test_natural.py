@@ -52,8 +52,9 @@ def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: f
     recipe = RECIPES["fast"].with_options(drop_rate=drop_rate)
     weights = natural_weights(len(image), camera)
     prediction = predict(weights, image, recipe, passes=2)
-    assert prediction.min() > -0.7
-    assert prediction.max() < 1.7
+    # Stripes of opposite colours lead those for cameras to -0.63.
+    assert prediction.min() > (-0.7 if camera else -0.6)
+    assert prediction.max() < 1.6
     assert predict_an_image(weights, image, recipe)
 
 
