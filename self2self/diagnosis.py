@@ -1,9 +1,9 @@
 """What an image tells about its own noise, with no clean image to compare with: how much, and of which kind.
 
 The method removes noise that is independent from pixel to pixel, because it predicts each hidden
-pixel from its neighbours. Whether the noise is of that kind can be seen in the noisy image before
-the fit (`measure_noise`), from which `fast` chooses its settings, and in what was removed after it
-(`measure_residual`).
+pixel from its neighbours; for other noise `fast` has another way. Of which kind the noise is can be seen in
+the noisy image before the fit (`measure_noise`), from which `fast` chooses its settings, and in what was
+removed after it (`measure_residual`).
 
 Levels are in 8-bit grey levels: 255 times the unit of the pixels, whose bulk lies in [0, 1].
 """
@@ -55,10 +55,9 @@ pixels stays under it unless texture hides weak noise, and a camera's interpolat
 LARGEST_SIDE = 1536
 """Pixels a side of the part that is looked at; an estimate from two million values does not get better by more."""
 
-CORRELATED_NOTE = (
-    "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same), and a fit learns "
-    "such noise instead of removing it. Better denoise the raw file, or the frame before it was scaled or compressed."
-)
+SHARED_NOTE = "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same)"
+BETTER_SOURCE = "Better denoise the raw file, or the frame before it was scaled or compressed."
+CORRELATED_NOTE = f"{SHARED_NOTE}, and a fit learns such noise instead of removing it. {BETTER_SOURCE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +212,12 @@ def _sigma(plane: Plane) -> float:
     diagonal = (a - b - c + d) / 2
     smooth = _smooth((a + b + c + d) / 4)
     slope = np.hypot(*np.gradient(smooth))
-    sigma = _robust_scale(diagonal[_flattest(slope, np.ones(slope.shape, bool))])
+    sigma = robust_scale(diagonal[_flattest(slope, np.ones(slope.shape, bool))])
     usable = np.ones(slope.shape, bool)
     for end in _cut_off_ends(plane):
         usable &= np.abs(smooth - end) > CLIP * sigma
     if not usable.all() and np.count_nonzero(usable) >= LEAST_POSITIONS:
-        sigma = _robust_scale(diagonal[_flattest(slope, usable)])
+        sigma = robust_scale(diagonal[_flattest(slope, usable)])
     return sigma
 
 
@@ -235,7 +234,7 @@ def _flattest(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(usable & (slope <= np.partition(values, count - 1)[count - 1]))
 
 
-def _robust_scale(values: Plane) -> float:
+def robust_scale(values: Plane) -> float:
     """Standard deviation of the normal part of `values`; the median alone would have the steps of 8 bits."""
     sigma = float(np.median(np.abs(values))) / NORMAL_MEDIAN
     for _ in range(8):

@@ -57,6 +57,7 @@ class Stream(IntEnum):
     FIT = 1
     CROP = 2
     DEVICE = 3
+    NOISE = 4
 
 
 def check_seed(seed: int) -> None:

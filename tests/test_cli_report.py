@@ -67,7 +67,6 @@ def test_correlated_noise_is_told_before_the_fit_and_once(tmp_path: Path, monkey
     result = run_cli("fit", "image.png", *FAST, "--json")
     assert result.stderr.count("neighbouring pixels share their noise") == 1
     assert "raw file" in result.stderr
-    assert "(--steps 0)" not in result.stderr
     assert parse_json(result)["noise"]["correlated"] is True
     result = run_cli("denoise", "image.png", *FAST, "--passes", "1", "--report", "page.html")
     assert result.stderr.count("neighbouring pixels share their noise") == 1
@@ -75,22 +74,22 @@ def test_correlated_noise_is_told_before_the_fit_and_once(tmp_path: Path, monkey
     assert 'class="warning"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_correlated_noise_is_not_learned_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correlated_noise_is_simulated_unless_the_start_weights_are_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_correlated(tmp_path / "image.png")
-    result = run_cli("denoise", "image.png", "--passes", "1", "--report", "page.html", "--json")
-    assert "(--steps 0)" in result.stderr
-    values = parse_json(result)
-    assert values["steps"] == 0
-    assert values["loss"] is None
-    assert (tmp_path / "image.denoised.png").is_file()
-    weights, _, _ = load_weights(Path(values["run"]) / "model.safetensors")
+    result = run_cli("denoise", "image.png", *FAST, "--passes", "1", "--json")
+    assert "the fit learns from noise simulated like it" in result.stderr
+    _, recipe, _ = load_weights(Path(parse_json(result)["run"]) / "model.safetensors")
+    assert recipe.target == "simulated"
+    result = run_cli("denoise", "image.png", "--steps", "0", "--passes", "1", "--run", "none", "--force", "--json")
+    assert "which the start weights know" in result.stderr
+    assert parse_json(result)["loss"] is None
+    weights, _, _ = load_weights(tmp_path / "none" / "model.safetensors")
     start = natural_weights(3, camera=True)
     assert all(torch.equal(tensor, start[name].float()) for name, tensor in weights.items())
-    run_cli("denoise", "image.png", "--passes", "1", "--force")
-    assert "fitted in 0 steps and" in run_cli("fit", "image.png", "-o", "again").stdout
-    assert "a finished fit" in run_cli("fit", "image.png", "-o", "again", expect=2).stderr
-    assert "fitted in 1 steps" in run_cli("fit", "image.png", "-o", "one", "--steps", "1").stdout
+    assert "learns such noise" in run_cli("fit", "image.png", "-o", "paper", "--recipe", "paper", *FAST).stderr
 
 
 def test_what_a_report_needs_is_refused_before_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,7 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    steps = options.steps
-    if steps is None and options.wants_iqa:
-        # Without a step, the term would do nothing.
-        steps = recipe.steps
-    recipe = recipe.for_noise(noise).with_options(steps, options.drop_rate)
+    recipe = recipe.for_noise(noise).with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
     return RunConfig(

@@ -132,7 +132,7 @@ def fit_job(
         config = resumable(run, config, options)
     elif run.folder.exists() and not force:
         raise occupied(run)
-    tell_noise(image, noise, config.recipe.steps, observer)
+    tell_noise(image, noise, config.recipe, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
     return replace(fitted, noise=noise)
 

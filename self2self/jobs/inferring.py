@@ -281,7 +281,7 @@ def fit_model(
     noise = noise or noise_of(image)
     config = configure(image, fitting, noise, observer)
     run = run_folder(config, fitting)
-    tell_noise(image, noise, config.recipe.steps, observer)
+    tell_noise(image, noise, config.recipe, observer)
     fitted = fit_or_reuse(run, config, image, observer, force=force)
     began = time.perf_counter()
     if not run.onnx_path.is_file() or not fitted.reused:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.diagnosis import CORRELATED_NOTE, Noise, central, measure_noise
+from self2self.diagnosis import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, central, measure_noise
 from self2self.image_io import Image
 
 if TYPE_CHECKING:
     from self2self.runtime.moments import Moments
+    from self2self.train.recipes import Recipe
     from self2self.train.session import FitReport
 
 
@@ -53,13 +54,12 @@ def noise_of(image: Image) -> Noise:
     return measure_noise(central(image.pixels))
 
 
-def tell_noise(image: Image, noise: Noise, steps: int, observer: Observer) -> None:
-    """Warn if the noise of the image is of the kind that a fit, of so many steps, would learn."""
-    if noise.correlated:
-        text = f"{image.path}: {CORRELATED_NOTE.format(noise.correlation)}"
-        if not steps:
-            text += (
-                " The weights that a fit starts from, which know such noise, are used as they are (--steps 0); "
-                "--steps 150 fits them to the image all the same, which helps some images and harms others."
-            )
-        observer.note(text)
+def tell_noise(image: Image, noise: Noise, recipe: Recipe, observer: Observer) -> None:
+    """Warn if the noise of the image is correlated, and say what the fit does about it."""
+    if not noise.correlated:
+        return
+    note = CORRELATED_NOTE
+    if recipe.target == "simulated":
+        does = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
+        note = f"{SHARED_NOTE}, {does}. {BETTER_SOURCE}"
+    observer.note(f"{image.path}: {note.format(noise.correlation)}")

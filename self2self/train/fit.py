@@ -4,7 +4,8 @@ Every step hides a random share of the pixel values, predicts them from the othe
 decoder's dropout on, and learns from the error at the hidden values alone. The network cannot
 copy noise that it does not see, and independent noise cannot be predicted, so what it learns is
 the image. Near the end it starts to memorise the noise, hence few steps, a falling learning rate
-and averaged weights in the ``fast`` recipe.
+and averaged weights in the ``fast`` recipe. Noise that neighbours share can be predicted; there,
+``fast`` learns from something else (`train.rehearsal`).
 
 All randomness of a step is a function of (seed, step): an interrupted fit that goes on from its
 saved weights and moments takes the same steps as one that was never interrupted.
@@ -22,16 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec
+from self2self.contract import MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
-from self2self.orientation import MIRRORED, turned, turned_back
-from self2self.padding import Padding
+from self2self.orientation import turned, turned_back
+from self2self.train.crops import HiddenPixels, Lessons
 from self2self.train.losses import masked_loss
 from self2self.train.muon import Muon
 from self2self.train.network import Self2SelfNet, initialise, placed
 from self2self.train.recipes import Recipe
+from self2self.train.rehearsal import Rehearsal
 
 FloatArray = NDArray[np.float32]
 QualityTerm = Callable[[Tensor], Tensor]
@@ -111,7 +113,7 @@ def new_state(
     state = FitState(network, optimiser, None, fitted_share=recipe.fitted_share)
     if recipe.average_decay is not None:
         state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    if start is not None and recipe.fitted_share < 1:
+    if start is not None and (recipe.fitted_share < 1 or recipe.target != "hidden"):
         state.start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return state
 
@@ -137,35 +139,36 @@ def fit(
         on_step: called after every step; what it raises ends the fit between two steps.
 
     Raises:
+        UsageError: the recipe learns from start weights, and `state` has none.
         ResourceError: memory ran out.
     """
+    if state.step >= recipe.steps:
+        return state
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])
-    crops = CropSampler(within_range(image), recipe.crop, seed, recipe.orientations)
-    target_on_device = torch.from_numpy(crops.image).to(device)[None]
-    masks = StepMasks(specs, crops.size, seed, device)
+    lessons = lessons_for(image, recipe, state, seed)
+    masks = StepMasks(specs, lessons.size, seed, device)
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:
             group["lr"] = group.get("rate_scale", 1.0) * learning_rate(recipe, state.step)
-        rows, columns, inside, turn = crops.window(state.step)
-        target = target_on_device[:, :, rows, columns]
+        seen, wanted, inside, turn = lessons.example(state.step)
         try:
             input_mask, *dropout_masks = masks.make(state.step)
-            prediction = turned_back(network(turned(target, turn), input_mask, *dropout_masks), turn)
-            input_mask = turned_back(input_mask, turn)
-            loss = masked_loss(prediction, target, input_mask, inside, recipe.loss)
+            prediction = turned_back(network(turned(seen, turn), input_mask, *dropout_masks), turn)
+            known = turned_back(input_mask, turn) if lessons.hidden_only else torch.zeros_like(input_mask)
+            loss = masked_loss(prediction, wanted, known, inside, recipe.loss)
             if quality is not None:
                 loss = loss + recipe.quality_weight * quality(prediction[:, :, inside[0], inside[1]])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ResourceError(out_of_memory_message(crops.size)) from error
+            raise ResourceError(out_of_memory_message(lessons.size)) from error
         except RuntimeError as error:
             if "allocate memory" in str(error):
-                raise ResourceError(out_of_memory_message(crops.size)) from error
+                raise ResourceError(out_of_memory_message(lessons.size)) from error
             raise
         state.step += 1
         state.loss = loss.item()
@@ -174,6 +177,21 @@ def fit(
         if on_step is not None:
             on_step(state)
     return state
+
+
+def lessons_for(image: FloatArray, recipe: Recipe, state: FitState, seed: int) -> Lessons:
+    """What the steps that `state` lacks learn from.
+
+    Raises:
+        UsageError: they learn from the start weights, and `state` has none.
+    """
+    device = next(state.network.parameters()).device
+    pixels = within_range(image)
+    if recipe.target == "hidden":
+        return HiddenPixels(pixels, recipe.crop, seed, recipe.orientations, device)
+    if state.start is None:
+        raise UsageError(f"recipe {recipe.name} learns from what its start weights make of the image; it has none.")
+    return Rehearsal(pixels, recipe, state.start, seed)
 
 
 def out_of_memory_message(size: tuple[int, int]) -> str:
@@ -231,73 +249,6 @@ def _channels_last(mask: Tensor) -> Tensor:
     """The same memory, [1, C, H, W], with channels varying fastest."""
     count, channels, height, width = mask.shape
     return mask.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-class CropSampler:
-    """Which part of the image each step sees.
-
-    The whole image is padded by reflection to a size that the network takes; a crop is taken
-    from the image itself, and every pixel of it counts. Where the image is smaller than the
-    crop on one axis, the padded axis is used whole. Pixels of the padding never enter the loss.
-    """
-
-    def __init__(self, image: FloatArray, crop: int | None, seed: int, orientations: int = 1) -> None:
-        _, height, width = image.shape
-        self._crops = [crop if crop is not None and crop < size else None for size in (height, width)]
-        whole = Padding.for_size(height, width, SIZE_MULTIPLE, MINIMUM_SIZE)
-        vertical = (0, 0) if self._crops[0] else (whole.top, whole.bottom)
-        horizontal = (0, 0) if self._crops[1] else (whole.left, whole.right)
-        self._padding = Padding(*vertical, *horizontal)
-        self._seed = seed
-        self.image = np.ascontiguousarray(self._padding.pad(image))
-        padded_height, padded_width = self.image.shape[1:]
-        self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
-        # Masks have the shape of the crop, so only a square can be transposed.
-        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, MIRRORED)
-
-    def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice], int]:
-        """Rows and columns of `image` that `step` sees, which of them are not padding, and the orientation."""
-        rng = generator(self._seed, step, Stream.CROP)
-        starts = [
-            int(rng.integers(whole - side + 1)) for whole, side in zip(self.image.shape[1:], self.size, strict=True)
-        ]
-        rows, columns = (slice(start, start + side) for start, side in zip(starts, self.size, strict=True))
-        pad = self._padding
-        inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
-        turn = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
-        return rows, columns, inside, turn
-
-
-@torch.no_grad()
-def predict(
-    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
-) -> FloatArray:
-    """Quick look at the result: the mean of a few passes.
-
-    Args:
-        weights: of a network of `recipe`; the look is taken on the device where they are.
-        image: float32 (C, H, W).
-        recipe: of the fit.
-        passes: how many.
-        seed: of the masks.
-
-    Returns:
-        float32 (C, H, W), not clamped.
-    """
-    channels, height, width = image.shape
-    specs = recipe.pass_masks(channels)
-    padding = Padding.for_size(height, width)
-    device = next(iter(weights.values())).device
-    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(within_range(image))))[None].to(device)
-    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
-    network.load_state_dict(weights)
-    network = placed(network, device)
-    maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
-    total = np.zeros(padded.shape[1:], np.float64)
-    for index in range(passes):
-        masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
-        total += network(padded, *masks)[0].cpu().numpy()
-    return padding.crop((total / passes).astype(np.float32))
 
 
 def choose_device(name: str) -> torch.device:

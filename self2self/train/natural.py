@@ -80,7 +80,7 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
         pixels: float32 (C, H, W), the noisy image.
         recipe: of the fit.
     """
-    from self2self.train.fit import predict
+    from self2self.train.prediction import predict
 
     prediction = predict(weights, central(pixels, TRIED_SIDE), recipe, passes=1)
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)

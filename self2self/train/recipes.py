@@ -17,6 +17,8 @@ from self2self.errors import UsageError
 
 INITS = ("scratch", "natural")
 
+TARGETS = ("hidden", "simulated")
+
 ORIENTATIONS = (1, 4, 8)
 
 LATER_FIELDS: dict[str, Any] = {
@@ -25,6 +27,7 @@ LATER_FIELDS: dict[str, Any] = {
     "pass_drop_rate": None,
     "matrix_rate": None,
     "camera": False,
+    "target": "hidden",
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -46,8 +49,11 @@ class Choice(NamedTuple):
 BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.inf, Choice(0.2, 0.2, 0.3)))
 """Standard deviation of the noise up to which a row holds, in 8-bit grey levels, and the choice; found on images that
 nothing is reported on (docs/experiments.md), as is the next."""
-FOR_CORRELATED = Choice(0.5, 0.4, 0.3)
+FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
+
+SIMULATED_STEPS = 2
+"""Times the steps, where they learn from simulated noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class Recipe:
         init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
             package and have seen photographs).
         camera: start from those of the latter that know a camera's noise better, where there are any.
+        target: what a step is to find: values of the image that are ``"hidden"`` from it, or what the start weights
+            make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
         scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
         loss: ``"l1"`` or ``"l2"``, over the hidden pixel values.
         learning_rate: peak rate of Adam.
@@ -87,6 +95,7 @@ class Recipe:
     decoder_drop_rate: float
     init: str = "scratch"
     camera: bool = False
+    target: str = "hidden"
     scratch_scheme: str = "normal"
     loss: str = "l1"
     learning_rate: float = 4e-4
@@ -143,23 +152,24 @@ class Recipe:
 
         Only a recipe that hides another share in the passes than in the fit has one. It goes by the level of the
         noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
-        noise, its level is underestimated, and a fit predicts it from them: even ten steps lose what the start
-        weights, which know such noise, would remove (docs/experiments.md). So none is taken, unless the user asks
-        for some, and weights that know such noise best.
+        noise, a fit predicts it from them, so the steps learn from simulated noise instead, from weights that know
+        such noise best (docs/experiments.md).
         """
         if self.pass_drop_rate is None:
             return self
         if noise.correlated:
-            steps, choice = 0, FOR_CORRELATED
+            choice, share = FOR_CORRELATED, FOR_CORRELATED.fitted_share
         else:
-            steps, choice = self.steps, next(row for largest, row in BY_SIGMA if not noise.sigma > largest)
+            choice = next(row for largest, row in BY_SIGMA if not noise.sigma > largest)
+            share = min(self.fitted_share, choice.fitted_share)
         return replace(
             self,
-            steps=steps,
             camera=noise.correlated,
+            target="simulated" if noise.correlated else "hidden",
+            steps=(SIMULATED_STEPS if noise.correlated else 1) * self.steps,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
-            fitted_share=min(self.fitted_share, choice.fitted_share),
+            fitted_share=share,
         )
 
     def with_options(
@@ -198,6 +208,8 @@ def validated(recipe: Recipe) -> Recipe:
         )
     if recipe.init not in INITS:
         raise UsageError(f"recipe {recipe.name} starts from {recipe.init!r}; expected {' or '.join(INITS)}.")
+    if recipe.target not in TARGETS or (recipe.target == "simulated" and recipe.init == "scratch"):
+        raise UsageError(f"target is {recipe.target!r}; expected hidden, or simulated with start weights.")
     if recipe.crop is not None and (recipe.crop % SIZE_MULTIPLE or recipe.crop < MINIMUM_SIZE):
         raise UsageError(f"crop is {recipe.crop}; expected a multiple of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up.")
     if recipe.orientations not in ORIENTATIONS:

@@ -21,9 +21,10 @@ from self2self.extremes import with_extremes
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
-from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state, predict
+from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
 from self2self.train.iqa import IqaTerm
 from self2self.train.natural import start_of
+from self2self.train.prediction import predict
 from self2self.train.recipes import INITS
 from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
 

@@ -10,7 +10,8 @@ import pytest
 from benchmarks import fit_quality, methods, quality_plot, tables
 from benchmarks.pairs import Pair, scores
 from benchmarks.results_file import ResultsFile, mean_scores
-from self2self.train.fit import FitState, predict
+from self2self.train.fit import FitState
+from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, Recipe
 from tests.train.test_fit import TINY
 

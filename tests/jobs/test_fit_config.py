@@ -74,17 +74,15 @@ def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
         configure(image, FitOptions(init=start), noise_of(image), Observer())
 
 
-def test_correlated_noise_leaves_no_steps_but_the_quality_term_needs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
     image = read_image(write_noisy(tmp_path / "noisy.png"))
     noise = replace(noise_of(image), correlation=0.5)
-    assert configure(image, FitOptions(), noise, Observer()).recipe.steps == 0
-    following = configure(image, FitOptions(init=start), noise, Observer(note=notes.append))
-    assert following.recipe.steps == 0
-    assert notes == [f"going on from {start} takes 0 steps; --steps changes that."]
+    alone = configure(image, FitOptions(), noise, Observer()).recipe
+    assert (alone.target, alone.camera, alone.steps) == ("simulated", True, 2 * recipe_for("fast").steps)
+    next_one = configure(image, FitOptions(init=start), noise, Observer(note=notes.append)).recipe
+    assert (next_one.target, next_one.steps) == ("simulated", alone.steps // 4)
+    assert notes == [f"going on from {start} takes {next_one.steps} steps; --steps changes that."]
     assert configure(image, FitOptions(init="scratch"), noise, Observer()).recipe == recipe_for("fast", "scratch")
-    monkeypatch.setattr(fit_config, "iqa_weights", lambda *_: None)
-    assert configure(image, FitOptions(iqa=True), noise, Observer()).recipe.steps == recipe_for("fast").steps
+    assert configure(image, FitOptions(recipe="paper"), noise, Observer()).recipe == recipe_for("paper")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
 from self2self.errors import UsageError
-from self2self.train.fit import predict
 from self2self.train.natural import natural_file, natural_weights, predict_an_image, start_of
+from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
 from self2self.train.synthetic import add_noise
 

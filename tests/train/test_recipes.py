@@ -92,8 +92,8 @@ def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None
         assert other.for_noise(noise(sigma)) == other
         assert other.for_noise(noise(sigma, correlation=0.5)) == other
     correlated = RECIPES["fast"].for_noise(noise(sigma, correlation=0.5))
-    assert correlated.steps == 0
     assert (chosen.camera, correlated.camera) == (False, True)
+    assert (chosen.target, correlated.target) == ("hidden", "simulated")
     assert chosen.rate_of_passes < correlated.rate_of_passes <= correlated.input_drop_rate
     assert RECIPES["fast"].for_noise(noise(0.0, correlation=0.5)) == correlated, "its level cannot be estimated"
     following_share = replace(RECIPES["fast"], fitted_share=0.1)
@@ -122,6 +122,8 @@ def test_what_the_user_asks_for_wins_over_the_noise() -> None:
         ({"fitted_share": 0.0}, "fitted_share is 0;"),
         ({"fitted_share": 1.5}, "fitted_share is 1.5"),
         ({"pass_drop_rate": 1.0}, "drop rate is 1"),
+        ({"target": "clean"}, "target is 'clean'"),
+        ({"target": "simulated", "init": "scratch"}, "expected hidden, or simulated with start weights"),
     ],
 )
 def test_impossible_figures_are_refused(change: dict[str, float], text: str) -> None:
