@@ -60,11 +60,6 @@ class NoiseModel:
     brightness: NDArray[np.float64]
     deviation: NDArray[np.float64]
 
-    def at(self, image: Floats) -> Floats:
-        """`deviation` at every value of `image` (C, H, W)."""
-        rows = zip(image, self.brightness, self.deviation, strict=True)
-        return np.stack([np.interp(channel, *curve) for channel, *curve in rows]).astype(np.float32)
-
     def simulate(self, image: Floats, rng: np.random.Generator) -> Floats:
         """`image` (C, H, W), at least b a side, with noise, cut off at the ends of the range [0, 1]."""
         _, height, width = image.shape
@@ -75,7 +70,7 @@ class NoiseModel:
         white = rng.standard_normal(kernels.shape)
         coloured = np.fft.irfft2(np.fft.rfft2(white) * np.fft.rfft2(kernels), s=(height, width))
         noise = np.einsum("ab,bij->aij", self.axes, coloured)
-        return np.asarray(np.clip(image + noise * self.at(image), 0, 1), np.float32)
+        return np.asarray(np.clip(image + noise * _at(image, self.brightness, self.deviation), 0, 1), np.float32)
 
 
 def noise_model(noisy: list[Floats], first: list[Floats], estimate: Estimate, seed: int) -> NoiseModel:
@@ -100,15 +95,17 @@ def noise_model(noisy: list[Floats], first: list[Floats], estimate: Estimate, se
         removed_again = [part - estimate(part, trial) for part in simulated]
         change = _smooth(_ratio(spectrum, view.spectrum(removed_again), MOST_CHANGE))
         level_change = _ratio(levels, view.levels(removed_again), MOST_LEVEL_CHANGE)
-        changed = replace(model, deviation=model.deviation * level_change)
+        deviation = model.deviation * level_change
         # The spectrum has the strength as a whole.
-        strength = view.strength(model) / max(view.strength(changed), 1e-12)
-        model = replace(
-            changed,
-            spectrum=np.minimum(model.spectrum * change, most),
-            deviation=changed.deviation * strength,
-        )
+        deviation *= view.strength(model.deviation) / max(view.strength(deviation), 1e-12)
+        model = replace(model, spectrum=np.minimum(model.spectrum * change, most), deviation=deviation)
     return model
+
+
+def _at(image: Floats, brightness: NDArray[np.float64], deviation: NDArray[np.float64]) -> Floats:
+    """`deviation` at the `brightness` of every value of `image` (C, H, W)."""
+    rows = zip(image, brightness, deviation, strict=True)
+    return np.stack([np.interp(channel, *curve) for channel, *curve in rows]).astype(np.float32)
 
 
 def _ratio(wanted: NDArray[np.float64], got: NDArray[np.float64], most: float) -> NDArray[np.float64]:
@@ -142,9 +139,8 @@ class _View:
                 for values, groups in zip(channels, self._groups, strict=True)
             ]
         )
-        start = NoiseModel(np.eye(len(channels)), np.zeros((0,)), self.brightness, self.levels(removed))
         self._first = first
-        self._scales = np.maximum(self._strengths(start), 1e-6)
+        self._scales = np.maximum(self._strengths(self.levels(removed)), 1e-6)
         blocks = self._flattened(first)
         energy = np.square(blocks).mean((-2, -1)).sum(0)
         values = np.concatenate([self._blocks(part) for part in noisy], axis=1)
@@ -170,13 +166,13 @@ class _View:
         blocks = np.einsum("ab,anij->bnij", self.axes, self._flattened(parts)[:, self._chosen]) * self._taper
         return np.asarray(np.square(np.abs(np.fft.fft2(blocks))).mean(1) / self._side**2)
 
-    def strength(self, model: NoiseModel) -> float:
-        """Of the noise in the chosen blocks, as far as it depends on the brightness: root mean square."""
-        return float(np.sqrt(np.mean(np.square(self._strengths(model)[:, self._chosen]))))
+    def strength(self, deviation: NDArray[np.float64]) -> float:
+        """Root mean square over the chosen blocks of what noise of such a `deviation` by brightness has there."""
+        return float(np.sqrt(np.mean(np.square(self._strengths(deviation)[:, self._chosen]))))
 
-    def _strengths(self, model: NoiseModel) -> Floats:
-        blocks = [self._blocks(model.at(part)).mean((-2, -1), keepdims=True) for part in self._first]
-        return np.concatenate(blocks, axis=1)
+    def _strengths(self, deviation: NDArray[np.float64]) -> Floats:
+        strengths = [_at(part, self.brightness, deviation) for part in self._first]
+        return np.concatenate([self._blocks(part).mean((-2, -1), keepdims=True) for part in strengths], axis=1)
 
     def _blocks(self, part: Floats) -> Floats:
         windows = sliding_window_view(part, (self._side, self._side), axis=(1, 2))[:, ::STRIDE, ::STRIDE]

@@ -52,10 +52,6 @@ nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 
-SIMULATED_STEPS = 2
-"""Times the steps, where they learn from simulated noise."""
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to fit a network to one image.
@@ -166,7 +162,6 @@ class Recipe:
             self,
             camera=noise.correlated,
             target="simulated" if noise.correlated else "hidden",
-            steps=(SIMULATED_STEPS if noise.correlated else 1) * self.steps,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=share,

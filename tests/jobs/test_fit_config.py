@@ -80,7 +80,7 @@ def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path) -> None:
     image = read_image(write_noisy(tmp_path / "noisy.png"))
     noise = replace(noise_of(image), correlation=0.5)
     alone = configure(image, FitOptions(), noise, Observer()).recipe
-    assert (alone.target, alone.camera, alone.steps) == ("simulated", True, 2 * recipe_for("fast").steps)
+    assert (alone.target, alone.camera, alone.steps) == ("simulated", True, recipe_for("fast").steps)
     next_one = configure(image, FitOptions(init=start), noise, Observer(note=notes.append)).recipe
     assert (next_one.target, next_one.steps) == ("simulated", alone.steps // 4)
     assert notes == [f"going on from {start} takes {next_one.steps} steps; --steps changes that."]
