@@ -85,11 +85,16 @@ class MnnEngine(Engine):
 
     def prepare(self) -> None:
         """Convert the graph and load it."""
-        self._networks = self._load_networks(1, compute_threads())
+        self._networks = self._load_networks(1)
 
-    def _load_networks(self, count: int, threads: int) -> list[_Network]:
-        """Networks of so many threads each."""
+    def _load_networks(self, count: int) -> list[_Network]:
+        """Networks of as many threads each as where all are there.
+
+        MNN chooses its arithmetic by the number of threads, so that with others the result would depend on the batch,
+        in the fifth decimal, and so on how fast the machine was when the batch was chosen.
+        """
         proto = read_proto(self.model.path)
+        threads = share(compute_threads(), self._most)
         return [self._load_network(proto, threads) for _ in range(count)]
 
     def _load_network(self, proto: onnx.ModelProto, threads: int) -> _Network:
@@ -150,7 +155,7 @@ class MnnEngine(Engine):
         """Networks for `count` passes.
 
         Once there are several, they stay for one smaller batch, as passes end with one; for a second of its kind they
-        make room for fewer, which then share all threads.
+        make room for fewer, because the batch may have become smaller for want of memory.
         """
         if self._networks is None:
             raise RuntimeError("the engine is not prepared")
@@ -160,7 +165,7 @@ class MnnEngine(Engine):
         if wanted > len(self._networks) or fewer_again:
             # Before the next are made.
             self._networks.clear()
-            self._networks += self._load_networks(wanted, share(compute_threads(), wanted))
+            self._networks += self._load_networks(wanted)
         return self._networks[:wanted]
 
     def provider(self) -> str:

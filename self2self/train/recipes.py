@@ -52,6 +52,7 @@ nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to fit a network to one image.
