@@ -67,6 +67,7 @@ def test_correlated_noise_is_told_before_the_fit_and_once(tmp_path: Path, monkey
     result = run_cli("fit", "image.png", *FAST, "--json")
     assert result.stderr.count("neighbouring pixels share their noise") == 1
     assert "raw file" in result.stderr
+    assert "(--steps 0)" not in result.stderr
     assert parse_json(result)["noise"]["correlated"] is True
     result = run_cli("denoise", "image.png", *FAST, "--passes", "1", "--report", "page.html")
     assert result.stderr.count("neighbouring pixels share their noise") == 1
@@ -79,16 +80,24 @@ def test_correlated_noise_is_simulated_unless_the_start_weights_are_to_stay(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_correlated(tmp_path / "image.png")
-    result = run_cli("denoise", "image.png", *FAST, "--passes", "1", "--json")
-    assert "the fit learns from noise simulated like it" in result.stderr
-    _, recipe, _ = load_weights(Path(parse_json(result)["run"]) / "model.safetensors")
-    assert recipe.target == "simulated"
-    result = run_cli("denoise", "image.png", "--steps", "0", "--passes", "1", "--run", "none", "--force", "--json")
+    unfitted = ("--steps", "0", "--passes", "1")
+    result = run_cli("denoise", "image.png", *unfitted, "--report", "page.html", "--json")
     assert "which the start weights know" in result.stderr
-    assert parse_json(result)["loss"] is None
-    weights, _, _ = load_weights(tmp_path / "none" / "model.safetensors")
+    values = parse_json(result)
+    assert values["steps"] == 0
+    assert values["loss"] is None
+    assert (tmp_path / "image.denoised.png").is_file()
+    weights, _, _ = load_weights(Path(values["run"]) / "model.safetensors")
     start = natural_weights(3, camera=True)
     assert all(torch.equal(tensor, start[name].float()) for name, tensor in weights.items())
+    run_cli("denoise", "image.png", *unfitted, "--force")
+    assert "fitted in 0 steps and" in run_cli("fit", "image.png", "-o", "again", "--steps", "0").stdout
+    assert "a finished fit" in run_cli("fit", "image.png", "-o", "again", "--steps", "0", expect=2).stderr
+    result = run_cli("fit", "image.png", "-o", "one", "--steps", "1")
+    assert "the fit learns from noise simulated like it" in result.stderr
+    assert "fitted in 1 steps" in result.stdout
+    _, recipe, _ = load_weights(tmp_path / "one" / "model.safetensors")
+    assert recipe.target == "simulated"
     assert "learns such noise" in run_cli("fit", "image.png", "-o", "paper", "--recipe", "paper", *FAST).stderr
 
 

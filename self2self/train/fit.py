@@ -51,7 +51,7 @@ class FitState:
         average: averaged weights by name, or None where the recipe has no average.
         step: steps done.
         loss: loss of the last step.
-        start: weights that the fit started from, or None where inference needs none of them.
+        start: weights that the fit started from, or None where neither inference nor the steps need them.
         fitted_share: of the recipe.
     """
 

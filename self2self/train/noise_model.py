@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import robust_scale
 
-Floats = NDArray[np.float32]
-Estimate = Callable[[Floats, int], Floats]
+FloatArray = NDArray[np.float32]
+Estimate = Callable[[FloatArray, int], FloatArray]
 """A noisy image (C, H, W) in [0, 1], and a seed for what is random about it, to the image without noise."""
 
 BLOCK = 32
@@ -60,7 +60,7 @@ class NoiseModel:
     brightness: NDArray[np.float64]
     deviation: NDArray[np.float64]
 
-    def simulate(self, image: Floats, rng: np.random.Generator) -> Floats:
+    def simulate(self, image: FloatArray, rng: np.random.Generator) -> FloatArray:
         """`image` (C, H, W), at least b a side, with noise, cut off at the ends of the range [0, 1]."""
         _, height, width = image.shape
         kernels = np.zeros((len(self.spectrum), height, width))
@@ -73,7 +73,7 @@ class NoiseModel:
         return np.asarray(np.clip(image + noise * _at(image, self.brightness, self.deviation), 0, 1), np.float32)
 
 
-def noise_model(noisy: list[Floats], first: list[Floats], estimate: Estimate, seed: int) -> NoiseModel:
+def noise_model(noisy: list[FloatArray], first: list[FloatArray], estimate: Estimate, seed: int) -> NoiseModel:
     """The noise of an image, or of parts of it.
 
     Args:
@@ -102,7 +102,7 @@ def noise_model(noisy: list[Floats], first: list[Floats], estimate: Estimate, se
     return model
 
 
-def _at(image: Floats, brightness: NDArray[np.float64], deviation: NDArray[np.float64]) -> Floats:
+def _at(image: FloatArray, brightness: NDArray[np.float64], deviation: NDArray[np.float64]) -> FloatArray:
     """`deviation` at the `brightness` of every value of `image` (C, H, W)."""
     rows = zip(image, brightness, deviation, strict=True)
     return np.stack([np.interp(channel, *curve) for channel, *curve in rows]).astype(np.float32)
@@ -125,7 +125,7 @@ def _smooth(change: NDArray[np.float64]) -> NDArray[np.float64]:
 class _View:
     """Where an image is looked at: the same blocks and pixels for what was removed and for what is simulated."""
 
-    def __init__(self, noisy: list[Floats], first: list[Floats], removed: list[Floats]) -> None:
+    def __init__(self, noisy: list[FloatArray], first: list[FloatArray], removed: list[FloatArray]) -> None:
         self._side = min(BLOCK, *noisy[0].shape[1:])
         self._plane = _plane_of(self._side)
         window = np.hanning(self._side + 2)[1:-1]
@@ -152,7 +152,7 @@ class _View:
         chosen = self._flattened(removed)[:, self._chosen]
         self.axes = np.linalg.eigh(np.einsum("anij,bnij->ab", chosen, chosen))[1]
 
-    def levels(self, removed: list[Floats]) -> NDArray[np.float64]:
+    def levels(self, removed: list[FloatArray]) -> NDArray[np.float64]:
         """Standard deviation of `removed` by channel and brightness, without outliers."""
         rows = []
         for channel, groups in enumerate(self._groups):
@@ -161,7 +161,7 @@ class _View:
             rows.append([max(robust_scale(values[group]), least) for group in groups])
         return np.array(rows)
 
-    def spectrum(self, parts: list[Floats]) -> NDArray[np.float64]:
+    def spectrum(self, parts: list[FloatArray]) -> NDArray[np.float64]:
         """Mean periodogram of the chosen blocks along `axes`, each less its mean and slope and of even strength."""
         blocks = np.einsum("ab,anij->bnij", self.axes, self._flattened(parts)[:, self._chosen]) * self._taper
         return np.asarray(np.square(np.abs(np.fft.fft2(blocks))).mean(1) / self._side**2)
@@ -170,15 +170,15 @@ class _View:
         """Root mean square over the chosen blocks of what noise of such a `deviation` by brightness has there."""
         return float(np.sqrt(np.mean(np.square(self._strengths(deviation)[:, self._chosen]))))
 
-    def _strengths(self, deviation: NDArray[np.float64]) -> Floats:
+    def _strengths(self, deviation: NDArray[np.float64]) -> FloatArray:
         strengths = [_at(part, self.brightness, deviation) for part in self._first]
         return np.concatenate([self._blocks(part).mean((-2, -1), keepdims=True) for part in strengths], axis=1)
 
-    def _blocks(self, part: Floats) -> Floats:
+    def _blocks(self, part: FloatArray) -> FloatArray:
         windows = sliding_window_view(part, (self._side, self._side), axis=(1, 2))[:, ::STRIDE, ::STRIDE]
         return windows.reshape(len(part), -1, self._side, self._side)
 
-    def _flattened(self, parts: list[Floats]) -> NDArray[np.float64]:
+    def _flattened(self, parts: list[FloatArray]) -> NDArray[np.float64]:
         blocks = np.concatenate([self._blocks(part) for part in parts], axis=1) / self._scales
         flat = blocks.reshape(*blocks.shape[:2], -1)
         return np.asarray(flat - (flat @ self._plane) @ self._plane.T).reshape(blocks.shape)
@@ -190,7 +190,7 @@ def _plane_of(side: int) -> NDArray[np.float64]:
     return np.linalg.qr(np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3))[0]
 
 
-def _by_level(values: Floats) -> list[NDArray[np.intp]]:
+def _by_level(values: FloatArray) -> list[NDArray[np.intp]]:
     """Indices of values in `LEVELS` groups from dark to bright, of equal size."""
     order = np.argsort(values, kind="stable")
     return np.array_split(order, max(1, min(LEVELS, values.size // LEAST_PIXELS)))

@@ -68,7 +68,7 @@ class Recipe:
         target: what a step is to find: values of the image that are ``"hidden"`` from it, or what the start weights
             make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
         scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
-        loss: ``"l1"`` or ``"l2"``, over the hidden pixel values.
+        loss: ``"l1"`` or ``"l2"``, over the values that a step is to find.
         learning_rate: peak rate of Adam.
         betas: Adam's decay rates.
         matrix_rate: peak rate of Muon, which then takes Adam's place for most weights (`train.muon`); None

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.extremes import within_range
 from self2self.local_means import LocalMeans
 from self2self.masks import Stream, generator
 from self2self.train.crops import CropSampler, Example
@@ -45,7 +44,7 @@ class Rehearsal:
     hidden_only = False
 
     def __init__(self, image: FloatArray, recipe: Recipe, start: dict[str, Tensor], seed: int) -> None:
-        noisy = parts_of(within_range(image), seed)
+        noisy = parts_of(image, seed)
         first = []
         for part in noisy:
             result = np.clip(predict(start, part, recipe, passes=FIRST_PASSES, seed=seed), 0, 1)

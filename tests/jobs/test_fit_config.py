@@ -74,7 +74,7 @@ def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
         configure(image, FitOptions(init=start), noise_of(image), Observer())
 
 
-def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path) -> None:
+def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
     image = read_image(write_noisy(tmp_path / "noisy.png"))
@@ -86,3 +86,5 @@ def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path) -> None:
     assert notes == [f"going on from {start} takes {next_one.steps} steps; --steps changes that."]
     assert configure(image, FitOptions(init="scratch"), noise, Observer()).recipe == recipe_for("fast", "scratch")
     assert configure(image, FitOptions(recipe="paper"), noise, Observer()).recipe == recipe_for("paper")
+    monkeypatch.setattr(fit_config, "iqa_weights", lambda *_: None)
+    assert configure(image, FitOptions(iqa=True), noise, Observer()).recipe.steps == recipe_for("fast").steps
