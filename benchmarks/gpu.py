@@ -30,8 +30,7 @@ from self2self.bench.measure import spread
 from self2self.bench.subject import Subject, random_subject
 from self2self.errors import EngineUnavailableError, Self2SelfError
 from self2self.nvidia import Gpu, NoGpu, find_gpu
-from self2self.runtime.device_ensemble import DeviceEngine, run_device_ensemble
-from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.device_ensemble import DeviceEngine, masks_for, run_device_ensemble
 from self2self.runtime.engine import NEEDS_GPU, Engine, get_engine
 from self2self.runtime.model import Model, load_model
 from self2self.train.recipes import recipe_for
@@ -131,7 +130,7 @@ def engine_contenders(
         raise TypeError(f"{engine.name} takes no masks on a device")
     contract = engine.model.contract
     size = (engine.image.shape[2], engine.image.shape[3])
-    maker = DeviceMasks(contract.masks, {"H": size[0], "W": size[1]}, 0, device.name)
+    maker = masks_for(engine, 0)
     found = []
     for batch in batches:
         label = f"{engine.name} {contract.precision} batch {batch}"

@@ -47,10 +47,12 @@ ALLOWED: dict[str, set[str]] = {
 """Parts that each part may import anywhere; `FRONT`, jobs and __init__ may import everything."""
 
 ONLY_IN_FUNCTIONS: dict[str, set[str]] = {
+    "runtime.fused": {"train.network"},
     "runtime.torch_engine": {"train.network", "train.recipes"},
     "runtime.trt": {"export.engine_cache", "export.tensorrt"},
 }
-"""The reference engine runs the network that was fitted; TensorRT's engines are built at first use."""
+"""The reference engine runs the network that was fitted, and so do the kernels for a GPU, which take it by its type;
+TensorRT's engines are built at first use."""
 
 DEFINES_NETWORKS = {"bench.plain"}
 """Modules outside `train` that cannot be read without torch; import them inside functions."""

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+
+import numpy as np
 
 from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import Contract
-from self2self.errors import UsageError
+from self2self.errors import EngineUnavailableError, UsageError
+from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.profiles import BATCHES
-from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.device_masks import KERNELS, DeviceMasks, KernelMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
 from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite
 from self2self.runtime.model import Model
 from self2self.runtime.moments import Moments
+from self2self.runtime.nvrtc import compiled
+from self2self.runtime.sampling import Sampling
 from self2self.system import free_memory_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 
 MASK_SOURCES = ("auto", "host", "device")
 TRIAL_BATCHES = tuple(1 << power for power in range(BATCHES[2].bit_length()))
+ROUND = 64
+"""Passes between two looks at the standard error, each of which waits for the device; with flips, a quarter of them in
+each orientation."""
 PROGRESS_SECONDS = 0.25
 """Between two looks at the sums, each of which waits for the device."""
 
@@ -36,6 +44,7 @@ class DeviceEngine(Protocol):
     """What an engine that takes masks on the device has besides those of `Engine`."""
 
     device: ClassVar[str]
+    channels_last_masks: ClassVar[bool]
     model: Model
     image: FloatArray
 
@@ -51,6 +60,9 @@ class DeviceEngine(Protocol):
 
     def largest_device_batch(self) -> int:
         """The most passes of one call."""
+
+    def set_image(self, image: FloatArray) -> None:
+        """As `Engine` says; nothing is running."""
 
 
 def choose_mask_source(wanted: str, engine: type[Engine]) -> str:
@@ -74,6 +86,22 @@ def _torch_reaches(device: str) -> bool:
     except (ImportError, OSError):
         return False
     return device == "cpu" or bool(torch.cuda.is_available())
+
+
+def masks_for(engine: DeviceEngine, seed: int, place: int = 0) -> DeviceMasks:
+    """What makes masks for the image of `engine`, in the memory order that it takes.
+
+    Args:
+        engine: prepared or not.
+        seed: of all passes.
+        place: of the tile, as for `masks.MaskMaker`.
+    """
+    axes = dict(zip("HW", engine.image.shape[2:], strict=True))
+    options = (engine.model.contract.masks, axes, seed, engine.device, place, engine.channels_last_masks)
+    if engine.device != "cpu":
+        with suppress(EngineUnavailableError):
+            return KernelMasks(compiled(KERNELS), *options)
+    return DeviceMasks(*options)
 
 
 def largest_device_batch(contract: Contract, axes: Mapping[str, int], free_bytes: int) -> int:
@@ -104,11 +132,11 @@ class DeviceMoments:
         self.count = 0
         self._sums = torch.zeros((2, *shape), dtype=torch.float64, device=device)
 
-    def add(self, predictions: torch.Tensor) -> None:
-        """Fold in predictions [N, C, H, W]; nothing is changed if memory runs out."""
+    def add(self, predictions: torch.Tensor, orientation: int = 0) -> None:
+        """Fold in predictions [N, C, H, W] of an image in an orientation; nothing is changed if memory runs out."""
         wide = predictions.double()
-        total = wide.sum(dim=0)
-        squares = wide.square_().sum(dim=0)
+        total = turned_back(wide.sum(dim=0), orientation)
+        squares = turned_back(wide.square_().sum(dim=0), orientation)
         self._sums[0] += total
         self._sums[1] += squares
         self.count += len(predictions)
@@ -163,14 +191,14 @@ class Lanes:
 def run_device_ensemble(
     engine: DeviceEngine,
     maker: DeviceMasks,
-    passes: int,
+    sampling: Sampling | int,
     *,
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Ensemble:
-    """Run passes 0 to `passes` - 1 and fold them together, all on the engine's device.
+    """Run passes from 0 on, as many as `sampling` wants, and fold them together, all on the engine's device.
 
     While batch sizes are tried, each part is waited for and timed. After that masks are made beside
     the passes, and the time of both is told as that of the passes.
@@ -178,7 +206,9 @@ def run_device_ensemble(
     Args:
         engine: prepared.
         maker: makes the masks on the engine's device.
-        passes: how many.
+        sampling: a tolerance is looked at after each `ROUND` passes; with flips, each orientation takes its turn, once
+            where the number of passes is known and once a round where it is not. A number is that many passes over
+            the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
         largest_batch: the most that memory allows.
         on_progress: called some times a second with what was reached; what it raises ends the loop.
@@ -190,12 +220,22 @@ def run_device_ensemble(
     """
     import torch
 
-    moments, lanes = DeviceMoments(engine.image.shape[1:], engine.device), Lanes(engine.device)
+    if isinstance(sampling, int):
+        sampling = Sampling(sampling, tolerance=None, balanced=False, flips=False)
+    passes, tolerance = sampling.passes, sampling.tolerance
+    # Passes one after the other that see the image in the same orientation, and between two looks at the error.
+    turns = MIRRORED if sampling.flips else 1
+    stretch = ROUND // turns if tolerance is not None else -(-passes // turns)
+    upright = engine.image
+    moments, lanes = DeviceMoments(upright.shape[1:], engine.device), Lanes(engine.device)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     limit = engine.largest_device_batch()
-    chooser = BatchChooser(min(limit, batch or largest_batch), fixed=batch is not None, trials=TRIAL_BATCHES)
+    if batch is None:
+        chooser = BatchChooser(min(limit, largest_batch, stretch), trials=TRIAL_BATCHES)
+    else:
+        chooser = BatchChooser(min(limit, batch), fixed=True)
     slots: list[dict[str, torch.Tensor]] = []
-    capacity = slot = 0
+    capacity = slot = orientation = 0
     made: tuple[int, int] | None = None
     looked = time.perf_counter()
 
@@ -204,10 +244,19 @@ def run_device_ensemble(
             maker.fill(slots[target], first, count)
         lanes.done("masks", target)
 
+    def count_from(first: int) -> int:
+        return min(chooser.batch, passes - first, stretch - first % stretch)
+
     while moments.count < passes:
-        first, count = moments.count, min(chooser.batch, passes - moments.count)
+        first, count = moments.count, count_from(moments.count)
         alone = not chooser.settled
         start = time.perf_counter()
+        turn = first // stretch % turns
+        if turn != orientation:
+            orientation = turn
+            # What runs still reads the image that is exchanged.
+            lanes.finish()
+            engine.set_image(np.ascontiguousarray(turned(upright, orientation)))
         try:
             if count > capacity:
                 lanes.finish()
@@ -219,12 +268,13 @@ def run_device_ensemble(
             if alone:
                 lanes.finish()
             ready = time.perf_counter()
-            following = min(chooser.batch, passes - first - count)
+            following = count_from(first + count)
             if not alone and following:
                 make(first + count, following, 1 - slot)
                 made = (first + count, following)
             with lanes.on("passes", slot):
-                moments.add(engine.run_on_device({name: buffer[:count] for name, buffer in slots[slot].items()}))
+                predictions = engine.run_on_device({name: buffer[:count] for name, buffer in slots[slot].items()})
+                moments.add(predictions, orientation)
             lanes.done("passes", slot)
             if alone:
                 lanes.finish()
@@ -241,17 +291,24 @@ def run_device_ensemble(
         seconds["masks"] += ready - start
         seconds["passes"] += ran - ready
         chooser.ran(count, ran - start)
-        if on_progress is not None and (ran - looked >= PROGRESS_SECONDS or moments.count >= passes):
-            on_progress(_checked(moments, lanes, engine))
+        due = tolerance is not None and moments.count % ROUND == 0
+        if due or (on_progress is not None and (ran - looked >= PROGRESS_SECONDS or moments.count >= passes)):
+            reached = _checked(moments, lanes, engine)
+            if on_progress is not None:
+                on_progress(reached)
             looked = time.perf_counter()
             seconds["passes"] += looked - ran
+            if due and tolerance is not None and reached.standard_error() <= tolerance:
+                break
     start = time.perf_counter()
     lanes.finish()
     finished = time.perf_counter()
     seconds["passes"] += finished - start
     total = _checked(moments, lanes, engine)
     seconds["reduce"] = time.perf_counter() - finished
-    return Ensemble(total, min(chooser.chosen, passes), seconds["masks"], seconds["passes"], seconds["reduce"])
+    if orientation:
+        engine.set_image(upright)
+    return Ensemble(total, min(chooser.chosen, total.count), seconds["masks"], seconds["passes"], seconds["reduce"])
 
 
 def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Moments:

@@ -1,12 +1,13 @@
 """Dropout masks made where the passes run: on a GPU, copying masks there costs more than the passes.
 
-Each pass seeds the generator anew, so batch size and order do not change its masks. They are
-the same on every run on one kind of device, and other ones than the host's (`masks`): generators
-differ. The probability is the same, because here too one random byte decides one element.
+Batch size and order do not change the masks of a pass. They are the same on every run on one kind of
+device with the same libraries, and other ones than the host's (`masks`): generators differ. The
+probability is the same, because here too one random byte decides one element.
 
 A pass on a fast GPU takes a few tenths of a millisecond, and every call of a kernel some
-microseconds. So one call draws all numbers of a pass, and one for each mask compares those of
-several passes.
+microseconds. Where kernels can be compiled (`nvrtc`), one call makes a mask of all passes of a batch
+(`KernelMasks`). Elsewhere PyTorch's generator is seeded anew for each pass (`DeviceMasks`); one call
+draws all numbers of a pass, and one for each mask compares those of several passes.
 
 Everything takes the device as an argument and runs on ``"cpu"`` too, where the tests check it.
 """
@@ -21,6 +22,7 @@ import numpy as np
 
 from self2self.contract import KEEP_LEVELS, MaskSpec
 from self2self.masks import Stream
+from self2self.runtime.nvrtc import Launcher
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,10 @@ _ALIGNMENT = 16
 _ROWS = 8
 """Passes whose random numbers are held at a time."""
 _SEED_BITS = 63
+KERNELS = "masks.cu"
+_DRAWN = 16
+"""Elements of a draw, as `KERNELS` has it."""
+_THREADS = 256
 
 
 def pass_seed(seed: int, index: int, place: int = 0) -> int:
@@ -41,7 +47,7 @@ def pass_seed(seed: int, index: int, place: int = 0) -> int:
 
 
 class DeviceMasks:
-    """Makes the masks of consecutive passes into buffers on a device.
+    """Makes the masks of consecutive passes into buffers on a device, with PyTorch's generator.
 
     Args:
         specs: the masks, in the order in which they consume random numbers.
@@ -49,10 +55,18 @@ class DeviceMasks:
         seed: of all passes.
         device: of PyTorch.
         place: of the tile, as for `masks.MaskMaker`.
+        channels_last: the memory order of the masks, and that in which their elements take the numbers. Elements are
+            independent, so either is a fair draw, and another one.
     """
 
     def __init__(
-        self, specs: Sequence[MaskSpec], axes: Mapping[str, int], seed: int, device: str, place: int = 0
+        self,
+        specs: Sequence[MaskSpec],
+        axes: Mapping[str, int],
+        seed: int,
+        device: str,
+        place: int = 0,
+        channels_last: bool = False,
     ) -> None:
         import torch
 
@@ -60,6 +74,7 @@ class DeviceMasks:
         self.seed = seed
         self.device = device
         self.place = place
+        self._order = torch.channels_last if channels_last else torch.contiguous_format
         self._shapes = [spec.shape(axes) for spec in self.specs]
         self._generator = torch.Generator(device)
         self._offsets, end = [], 0
@@ -79,7 +94,7 @@ class DeviceMasks:
         import torch
 
         return {
-            spec.name: torch.empty((capacity, *shape), dtype=torch.bool, device=self.device)
+            spec.name: torch.empty((capacity, *shape), dtype=torch.bool, device=self.device, memory_format=self._order)
             for spec, shape in zip(self.specs, self._shapes, strict=True)
         }
 
@@ -99,9 +114,50 @@ class DeviceMasks:
                 draw: Any = self._words[row].random_
                 draw(-(2**63), None, generator=self._generator)
             for spec, offset in zip(self.specs, self._offsets, strict=True):
-                target = buffers[spec.name][first : first + part].flatten(1)
+                target = self._in_memory(buffers[spec.name][first : first + part])
                 if spec.keep_count == KEEP_LEVELS:
                     target.fill_(True)
                     continue
                 torch.lt(numbers[:part, offset : offset + target.shape[1]], spec.keep_count, out=target)
         return {name: buffer[:count] for name, buffer in buffers.items()}
+
+    def _in_memory(self, mask: torch.Tensor) -> torch.Tensor:
+        """The elements of each pass, one behind the other in memory."""
+        import torch
+
+        return (mask.permute(0, 2, 3, 1) if self._order == torch.channels_last else mask).flatten(1)
+
+
+class KernelMasks(DeviceMasks):
+    """The same with a kernel of our own.
+
+    Args:
+        kernels: of `KERNELS`.
+        specs, axes, seed, device, place, channels_last: as for `DeviceMasks`.
+    """
+
+    def __init__(
+        self,
+        kernels: Launcher,
+        specs: Sequence[MaskSpec],
+        axes: Mapping[str, int],
+        seed: int,
+        device: str,
+        place: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(specs, axes, seed, device, place, channels_last)
+        self._kernels = kernels
+        words = np.random.SeedSequence((seed, int(Stream.DEVICE), place)).generate_state(2, np.uint32)
+        # As the int of C++ that has the same bits.
+        self._key: list[int] = words.view(np.int32).tolist()
+
+    def fill(self, buffers: dict[str, torch.Tensor], first_pass: int, count: int) -> dict[str, torch.Tensor]:
+        """As `DeviceMasks.fill`."""
+        masks = {name: buffer[:count] for name, buffer in buffers.items()}
+        for number, spec in enumerate(self.specs):
+            draws, rest = divmod(masks[spec.name][0].numel(), _DRAWN)
+            blocks = -(-(draws + (rest > 0)) // _THREADS)
+            numbers = (draws, rest, spec.keep_count, *self._key, number, first_pass)
+            self._kernels.launch("draw", (blocks, count, 1), _THREADS, (masks[spec.name], *numbers))
+        return masks

@@ -50,6 +50,10 @@ class Engine(ABC):
     """Told, in one line, what the user should know while the engine is prepared."""
     copy_seconds: float | None = None
     """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
+    rounds_to_tf32: ClassVar[bool] = False
+    """Whether products of float32 values are rounded to TF32's 10 bits."""
+    channels_last_masks: ClassVar[bool] = False
+    """In which memory order it takes masks that are made on its device."""
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         contract = model.contract
@@ -169,6 +173,7 @@ class Engine(ABC):
 ENGINES: dict[str, str] = {
     "trt": "self2self.runtime.trt:TrtEngine",
     "ort-cuda": "self2self.runtime.ort_cuda:OrtCudaEngine",
+    "torch-cuda": "self2self.runtime.torch_cuda:TorchCudaEngine",
     "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
     "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
     "mnn": "self2self.runtime.mnn_engine:MnnEngine",
@@ -177,16 +182,17 @@ ENGINES: dict[str, str] = {
 }
 """Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
 
-AUTO = ("mnn", "ort", "torch")
+AUTO = ("torch-cuda", "mnn", "ort", "torch")
 """What `--engine auto` tries, best first by passes a second (docs/engines.md).
 
-GPU engines run only when they are named: they have been tested with stand-ins, and an image that
-nobody asked them for is not the place to find out more.
+Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,
+and an image that nobody asked them for is not the place to find out more.
 """
 
 NEEDS_GPU: dict[str, str] = {
     "trt": "pip install tensorrt",
     "ort-cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "torch-cuda": "PyTorch's build for CUDA",
     "trt-rtx": "pip install tensorrt-rtx",
     "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
 }

@@ -162,6 +162,8 @@ class OrtCudaEngine(Engine):
                 "self2self export --precision fp16"
             )
         ort = import_onnxruntime(self.name)
+        # cuDNN's refusals of single algorithms, after which ONNX Runtime tries others, go past the session's own level.
+        ort.set_default_logger_severity(_NO_MESSAGES)
         options = ort.SessionOptions()
         # All that fails is raised as well, and told in one line.
         options.log_severity_level = _NO_MESSAGES

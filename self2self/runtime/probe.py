@@ -35,7 +35,7 @@ TIMEOUT_SECONDS = 60.0
 TOLERANCE = 1e-3
 """Largest accepted difference; without the masks the tiny model differs by more than 1."""
 TF32_TOLERANCE = 1e-2
-"""For `ort-trt`, whose provider cannot be kept from rounding to 10 bits."""
+"""For engines that round products to 10 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
 _PACKAGES = {"mnn": "MNN", "torch": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 
@@ -152,7 +152,7 @@ def check(engine: str, folder: Path) -> Probed:
             reason=f"a small model fails ({reason})",
             fix=fix,
         )
-    tolerance = TF32_TOLERANCE if engine == "ort-trt" else TOLERANCE
+    tolerance = TF32_TOLERANCE if kind.rounds_to_tf32 else TOLERANCE
     # Not `difference > tolerance`, which is False for NaN.
     if not difference <= tolerance:
         return Probed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from self2self.errors import UsageError
@@ -86,9 +86,5 @@ def check_sampling(passes: Passes | None, tolerance: float | None) -> None:
 
 
 def device_sampling(sampling: Sampling) -> Sampling:
-    """What the device makes of `sampling`: independent passes over the image as it is, and 500 for ``auto``.
-
-    Passes are cheap there, and looking at the standard error would stop the two streams.
-    """
-    passes = sampling.passes if sampling.tolerance is None else PAPER_PASSES
-    return Sampling(passes, tolerance=None, balanced=False, flips=False)
+    """What the device makes of `sampling`: its masks are independent, because a pass may not depend on others there."""
+    return replace(sampling, balanced=False)

@@ -18,9 +18,9 @@ from self2self.runtime.device_ensemble import (
     DeviceEngine,
     free_device_bytes,
     largest_device_batch,
+    masks_for,
     run_device_ensemble,
 )
-from self2self.runtime.device_masks import DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.ensemble import Ensemble, run_ensemble
 from self2self.runtime.model import Model
@@ -208,8 +208,8 @@ class TileJob:
         contract = running.model.contract
         return run_device_ensemble(
             running,
-            DeviceMasks(contract.masks, axes, self.seed, running.device, place),
-            self.sampling.passes,
+            masks_for(running, self.seed, place),
+            self.sampling,
             batch=batch,
             largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
             on_progress=self.on_progress,

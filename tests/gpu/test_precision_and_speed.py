@@ -14,8 +14,7 @@ from self2self.budget import pass_bytes
 from self2self.errors import EngineUnavailableError
 from self2self.export.to_onnx import to_onnx
 from self2self.masks import MaskMaker
-from self2self.runtime.device_ensemble import DeviceEngine, free_device_bytes, run_device_ensemble
-from self2self.runtime.device_masks import DeviceMasks
+from self2self.runtime.device_ensemble import DeviceEngine, free_device_bytes, masks_for, run_device_ensemble
 from self2self.runtime.engine import NEEDS_GPU, Engine, get_engine
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.ort import OrtEngine
@@ -97,7 +96,7 @@ def test_memory_of_a_batch_is_within_the_estimate(engine: type[Engine], models: 
     before = free_device_bytes("cuda")
     with engine(model, image) as running:
         assert isinstance(running, DeviceEngine)
-        maker = DeviceMasks(model.contract.masks, axes, 0, "cuda")
+        maker = masks_for(running, 0)
         run_device_ensemble(running, maker, 2 * batch, batch=batch)
         taken = before - free_device_bytes("cuda")
     # Libraries, kernels, workspaces and an engine whose profile goes beyond this batch: 2 GiB besides.

@@ -12,13 +12,16 @@ import torch
 
 from self2self.contract import INPUT_MASK
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError, UsageError
+from self2self.orientation import turned, turned_back
 from self2self.runtime import denoise as denoise_module
 from self2self.runtime.denoise import denoise
 from self2self.runtime.device_ensemble import (
+    ROUND,
     TRIAL_BATCHES,
     DeviceEngine,
     choose_mask_source,
     largest_device_batch,
+    masks_for,
     run_device_ensemble,
 )
 from self2self.runtime.device_masks import DeviceMasks
@@ -27,8 +30,10 @@ from self2self.runtime.ensemble import Ensemble
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.moments import Moments
 from self2self.runtime.ort import OrtEngine
+from self2self.runtime.sampling import Sampling
 from tests.runtime.fakes import FakeEngine, fake_model
 from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu, on_the_cpu
+from tests.runtime.kernels_on_the_cpu import TorchOnTheCpu, needs_compiler
 
 SIZE = 64
 AXES = {"H": SIZE, "W": SIZE}
@@ -60,7 +65,7 @@ def on_device() -> OnDevice:
     return OnDevice(fake_model(), np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32))
 
 
-def run(engine: OnDevice, passes: int, **options: object) -> Ensemble:
+def run(engine: OnDevice, passes: int | Sampling, **options: object) -> Ensemble:
     maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
     assert isinstance(engine, DeviceEngine)
     return run_device_ensemble(engine, maker, passes, **options)  # type: ignore[arg-type]
@@ -110,6 +115,41 @@ def test_a_batch_that_does_not_fit_is_halved_and_loses_no_pass() -> None:
     np.testing.assert_allclose(
         result.moments.mean(), plain_predictions(engine, 10).mean(axis=0, dtype=np.float64), rtol=0, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("batch", [None, 1, 8])
+def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
+    engine = on_device()
+    upright = engine.image.copy()
+    result = run(engine, Sampling(10, tolerance=None, balanced=False, flips=True), batch=batch)
+    maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
+    masks = maker.fill(maker.allocate(10), 0, 10)[INPUT_MASK].numpy()
+    # Three passes in each orientation, one in the last.
+    orientations = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    expected = [
+        turned_back(turned(upright[0], orientation) * mask, orientation)
+        for orientation, mask in zip(orientations, masks, strict=True)
+    ]
+    np.testing.assert_allclose(result.moments.mean(), np.mean(expected, axis=0, dtype=np.float64), rtol=0, atol=1e-6)
+    assert np.array_equal(engine.image, upright), "the next image is compared with this one"
+
+
+def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
+    errors: list[tuple[int, float]] = []
+    for rounds in range(1, 6):
+        exact = run(on_device(), Sampling(rounds * ROUND, tolerance=None, balanced=False, flips=False)).moments
+        errors.append((exact.count, exact.standard_error()))
+    wanted = 0.5 * (errors[2][1] + errors[3][1])
+    assert errors[2][1] > wanted > errors[3][1]
+    result = run(on_device(), Sampling(100 * ROUND, tolerance=wanted, balanced=False, flips=False))
+    assert result.moments.count == errors[3][0]
+    assert result.moments.standard_error() <= wanted
+    # The most passes end it, too, and each orientation has its share of a round.
+    flipped = run(on_device(), Sampling(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    assert flipped.moments.count == 2 * ROUND
+    engine = on_device()
+    run(engine, Sampling(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    assert engine.counts == [ROUND // 4] * 8
 
 
 def test_one_pass_that_does_not_fit_ends_it() -> None:
@@ -163,7 +203,7 @@ def test_who_makes_the_masks() -> None:
 # The engines' own code.
 
 
-@pytest.fixture(params=[CudaOnTheCpu, TrtOnTheCpu, RtxOnTheCpu])
+@pytest.fixture(params=[CudaOnTheCpu, TrtOnTheCpu, RtxOnTheCpu, pytest.param(TorchOnTheCpu, marks=needs_compiler)])
 def gpu_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     return on_the_cpu(request.param, monkeypatch)
 
@@ -173,12 +213,12 @@ def test_engines_run_masks_of_the_device(gpu_engine: type[Engine], tiny_onnx: Pa
     path.write_bytes(tiny_onnx.read_bytes())
     model = load_model(path)
     image = np.random.default_rng(2).random((1, 3, SIZE, SIZE), dtype=np.float32)
-    maker = DeviceMasks(model.contract.masks, AXES, 0, "cpu")
     with gpu_engine(model, image) as running, OrtEngine(model, image) as reference:
         assert isinstance(running, DeviceEngine)
+        maker = masks_for(running, 0)
         for first, count in enumerate((2, 5, 1)):
             masks = maker.fill(maker.allocate(count), first, count)
-            on_host = {name: mask.numpy() for name, mask in masks.items()}
+            on_host = {name: np.ascontiguousarray(mask.numpy()) for name, mask in masks.items()}
             expected = reference.run(on_host)
             np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
             # Masks of the host in between find their own buffers.
