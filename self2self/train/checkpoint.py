@@ -57,7 +57,10 @@ def load_state(run: Run, state: FitState) -> None:
                 if state.average is not None:
                     state.average[name].copy_(tensors[f"average.{name}"])
                 if int(metadata["step"]):
-                    state.optimiser.state[parameter] = {"step": torch.tensor(float(metadata["step"]))} | {
+                    # Where the optimiser itself has it.
+                    place = parameter.device if state.optimiser.defaults["capturable"] else "cpu"
+                    step = torch.tensor(float(metadata["step"]), device=place)
+                    state.optimiser.state[parameter] = {"step": step} | {
                         key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])
                         for key in moment_names(state.optimiser, name, parameter)
                     }

@@ -27,18 +27,14 @@ from self2self.contract import MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
-from self2self.orientation import turned, turned_back
 from self2self.train.crops import HiddenPixels, Lessons
-from self2self.train.losses import masked_loss
 from self2self.train.muon import Muon
 from self2self.train.network import Self2SelfNet, initialise, placed
 from self2self.train.recipes import Recipe
 from self2self.train.rehearsal import Rehearsal
+from self2self.train.steps import QualityTerm, steps_for
 
 FloatArray = NDArray[np.float32]
-QualityTerm = Callable[[Tensor], Tensor]
-"""[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's
-mean (100 - Q)^2 with the PaQ-2-PiQ score Q."""
 
 
 @dataclass
@@ -104,12 +100,17 @@ def new_state(
             )
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = placed(network, device)
+    on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
     optimiser = (
         # One kernel for all parameters: two of the 45 ms of a step of `fast` on two cores.
-        torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas, fused=device.type == "cpu")
+        torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas, fused=on_cpu, capturable=on_cuda)
         if recipe.matrix_rate is None
-        else Muon(network, recipe.learning_rate, recipe.matrix_rate, recipe.betas)
+        else Muon(network, recipe.learning_rate, recipe.matrix_rate, recipe.betas, capturable=on_cuda)
     )
+    if on_cuda:
+        for group in optimiser.param_groups:
+            # A number would become part of the graph of a step.
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
     state = FitState(network, optimiser, None, fitted_share=recipe.fitted_share)
     if recipe.average_decay is not None:
         state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -149,21 +150,18 @@ def fit(
     specs = recipe.masks(image.shape[0])
     lessons = lessons_for(image, recipe, state, seed)
     masks = StepMasks(specs, lessons.size, seed, device)
+    steps = steps_for(network, optimiser, recipe, lessons.hidden_only, quality)
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:
-            group["lr"] = group.get("rate_scale", 1.0) * learning_rate(recipe, state.step)
-        seen, wanted, inside, turn = lessons.example(state.step)
+            rate = group.get("rate_scale", 1.0) * learning_rate(recipe, state.step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        example = lessons.example(state.step)
         try:
-            input_mask, *dropout_masks = masks.make(state.step)
-            prediction = turned_back(network(turned(seen, turn), input_mask, *dropout_masks), turn)
-            known = turned_back(input_mask, turn) if lessons.hidden_only else torch.zeros_like(input_mask)
-            loss = masked_loss(prediction, wanted, known, inside, recipe.loss)
-            if quality is not None:
-                loss = loss + recipe.quality_weight * quality(prediction[:, :, inside[0], inside[1]])
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            loss = steps.take(example, masks.make(state.step))
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ResourceError(out_of_memory_message(lessons.size)) from error
         except RuntimeError as error:

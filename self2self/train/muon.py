@@ -53,10 +53,16 @@ class Muon(torch.optim.Adam):
         learning_rate: of Adam.
         matrix_rate: of Muon, the spectral norm of a step.
         betas: of Adam.
+        capturable: whether steps may become part of a CUDA graph; rates have to be tensors then.
     """
 
     def __init__(
-        self, network: nn.Module, learning_rate: float, matrix_rate: float, betas: tuple[float, float]
+        self,
+        network: nn.Module,
+        learning_rate: float,
+        matrix_rate: float,
+        betas: tuple[float, float],
+        capturable: bool = False,
     ) -> None:
         named = list(network.named_parameters())
         matrices = [tensor for name, tensor in named if is_matrix(name, tensor)]
@@ -66,7 +72,7 @@ class Muon(torch.optim.Adam):
             {"params": matrices, "rate_scale": matrix_rate / learning_rate},
             {"params": others},
         ]
-        super().__init__(groups, learning_rate, betas)
+        super().__init__(groups, learning_rate, betas, capturable=capturable)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -82,7 +88,10 @@ class Muon(torch.optim.Adam):
             average.lerp_(parameter.grad, 1 - MOMENTUM)
             ahead = parameter.grad.lerp(average, MOMENTUM).flatten(1)
             update = orthogonalised(ahead) * max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
-            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
+            if isinstance(group["lr"], Tensor):
+                parameter.addcmul_(update.reshape(parameter.shape), group["lr"], value=-1)
+            else:
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
             # Adam leaves parameters without a gradient alone.
             parameter.grad = None
         return super().step(closure)

@@ -1,0 +1,174 @@
+"""One optimiser step of a fit, and on a GPU the same step as a CUDA graph.
+
+A step launches some 700 kernels that take microseconds each, and telling a fast GPU what to do takes several times as
+long as doing it. A graph holds them all and is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from self2self.orientation import turned, turned_back
+from self2self.train.crops import Example
+from self2self.train.losses import masked_loss
+from self2self.train.network import Self2SelfNet
+from self2self.train.recipes import Recipe
+
+QualityTerm = Callable[[Tensor], Tensor]
+"""[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's
+mean (100 - Q)^2 with the PaQ-2-PiQ score Q."""
+
+
+class Steps:
+    """Steps, one operator after the other.
+
+    Args:
+        network: optimised in place.
+        optimiser: of its parameters.
+        recipe: gives the loss.
+        hidden_only: whether an error counts only where the step's mask hid the value.
+        quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
+    """
+
+    def __init__(
+        self,
+        network: Self2SelfNet,
+        optimiser: torch.optim.Optimizer,
+        recipe: Recipe,
+        hidden_only: bool,
+        quality: QualityTerm | None = None,
+    ) -> None:
+        self._network = network
+        self._optimiser = optimiser
+        self._recipe = recipe
+        self._hidden_only = hidden_only
+        self._quality = quality
+
+    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
+        """One step.
+
+        Args:
+            example: what it learns from.
+            masks: bool [1, ...], the input's and the decoder's.
+
+        Returns:
+            the loss, a scalar.
+        """
+        seen, wanted, inside, turn = example
+        input_mask, *dropout_masks = masks
+        prediction = turned_back(self._network(turned(seen, turn), input_mask, *dropout_masks), turn)
+        known = turned_back(input_mask, turn) if self._hidden_only else torch.zeros_like(input_mask)
+        loss = masked_loss(prediction, wanted, known, inside, self._recipe.loss)
+        if self._quality is not None:
+            loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, inside[0], inside[1]])
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        return loss.detach()
+
+
+class StillSteps(Steps):
+    """The same steps on tensors that stay where they are, as a graph needs them; the loss differs by rounding.
+
+    The orientation is undone on what the prediction is compared with, and padding is left out by weights, so that all
+    steps are the same operators on other numbers. There is no quality term.
+    """
+
+    _still: tuple[Tensor, ...] = ()
+
+    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
+        """As `Steps.take`; the loss is overwritten by the next step."""
+        self._place(example, masks)
+        return self._take_still()
+
+    def _place(self, example: Example, masks: Sequence[Tensor]) -> None:
+        seen, wanted, (rows, columns), turn = example
+        counts = torch.zeros_like(wanted, dtype=torch.bool)
+        counts[:, :, rows, columns] = True
+        given = (turned(seen, turn), turned(wanted, turn), turned(counts, turn), *masks)
+        if not self._still:
+            self._still = tuple(torch.empty_like(tensor) for tensor in given)
+        for still, tensor in zip(self._still, given, strict=True):
+            still.copy_(tensor)
+
+    def _take_still(self) -> Tensor:
+        seen, wanted, counts, input_mask, *dropout_masks = self._still
+        prediction = self._network(seen, input_mask, *dropout_masks)
+        hidden = counts & ~input_mask if self._hidden_only else counts
+        whole = slice(None), slice(None)
+        loss = masked_loss(prediction, wanted, ~hidden, whole, self._recipe.loss)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        return loss.detach()
+
+
+class GraphedSteps(StillSteps):
+    """The same as a CUDA graph, recorded after some steps; where that fails, steps go on without one."""
+
+    WARM_UP = 3
+    """Steps before the graph: libraries choose algorithms and take memory, and the optimiser makes its moments."""
+
+    def __init__(
+        self, network: Self2SelfNet, optimiser: torch.optim.Optimizer, recipe: Recipe, hidden_only: bool
+    ) -> None:
+        super().__init__(network, optimiser, recipe, hidden_only)
+        self._taken = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._loss: Tensor | None = None
+        self.failure = ""
+        """Why there is no graph."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps run as a graph by now."""
+        return self._graph is not None
+
+    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
+        """As `StillSteps.take`."""
+        self._place(example, masks)
+        self._taken += 1
+        if self._graph is None and not self.failure and self._taken > self.WARM_UP:
+            self._record()
+        if self._graph is not None and self._loss is not None:
+            self._graph.replay()
+            return self._loss
+        # What is recorded later may have run on no other stream, or its gradients would wait for that one.
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            loss = self._take_still()
+        current.wait_stream(self._stream)
+        return loss
+
+    def _record(self) -> None:
+        self._optimiser.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                loss = self._take_still()
+        except RuntimeError as error:
+            # Running out of memory is one of these; without the graph there was enough of it.
+            self.failure = str(error).partition("\n")[0] or type(error).__name__
+            self._optimiser.zero_grad()
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        else:
+            self._graph, self._loss = graph, loss
+
+
+def steps_for(
+    network: Self2SelfNet,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    hidden_only: bool,
+    quality: QualityTerm | None = None,
+) -> Steps:
+    """What takes the steps fastest on the network's device."""
+    if quality is None and next(network.parameters()).is_cuda:
+        return GraphedSteps(network, optimiser, recipe, hidden_only)
+    return Steps(network, optimiser, recipe, hidden_only, quality)

@@ -1,0 +1,150 @@
+"""What needs a real GPU: fits whose steps are a CUDA graph. Run: make gpu-test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu as benchmark
+from self2self.errors import EngineUnavailableError
+from self2self.metrics import psnr
+from self2self.train import fit as fit_module
+from self2self.train.checkpoint import load_state, save_state
+from self2self.train.fit import FitState, fit, new_state
+from self2self.train.natural import start_of
+from self2self.train.prediction import predict
+from self2self.train.recipes import Recipe, recipe_for
+from self2self.train.run_folder import Run
+from self2self.train.steps import GraphedSteps, Steps
+from tests.train.test_fit import image_of
+from tests.train.test_run_folder import run
+
+__all__ = ["run"]
+
+RECIPES = {
+    "fast": replace(recipe_for("fast"), steps=40),
+    "simulated": replace(recipe_for("fast"), steps=40, target="simulated", fitted_share=1.0),
+    "paper": replace(recipe_for("paper"), steps=40),
+}
+
+
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    try:
+        benchmark.require_cuda()
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def noisy() -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, 140, 150))
+    return np.clip(image_of(140, 150) + noise, 0, 1).astype(np.float32)
+
+
+def state_of(recipe: Recipe, device: torch.device) -> FitState:
+    start = start_of(recipe, 3) if recipe.init == "natural" else None
+    return new_state(recipe, 3, 0, device, start)
+
+
+def losses_of(state: FitState, image: np.ndarray, recipe: Recipe) -> list[float]:
+    losses: list[float] = []
+    fit(image, recipe, state, on_step=lambda reached: losses.append(reached.loss))
+    return losses
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[GraphedSteps]:
+    """Whatever takes steps as graphs."""
+    found: list[GraphedSteps] = []
+
+    class Noted(GraphedSteps):
+        def __init__(self, *given: object) -> None:
+            super().__init__(*given)  # type: ignore[arg-type]
+            found.append(self)
+
+    monkeypatch.setattr("self2self.train.steps.GraphedSteps", Noted)
+    return found
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_graph_takes_the_plain_steps(
+    name: str,
+    device: torch.device,
+    noisy: np.ndarray,
+    taken: list[GraphedSteps],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = RECIPES[name]
+    graphed = state_of(recipe, device)
+    losses = losses_of(graphed, noisy, recipe)
+    assert [steps.failure for steps in taken] == [""]
+    assert taken[0].recorded
+    monkeypatch.setattr(fit_module, "steps_for", Steps)
+    plain = state_of(recipe, device)
+    expected = losses_of(plain, noisy, recipe)
+    # Some of cuDNN's sums have no fixed order, and small differences grow.
+    np.testing.assert_allclose(losses[:8], expected[:8], rtol=0.02)
+    np.testing.assert_allclose(np.mean(losses[-10:]), np.mean(expected[-10:]), rtol=0.1)
+    got, reference = (predict(state.weights(), noisy, recipe, passes=8) for state in (graphed, plain))
+    assert psnr(got, reference) > 35
+    if recipe.init == "natural":
+        assert psnr(got, image_of(140, 150)) > psnr(noisy, image_of(140, 150)) + 8
+
+
+def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken: list[GraphedSteps]) -> None:
+    recipe = RECIPES["fast"]
+    whole = losses_of(state_of(recipe, device), noisy, recipe)
+    state = state_of(recipe, device)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(reached: FitState) -> None:
+        if reached.step == 17:
+            save_state(run, reached)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(noisy, recipe, state, on_step=stop)
+    again = state_of(recipe, device)
+    load_state(run, again)
+    rest = losses_of(again, noisy, recipe)
+    assert len(rest) == 40 - 17
+    assert taken[-1].recorded
+    np.testing.assert_allclose(rest[:5], whole[17:22], rtol=0.02)
+
+
+def test_where_recording_fails_steps_go_on(
+    device: torch.device, noisy: np.ndarray, taken: list[GraphedSteps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES["fast"]
+    plain = GraphedSteps._take_still
+
+    def refusing(self: GraphedSteps) -> torch.Tensor:
+        loss = plain(self)
+        if torch.cuda.is_current_stream_capturing():
+            loss.item()
+        return loss
+
+    monkeypatch.setattr(GraphedSteps, "_take_still", refusing)
+    losses = losses_of(state_of(recipe, device), noisy, recipe)
+    assert len(losses) == recipe.steps
+    assert np.isfinite(losses).all()
+    assert taken[0].failure
+    assert not taken[0].recorded
+
+
+def test_memory_is_given_back(device: torch.device, noisy: np.ndarray, tmp_path: Path) -> None:
+    recipe = RECIPES["fast"]
+    free = []
+    for _ in range(4):
+        losses_of(state_of(recipe, device), noisy, recipe)
+        torch.cuda.empty_cache()
+        free.append(torch.cuda.mem_get_info()[0])
+    assert free[-1] >= free[1] - 64 * 2**20, free
