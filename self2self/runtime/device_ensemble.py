@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -147,6 +148,14 @@ class DeviceMoments:
         return Moments.from_sums(sums[0], sums[1], self.count)
 
 
+@cache
+def _stream(name: str) -> Any:
+    # PyTorch keeps freed memory for the stream that it was taken on, so new ones for each tile would take it anew.
+    import torch
+
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
 class Lanes:
     """A stream for masks and one for passes, on a device that has streams.
 
@@ -160,7 +169,7 @@ class Lanes:
         if device != "cpu":
             import torch
 
-            self._streams = {name: torch.cuda.Stream() for name in ("masks", "passes")}  # type: ignore[no-untyped-call]
+            self._streams = {name: _stream(name) for name in ("masks", "passes")}
             # The buffers' first use follows what the default stream did to make them.
             for stream in self._streams.values():
                 stream.wait_stream(torch.cuda.default_stream())
