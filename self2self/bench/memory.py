@@ -72,9 +72,8 @@ def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -
 def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
     import numpy as np
 
-    from self2self.masks import MaskMaker
+    from self2self.runtime.device_ensemble import ensemble_on
     from self2self.runtime.engine import NEEDS_GPU, engine_class
-    from self2self.runtime.ensemble import run_ensemble
     from self2self.runtime.model import load_model
 
     model = load_model(path)
@@ -82,8 +81,7 @@ def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int,
     image = np.full((1, model.contract.channels, *size), 0.5, np.float32)
     with engine_class(name)(model, image) as engine:
         loaded = peak_memory_bytes()
-        maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, seed=0)
-        run_ensemble(engine, maker, RUNS * batch, batch=batch)
+        ensemble_on(engine, 0)(RUNS * batch, batch)
         # Read while the engine holds its pools, which are as large as they ever were.
         after = None if before is None else _device_used()
     return loaded, None if before is None or after is None else after - before

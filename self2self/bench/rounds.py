@@ -22,9 +22,9 @@ from self2self.bench import measure
 from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
 from self2self.bench.subject import Subject
 from self2self.errors import Self2SelfError
-from self2self.masks import MaskMaker
+from self2self.runtime.device_ensemble import ensemble_on
 from self2self.runtime.engine import NEEDS_GPU, Engine, engine_class
-from self2self.runtime.ensemble import run_ensemble
+from self2self.runtime.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from self2self.bench.plain import PlainSelf2Self
@@ -106,12 +106,11 @@ def run_size(
     result = SizeResult(size, subject.gflop_per_pass(size))
     model = subject.model
     image = np.random.default_rng(0).random((1, model.contract.channels, *size), dtype=np.float32)
-    maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, seed=0)
     with ExitStack() as stack:
         runners: list[tuple[Case, Callable[[], Lap]]] = [_plain(subject, image, plan)]
         for name in plan.engines:
             try:
-                runners += _engine_runners(stack, subject, name, image, maker, plan, result.problems)
+                runners += _engine_runners(stack, subject, name, image, plan, result.problems)
             except Self2SelfError as error:
                 if plan.strict:
                     raise
@@ -154,7 +153,6 @@ def _engine_runners(
     subject: Subject,
     name: str,
     image: np.ndarray[Any, Any],
-    maker: MaskMaker,
     plan: Plan,
     problems: dict[str, str],
 ) -> list[tuple[Case, Callable[[], Lap]]]:
@@ -169,21 +167,22 @@ def _engine_runners(
             engine = own.enter_context(engine_class(name)(subject.model, image))
             seconds = time.perf_counter() - start
             passes = whole_batches(plan.passes, batch)
-            warm = run_ensemble(engine, maker, batch, batch=batch)
+            ensemble = ensemble_on(engine, 0)
+            warm = ensemble(batch, batch)
             if warm.batch != batch:
                 problems[f"{name} with batch {batch}"] = f"does not fit into memory at {size[0]}x{size[1]}"
                 continue
             precision = subject.model.contract.precision
             case = Case(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
-            runners.append((case, partial(lap_of, engine, maker, passes, batch)))
+            runners.append((case, partial(lap_of, engine, ensemble, passes, batch)))
             stack.push(own.pop_all())
     return runners
 
 
-def lap_of(engine: Engine, maker: MaskMaker, passes: int, batch: int) -> Lap:
+def lap_of(engine: Engine, ensemble: Callable[[int, int], Ensemble], passes: int, batch: int) -> Lap:
     """Run the product's ensemble once, and say which part took how long."""
     copied = engine.copy_seconds
-    done = run_ensemble(engine, maker, passes, batch=batch)
+    done = ensemble(passes, batch)
     copies = None if copied is None or engine.copy_seconds is None else engine.copy_seconds - copied
     return Lap(
         seconds=done.mask_seconds + done.pass_seconds + done.reduce_seconds,

@@ -17,11 +17,12 @@ import numpy as np
 from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, UsageError
+from self2self.masks import MaskMaker
 from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import KERNELS, DeviceMasks, KernelMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
-from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite
+from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite, run_ensemble
 from self2self.runtime.model import Model
 from self2self.runtime.moments import Moments
 from self2self.runtime.nvrtc import compiled
@@ -318,6 +319,24 @@ def run_device_ensemble(
     if orientation:
         engine.set_image(upright)
     return Ensemble(total, min(chooser.chosen, total.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+
+
+def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], Ensemble]:
+    """Plain ensembles as `denoise` runs them on `engine`: with masks of the device where it takes those.
+
+    Args:
+        engine: prepared.
+        seed: of the masks.
+
+    Returns:
+        what runs so many passes, so many at a time.
+    """
+    if choose_mask_source("auto", type(engine)) == "device":
+        on_device = cast(DeviceEngine, engine)
+        device_maker = masks_for(on_device, seed)
+        return lambda passes, batch: run_device_ensemble(on_device, device_maker, passes, batch=batch)
+    maker = MaskMaker(engine.model.contract.masks, dict(zip("HW", engine.image.shape[2:], strict=True)), seed)
+    return lambda passes, batch: run_ensemble(engine, maker, passes, batch=batch)
 
 
 def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Moments:

@@ -65,7 +65,10 @@ class Kernels:
             self._driver = import_module("cuda.bindings.driver")
             self._nvrtc = import_module("cuda.bindings.nvrtc")
         except (ImportError, OSError, RuntimeError) as error:
-            raise EngineUnavailableError(f"cuda-bindings does not load ({error}).") from error
+            built_for = (torch.version.cuda or "13").partition(".")[0]
+            raise EngineUnavailableError(
+                f"cuda-bindings does not load ({error}). Install it: pip install 'cuda-bindings=={built_for}.*'."
+            ) from error
         # Makes the context that kernels are loaded into.
         torch.cuda.current_stream()
         torch.empty(1, device="cuda")

@@ -10,22 +10,22 @@ a sixth of the time (docs/engines.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from self2self.errors import EngineUnavailableError
 from self2self.masks import BoolArray
 from self2self.profiles import BATCHES
-from self2self.runtime.engine import FloatArray, first_line
+from self2self.runtime.engine import Engine, FloatArray, first_line
 from self2self.runtime.fused import KERNELS, FusedNetwork, definitions
 from self2self.runtime.gpu import require_gpu, require_torch_cuda
 from self2self.runtime.nvrtc import Launcher, compiled
-from self2self.runtime.torch_engine import TorchEngine, network_of
+from self2self.runtime.torch_engine import network_of
 
 if TYPE_CHECKING:
     import torch
 
 
-class TorchCudaEngine(TorchEngine):
+class TorchCudaEngine(Engine):
     """The first GPU, in the model's precision."""
 
     name = "torch-cuda"
@@ -33,6 +33,8 @@ class TorchCudaEngine(TorchEngine):
     rounds_to_tf32 = True
     channels_last_masks = True
     _fused: FusedNetwork | None = None
+    _network: Any = None
+    _image: Any = None
 
     @classmethod
     def version(cls) -> str:
@@ -110,5 +112,4 @@ class TorchCudaEngine(TorchEngine):
 
     def close(self) -> None:
         """Free the network."""
-        self._fused = None
-        super().close()
+        self._fused = self._network = self._image = None

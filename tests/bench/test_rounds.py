@@ -17,6 +17,7 @@ from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
 from tests.runtime.fakes import FakeEngine
+from tests.runtime.test_device_ensemble import OnDevice
 
 
 class Good(FakeEngine):
@@ -45,7 +46,14 @@ class Small(FakeEngine):
         return super().run(masks)
 
 
-ENGINES: dict[str, type[Engine]] = {"good": Good, "broken": Broken, "small": Small}
+class Device(OnDevice):
+    """Takes masks where it runs, and no others."""
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        raise AssertionError("masks came from the host")
+
+
+ENGINES: dict[str, type[Engine]] = {"good": Good, "broken": Broken, "small": Small, "device": Device}
 
 
 @pytest.fixture
@@ -80,6 +88,15 @@ def test_batches_are_whole_and_parts_add_up(subject: Subject) -> None:
 
 def test_an_engine_that_cannot_say_what_it_copies(subject: Subject) -> None:
     (lap,) = run_size(subject, (64, 64), Plan(["small"], [1], 1, 1)).cases[1].laps
+    assert lap.copies is None
+    assert lap.masks + lap.compute + lap.reduction == pytest.approx(lap.seconds)
+
+
+def test_engines_on_a_device_run_as_the_product_runs_them(subject: Subject) -> None:
+    plain, case = run_size(subject, (64, 64), Plan(["device"], [2], 3, 1)).cases
+    assert plain.engine == "plain"
+    assert (case.engine, case.batch, case.passes) == ("device", 2, 4)
+    (lap,) = case.laps
     assert lap.copies is None
     assert lap.masks + lap.compute + lap.reduction == pytest.approx(lap.seconds)
 
