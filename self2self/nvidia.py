@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,33 @@ def driver_for(cuda_major: int) -> str:
     """The driver that CUDA `cuda_major` needs, in words."""
     known = _DRIVER_OF_CUDA.get(cuda_major)
     return f"driver {known} or newer" if known else "a newer driver"
+
+
+def built_for(architectures: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether a library runs on a GPU, by what it was compiled for.
+
+    Machine code runs on GPUs of the same major version from its own minor one up, and with a letter behind the
+    number on no other; what is compiled when it is loaded runs on all newer ones.
+
+    Args:
+        architectures: such as ``"sm_80"``, ``"sm_90a"`` or ``"compute_90"``; none are taken for all.
+        capability: compute capability (major, minor) of the GPU.
+    """
+    return not architectures or any(
+        _runs(*architecture.partition("_")[::2], capability) for architecture in architectures
+    )
+
+
+def _runs(kind: str, number: str, capability: tuple[int, int]) -> bool:
+    digits = number.rstrip("af")
+    if not digits.isdigit():
+        return False
+    wanted = divmod(int(digits), 10)
+    if wanted == capability:
+        return True
+    if digits != number:
+        return False
+    return wanted < capability and (kind == "compute" or wanted[0] == capability[0])
 
 
 def _open_driver(name: str) -> Any:

@@ -7,7 +7,7 @@ or TensorRT is loaded.
 from __future__ import annotations
 
 from self2self.errors import EngineUnavailableError, Obstacle
-from self2self.nvidia import Gpu, NoGpu, driver_for, find_gpu
+from self2self.nvidia import Gpu, NoGpu, built_for, driver_for, find_gpu
 from self2self.runtime.engine import is_installed
 
 
@@ -49,7 +49,7 @@ def require_torch_cuda(engine: str, gpu: Gpu) -> None:
     """Check that PyTorch can hold memory on the GPU.
 
     Raises:
-        EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver.
+        EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver or the GPU.
     """
     if not is_installed("torch"):
         raise EngineUnavailableError.of(
@@ -71,6 +71,13 @@ def require_torch_cuda(engine: str, gpu: Gpu) -> None:
             Obstacle.DRIVER_TOO_OLD,
             f"PyTorch {torch.__version__} cannot use {gpu.name}",
             "Update the NVIDIA driver.",
+        )
+    if not built_for(torch.cuda.get_arch_list(), gpu.compute_capability):
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.GPU_NOT_SERVED,
+            f"PyTorch {torch.__version__} does not run on {gpu.name} (compute capability {gpu.capability})",
+            "An older PyTorch may.",
         )
 
 

@@ -27,6 +27,7 @@ from self2self.contract import MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
+from self2self.nvidia import built_for
 from self2self.train.crops import HiddenPixels, Lessons
 from self2self.train.muon import Muon
 from self2self.train.network import Self2SelfNet, initialise, placed
@@ -256,13 +257,14 @@ def choose_device(name: str) -> torch.device:
         UsageError: not a device name.
         EngineUnavailableError: torch cannot use it here.
     """
+    cuda = torch.cuda.is_available() and built_for(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if cuda else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"--device is {name!r}; expected auto, cpu or cuda.") from error
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not usable.get(device.type, False):
         raise EngineUnavailableError(
             f"--device {name}: PyTorch {torch.__version__} finds no such device here. Use --device cpu."

@@ -9,7 +9,7 @@ import pytest
 
 from self2self import nvidia
 from self2self.errors import EngineUnavailableError
-from self2self.nvidia import Gpu, find_gpu
+from self2self.nvidia import Gpu, built_for, find_gpu
 from self2self.runtime.engine import NEEDS_GPU, engine_class
 
 
@@ -75,3 +75,33 @@ def test_a_machine_without_a_driver_is_told_so_at_once(name: str, monkeypatch: p
     assert message.startswith(f"engine {name}: there is no NVIDIA driver")
     assert message.endswith("Use --engine ort.")
     assert "\n" not in message
+
+
+BUILT = ("sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120")
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((6, 1), False),
+        ((7, 0), False),
+        ((7, 5), True),
+        ((8, 0), True),
+        ((8, 9), True),
+        # For 9.0 alone, and with what only that has.
+        ((9, 0), True),
+        ((9, 1), False),
+        ((10, 3), True),
+        ((11, 0), False),
+        ((12, 0), True),
+        ((12, 1), True),
+        ((13, 0), True),
+    ],
+)
+def test_which_gpus_a_build_is_for(capability: tuple[int, int], runs: bool) -> None:
+    assert built_for(BUILT, capability) is runs
+
+
+def test_a_build_that_does_not_tell_is_for_all() -> None:
+    assert built_for([], (3, 5))
+    assert not built_for(["sm_", "gfx90a"], (3, 5))

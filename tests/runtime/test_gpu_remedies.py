@@ -14,8 +14,10 @@ from self2self.runtime import ort_cuda
 from self2self.runtime.engine import Engine
 from self2self.runtime.ort_cuda import OrtCudaEngine
 from self2self.runtime.ort_trt import OrtTrtEngine
+from self2self.runtime.torch_cuda import TorchCudaEngine
 from self2self.runtime.trt import TrtEngine, TrtRtxEngine
-from tests.runtime.gpu_machine import installed
+from self2self.train.fit import choose_device
+from tests.runtime.gpu_machine import CARD, installed
 
 
 def problem_of(engine: type[Engine]) -> str:
@@ -59,6 +61,25 @@ def test_pytorch_for_cpus_is_not_enough(card: None, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "is a build for CPUs. Install the one for CUDA: pip install" in problem_of(TrtRtxEngine)
+
+
+def test_a_gpu_that_pytorch_was_not_built_for(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_100", "compute_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: CARD.compute_capability)
+    assert "does not run on NVIDIA RTX 4090 (compute capability 8.9). An older PyTorch may. Use --engine ort." in (
+        problem_of(TorchCudaEngine)
+    )
+    # Nor is it fitted there, though PyTorch says that CUDA is available.
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(EngineUnavailableError, match=r"--device cuda: PyTorch .* finds no such device"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_86"])
+    assert TorchCudaEngine.version() == f"PyTorch {torch.__version__}"
+    assert choose_device("auto") == torch.device("cuda")
 
 
 def fake_onnxruntime(*providers: str, folder: Path = Path("nowhere")) -> SimpleNamespace:
