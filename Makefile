@@ -26,6 +26,7 @@ gpu-test: $(STAMP)
 
 gpu-bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json
+	$(BIN)/python -m benchmarks.gpu_fit -o benchmarks/results/gpu-fit.json
 
 iqa-install: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(IQA_NEEDS)
