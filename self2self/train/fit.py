@@ -28,6 +28,7 @@ from self2self.errors import EngineUnavailableError, ResourceError, UsageError
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.nvidia import built_for
+from self2self.train.clipping import measure_clipping
 from self2self.train.crops import HiddenPixels, Lessons
 from self2self.train.muon import Muon
 from self2self.train.network import Self2SelfNet, initialise, placed
@@ -151,7 +152,8 @@ def fit(
     specs = recipe.masks(image.shape[0])
     lessons = lessons_for(image, recipe, state, seed)
     masks = StepMasks(specs, lessons.size, seed, device)
-    steps = steps_for(network, optimiser, recipe, lessons.hidden_only, quality)
+    clipping = measure_clipping(within_range(image)) if recipe.expects_clipping and lessons.hidden_only else None
+    steps = steps_for(network, optimiser, recipe, lessons.hidden_only, quality, clipping)
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:

@@ -28,6 +28,7 @@ LATER_FIELDS: dict[str, Any] = {
     "matrix_rate": None,
     "camera": False,
     "target": "hidden",
+    "expects_clipping": False,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -67,6 +68,8 @@ class Recipe:
         camera: start from those of the latter that know a camera's noise better, where there are any.
         target: what a step is to find: values of the image that are ``"hidden"`` from it, or what the start weights
             make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
+        expects_clipping: where noise is cut off at black or white, compare hidden values with what a prediction is on
+            average after the same cut (`train.clipping`).
         scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
         loss: ``"l1"`` or ``"l2"``, over the values that a step is to find.
         learning_rate: peak rate of Adam.
@@ -93,6 +96,7 @@ class Recipe:
     init: str = "scratch"
     camera: bool = False
     target: str = "hidden"
+    expects_clipping: bool = False
     scratch_scheme: str = "normal"
     loss: str = "l1"
     learning_rate: float = 4e-4
@@ -237,6 +241,7 @@ RECIPES: dict[str, Recipe] = {
             average_decay=0.98,
             fitted_share=0.5,
             pass_drop_rate=0.1,
+            expects_clipping=True,
             decoder_widths=(96, 96, 96, 64, 32),
         ),
         Recipe("paper", steps=4000, input_drop_rate=0.4, decoder_drop_rate=0.4),

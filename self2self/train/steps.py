@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from self2self.orientation import turned, turned_back
+from self2self.train.clipping import Clipping
 from self2self.train.crops import Example
 from self2self.train.losses import masked_loss
 from self2self.train.network import Self2SelfNet
@@ -31,6 +32,7 @@ class Steps:
         recipe: gives the loss.
         hidden_only: whether an error counts only where the step's mask hid the value.
         quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
+        clipping: how the noise of what is wanted is cut off; None where that does not matter.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Steps:
         recipe: Recipe,
         hidden_only: bool,
         quality: QualityTerm | None = None,
+        clipping: Clipping | None = None,
     ) -> None:
         self._network = network
         self._optimiser = optimiser
         self._recipe = recipe
         self._hidden_only = hidden_only
         self._quality = quality
+        self._clipping = clipping
 
     def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
         """One step.
@@ -61,13 +65,17 @@ class Steps:
         input_mask, *dropout_masks = masks
         prediction = turned_back(self._network(turned(seen, turn), input_mask, *dropout_masks), turn)
         known = turned_back(input_mask, turn) if self._hidden_only else torch.zeros_like(input_mask)
-        loss = masked_loss(prediction, wanted, known, inside, self._recipe.loss)
+        loss = masked_loss(self._expected(prediction), wanted, known, inside, self._recipe.loss)
         if self._quality is not None:
             loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, inside[0], inside[1]])
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return loss.detach()
+
+    def _expected(self, prediction: Tensor) -> Tensor:
+        """What the noisy values are on average if the prediction is right."""
+        return prediction if self._clipping is None else self._clipping.expected(prediction)
 
 
 class StillSteps(Steps):
@@ -99,7 +107,7 @@ class StillSteps(Steps):
         prediction = self._network(seen, input_mask, *dropout_masks)
         hidden = counts & ~input_mask if self._hidden_only else counts
         whole = slice(None), slice(None)
-        loss = masked_loss(prediction, wanted, ~hidden, whole, self._recipe.loss)
+        loss = masked_loss(self._expected(prediction), wanted, ~hidden, whole, self._recipe.loss)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
@@ -113,9 +121,14 @@ class GraphedSteps(StillSteps):
     """Steps before the graph: libraries choose algorithms and take memory, and the optimiser makes its moments."""
 
     def __init__(
-        self, network: Self2SelfNet, optimiser: torch.optim.Optimizer, recipe: Recipe, hidden_only: bool
+        self,
+        network: Self2SelfNet,
+        optimiser: torch.optim.Optimizer,
+        recipe: Recipe,
+        hidden_only: bool,
+        clipping: Clipping | None = None,
     ) -> None:
-        super().__init__(network, optimiser, recipe, hidden_only)
+        super().__init__(network, optimiser, recipe, hidden_only, clipping=clipping)
         self._taken = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -167,8 +180,9 @@ def steps_for(
     recipe: Recipe,
     hidden_only: bool,
     quality: QualityTerm | None = None,
+    clipping: Clipping | None = None,
 ) -> Steps:
-    """What takes the steps fastest on the network's device."""
+    """What takes the steps fastest on the network's device; arguments as for `Steps`."""
     if quality is None and next(network.parameters()).is_cuda:
-        return GraphedSteps(network, optimiser, recipe, hidden_only)
-    return Steps(network, optimiser, recipe, hidden_only, quality)
+        return GraphedSteps(network, optimiser, recipe, hidden_only, clipping)
+    return Steps(network, optimiser, recipe, hidden_only, quality, clipping)
