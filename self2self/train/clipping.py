@@ -61,6 +61,8 @@ class Clipping:
 
         The mean of max(0, x + n) for n ~ N(0, s^2) is x P(x / s) + s p(x / s), with P and p the distribution and
         density of a standard normal variable. Both ends are treated alone: an s for which both matter leaves no image.
+        Beyond the ends, where no image is, the mean goes on as a straight line: it would hardly change with x, and a
+        fit that went there would not come back.
         """
         if any(self.low):
             values = values + _gain(values, self.low)
@@ -72,10 +74,12 @@ class Clipping:
 def _gain(values: Tensor, deviations: tuple[float, ...]) -> Tensor:
     """By how much the mean grows when noise is cut off at 0."""
     spread = _spread(deviations, values.device)
-    ratio = values / spread.clamp(min=1e-6)
+    inside = values.clamp(min=0)
+    ratio = inside / spread.clamp(min=1e-6)
     density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    # The distribution at -x, as 1 less that at x would be lost in rounding.
-    return torch.where(spread > 0, spread * density - values * torch.special.ndtr(-ratio), torch.zeros_like(values))
+    # The distribution at -x, as 1 less that at x would be lost in rounding; half of what lies beyond is its tangent.
+    gain = spread * density - inside * torch.special.ndtr(-ratio) - 0.5 * (values - inside)
+    return torch.where(spread > 0, gain, torch.zeros_like(values))
 
 
 @lru_cache(maxsize=16)

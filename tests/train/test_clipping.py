@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from self2self.metrics import psnr
 from self2self.train import fit as fit_module
 from self2self.train.clipping import BLOCK, Clipping, deviations_at_the_ends, measure_clipping
 from self2self.train.fit import fit, new_state
@@ -24,7 +25,7 @@ def ramp(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 0.2])
 def test_the_expected_values_are_the_means_of_many_clipped_ones(sigma: float) -> None:
-    values = np.linspace(-0.3, 1.3, 33)
+    values = np.linspace(0, 1, 33)
     noise = np.random.default_rng(0).normal(0, sigma, (200_000, 1))
     drawn = np.clip(values + noise, 0, 1).mean(axis=0)
     # An end alone, for one channel, both ends for another, and none for the third.
@@ -33,6 +34,27 @@ def test_the_expected_values_are_the_means_of_many_clipped_ones(sigma: float) ->
     np.testing.assert_allclose(both, drawn, rtol=0, atol=4 * sigma / np.sqrt(len(noise)) + 1e-4)
     np.testing.assert_allclose(low, np.maximum(values + noise, 0).mean(axis=0), rtol=0, atol=0.01 * sigma)
     assert np.array_equal(none, image[0, 0, 0].numpy())
+
+
+def test_beyond_the_ends_the_mean_goes_on_as_a_line() -> None:
+    values = torch.tensor([-50.0, -1.0, -1e-4, 1 + 1e-4, 2.0, 50.0]).view(1, 1, 1, 6).requires_grad_()
+    expected = Clipping((0.1,), (0.1,)).expected(values)
+    expected.sum().backward()
+    assert values.grad is not None
+    np.testing.assert_allclose(values.grad.flatten().numpy(), 0.5, rtol=0, atol=2e-3)
+    at_black = 0.1 / np.sqrt(2 * np.pi)
+    line = [-25 + at_black, -0.5 + at_black, at_black, 1 - at_black, 1.5 - at_black, 25.5 - at_black]
+    np.testing.assert_allclose(expected.detach().flatten().numpy(), line, rtol=0, atol=1e-3)
+
+
+def test_a_fit_from_nothing_to_a_dark_image_finds_it() -> None:
+    """Where a prediction once is far below black, a flat mean would leave it there."""
+    clean = 0.05 + 0.2 * image_of(96, 96, 1)
+    noisy = np.clip(clean + np.random.default_rng(1).normal(0, 0.1, clean.shape), 0, 1).astype(np.float32)
+    recipe = replace(recipe_for("fast", "scratch"), steps=60)
+    assert measure_clipping(noisy) is not None
+    state = fit(noisy, recipe, new_state(recipe, 1, 0, CPU))
+    assert psnr(np.clip(predict(state.weights(), noisy, recipe, passes=4), 0, 1), clean) > 24
 
 
 def test_the_gradient_is_the_share_that_is_not_cut_off() -> None:
