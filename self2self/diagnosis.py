@@ -264,11 +264,16 @@ def _white(projector: Plane) -> float:
     return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
 
 
-def _products(plane: Plane, projector: Plane) -> Plane:
-    """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
+def blocks_of(plane: Plane) -> Plane:
+    """(H, W) in whole blocks, [N, BLOCK, BLOCK]; what is over at the right and below is left out."""
     height, width = (side // BLOCK for side in plane.shape)
     grid = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    blocks = grid.swapaxes(1, 2).reshape(-1, BLOCK * BLOCK)
+    return grid.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
+
+
+def _products(plane: Plane, projector: Plane) -> Plane:
+    """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
+    blocks = blocks_of(plane).reshape(-1, BLOCK * BLOCK)
     usable = np.ones(len(blocks), bool)
     for end in _cut_off_ends(plane):
         usable &= np.mean(blocks == end, axis=1) < 2 * SATURATED_SHARE

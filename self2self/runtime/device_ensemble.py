@@ -20,7 +20,7 @@ from self2self.errors import EngineUnavailableError, UsageError
 from self2self.masks import MaskMaker
 from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.profiles import BATCHES
-from self2self.runtime.device_masks import KERNELS, DeviceMasks, KernelMasks
+from self2self.runtime.device_masks import KERNELS, DeviceMasks
 from self2self.runtime.engine import Engine, FloatArray, first_line
 from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite, run_ensemble
 from self2self.runtime.model import Model
@@ -99,11 +99,12 @@ def masks_for(engine: DeviceEngine, seed: int, place: int = 0) -> DeviceMasks:
         place: of the tile, as for `masks.MaskMaker`.
     """
     axes = dict(zip("HW", engine.image.shape[2:], strict=True))
-    options = (engine.model.contract.masks, axes, seed, engine.device, place, engine.channels_last_masks)
+    kernels = None
     if engine.device != "cpu":
         with suppress(EngineUnavailableError):
-            return KernelMasks(compiled(KERNELS), *options)
-    return DeviceMasks(*options)
+            kernels = compiled(KERNELS)
+    specs = engine.model.contract.masks
+    return DeviceMasks(specs, axes, seed, engine.device, place, engine.channels_last_masks, kernels)
 
 
 def largest_device_batch(contract: Contract, axes: Mapping[str, int], free_bytes: int) -> int:

@@ -5,9 +5,9 @@ device with the same libraries, and other ones than the host's (`masks`): genera
 probability is the same, because here too one random byte decides one element.
 
 A pass on a fast GPU takes a few tenths of a millisecond, and every call of a kernel some
-microseconds. Where kernels can be compiled (`nvrtc`), one call makes a mask of all passes of a batch
-(`KernelMasks`). Elsewhere PyTorch's generator is seeded anew for each pass (`DeviceMasks`); one call
-draws all numbers of a pass, and one for each mask compares those of several passes.
+microseconds. Where kernels can be compiled (`nvrtc`), one call makes a mask of all passes of a batch.
+Elsewhere PyTorch's generator is seeded anew for each pass; one call draws all numbers of a pass, and
+one for each mask compares those of several passes.
 
 Everything takes the device as an argument and runs on ``"cpu"`` too, where the tests check it.
 """
@@ -47,7 +47,7 @@ def pass_seed(seed: int, index: int, place: int = 0) -> int:
 
 
 class DeviceMasks:
-    """Makes the masks of consecutive passes into buffers on a device, with PyTorch's generator.
+    """Makes the masks of consecutive passes into buffers on a device.
 
     Args:
         specs: the masks, in the order in which they consume random numbers.
@@ -57,6 +57,7 @@ class DeviceMasks:
         place: of the tile, as for `masks.MaskMaker`.
         channels_last: the memory order of the masks, and that in which their elements take the numbers. Elements are
             independent, so either is a fair draw, and another one.
+        kernels: of `KERNELS`; None for PyTorch's generator.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class DeviceMasks:
         device: str,
         place: int = 0,
         channels_last: bool = False,
+        kernels: Launcher | None = None,
     ) -> None:
         import torch
 
@@ -76,6 +78,7 @@ class DeviceMasks:
         self.place = place
         self._order = torch.channels_last if channels_last else torch.contiguous_format
         self._shapes = [spec.shape(axes) for spec in self.specs]
+        self._kernels = kernels
         self._generator = torch.Generator(device)
         self._offsets, end = [], 0
         for shape in self._shapes:
@@ -100,6 +103,24 @@ class DeviceMasks:
 
     def fill(self, buffers: dict[str, torch.Tensor], first_pass: int, count: int) -> dict[str, torch.Tensor]:
         """Masks of passes `first_pass` to `first_pass + count - 1`, as views of `buffers`."""
+        masks = {name: buffer[:count] for name, buffer in buffers.items()}
+        if self._kernels is None:
+            self._compare(masks, first_pass, count)
+        else:
+            self._launch(self._kernels, masks, first_pass, count)
+        return masks
+
+    def _launch(self, kernels: Launcher, masks: dict[str, torch.Tensor], first_pass: int, count: int) -> None:
+        words = np.random.SeedSequence((self.seed, int(Stream.DEVICE), self.place)).generate_state(2, np.uint32)
+        # As the int of C++ that has the same bits.
+        key: list[int] = words.view(np.int32).tolist()
+        for number, spec in enumerate(self.specs):
+            draws, rest = divmod(masks[spec.name][0].numel(), _DRAWN)
+            blocks = -(-(draws + (rest > 0)) // _THREADS)
+            numbers = (draws, rest, spec.keep_count, *key, number, first_pass)
+            kernels.launch("draw", (blocks, count, 1), _THREADS, (masks[spec.name], *numbers))
+
+    def _compare(self, masks: dict[str, torch.Tensor], first_pass: int, count: int) -> None:
         import torch
 
         rows = min(count, _ROWS)
@@ -114,50 +135,14 @@ class DeviceMasks:
                 draw: Any = self._words[row].random_
                 draw(-(2**63), None, generator=self._generator)
             for spec, offset in zip(self.specs, self._offsets, strict=True):
-                target = self._in_memory(buffers[spec.name][first : first + part])
+                target = self._in_memory(masks[spec.name][first : first + part])
                 if spec.keep_count == KEEP_LEVELS:
                     target.fill_(True)
                     continue
                 torch.lt(numbers[:part, offset : offset + target.shape[1]], spec.keep_count, out=target)
-        return {name: buffer[:count] for name, buffer in buffers.items()}
 
     def _in_memory(self, mask: torch.Tensor) -> torch.Tensor:
         """The elements of each pass, one behind the other in memory."""
         import torch
 
         return (mask.permute(0, 2, 3, 1) if self._order == torch.channels_last else mask).flatten(1)
-
-
-class KernelMasks(DeviceMasks):
-    """The same with a kernel of our own.
-
-    Args:
-        kernels: of `KERNELS`.
-        specs, axes, seed, device, place, channels_last: as for `DeviceMasks`.
-    """
-
-    def __init__(
-        self,
-        kernels: Launcher,
-        specs: Sequence[MaskSpec],
-        axes: Mapping[str, int],
-        seed: int,
-        device: str,
-        place: int = 0,
-        channels_last: bool = False,
-    ) -> None:
-        super().__init__(specs, axes, seed, device, place, channels_last)
-        self._kernels = kernels
-        words = np.random.SeedSequence((seed, int(Stream.DEVICE), place)).generate_state(2, np.uint32)
-        # As the int of C++ that has the same bits.
-        self._key: list[int] = words.view(np.int32).tolist()
-
-    def fill(self, buffers: dict[str, torch.Tensor], first_pass: int, count: int) -> dict[str, torch.Tensor]:
-        """As `DeviceMasks.fill`."""
-        masks = {name: buffer[:count] for name, buffer in buffers.items()}
-        for number, spec in enumerate(self.specs):
-            draws, rest = divmod(masks[spec.name][0].numel(), _DRAWN)
-            blocks = -(-(draws + (rest > 0)) // _THREADS)
-            numbers = (draws, rest, spec.keep_count, *self._key, number, first_pass)
-            self._kernels.launch("draw", (blocks, count, 1), _THREADS, (masks[spec.name], *numbers))
-        return masks

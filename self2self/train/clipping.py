@@ -24,12 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.diagnosis import SATURATED_SHARE, central
+from self2self.diagnosis import BLOCK, SATURATED_SHARE, blocks_of, central
 
 FloatArray = NDArray[np.float32]
 
-BLOCK = 8
-"""Side of the squares in which brightness and noise are measured."""
 GROUPS = 8
 """Squares are put into so many groups by their brightness."""
 FEWEST = 4
@@ -115,19 +113,16 @@ def deviations_at_the_ends(image: NDArray[np.floating]) -> list[tuple[float, flo
     measured = [_squares(plane) for plane in image]
     grouped = [found for brightness, variances in measured if (found := _groups(brightness, variances)) is not None]
     # All channels tell whether it grows with the brightness, and each of them how.
-    if grouped and _has_slope(*(np.concatenate(values) for values in zip(*grouped, strict=True))):
-        lines = [_line(*values) for values in grouped]
-        if len(lines) == len(measured):
-            return lines
+    enough = len(grouped) == len(measured)
+    if enough and _has_slope(*(np.concatenate(values) for values in zip(*grouped, strict=True))):
+        return [_line(*values) for values in grouped]
     constant = [math.sqrt(_flat(variances)) if len(variances) >= FEWEST else 0.0 for _, variances in measured]
     return [(deviation, deviation) for deviation in constant]
 
 
 def _squares(plane: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Brightness and variance of the noise of squares of which at most half is cut off."""
-    height, width = (side // BLOCK * BLOCK for side in plane.shape)
-    rows = plane[:height, :width].astype(np.float64).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-    squares = rows.transpose(0, 2, 1, 3).reshape(-1, BLOCK, BLOCK)
+    squares = blocks_of(plane.astype(np.float64))
     cut_off = np.maximum(np.sum(squares <= 0, axis=(1, 2)), np.sum(squares >= 1, axis=(1, 2)))
     usable = cut_off <= BLOCK * BLOCK // 2
     squares, cut_off = squares[usable], cut_off[usable]

@@ -7,6 +7,7 @@ long as doing it. A graph holds them all and is told once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -68,6 +69,9 @@ class Steps:
         loss = masked_loss(self._expected(prediction), wanted, known, inside, self._recipe.loss)
         if self._quality is not None:
             loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, inside[0], inside[1]])
+        return self._learn(loss)
+
+    def _learn(self, loss: Tensor) -> Tensor:
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
@@ -108,10 +112,7 @@ class StillSteps(Steps):
         hidden = counts & ~input_mask if self._hidden_only else counts
         whole = slice(None), slice(None)
         loss = masked_loss(self._expected(prediction), wanted, ~hidden, whole, self._recipe.loss)
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        return loss.detach()
+        return self._learn(loss)
 
 
 class GraphedSteps(StillSteps):
@@ -120,21 +121,15 @@ class GraphedSteps(StillSteps):
     WARM_UP = 3
     """Steps before the graph: libraries choose algorithms and take memory, and the optimiser makes its moments."""
 
-    def __init__(
-        self,
-        network: Self2SelfNet,
-        optimiser: torch.optim.Optimizer,
-        recipe: Recipe,
-        hidden_only: bool,
-        clipping: Clipping | None = None,
-    ) -> None:
-        super().__init__(network, optimiser, recipe, hidden_only, clipping=clipping)
-        self._taken = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._loss: Tensor | None = None
-        self.failure = ""
-        """Why there is no graph."""
+    failure = ""
+    """Why there is no graph."""
+    _taken = 0
+    _graph: torch.cuda.CUDAGraph | None = None
+    _loss: Tensor | None = None
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     @property
     def recorded(self) -> bool:
@@ -183,6 +178,5 @@ def steps_for(
     clipping: Clipping | None = None,
 ) -> Steps:
     """What takes the steps fastest on the network's device; arguments as for `Steps`."""
-    if quality is None and next(network.parameters()).is_cuda:
-        return GraphedSteps(network, optimiser, recipe, hidden_only, clipping)
-    return Steps(network, optimiser, recipe, hidden_only, quality, clipping)
+    kind = GraphedSteps if quality is None and next(network.parameters()).is_cuda else Steps
+    return kind(network, optimiser, recipe, hidden_only, quality, clipping)

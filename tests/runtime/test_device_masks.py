@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.contract import MaskSpec
 from self2self.masks import Stream, generator
-from self2self.runtime.device_masks import KERNELS, DeviceMasks, KernelMasks, pass_seed
+from self2self.runtime.device_masks import KERNELS, DeviceMasks, pass_seed
 from tests.runtime.kernels_on_the_cpu import needs_compiler, on_the_cpu
 
 SPECS = (MaskSpec("a", (3, "H", "W"), 154), MaskSpec("b", (5, "H/2", "W/2"), 256), MaskSpec("c", (1, "H", 3), 26))
@@ -39,9 +39,7 @@ def make(request: pytest.FixtureRequest) -> Maker:
     name, order = request.param
 
     def made(specs: Sequence[MaskSpec], axes: Mapping[str, int], seed: int, place: int = 0) -> DeviceMasks:
-        if name == "torch":
-            return DeviceMasks(specs, axes, seed, "cpu", place, order)
-        return KernelMasks(on_the_cpu(KERNELS), specs, axes, seed, "cpu", place, order)
+        return DeviceMasks(specs, axes, seed, "cpu", place, order, on_the_cpu(KERNELS) if name == "kernel" else None)
 
     return made
 
@@ -143,7 +141,7 @@ def test_the_oracle_gives_the_authors_known_answers(
 @needs_compiler
 @pytest.mark.parametrize("order", [False, True])
 def test_the_kernel_compares_the_bytes_of_philox(order: bool) -> None:
-    maker = KernelMasks(on_the_cpu(KERNELS), SPECS, AXES, 5, "cpu", 9, order)
+    maker = DeviceMasks(SPECS, AXES, 5, "cpu", 9, order, on_the_cpu(KERNELS))
     masks = maker.fill(maker.allocate(3), 70, 3)
     key = np.random.SeedSequence((5, int(Stream.DEVICE), 9)).generate_state(2, np.uint32)
     for number, spec in enumerate(SPECS):

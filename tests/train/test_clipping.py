@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks.pairs import load_pairs
+from self2self.diagnosis import BLOCK
 from self2self.metrics import psnr
 from self2self.train import fit as fit_module
-from self2self.train.clipping import BLOCK, Clipping, deviations_at_the_ends, measure_clipping
+from self2self.train.clipping import Clipping, deviations_at_the_ends, measure_clipping
 from self2self.train.fit import fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
