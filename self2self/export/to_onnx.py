@@ -1,24 +1,19 @@
-"""One trace of the network becomes one ONNX file that describes itself.
+"""The network becomes one ONNX file that describes itself.
 
-The masks are ordinary inputs, so the graph holds no random and no dropout node, which engines
-treat as identity. Nothing in the graph depends on the size of the image: convolutions pad by
-constants and the upsampling scales by a constant factor. It is therefore traced at one small
-size, which takes a third of the time of tracing with symbolic sizes and gives the same nodes; the
-names of the free axes are written into the inputs afterwards. `verify` then runs the file at
-another size and batch than the traced ones.
+The masks are ordinary inputs, so the graph (`graph`) holds no random and no dropout node, which engines treat as
+identity. Nothing in it depends on the size of the image: convolutions pad by constants and the upsampling scales by a
+constant factor. The names of the free axes are written into the inputs.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, SIZE_MULTIPLE, Contract, mask_specs
+from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
 from self2self.errors import UsageError
+from self2self.export.graph import network_graph
 from self2self.files import atomic_write
 
 if TYPE_CHECKING:
@@ -37,11 +32,6 @@ BF16_OPSET_VERSION = 22
 BF16_IR_VERSION = 10
 
 BATCH_AXIS = "N"
-WRAPPED = "network"
-"""What the exporter puts before the names of weights where the network is wrapped."""
-_TRACED_AXES = {"H": 2 * SIZE_MULTIPLE, "W": 3 * SIZE_MULTIPLE}
-_TRACED_PASSES = 2
-_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def to_onnx(
@@ -76,15 +66,15 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     _check_agreement(network, contract)
     if size is not None:
         _check_size(size, contract)
-    model = _trace(network, contract)
-    model.ir_version = IR_VERSION
-    if contract.precision == "bf16":
-        # Nothing that these operators do has changed since 18, but for the types that they take.
-        model.ir_version, model.opset_import[0].version = BF16_IR_VERSION, BF16_OPSET_VERSION
-    _strip_notes(model)
-    _write_weights(model.graph, network, dtype_of(contract.precision))
+    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+    graph = network_graph(network, contract, kinds[contract.precision])
+    # Nothing that these operators do has changed from 18 to 22, but for the types that they take.
+    bf16 = contract.precision == "bf16"
+    opset, ir_version = (BF16_OPSET_VERSION, BF16_IR_VERSION) if bf16 else (OPSET_VERSION, IR_VERSION)
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="self2self")
+    _add_weights(model.graph, network, dtype_of(contract.precision))
     _write_axes(model.graph, contract, size)
-    del model.metadata_props[:]
     onnx.helper.set_model_props(model, contract.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -107,35 +97,6 @@ def host_copy(network: Self2SelfNet) -> Self2SelfNet:
     return twin
 
 
-def _trace(network: Self2SelfNet, contract: Contract) -> onnx.ModelProto:
-    import torch
-
-    twin = host_copy(network)
-    dtype = dtype_of(contract.precision)
-    # The exporter merges weights that are equal, such as biases that are still zero, and drops
-    # the names of all but one. These are all different; the real ones are written afterwards.
-    source = torch.Generator().manual_seed(0)
-    for weight in twin.parameters():
-        weight.normal_(generator=source)
-    height, width = _TRACED_AXES.values()
-    inputs = [torch.zeros(1, contract.channels, height, width)]
-    inputs += [torch.ones(_TRACED_PASSES, *spec.shape(_TRACED_AXES), dtype=torch.bool) for spec in contract.masks]
-    with _silence():
-        program: Any = torch.onnx.export(
-            twin if dtype == torch.float32 else in_precision(twin, dtype),
-            tuple(inputs),
-            dynamo=True,
-            opset_version=OPSET_VERSION,
-            input_names=contract.input_names(),
-            output_names=[PREDICTION],
-            external_data=False,
-            verbose=False,
-        )
-    model: onnx.ModelProto = program.model_proto
-    _rename(model.graph, {f"{WRAPPED}.{name}": name for name in twin.state_dict()})
-    return model
-
-
 def dtype_of(precision: str) -> torch.dtype:
     """The type of PyTorch that is called ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
     import torch
@@ -143,62 +104,10 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
-def in_precision(twin: Self2SelfNet, dtype: torch.dtype) -> torch.nn.Module:
-    """A module that computes in `dtype` and takes and gives float32; `twin` is changed to `dtype`."""
-    import torch
-
-    class InPrecision(torch.nn.Module):
-        """Casts at the border, so that the contract of the graph is that of the float32 one."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.add_module(WRAPPED, twin.to(dtype))
-
-        def forward(self, image: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
-            """Arguments and result of the network."""
-            prediction: torch.Tensor = self.get_submodule(WRAPPED)(image.to(dtype), *masks)
-            return prediction.float()
-
-    return InPrecision().eval()
-
-
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    for entry in graph.initializer:
-        entry.name = names.get(entry.name, entry.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's warnings, which are about its own inside, from the user."""
-    levels = {name: logging.getLogger(name).level for name in _CHATTY_LOGGERS}
-    try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def _strip_notes(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for its developers: source paths, stack traces, inner shapes."""
-    graph = model.graph
-    for entry in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        entry.ClearField("doc_string")
-        entry.ClearField("metadata_props")
-    # These are the shapes of the traced size; engines infer the right ones from the inputs.
-    graph.ClearField("value_info")
-
-
-def _write_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dtype) -> None:
+def _add_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dtype) -> None:
     import torch
     from onnx import TensorProto, numpy_helper
 
-    stored = {entry.name: entry for entry in graph.initializer}
     for name, weight in host_copy(network).to(dtype).state_dict().items():
         if dtype == torch.bfloat16:
             # numpy has no such type; the file has the bits.
@@ -206,7 +115,7 @@ def _write_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.d
             tensor.raw_data = weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes()
         else:
             tensor = numpy_helper.from_array(weight.numpy(), name)
-        stored[name].CopyFrom(tensor)
+        graph.initializer.append(tensor)
 
 
 def _write_axes(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int] | None) -> None:

@@ -142,7 +142,7 @@ def verify(
     if not largest <= accepted:
         raise VerificationError(
             f"{source}: its predictions differ from PyTorch's by {largest:.2g}; expected at most {accepted:.2g}. "
-            "Update torch, onnxscript and onnxruntime, then export it again: self2self export --force"
+            "Update torch and onnxruntime, then export it again: self2self export --force"
         )
     rms = float(np.sqrt(np.mean(np.square(difference))))
     return Verification(largest, rms, time.perf_counter() - start)

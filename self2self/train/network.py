@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from self2self.contract import LEVELS, dropout_channels
-
-NEGATIVE_SLOPE = 0.2
+from self2self.contract import LEVELS, NEGATIVE_SLOPE, dropout_channels
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:

@@ -17,7 +17,7 @@ from self2self.errors import FileFormatError, InputError, UsageError, Verificati
 from self2self.export import precision as under_test
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, export_in_precision, middle
 from self2self.export.rounding_loss import bounded_change, signed_residual
-from self2self.export.to_onnx import _write_axes, host_copy, in_precision, to_onnx
+from self2self.export.to_onnx import _write_axes, host_copy, to_onnx
 from self2self.export.verify import open_session
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import FloatArray, engine_class
@@ -25,6 +25,7 @@ from self2self.runtime.model import load_model
 from self2self.train.network import Self2SelfNet
 from tests.conftest import Fitted
 from tests.export.test_verify import watched_shapes
+from tests.export.traced import InPrecision
 
 ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -155,7 +156,7 @@ def test_bf16_is_judged_by_the_same_arithmetic_as_pytorchs_own(tiny: Fitted) -> 
     masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, 0).make(0, 1)
     with torch.no_grad():
         wide = tiny.network(image, *map(torch.from_numpy, masks.values())).numpy()
-        module = in_precision(host_copy(tiny.network), torch.bfloat16)
+        module = InPrecision(host_copy(tiny.network), torch.bfloat16).eval()
         expected = module(image, *map(torch.from_numpy, masks.values())).numpy()
     got = under_test._rounded_runner(host_copy(tiny.network), torch.bfloat16)({"image": image.numpy(), **masks})
     rounding = np.sqrt(np.mean((expected - wide) ** 2))

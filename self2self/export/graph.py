@@ -1,0 +1,121 @@
+"""The network as a graph of ONNX, node by node.
+
+Written down and not traced, because the network is of one fixed form: a trace by `torch.onnx` takes 3 to 5 s of what
+the user waits for, this milliseconds, and it needs no package besides `onnx`. The tests compare it with the trace of
+the same network, and every exported file is compared with what PyTorch computes (`verify`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from self2self.contract import IMAGE, LEVELS, NEGATIVE_SLOPE, PREDICTION, Contract
+
+if TYPE_CHECKING:
+    import onnx
+
+    from self2self.train.network import Self2SelfNet
+
+NAME = "self2self"
+BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
+"""Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
+
+
+def network_graph(network: Self2SelfNet, contract: Contract, kind: int) -> onnx.GraphProto:
+    """The graph without its weights, whose names are those of the network's ``state_dict``, and without axes.
+
+    Args:
+        network: gives the number of levels and the scale of the masks.
+        contract: gives the masks.
+        kind: type of all that is computed, of ``onnx.TensorProto``; inputs and the prediction keep theirs.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = _Nodes(kind)
+    image = IMAGE if kind == TensorProto.FLOAT else nodes.cast(IMAGE)
+    input_mask, *dropout_masks = (spec.name for spec in contract.masks)
+    kept = nodes.cast(input_mask)
+    x = nodes.add("Concat", [kept, nodes.add("Mul", [kept, image], "masked")], "stem.seen", axis=1)
+    x = nodes.gated("stem", x)
+    skips = []
+    for level in range(LEVELS + 1):
+        if level:
+            x = nodes.add("MaxPool", [x], f"encoder.{level}.pooled", kernel_shape=[2, 2], strides=[2, 2])
+        x = nodes.gated(f"encoder.{level}", x)
+        skips.append(x)
+    x = skips.pop()
+    for level in range(LEVELS):
+        # Without a region of interest, which is the second input.
+        x = nodes.add(
+            "Resize",
+            [x, "", ENLARGEMENT],
+            f"decoder.{level}.enlarged",
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
+        for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
+            layer = f"decoder_{part}.{level}"
+            scaled = nodes.add("Mul", [nodes.cast(mask), SCALE], f"{mask}.scaled")
+            x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
+            x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
+    if kind == TensorProto.FLOAT:
+        nodes.convolved("head", x, PREDICTION)
+    else:
+        nodes.add("Cast", [nodes.convolved("head", x)], PREDICTION, to=TensorProto.FLOAT)
+
+    def value(name: str, of: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, of, [None] * 4)
+
+    return helper.make_graph(
+        nodes.made,
+        NAME,
+        [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
+        [value(PREDICTION, TensorProto.FLOAT)],
+        [
+            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
+            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
+            helper.make_tensor(SCALE, kind, [], [1.0 / network.decoder_keep]),
+        ],
+    )
+
+
+class _Nodes:
+    """Nodes in the order of the data, each named after what it makes.
+
+    Args:
+        kind: type of all that is computed.
+    """
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+        self.made: list[onnx.NodeProto] = []
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A node with one output, whose name comes back."""
+        from onnx import helper
+
+        self.made.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def cast(self, name: str) -> str:
+        return self.add("Cast", [name], f"{name}.cast", to=self._kind)
+
+    def convolved(self, layer: str, x: str, output: str = "") -> str:
+        """The 3x3 convolution `layer` with its reflected border."""
+        padded = self.add("Pad", [x, BORDER], f"{layer}.padded", mode="reflect")
+        weights = [f"{layer}.weight", f"{layer}.bias"]
+        return self.add("Conv", [padded, *weights], output or f"{layer}.convolved", kernel_shape=[3, 3])
+
+    def gated(self, block: str, x: str) -> str:
+        from onnx import helper
+
+        halves = [f"{block}.feature", f"{block}.gate"]
+        split = [self.convolved(f"{block}.conv", x)]
+        self.made.append(helper.make_node("Split", split, halves, f"{block}.halves", axis=1, num_outputs=2))
+        feature = self.add("LeakyRelu", halves[:1], f"{block}.feature.active", alpha=NEGATIVE_SLOPE)
+        gate = self.add("Sigmoid", halves[1:], f"{block}.gate.open")
+        return self.add("Mul", [feature, gate], f"{block}.gated")
