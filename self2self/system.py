@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def available_cpus() -> int:
@@ -19,6 +21,17 @@ def compute_threads() -> int:
     """Threads for an engine: the available CPUs, or fewer if the user says so by OMP_NUM_THREADS, as PyTorch does."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(available_cpus(), int(wanted)) if wanted.isdigit() and int(wanted) else available_cpus()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 (AMX), several times as fast as those of float32.
+
+    As far as PyTorch tells, which it does from version 2.10 on.
+    """
+    import torch
+
+    known: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(known().get("amx_bf16", False))
 
 
 def free_memory_bytes() -> int:

@@ -16,7 +16,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "self2self"
 
 LEAVES = {
-    *("budget", "contract", "device_notes", "diagnosis", "errors", "extremes", "files", "image_io", "local_means"),
+    *(
+        "budget",
+        "channels_last",
+        "contract",
+        "device_notes",
+        "diagnosis",
+        "errors",
+        "extremes",
+        "files",
+        "image_io",
+        "local_means",
+    ),
     *("masks", "metrics", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles", "system", "workers"),
 }
 FRONT = {"cli", "console", "options", "__main__"}
@@ -48,13 +59,14 @@ ALLOWED: dict[str, set[str]] = {
 
 ONLY_IN_FUNCTIONS: dict[str, set[str]] = {
     "runtime.fused": {"train.network"},
+    "runtime.rounded": {"train.network"},
     "runtime.torch_engine": {"train.network", "train.recipes"},
     "runtime.trt": {"export.engine_cache", "export.tensorrt"},
 }
-"""The reference engine runs the network that was fitted, and so do the kernels for a GPU, which take it by its type;
-TensorRT's engines are built at first use."""
+"""The reference engine runs the network that was fitted, and so do those that compute it in other ways, which take it
+by its type; TensorRT's engines are built at first use."""
 
-DEFINES_NETWORKS = {"bench.plain"}
+DEFINES_NETWORKS = {"bench.plain", "channels_last", "runtime.rounded"}
 """Modules outside `train` that cannot be read without torch; import them inside functions."""
 
 AT_THE_TOP_OF_FRONT = {"errors", *FRONT}

@@ -29,6 +29,7 @@ LATER_FIELDS: dict[str, Any] = {
     "camera": False,
     "target": "hidden",
     "expects_clipping": False,
+    "rounds_products": False,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -70,6 +71,8 @@ class Recipe:
             make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
         expects_clipping: where noise is cut off at black or white, compare hidden values with what a prediction is on
             average after the same cut (`train.clipping`).
+        rounds_products: compute steps in bfloat16 on CPUs that multiply matrices of it (`train.lean`), as PyTorch takes
+            TF32 on a GPU; weights and gradients stay float32.
         scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
         loss: ``"l1"`` or ``"l2"``, over the values that a step is to find.
         learning_rate: peak rate of Adam.
@@ -97,6 +100,7 @@ class Recipe:
     camera: bool = False
     target: str = "hidden"
     expects_clipping: bool = False
+    rounds_products: bool = False
     scratch_scheme: str = "normal"
     loss: str = "l1"
     learning_rate: float = 4e-4
@@ -242,6 +246,7 @@ RECIPES: dict[str, Recipe] = {
             fitted_share=0.5,
             pass_drop_rate=0.1,
             expects_clipping=True,
+            rounds_products=True,
             decoder_widths=(96, 96, 96, 64, 32),
         ),
         Recipe("paper", steps=4000, input_drop_rate=0.4, decoder_drop_rate=0.4),

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from self2self.orientation import turned, turned_back
+from self2self.system import multiplies_bfloat16
 from self2self.train.clipping import Clipping
 from self2self.train.crops import Example
+from self2self.train.lean import LeanNetwork
 from self2self.train.losses import masked_loss
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe
@@ -28,8 +30,8 @@ class Steps:
     """Steps, one operator after the other.
 
     Args:
-        network: optimised in place.
-        optimiser: of its parameters.
+        network: computes a prediction as `Self2SelfNet` does.
+        optimiser: of its parameters, which are changed in place.
         recipe: gives the loss.
         hidden_only: whether an error counts only where the step's mask hid the value.
         quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
@@ -38,7 +40,7 @@ class Steps:
 
     def __init__(
         self,
-        network: Self2SelfNet,
+        network: Callable[..., Tensor],
         optimiser: torch.optim.Optimizer,
         recipe: Recipe,
         hidden_only: bool,
@@ -178,5 +180,10 @@ def steps_for(
     clipping: Clipping | None = None,
 ) -> Steps:
     """What takes the steps fastest on the network's device; arguments as for `Steps`."""
-    kind = GraphedSteps if quality is None and next(network.parameters()).is_cuda else Steps
-    return kind(network, optimiser, recipe, hidden_only, quality, clipping)
+    device = next(network.parameters()).device.type
+    kind = GraphedSteps if quality is None and device == "cuda" else Steps
+    computes: Callable[..., Tensor] = network
+    if device == "cpu":
+        rounds = recipe.rounds_products and multiplies_bfloat16()
+        computes = LeanNetwork(network, torch.bfloat16 if rounds else torch.float32)
+    return kind(computes, optimiser, recipe, hidden_only, quality, clipping)

@@ -1,4 +1,4 @@
-"""Steps on tensors that stay where they are, as a CUDA graph needs them, are the steps that learn from each example."""
+"""Steps that are made for speed are those that learn from each example: on a CPU, and as a CUDA graph needs them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from self2self.train import fit as fit_module
+from self2self.train import steps as steps_module
 from self2self.train.fit import FitState, fit, new_state
-from self2self.train.recipes import Recipe
+from self2self.train.recipes import RECIPES as RECIPES_OF_USERS
+from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.steps import Steps, StillSteps, steps_for
 from tests.train.test_fit import CPU, TINY, image_of
 from tests.train.test_rehearsal import SIMULATED, start_weights
@@ -65,3 +67,32 @@ def test_rates_may_be_tensors() -> None:
 def test_a_graph_is_for_gpus_alone() -> None:
     state = new_state(TINY, 3, 0, CPU)
     assert type(steps_for(state.network, state.optimiser, TINY, True)) is Steps
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("rounds", [False, True], ids=["float32", "bfloat16"])
+def test_what_a_cpu_takes_are_the_steps_of_the_network(
+    name: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the lean network, and rounded on CPUs that gain by it."""
+    monkeypatch.setattr(steps_module, "multiplies_bfloat16", lambda: True)
+    recipe = replace(RECIPES[name], rounds_products=rounds)
+    image = image_of(96, 80) + np.random.default_rng(0).normal(0, 0.1, (3, 96, 80)).astype(np.float32)
+    plain = losses_of(recipe, image, Steps, monkeypatch)
+    lean = losses_of(recipe, image, steps_for, monkeypatch)  # type: ignore[arg-type]
+    np.testing.assert_allclose(lean[0], plain[0], rtol=1e-2 if rounds else 1e-5)
+    np.testing.assert_allclose(lean, plain, rtol=5e-2 if rounds else 1e-3)
+    assert (abs(lean[0] / plain[0] - 1) > 1e-6) == rounds
+
+
+def test_only_fast_rounds_and_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name for name, recipe in RECIPES_OF_USERS.items() if recipe.rounds_products} == {"fast"}
+    assert recipe_for("fast", "scratch").rounds_products
+    state = new_state(TINY, 3, 0, CPU)
+    types = []
+    monkeypatch.setattr(steps_module, "LeanNetwork", lambda network, dtype: types.append(dtype))
+    for rounds in (True, False):
+        for able in (True, False):
+            monkeypatch.setattr(steps_module, "multiplies_bfloat16", lambda able=able: able)
+            steps_for(state.network, state.optimiser, replace(TINY, rounds_products=rounds), True)
+    assert types == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
