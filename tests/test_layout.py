@@ -25,6 +25,7 @@ LEAVES = {
         "errors",
         "extremes",
         "files",
+        "graph",
         "image_io",
         "local_means",
     ),

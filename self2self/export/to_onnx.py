@@ -1,8 +1,8 @@
 """The network becomes one ONNX file that describes itself.
 
-The masks are ordinary inputs, so the graph (`graph`) holds no random and no dropout node, which engines treat as
-identity. Nothing in it depends on the size of the image: convolutions pad by constants and the upsampling scales by a
-constant factor. The names of the free axes are written into the inputs.
+The masks are ordinary inputs, so the graph (`self2self.graph`) holds no random and no dropout node, which engines
+treat as identity. Nothing in it depends on the size of the image: convolutions pad by constants and the upsampling
+scales by a constant factor.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
 from self2self.errors import UsageError
-from self2self.export.graph import network_graph
 from self2self.files import atomic_write
+from self2self.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -22,16 +22,9 @@ if TYPE_CHECKING:
 
     from self2self.train.network import Self2SelfNet
 
-OPSET_VERSION = 18
-"""The first with `Split` into a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
-IR_VERSION = 8
-"""The file format that came with opset 18; engines refuse a newer one than they know."""
-
 BF16_OPSET_VERSION = 22
 """The first in which a convolution takes bfloat16."""
 BF16_IR_VERSION = 10
-
-BATCH_AXIS = "N"
 
 
 def to_onnx(
@@ -67,14 +60,15 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     if size is not None:
         _check_size(size, contract)
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
-    graph = network_graph(network, contract, kinds[contract.precision])
+    graph = network_graph(contract, kinds[contract.precision])
     # Nothing that these operators do has changed from 18 to 22, but for the types that they take.
     bf16 = contract.precision == "bf16"
     opset, ir_version = (BF16_OPSET_VERSION, BF16_IR_VERSION) if bf16 else (OPSET_VERSION, IR_VERSION)
     opsets = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="self2self")
     _add_weights(model.graph, network, dtype_of(contract.precision))
-    _write_axes(model.graph, contract, size)
+    if size is not None:
+        _fix_size(model.graph, contract, size)
     onnx.helper.set_model_props(model, contract.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -118,33 +112,20 @@ def _add_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dty
         graph.initializer.append(tensor)
 
 
-def _write_axes(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int] | None) -> None:
-    dims = _free_dims(contract)
-    if size is not None:
-        axes = {"H": size[0], "W": size[1]}
-        dims[IMAGE][2:] = dims[PREDICTION][2:] = size
-        for spec in contract.masks:
-            dims[spec.name][1:] = spec.shape(axes)
+def _fix_size(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int]) -> None:
+    """Write `size` in the place of the names of its axes."""
+    axes = dict(zip("HW", size, strict=True))
+    lengths = {spec.name: [BATCH_AXIS, *spec.shape(axes)] for spec in contract.masks}
+    lengths |= {IMAGE: [1, contract.channels, *size], PREDICTION: [BATCH_AXIS, contract.channels, *size]}
     for value in (*graph.input, *graph.output):
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for dim in dims[value.name]:
-            if isinstance(dim, int):
-                shape.dim.add(dim_value=dim)
-            else:
-                shape.dim.add(dim_param=dim)
-
-
-def _free_dims(contract: Contract) -> dict[str, list[int | str]]:
-    """Axes of all inputs and of the prediction in a file for any size."""
-    colour_image: list[int | str] = [contract.channels, "H", "W"]
-    masks: dict[str, list[int | str]] = {spec.name: [BATCH_AXIS, *spec.dims] for spec in contract.masks}
-    return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
+        for dim, length in zip(value.type.tensor_type.shape.dim, lengths[value.name], strict=True):
+            if isinstance(length, int):
+                dim.dim_value = length
 
 
 def free_size(model: onnx.ModelProto, contract: Contract) -> None:
     """Let a model of a fixed size take any; nodes, weights and the axis of the batch stay as they are."""
-    dims = _free_dims(contract)
+    dims = free_dims(contract)
     for value in (*model.graph.input, *model.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, dims[value.name], strict=True):
             if isinstance(name, str) and name != BATCH_AXIS:

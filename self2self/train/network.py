@@ -13,7 +13,6 @@ the place of ``F.dropout``. Both equal the official formulation to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,14 @@ from torch.nn import functional as F
 from self2self.contract import LEVELS, NEGATIVE_SLOPE, dropout_channels
 
 
-def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+class Conv3x3(nn.Conv2d):
     """3x3 convolution that keeps height and width, with reflect padding; its weights are not drawn yet."""
-    # nn.Conv2d would draw them from the global generator, and change the caller's random numbers.
-    conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, padding_mode="reflect")  # type: ignore[no-untyped-call]
-    return cast(nn.Conv2d, conv)
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode="reflect")
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: `initialise` does, and not from the global generator, whose numbers are the caller's."""
 
 
 class GatedConv(nn.Module):
@@ -34,7 +36,7 @@ class GatedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = conv3x3(inputs, 2 * outputs)
+        self.conv = Conv3x3(inputs, 2 * outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H, W]."""
@@ -71,9 +73,9 @@ class Self2SelfNet(nn.Module):
         self.stem = GatedConv(2 * channels, encoder_width)
         self.encoder = nn.ModuleList(GatedConv(encoder_width, encoder_width) for _ in range(LEVELS + 1))
         joined = dropout_channels(encoder_width, decoder_widths)[::2]
-        self.decoder_first = nn.ModuleList(map(conv3x3, joined, decoder_widths))
-        self.decoder_second = nn.ModuleList(map(conv3x3, decoder_widths, decoder_widths))
-        self.head = conv3x3(decoder_widths[-1], channels)
+        self.decoder_first = nn.ModuleList(map(Conv3x3, joined, decoder_widths))
+        self.decoder_second = nn.ModuleList(map(Conv3x3, decoder_widths, decoder_widths))
+        self.head = Conv3x3(decoder_widths[-1], channels)
         initialise(self, "normal", torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from self2self.errors import FileFormatError, InputError, UsageError, Verificati
 from self2self.export import precision as under_test
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, export_in_precision, middle
 from self2self.export.rounding_loss import bounded_change, signed_residual
-from self2self.export.to_onnx import _write_axes, host_copy, to_onnx
+from self2self.export.to_onnx import _fix_size, host_copy, to_onnx
 from self2self.export.verify import open_session
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import FloatArray, engine_class
@@ -235,7 +235,7 @@ def test_a_large_fixed_size_costs_one_pass_and_the_ensembles_none(
     from self2self.export import verify as verify_module
 
     model = onnx.load(exported(precision))
-    _write_axes(model.graph, tiny.contract, (192, 160))
+    _fix_size(model.graph, tiny.contract, (192, 160))
     monkeypatch.setattr(under_test, "build_model", lambda *_: model)
     shapes = watched_shapes(verify_module, monkeypatch)
     path = tmp_path / "fixed.onnx"

@@ -7,14 +7,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import onnx
 import pytest
 
 from self2self.contract import IMAGE, INPUT_MASK, Contract
 from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.export.engine_cache import load_or_build, request_for
 from self2self.export.tensorrt import TENSORRT, TENSORRT_RTX, Library, build, logger_of, parse
-from self2self.export.to_onnx import _write_axes, build_model, serialise
+from self2self.export.to_onnx import build_model, serialise
 from self2self.nvidia import Gpu
 from self2self.profiles import Profile, Shape
 from self2self.train.recipes import recipe_for
@@ -45,19 +44,10 @@ def widths(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(request.param)
 
 
-@pytest.fixture(scope="module")
-def traced(fitted: Fitted, precision: str) -> tuple[Fitted, onnx.ModelProto]:
-    """A network in a precision, and its graph, which takes seconds to trace."""
-    lower = replace(fitted, contract=replace(fitted.contract, precision=precision))
-    return lower, build_model(lower.network, lower.contract)
-
-
 @pytest.mark.parametrize("size", [None, (64, 96)], ids=["dynamic", "fixed"])
-def test_graphs_parse_and_build(traced: tuple[Fitted, onnx.ModelProto], size: tuple[int, int] | None) -> None:
-    fitted, model = traced
-    # All that `build_model` does for a size after the trace.
-    _write_axes(model.graph, fitted.contract, size)
-    data, profile = serialise(model), FIXED if size else DYNAMIC
+def test_graphs_parse_and_build(fitted: Fitted, precision: str, size: tuple[int, int] | None) -> None:
+    fitted = replace(fitted, contract=replace(fitted.contract, precision=precision))
+    data, profile = serialise(build_model(fitted.network, fitted.contract, size)), FIXED if size else DYNAMIC
     network = parse(TENSORRT_RTX, data, "model.onnx").network
     check_inputs(network, fitted, size)
     kinds = {network.get_layer(index).type.name for index in range(network.num_layers)}

@@ -35,7 +35,7 @@ def prepared_model(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.Mod
 def fixed(tiny, tiny_onnx: Path) -> onnx.ModelProto:
     """The tiny network for `FIXED` alone; tests may tamper with it."""
     model = onnx.load(tiny_onnx)
-    to_onnx_module._write_axes(model.graph, tiny.contract, FIXED)
+    to_onnx_module._fix_size(model.graph, tiny.contract, FIXED)
     return model
 
 

@@ -16,19 +16,21 @@ from self2self.contract import IMAGE, LEVELS, NEGATIVE_SLOPE, PREDICTION, Contra
 if TYPE_CHECKING:
     import onnx
 
-    from self2self.train.network import Self2SelfNet
-
+OPSET_VERSION = 18
+"""The first with `Split` into a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
+IR_VERSION = 8
+"""The file format that came with opset 18; engines refuse a newer one than they know."""
+BATCH_AXIS = "N"
 NAME = "self2self"
 BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
 """Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
 
 
-def network_graph(network: Self2SelfNet, contract: Contract, kind: int) -> onnx.GraphProto:
-    """The graph without its weights, whose names are those of the network's ``state_dict``, and without axes.
+def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
+    """The graph for images of any size, without its weights, whose names are those of the network's ``state_dict``.
 
     Args:
-        network: gives the number of levels and the scale of the masks.
-        contract: gives the masks.
+        contract: gives the masks, and by the decoder's their scale.
         kind: type of all that is computed, of ``onnx.TensorProto``; inputs and the prediction keep theirs.
     """
     from onnx import TensorProto, helper, numpy_helper
@@ -67,8 +69,10 @@ def network_graph(network: Self2SelfNet, contract: Contract, kind: int) -> onnx.
     else:
         nodes.add("Cast", [nodes.convolved("head", x)], PREDICTION, to=TensorProto.FLOAT)
 
+    dims = free_dims(contract)
+
     def value(name: str, of: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, of, [None] * 4)
+        return helper.make_tensor_value_info(name, of, dims[name])
 
     return helper.make_graph(
         nodes.made,
@@ -78,9 +82,16 @@ def network_graph(network: Self2SelfNet, contract: Contract, kind: int) -> onnx.
         [
             numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
             numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
-            helper.make_tensor(SCALE, kind, [], [1.0 / network.decoder_keep]),
+            helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
         ],
     )
+
+
+def free_dims(contract: Contract) -> dict[str, list[int | str]]:
+    """Axes of all inputs and of the prediction in a file for any size."""
+    colour_image: list[int | str] = [contract.channels, "H", "W"]
+    masks: dict[str, list[int | str]] = {spec.name: [BATCH_AXIS, *spec.dims] for spec in contract.masks}
+    return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
 
 
 class _Nodes:
