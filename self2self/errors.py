@@ -59,6 +59,7 @@ class Obstacle(StrEnum):
     DRIVER_TOO_OLD = "driver-too-old"
     GPU_NOT_SERVED = "gpu-not-served"
     BOTH_PACKAGES = "both-onnxruntime-packages"
+    CPU_WITHOUT_AMX = "cpu-without-amx"
     NO_PROVIDER = "provider-not-in-build"
     LIBRARY_MISSING = "library-missing"
     LIBRARY_VERSION = "library-of-another-version"

@@ -46,7 +46,7 @@ while they are in the cache, and so many that seeding their stream, 14 microseco
 _KEPT = 2**25
 """Random bytes that are kept for the other passes of a block, at most; drawing them takes four times as long as turning
 and comparing them."""
-_WORTH_SHARING = 16 * PIECE
+_WORTH_SHARING = 4 * PIECE
 """Elements from which on several threads gain more than it costs to wake them."""
 
 
@@ -88,6 +88,8 @@ class MaskMaker:
         seed: non-negative seed of all passes.
         stream: which of the seed's independent streams.
         balanced: whether each `BLOCK` passes drop every element equally often.
+        channels_last: whether the channels of a pixel, not the pixels of a channel, are side by side in memory. Random
+            bytes follow the memory, so the masks are others.
 
     Attributes:
         place: of the tile that the masks are for, from `tiling.place_of`; tiles at other places have
@@ -102,6 +104,7 @@ class MaskMaker:
         stream: Stream = Stream.ENSEMBLE,
         *,
         balanced: bool = False,
+        channels_last: bool = False,
     ) -> None:
         self.specs = tuple(specs)
         self.seed = seed
@@ -109,7 +112,8 @@ class MaskMaker:
         self.block = BLOCK if balanced else 1
         """Passes whose masks depend on each other."""
         self.place = 0
-        self._shapes = [spec.shape(axes) for spec in self.specs]
+        self._channels_last = channels_last
+        self._shapes = [self._in_memory(spec.shape(axes)) for spec in self.specs]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self._pieces = [(number, start) for number, size in enumerate(self._sizes) for start in range(0, size, PIECE)]
         self._buffers: list[BoolArray] = []
@@ -123,8 +127,8 @@ class MaskMaker:
         """Masks of passes `first_pass` to `first_pass + count - 1`.
 
         Returns:
-            name to bool array [count, ...shape of the mask], C-contiguous. The arrays are views of buffers
-            that the next call overwrites.
+            name to bool array [count, ...shape of the mask], C-contiguous where channels are not last. The arrays
+            are views of buffers that the next call overwrites.
         """
         if not self._buffers or self._buffers[0].shape[0] < count:
             self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
@@ -136,7 +140,13 @@ class MaskMaker:
                 self._fill(first_pass + offset, offset, number, start)
 
         self._workers.run(work, shares)
-        return {spec.name: buffer[:count] for spec, buffer in zip(self.specs, self._buffers, strict=True)}
+        made = (buffer[:count] for buffer in self._buffers)
+        if self._channels_last:
+            made = (np.moveaxis(mask, -1, 1) for mask in made)
+        return {spec.name: mask for spec, mask in zip(self.specs, made, strict=True)}
+
+    def _in_memory(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[1:], *shape[:1]) if self._channels_last else shape
 
     def _fill(self, index: int, row: int, number: int, first: int) -> None:
         """Fill one piece, from element `first` on, of one mask of one pass."""

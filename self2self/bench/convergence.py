@@ -69,8 +69,9 @@ def convergence(
 
     axes = {"H": padded.shape[2], "W": padded.shape[3]}
     sampling = sampling_for(contract.recipe, passes)
-    maker = MaskMaker(contract.masks, axes, seed=0, balanced=sampling.balanced)
-    with engine_class(engine)(model, padded) as running:
+    kind = engine_class(engine)
+    maker = MaskMaker(contract.masks, axes, seed=0, balanced=sampling.balanced, channels_last=kind.host_channels_last)
+    with kind(model, padded) as running:
         # One pass at a time, so that every number of passes is met.
         run_ensemble(running, maker, sampling, batch=1, on_progress=look)
     final = means[passes]

@@ -336,7 +336,8 @@ def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], Ensemble]:
         on_device = cast(DeviceEngine, engine)
         device_maker = masks_for(on_device, seed)
         return lambda passes, batch: run_device_ensemble(on_device, device_maker, passes, batch=batch)
-    maker = MaskMaker(engine.model.contract.masks, dict(zip("HW", engine.image.shape[2:], strict=True)), seed)
+    axes = dict(zip("HW", engine.image.shape[2:], strict=True))
+    maker = MaskMaker(engine.model.contract.masks, axes, seed, channels_last=engine.host_channels_last)
     return lambda passes, batch: run_ensemble(engine, maker, passes, batch=batch)
 
 

@@ -48,10 +48,16 @@ class Engine(ABC):
     """What `--engine` calls it."""
     note: Callable[[str], None] = staticmethod(_ignore)
     """Told, in one line, what the user should know while the engine is prepared."""
+    first_pass: int = 0
+    """The pass that the next run begins with, for an engine whose passes differ by more than their masks."""
     copy_seconds: float | None = None
     """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
     rounds_to_tf32: ClassVar[bool] = False
     """Whether products of float32 values are rounded to TF32's 10 bits."""
+    rounds_to_bfloat16: ClassVar[bool] = False
+    """Whether it computes float32 models with bfloat16's 8 bits, and only means are exact (`rounded`)."""
+    host_channels_last: ClassVar[bool] = False
+    """Whether the host makes its masks with the channels of a pixel side by side; of one seed, they are others."""
     channels_last_masks: ClassVar[bool] = False
     """In which memory order it takes masks that are made on its device."""
 
@@ -176,13 +182,14 @@ ENGINES: dict[str, str] = {
     "torch-cuda": "self2self.runtime.torch_cuda:TorchCudaEngine",
     "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
     "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
+    "torch-amx": "self2self.runtime.torch_amx:TorchAmxEngine",
     "mnn": "self2self.runtime.mnn_engine:MnnEngine",
     "ort": "self2self.runtime.ort:OrtEngine",
     "torch": "self2self.runtime.torch_engine:TorchEngine",
 }
 """Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
 
-AUTO = ("torch-cuda", "mnn", "ort", "torch")
+AUTO = ("torch-cuda", "torch-amx", "mnn", "ort", "torch")
 """What `--engine auto` tries, best first by passes a second (docs/engines.md).
 
 Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,

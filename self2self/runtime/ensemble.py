@@ -99,6 +99,7 @@ def run_ensemble(
         try:
             masks = maker.make(moments.count, count)
             made = time.perf_counter()
+            engine.first_pass = moments.count
             predictions = engine.run(masks)
         except MemoryError as error:
             chooser.shrink(error)

@@ -36,8 +36,10 @@ TOLERANCE = 1e-3
 """Largest accepted difference; without the masks the tiny model differs by more than 1."""
 TF32_TOLERANCE = 1e-2
 """For engines that round products to 10 bits."""
+BFLOAT16_TOLERANCE = 0.1
+"""For engines that round to 8 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
-_PACKAGES = {"mnn": "MNN", "torch": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
+_PACKAGES = {"mnn": "MNN", "torch": "torch", "torch-amx": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def check(engine: str, folder: Path) -> Probed:
             reason=f"a small model fails ({reason})",
             fix=fix,
         )
-    tolerance = TF32_TOLERANCE if kind.rounds_to_tf32 else TOLERANCE
+    tolerance = BFLOAT16_TOLERANCE if kind.rounds_to_bfloat16 else TF32_TOLERANCE if kind.rounds_to_tf32 else TOLERANCE
     # Not `difference > tolerance`, which is False for NaN.
     if not difference <= tolerance:
         return Probed(

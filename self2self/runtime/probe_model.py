@@ -1,8 +1,6 @@
 """A tiny model to try engines on, made in memory: the exported graph with a few random weights.
 
-PyTorch takes seconds to export one, and may be missing where only the runtime is. The operators
-are therefore put together here in the order in which the exporter puts them, which
-tests/runtime/test_probe_model.py compares. What the graph has to give is computed by the reference
+PyTorch may be missing where only the runtime is. What the graph has to give is computed by the reference
 implementation of the onnx package, in plain numpy: no engine is judged by another.
 """
 
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.contract import IMAGE, INPUT_MASK, LEVELS, PREDICTION, Contract, dropout_channels, mask_specs
+from self2self.contract import IMAGE, LEVELS, PREDICTION, Contract, dropout_channels, mask_specs
+from self2self.graph import IR_VERSION, OPSET_VERSION, network_graph
 from self2self.masks import BoolArray, MaskMaker
 from self2self.runtime.engine import FloatArray
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 CHANNELS, ENCODER, DECODER = 1, 2, (4, 4, 4, 2, 2)
 SIZE, PASSES, SEED, DROP_RATE = 64, 2, 0, 0.4
-_OPSET, _IR_VERSION = 18, 8
-_SLOPE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,92 +61,26 @@ def probe_contract() -> Contract:
 
 def build_probe() -> onnx.ModelProto:
     """The tiny model, with free batch and size."""
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     contract = probe_contract()
-    graph = _Graph()
-    kept = graph.add("Cast", INPUT_MASK, to=TensorProto.FLOAT)
-    hidden = graph.add("Mul", kept, IMAGE)
-    x = graph.gated(graph.add("Concat", kept, hidden, axis=1), "stem", 2 * CHANNELS)
-    skips = []
-    for level in range(LEVELS + 1):
-        if level:
-            x = graph.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-        x = graph.gated(x, f"encoder.{level}", ENCODER)
-        skips.append(x)
-    skips.pop()
-    scale = 1.0 / contract.masks[-1].keep_probability
-    joined = dropout_channels(ENCODER, DECODER)[::2]
-    for index, (inputs, width) in enumerate(zip(joined, DECODER, strict=True)):
-        x = graph.add(
-            "Resize",
-            x,
-            "",
-            graph.constant([1.0, 1.0, 2.0, 2.0]),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
-        x = graph.add("Concat", x, skips.pop(), axis=1)
-        for number, (name, channels) in enumerate((("first", inputs), ("second", width))):
-            mask = graph.add("Cast", f"dropout_mask_{2 * index + number}", to=TensorProto.FLOAT)
-            x = graph.add("Mul", x, graph.add("Mul", mask, graph.constant(scale)))
-            x = graph.add("LeakyRelu", graph.convolve(x, f"decoder_{name}.{index}", channels, width), alpha=_SLOPE)
-    graph.convolve(x, "head", DECODER[-1], CHANNELS, result=PREDICTION)
-    colour: list[int | str | None] = [CHANNELS, "H", "W"]
-    values = [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [1, *colour])]
-    values += [helper.make_tensor_value_info(spec.name, TensorProto.BOOL, ["N", *spec.dims]) for spec in contract.masks]
-    result = helper.make_tensor_value_info(PREDICTION, TensorProto.FLOAT, ["N", *colour])
-    proto = helper.make_graph(graph.nodes, "probe", values, [result], graph.weights)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    graph = network_graph(contract, TensorProto.FLOAT)
+    random = np.random.default_rng(SEED)
+    for layer, (inputs, outputs) in _layers().items():
+        # Of a spread that keeps the activations' size.
+        weight = random.normal(0, np.sqrt(2 / (9 * inputs)), (outputs, inputs, 3, 3))
+        bias = random.uniform(-0.2, 0.2, outputs)
+        for suffix, array in (("weight", weight), ("bias", bias)):
+            graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), f"{layer}.{suffix}"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET_VERSION)], ir_version=IR_VERSION)
     helper.set_model_props(model, contract.to_metadata())
     return model
 
 
-class _Graph:
-    """Nodes and weights so far."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-        self._random = np.random.default_rng(SEED)
-        self._constants: dict[str, str] = {}
-
-    def add(self, operator: str, *inputs: str, result: str = "", **attributes: Any) -> str:
-        """Append a node with one output, and return its name."""
-        from onnx import helper
-
-        name = result or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-    def constant(self, value: Any, kind: type = np.float32) -> str:
-        """The name of a constant, which is the same for the same value."""
-        from onnx import numpy_helper
-
-        key = str(value)
-        if key not in self._constants:
-            self._constants[key] = f"constant_{len(self._constants)}"
-            self.weights.append(numpy_helper.from_array(np.asarray(value, kind), self._constants[key]))
-        return self._constants[key]
-
-    def convolve(self, x: str, name: str, inputs: int, outputs: int, result: str = "") -> str:
-        """A 3x3 convolution with reflect padding and weights that keep the activations' size."""
-        from onnx import numpy_helper
-
-        weight = self._random.normal(0, np.sqrt(2 / (9 * inputs)), (outputs, inputs, 3, 3))
-        bias = self._random.uniform(-0.2, 0.2, outputs)
-        for suffix, array in (("weight", weight), ("bias", bias)):
-            self.weights.append(numpy_helper.from_array(array.astype(np.float32), f"{name}.{suffix}"))
-        x = self.add("Pad", x, self.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), mode="reflect")
-        return self.add("Conv", x, f"{name}.weight", f"{name}.bias", result=result, kernel_shape=[3, 3])
-
-    def gated(self, x: str, name: str, inputs: int) -> str:
-        """A gated convolution: LeakyReLU of one half of the channels times sigmoid of the other."""
-        from onnx import helper
-
-        both = self.convolve(x, f"{name}.conv", inputs, 2 * ENCODER)
-        halves = [f"{name}.feature", f"{name}.gate"]
-        self.nodes.append(helper.make_node("Split", [both], halves, axis=1, num_outputs=2))
-        feature = self.add("LeakyRelu", halves[0], alpha=_SLOPE)
-        return self.add("Mul", feature, self.add("Sigmoid", halves[1]))
+def _layers() -> dict[str, tuple[int, int]]:
+    """Channels into and out of every convolution, in the order of the data."""
+    layers = {"stem.conv": (2 * CHANNELS, 2 * ENCODER)}
+    layers |= {f"encoder.{level}.conv": (ENCODER, 2 * ENCODER) for level in range(LEVELS + 1)}
+    for level, (joined, width) in enumerate(zip(dropout_channels(ENCODER, DECODER)[::2], DECODER, strict=True)):
+        layers |= {f"decoder_first.{level}": (joined, width), f"decoder_second.{level}": (width, width)}
+    return {**layers, "head": (DECODER[-1], CHANNELS)}

@@ -141,7 +141,13 @@ class TileJob:
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
         )
         batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
-        maker = MaskMaker(contract.masks, plan.axes, self.seed, balanced=self.sampling.balanced)
+        maker = MaskMaker(
+            contract.masks,
+            plan.axes,
+            self.seed,
+            balanced=self.sampling.balanced,
+            channels_last=self.engine.host_channels_last,
+        )
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
         with ExitStack() as stack:

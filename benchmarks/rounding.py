@@ -1,0 +1,99 @@
+"""What the rounding of the engine `torch-amx` costs an ensemble, on any CPU.
+
+    python -m benchmarks.rounding -o benchmarks/results/rounding.json
+
+The photographs and fits of `benchmarks.precision`. Three means of the same balanced passes: in float32; in bfloat16
+with weights that were rounded to the nearest once; and in bfloat16 as the engine does it, where passes take turns in
+weights that are rounded up here and down there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.pairs import FloatArray
+from benchmarks.precision import PHOTOGRAPHS, fitted, noisy_and_clean
+from benchmarks.results_file import write_result
+from self2self.bench.environment import environment, shown_command
+from self2self.contract import Contract
+from self2self.diagnosis import measure_noise
+from self2self.masks import MaskMaker
+from self2self.metrics import psnr
+from self2self.runtime.rounded import SETS, RoundedNetwork
+from self2self.runtime.windows import in_turn
+from self2self.train.network import Self2SelfNet
+from self2self.train.recipes import recipe_for
+
+PASSES = 50
+WAYS = {"nearest": 1, "sets": SETS}
+"""How many sets of weights there are."""
+
+
+@torch.inference_mode()
+def differences(
+    network: Self2SelfNet, contract: Contract, noisy: FloatArray, clean: FloatArray
+) -> list[dict[str, Any]]:
+    """For each way to round, how far the mean of `PASSES` passes, and a pass, is from float32."""
+    image = torch.from_numpy(noisy)[None]
+    maker = MaskMaker(
+        contract.masks, {"H": noisy.shape[1], "W": noisy.shape[2]}, contract.seed, balanced=True, channels_last=True
+    )
+    networks = {way: RoundedNetwork(network, image, 1, in_turn, sets=sets) for way, sets in WAYS.items()}
+    exact = np.zeros(noisy.shape)
+    means = {way: np.zeros(noisy.shape) for way in WAYS}
+    of_a_pass = dict.fromkeys(WAYS, 0.0)
+    for index in range(PASSES):
+        masks = [torch.from_numpy(mask) for mask in maker.make(index, 1).values()]
+        plain = network(image, *masks)[0].double().numpy()
+        exact += plain / PASSES
+        for way, rounds in networks.items():
+            prediction = rounds(masks, index, in_strips=False)[0].double().numpy()
+            means[way] += prediction / PASSES
+            of_a_pass[way] += _grey_levels(prediction - plain) / PASSES
+    level = _decibels(exact, clean)
+    return [
+        {
+            "way": way,
+            "psnr_float32": level,
+            "psnr_change": _decibels(mean, clean) - level,
+            "rms_of_the_mean": _grey_levels(mean - exact),
+            "rms_of_a_pass": of_a_pass[way],
+        }
+        for way, mean in means.items()
+    ]
+
+
+def _decibels(image: np.ndarray, clean: FloatArray) -> float:
+    return psnr(np.clip(image, 0, 1).astype(np.float32), clean)
+
+
+def _grey_levels(difference: np.ndarray) -> float:
+    return 255 * float(np.sqrt(np.mean(np.square(difference))))
+
+
+def main() -> None:
+    """Fit, compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    rows = []
+    for name, sigma in PHOTOGRAPHS:
+        noisy, clean = noisy_and_clean(name, sigma)
+        for found in differences(*fitted(noisy, recipe_for("fast").for_noise(measure_noise(noisy))), noisy, clean):
+            rows.append({"image": name, "sigma": sigma, **found})
+            print(
+                f"{name:10} {sigma:2} {found['way']:8} {found['psnr_change']:+.4f} dB, "
+                f"mean {found['rms_of_the_mean']:.3f}, pass {found['rms_of_a_pass']:.3f} grey levels",
+                flush=True,
+            )
+    command = shown_command("python -m benchmarks.rounding")
+    write_result(args.output, {"command": command, **environment(), "passes": PASSES, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
