@@ -93,20 +93,21 @@ class TorchAmxEngine(Engine):
             self._network.use_image(torch.from_numpy(self.image))
 
     def _side_by_side(self, work: Work, count: int) -> None:
-        """Run `work` in threads of ours, none of which is shared out again by PyTorch."""
+        """Run `work` in threads of ours, each of which PyTorch may share out to as many as are left over."""
         import torch
 
         if count == 1:
             work(0)
             return
         threads = torch.get_num_threads()
+        share = max(1, compute_threads() // count)
 
-        def alone(index: int) -> None:
-            if torch.get_num_threads() != 1:
-                torch.set_num_threads(1)
+        def shared(index: int) -> None:
+            if torch.get_num_threads() != share:
+                torch.set_num_threads(share)
             work(index)
 
-        self._workers.run(alone, count)
+        self._workers.run(shared, count)
         # What a thread sets is its own, but also what threads that come later begin with.
         torch.set_num_threads(threads)
 

@@ -169,6 +169,26 @@ def test_runs_on_any_cpu(tiny: Fitted, tiny_model: Model, count: int) -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(("count", "share"), [(2, 2), (3, 1), (4, 1)])
+def test_threads_that_are_left_over_are_shared(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, count: int, share: int
+) -> None:
+    monkeypatch.setattr(torch_amx, "compute_threads", lambda: 4)
+    before, seen = torch.get_num_threads(), []
+    with TorchAmxEngine(tiny_model, np.zeros((1, 3, 64, 64), np.float32)) as engine:
+        passes = engine._network
+
+        def watched(*arguments: object, in_strips: bool) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return passes(*arguments, in_strips=in_strips)
+
+        engine._network = watched
+        engine.run(masks_for(tiny_model, (64, 64), 0, count))
+    assert seen == [share] * count
+    assert torch.get_num_threads() == before
+
+
 def test_without_amx_it_says_so_and_auto_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     with pytest.raises(EngineUnavailableError, match=r"engine torch-amx: this CPU does not .*AMX.*Use --engine auto"):
