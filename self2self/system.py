@@ -23,6 +23,17 @@ def compute_threads() -> int:
     return min(available_cpus(), int(wanted)) if wanted.isdigit() and int(wanted) else available_cpus()
 
 
+def wait_briefly() -> None:
+    """Let PyTorch's threads sleep after some 30 microseconds of waiting for each other; call it before PyTorch loads.
+
+    By themselves they spin for a millisecond and more. Where other programs have the processors, the thread that is
+    waited for does not get one meanwhile: steps of a fit took 14 to 30 times as long as on a quiet machine, and 3 to 8
+    times so (docs/experiments.md).
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "10000"
+
+
 def multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies matrices of bfloat16 (AMX), several times as fast as those of float32.
 

@@ -1,15 +1,18 @@
-"""Free memory: what the machine has, and what control groups leave of it."""
+"""Free memory: what the machine has, and what control groups leave of it; and how threads wait."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from self2self import system
-from self2self.system import cgroup_free_bytes, free_memory_bytes
+from self2self.system import cgroup_free_bytes, free_memory_bytes, wait_briefly
 
 
 def group(folder: Path, **files: str) -> None:
@@ -62,3 +65,32 @@ def test_threads_of_an_engine_follow_the_usual_variable(monkeypatch: pytest.Monk
         assert system.compute_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert system.compute_threads() == 4
+
+
+@pytest.mark.parametrize("said", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # So that it is taken away again, too.
+        monkeypatch.setenv(name, "active")
+        if name != said:
+            monkeypatch.delenv(name)
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(said)
+
+
+def test_the_command_says_so_before_pytorch_loads() -> None:
+    script = """
+import os, sys
+from self2self import cli
+sys.argv = ["self2self", "--version"]
+try:
+    cli.main()
+except SystemExit:
+    pass
+print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "10000 False"

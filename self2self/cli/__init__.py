@@ -51,6 +51,9 @@ def root(
 
 def main() -> None:
     """Entry point of the `self2self` command."""
+    from self2self.system import wait_briefly
+
+    wait_briefly()
     arguments = sys.argv[1:]
     try:
         code = app(standalone_mode=False)
