@@ -31,7 +31,6 @@ from benchmarks.product import exported
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.files import atomic_write
-from self2self.masks import MaskMaker
 from self2self.padding import Padding
 from self2self.runtime.engine import Engine, get_engine
 from self2self.runtime.ensemble import run_ensemble
@@ -59,10 +58,9 @@ def ways(longest: int) -> dict[str, Sampling]:
     }
 
 
-def run_way(engine: Engine, model: Model, pair: Pair, padding: Padding, sampling: Sampling) -> list[dict[str, float]]:
+def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) -> list[dict[str, float]]:
     """The curve of one way: PSNR, standard error and seconds at `MARKS` and at the end."""
-    height, width = engine.image.shape[2:]
-    maker = MaskMaker(model.contract.masks, {"H": height, "W": width}, SEED, balanced=sampling.balanced)
+    maker = engine.mask_maker(SEED, balanced=sampling.balanced)
     curve: list[dict[str, float]] = []
     spent, began = 0.0, time.perf_counter()
 
@@ -103,9 +101,9 @@ def measure(pair: Pair, model: Model, longest: int) -> list[dict[str, Any]]:
     padded = np.ascontiguousarray(padding.pad(pair.noisy), np.float32)[None]
     rows = []
     with get_engine("auto")(model, padded) as engine:
-        run_ensemble(engine, MaskMaker(model.contract.masks, dict(zip("HW", padded.shape[2:], strict=True)), SEED), 2)
+        run_ensemble(engine, engine.mask_maker(SEED), 2)
         for name, sampling in ways(longest).items():
-            curve = run_way(engine, model, pair, padding, sampling)
+            curve = run_way(engine, pair, padding, sampling)
             rows.append({"image": pair.name, "way": name, "engine": engine.name, "curve": curve})
             last = curve[-1]
             print(

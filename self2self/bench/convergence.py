@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.extremes import with_extremes, within_range
-from self2self.masks import MaskMaker
 from self2self.metrics import psnr
 from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, engine_class
@@ -67,11 +66,9 @@ def convergence(
             with_extremes(padding.crop(moments.mean()), pixels, means[moments.count])
         on_progress(moments)
 
-    axes = {"H": padded.shape[2], "W": padded.shape[3]}
     sampling = sampling_for(contract.recipe, passes)
-    kind = engine_class(engine)
-    maker = MaskMaker(contract.masks, axes, seed=0, balanced=sampling.balanced, channels_last=kind.host_channels_last)
-    with kind(model, padded) as running:
+    with engine_class(engine)(model, padded) as running:
+        maker = running.mask_maker(seed=0, balanced=sampling.balanced)
         # One pass at a time, so that every number of passes is met.
         run_ensemble(running, maker, sampling, batch=1, on_progress=look)
     final = means[passes]

@@ -17,7 +17,6 @@ import numpy as np
 from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, UsageError
-from self2self.masks import MaskMaker
 from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import KERNELS, DeviceMasks
@@ -336,8 +335,7 @@ def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], Ensemble]:
         on_device = cast(DeviceEngine, engine)
         device_maker = masks_for(on_device, seed)
         return lambda passes, batch: run_device_ensemble(on_device, device_maker, passes, batch=batch)
-    axes = dict(zip("HW", engine.image.shape[2:], strict=True))
-    maker = MaskMaker(engine.model.contract.masks, axes, seed, channels_last=engine.host_channels_last)
+    maker = engine.mask_maker(seed)
     return lambda passes, batch: run_ensemble(engine, maker, passes, batch=batch)
 
 

@@ -141,13 +141,7 @@ class TileJob:
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
         )
         batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
-        maker = MaskMaker(
-            contract.masks,
-            plan.axes,
-            self.seed,
-            balanced=self.sampling.balanced,
-            channels_last=self.engine.host_channels_last,
-        )
+        maker: MaskMaker | None = None
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
         with ExitStack() as stack:
@@ -162,10 +156,11 @@ class TileJob:
                 running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
-                maker.place = place_of(top, left)
                 if self.mask_source == "device":
-                    result = self._run_on_device(running, plan.axes, maker.place, batch)
+                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch)
                 else:
+                    maker = maker or running.mask_maker(self.seed, balanced=self.sampling.balanced)
+                    maker.place = place_of(top, left)
                     result = run_ensemble(
                         running,
                         maker,
