@@ -35,9 +35,9 @@ INPUT_MASK = "input_mask"
 PREDICTION = "prediction"
 
 LEVELS = 5
+"""Number of 2x2 poolings of the network."""
 NEGATIVE_SLOPE = 0.2
 """Of the leaky ReLUs."""
-"""Number of 2x2 poolings of the network."""
 SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE

@@ -94,3 +94,17 @@ print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "10000 False"
+
+
+def test_a_cpu_without_amx_costs_no_pytorch(tmp_path: Path) -> None:
+    """PyTorch takes seconds to load, and the engines that are taken instead do without."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile\n")
+    script = f"""
+import sys
+from pathlib import Path
+from self2self.system import multiplies_bfloat16
+print(multiplies_bfloat16(Path({str(cpuinfo)!r})), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -135,7 +135,6 @@ class RoundedNetwork:
         Returns:
             float32 [1, C, H, W].
         """
-        masks = [mask.contiguous(memory_format=torch.channels_last) for mask in masks]
         layers = self._sets[index % len(self._sets)]
         input_mask, *dropout = masks
         run = self._side_by_side if in_strips else in_turn

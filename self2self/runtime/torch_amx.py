@@ -67,15 +67,19 @@ class TorchAmxEngine(Engine):
     @classmethod
     def version(cls) -> str:
         """PyTorch's version, where the CPU has AMX and PyTorch uses it."""
-        version = TorchEngine.version()
-        if not multiplies_bfloat16():
+        try:
+            able = multiplies_bfloat16()
+        except (ImportError, OSError):
+            # What is wrong with PyTorch, its own engine says.
+            able = True
+        if not able:
             raise EngineUnavailableError.of(
                 cls.name,
                 Obstacle.CPU_WITHOUT_AMX,
                 "this CPU does not multiply matrices of bfloat16 (AMX, Intel Xeon from the fourth generation on)",
                 instead="Use --engine auto.",
             )
-        return version
+        return TorchEngine.version()
 
     def prepare(self) -> None:
         """Round the weights of the graph's convolutions."""

@@ -230,19 +230,18 @@ class StepMasks:
         self._specs = specs
         self._seed = seed
         self._device = device
-        self._host = MaskMaker(specs, self._axes, seed, Stream.FIT)
+        self._host = MaskMaker(specs, self._axes, seed, Stream.FIT, channels_last=True)
 
     def make(self, step: int) -> list[Tensor]:
         """Bool tensors [1, ...] on the device, in the order of the specs."""
         if self._device.type == "cpu":
-            drawn = [torch.from_numpy(mask) for mask in self._host.make(step, 1).values()]
-        else:
-            draws = torch.Generator(self._device)
-            draws.manual_seed(int(generator(self._seed, step, Stream.FIT).integers(2**63)))
-            drawn = [
-                torch.rand((1, *spec.shape(self._axes)), generator=draws, device=self._device) < spec.keep_probability
-                for spec in self._specs
-            ]
+            return [torch.from_numpy(mask) for mask in self._host.make(step, 1).values()]
+        draws = torch.Generator(self._device)
+        draws.manual_seed(int(generator(self._seed, step, Stream.FIT).integers(2**63)))
+        drawn = (
+            torch.rand((1, *spec.shape(self._axes)), generator=draws, device=self._device) < spec.keep_probability
+            for spec in self._specs
+        )
         return [_channels_last(mask) for mask in drawn]
 
 

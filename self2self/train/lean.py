@@ -56,7 +56,7 @@ class LeanNetwork:
 
     def _convolved(self, convolution: torch.nn.Module, padded: Tensor, scale: float = 1.0) -> Tensor:
         weight, bias = convolution.parameters()
-        return F.conv2d(padded, (weight if scale == 1.0 else weight * scale).to(self._dtype), bias.to(self._dtype))
+        return F.conv2d(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
 
     def _gated(self, convolution: torch.nn.Module, x: Tensor) -> Tensor:
         """As two convolutions: halves of one's result are not contiguous, and take ten times as long to go over."""
