@@ -135,3 +135,14 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
             ) from error
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written ({reason}). {instead[:1].upper()}{instead[1:]}.") from error
+
+
+@contextmanager
+def pytorch_memory() -> Iterator[None]:
+    """Turn the RuntimeError that PyTorch raises where the host has no memory left into a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise

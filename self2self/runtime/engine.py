@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +52,9 @@ class Engine(ABC):
     """The pass that the next run begins with, for an engine whose passes differ by more than their masks."""
     copy_seconds: float | None = None
     """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
-    rounds_to_tf32: ClassVar[bool] = False
-    """Whether products of float32 values are rounded to TF32's 10 bits."""
-    rounds_to_bfloat16: ClassVar[bool] = False
-    """Whether it computes float32 models with bfloat16's 8 bits, and only means are exact (`rounded`)."""
+    rounds_to: ClassVar[Literal["tf32", "bfloat16"] | None] = None
+    """What float32 values are rounded to before they are multiplied: 10 bits, or 8, where only means of passes are
+    exact (`rounded`)."""
     host_channels_last: ClassVar[bool] = False
     """Whether the host makes its masks with the channels of a pixel side by side; of one seed, they are others."""
     channels_last_masks: ClassVar[bool] = False

@@ -27,7 +27,7 @@ class OrtTrtEngine(OrtCudaEngine):
     """ONNX Runtime with its TensorRT provider; CUDA runs what TensorRT does not take."""
 
     name = "ort-trt"
-    rounds_to_tf32 = True
+    rounds_to = "tf32"
     library = "libonnxruntime_providers_tensorrt.so"
     provider_name = "TensorrtExecutionProvider"
     runs_bf16 = True

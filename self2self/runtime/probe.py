@@ -154,7 +154,7 @@ def check(engine: str, folder: Path) -> Probed:
             reason=f"a small model fails ({reason})",
             fix=fix,
         )
-    tolerance = BFLOAT16_TOLERANCE if kind.rounds_to_bfloat16 else TF32_TOLERANCE if kind.rounds_to_tf32 else TOLERANCE
+    tolerance = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, None: TOLERANCE}[kind.rounds_to]
     # Not `difference > tolerance`, which is False for NaN.
     if not difference <= tolerance:
         return Probed(

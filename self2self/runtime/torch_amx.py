@@ -15,7 +15,7 @@ import numpy as np
 
 from self2self.budget import pass_bytes
 from self2self.contract import Contract
-from self2self.errors import EngineUnavailableError, Obstacle
+from self2self.errors import EngineUnavailableError, Obstacle, pytorch_memory
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model
@@ -38,7 +38,7 @@ class TorchAmxEngine(Engine):
     """The CPU, in bfloat16 whatever the model's precision."""
 
     name = "torch-amx"
-    rounds_to_bfloat16 = True
+    rounds_to = "bfloat16"
     host_channels_last = True
     copy_seconds: float = 0.0
     _network: Any = None
@@ -134,12 +134,8 @@ class TorchAmxEngine(Engine):
                     predictions[index] = prediction[0].numpy()
                     copied[first] += time.perf_counter() - start
 
-        try:
+        with pytorch_memory():
             self._side_by_side(compute, threads)
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
         self.copy_seconds += sum(copied) / threads
         return predictions
 

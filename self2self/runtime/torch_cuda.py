@@ -30,7 +30,7 @@ class TorchCudaEngine(Engine):
 
     name = "torch-cuda"
     device: ClassVar[str] = "cuda"
-    rounds_to_tf32 = True
+    rounds_to = "tf32"
     channels_last_masks = True
     _fused: FusedNetwork | None = None
     _network: Any = None

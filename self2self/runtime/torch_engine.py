@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.contract import LEVELS
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, pytorch_memory
 from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
 from self2self.runtime.model import Model, read_proto
@@ -73,16 +73,11 @@ class TorchEngine(Engine):
         import torch
 
         ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
-        try:
-            with torch.inference_mode():
-                computed = self._network(self._image, *ordered)
-                start = time.perf_counter()
-                predictions: FloatArray = computed.contiguous().numpy()
-                self.copy_seconds += time.perf_counter() - start
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
+        with pytorch_memory(), torch.inference_mode():
+            computed = self._network(self._image, *ordered)
+            start = time.perf_counter()
+            predictions: FloatArray = computed.contiguous().numpy()
+            self.copy_seconds += time.perf_counter() - start
         return predictions
 
     def provider(self) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.contract import MaskSpec
-from self2self.errors import EngineUnavailableError, ResourceError, UsageError
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.nvidia import built_for
@@ -164,13 +164,10 @@ def fit(
                 group["lr"] = rate
         example = lessons.example(state.step)
         try:
-            loss = steps.take(example, masks.make(state.step))
+            with pytorch_memory():
+                loss = steps.take(example, masks.make(state.step))
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ResourceError(out_of_memory_message(lessons.size)) from error
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise ResourceError(out_of_memory_message(lessons.size)) from error
-            raise
         state.step += 1
         state.loss = loss.item()
         if state.average is not None and recipe.average_decay is not None:

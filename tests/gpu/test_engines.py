@@ -49,7 +49,7 @@ def picture(contract: Contract, size: tuple[int, int]) -> FloatArray:
 def test_predictions_with_host_masks(engine: type[Engine], model: Model, size: tuple[int, int]) -> None:
     image = picture(model.contract, size)
     maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, 0)
-    tolerance = TF32_TOLERANCE if engine.rounds_to_tf32 else TOLERANCE
+    tolerance = TF32_TOLERANCE if engine.rounds_to == "tf32" else TOLERANCE
     with engine(model, image) as running, OrtEngine(model, image) as reference:
         # 65 is one more than the largest batch of an engine.
         for count in (1, 3, 8, 65, 2):
@@ -98,7 +98,7 @@ def test_the_ensemble_is_that_of_the_cpu(engine: type[Engine], model: Model) -> 
     reference = denoise(model, pixels, engine="ort", passes=20, seed=1)
     result = denoise(model, pixels, engine=engine.name, passes=20, seed=1, mask_source="host")
     assert result.engine == engine.name
-    tolerance = TF32_TOLERANCE if engine.rounds_to_tf32 else TOLERANCE
+    tolerance = TF32_TOLERANCE if engine.rounds_to == "tf32" else TOLERANCE
     assert np.abs(result.image - reference.image).max() <= tolerance
 
 
@@ -130,7 +130,7 @@ def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], m
     if not torch.cuda.is_available():
         pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")
     image = picture(model.contract, (96, 64))
-    tolerance = TF32_TOLERANCE if engine.rounds_to_tf32 else TOLERANCE
+    tolerance = TF32_TOLERANCE if engine.rounds_to == "tf32" else TOLERANCE
     with engine(model, image) as running, OrtEngine(model, image) as reference:
         assert isinstance(running, DeviceEngine)
         maker = masks_for(running, 0)

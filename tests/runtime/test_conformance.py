@@ -74,9 +74,7 @@ def case(fitted_and_model: tuple[Fitted, Model], request: pytest.FixtureRequest)
 
 
 def tolerance_of(engine: type[Engine]) -> float:
-    if engine.rounds_to_bfloat16:
-        return BFLOAT16_TOLERANCE
-    return TF32_TOLERANCE if engine.rounds_to_tf32 else TOLERANCE
+    return {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, None: TOLERANCE}[engine.rounds_to]
 
 
 def assert_close(engine: type[Engine], got: FloatArray, expected: FloatArray, what: str) -> None:
