@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.clocked import Stopwatch, clocked_fit
 from benchmarks.pairs import FloatArray, Pair, scores
 from benchmarks.product import exported
+from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
@@ -144,6 +145,16 @@ def run_bm3d(pair: Pair, sigma: float) -> Row:
     return {**watch.seconds(), "sigma": round(sigma, 2), **scores(result, pair.clean)}
 
 
+def run_stabilised_bm3d(pair: Pair) -> Row:
+    """BM3D of one channel with noise of photons, which is told what that is."""
+    noise = photon_noise(pair.noisy[0], pair.clean[0])
+    watch = Stopwatch()
+    watch.start()
+    result = bm3d_of_photons(pair.noisy[0], noise)[None]
+    watch.hold()
+    return {**watch.seconds(), "gain": noise.gain, "offset": noise.offset, **scores(result, pair.clean)}
+
+
 def estimated_sigma(pair: Pair) -> float:
     """scikit-image's wavelet estimate, mean over channels, in 8-bit grey levels."""
     from skimage.restoration import estimate_sigma
@@ -174,4 +185,6 @@ def baselines(pair: Pair) -> dict[str, Callable[[], Row]]:
     }
     if (sigma := pair.sigma) is not None:
         methods["bm3d, true sigma"] = lambda: run_bm3d(pair, sigma)
+    if pair.photons:
+        methods["bm3d, stabilised, true noise"] = lambda: run_stabilised_bm3d(pair)
     return methods

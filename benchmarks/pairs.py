@@ -10,8 +10,9 @@ or the clean one is a sample of scikit-image, and the noise is made (`benchmarks
 
     {"name": "page", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 128}
 
-`top`, `left` and `size` cut a square from both images before anything else sees them. `sigma` is in
-8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`.
+`top`, `left` and `size` cut a square from both images before anything else sees them, and `channel` takes one of
+their channels, from 0. `sigma` is in 8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`.
+`photons` says of an image of one channel that its noise is that of photons.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Pair:
         noisy: what the methods see.
         clean: for the scores alone.
         sigma: of white Gaussian noise, in 8-bit grey levels; None where it is unknown or means nothing.
+        photons: whether the noise is that of photons, which grows with the brightness.
     """
 
     name: str
     noisy: FloatArray
     clean: FloatArray
     sigma: float | None
+    photons: bool = False
 
 
 def sample(name: str) -> FloatArray:
@@ -58,7 +61,9 @@ def sample(name: str) -> FloatArray:
 
 
 def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
-    """The square that `entry` names, or all of `pixels`."""
+    """The square and the channel that `entry` names, or all of `pixels`."""
+    if "channel" in entry:
+        pixels = pixels[entry["channel"]][None]
     if "size" not in entry:
         return pixels
     rows = slice(entry["top"], entry["top"] + entry["size"])
@@ -70,7 +75,7 @@ def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
     """One pair of a list that lies in `folder`."""
     if "sample" not in entry:
         noisy, clean = (cut(read_image(folder / entry[key]).pixels, entry) for key in ("noisy", "clean"))
-        return Pair(entry["name"], noisy, clean, entry.get("sigma"))
+        return Pair(entry["name"], noisy, clean, entry.get("sigma"), entry.get("photons", False))
     clean = cut(sample(entry["sample"]), entry)
     noisy = add_noise(clean, entry["noise"], entry["sigma"], np.random.default_rng(0))
     return Pair(entry["name"], noisy, clean, entry["sigma"] if entry["noise"] == "gaussian" else None)

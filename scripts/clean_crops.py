@@ -7,7 +7,7 @@ part of the crops is made to look like micrographs with a dye in each channel, l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 Photograph = NDArray[np.uint8]
 Crop = NDArray[np.float32]
+Way = Callable[[list[Photograph], int, np.random.Generator], Crop]
 
 LARGEST_BLUR = 1.3
 """Standard deviation of a Gaussian, in pixels."""
@@ -36,10 +37,13 @@ def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] 
     return photographs
 
 
-def sample_clean(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """A random crop (C, size, size) in [0, 1], in one of the ways of `WAYS`."""
-    way = rng.choice(len(WAYS), p=list(WAYS.values()))
-    crop = list(WAYS)[way](photographs, size, rng)
+def sample_clean(
+    photographs: list[Photograph], size: int, rng: np.random.Generator, ways: Mapping[Way, float] | None = None
+) -> Crop:
+    """A random crop (C, size, size) in [0, 1], in one of `ways`, by default `WAYS`."""
+    ways = WAYS if ways is None else ways
+    way = rng.choice(len(ways), p=list(ways.values()))
+    crop = list(ways)[way](photographs, size, rng)
     return np.ascontiguousarray(np.clip(crop, 0, 1), np.float32)
 
 
@@ -116,6 +120,18 @@ def saturated(photographs: list[Photograph], size: int, rng: np.random.Generator
     return (0.5 + gain * (clean - levels)).astype(np.float32)
 
 
+def glowing(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """Mostly dark, with some bright structures as soft as a lens makes them, as of what glows under a microscope."""
+    clean = as_it_is(photographs, size, rng)
+    low, high = np.quantile(clean, [rng.uniform(0, 0.5), 1])
+    depth = np.clip((clean - low) / max(high - low, 0.05), 0, 1)
+    if rng.random() < 0.5:
+        depth = 1 - depth
+    blur = rng.uniform(0, LARGEST_BLUR)
+    bright = gaussian_filter(depth ** rng.uniform(1, 4), (0, blur, blur))
+    return (rng.uniform(0, 0.1) + rng.uniform(0.2, 1) * bright).astype(np.float32)
+
+
 def tinted(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
     """Brightness alone, drawn from one colour to another."""
     brightness = as_it_is(photographs, size, rng).mean(0)
@@ -146,7 +162,7 @@ def between_colours(amount: NDArray[np.floating], channels: int, rng: np.random.
     return np.asarray(first[:, None, None] + amount * (second - first)[:, None, None], np.float32)
 
 
-WAYS: dict[Callable[[list[Photograph], int, np.random.Generator], Crop], float] = {
+WAYS: dict[Way, float] = {
     as_it_is: 0.43,
     recoloured: 0.42,
     stained: 0.05,
@@ -155,3 +171,11 @@ WAYS: dict[Callable[[list[Photograph], int, np.random.Generator], Crop], float] 
     pattern: 0.03,
 }
 """How a crop is made, and how large a share of them is made so."""
+MICROGRAPHS: dict[Way, float] = {
+    as_it_is: 0.3,
+    recoloured: 0.25,
+    glowing: 0.35,
+    saturated: 0.05,
+    pattern: 0.05,
+}
+"""The same for weights that are to know what microscopes see, too."""

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clean_crops import load_photographs, sample_clean, soft
+from clean_crops import MICROGRAPHS, WAYS, load_photographs, sample_clean, soft
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from self2self.contract import mask_specs
 from self2self.masks import MaskMaker, Stream, generator
+from self2self.train.lean import LeanNetwork
 from self2self.train.muon import Muon, moment_names
 from self2self.train.network import Self2SelfNet, initialise
 from self2self.train.synthetic import NOISES, add_noise
@@ -43,7 +44,21 @@ KINDS = {
     "camera": 0.35,
 }
 """Kinds of noise, and how large a share of the crops has each."""
-MIXES = {"all": KINDS, "camera": {"camera": 0.8, "correlated": 0.1, "gaussian": 0.1}}
+PHOTONS = {
+    "gaussian": 0.22,
+    "poisson": 0.25,
+    "multiplicative": 0.03,
+    "impulse": 0.03,
+    "mixture": 0.15,
+    "correlated": 0.12,
+    "camera": 0.2,
+}
+MIXES = {
+    "all": (KINDS, WAYS),
+    "camera": ({"camera": 0.8, "correlated": 0.1, "gaussian": 0.1}, WAYS),
+    "micrographs": (PHOTONS, MICROGRAPHS),
+}
+"""By the name for `--noise`: kinds of noise and ways of crops."""
 SOFT_SHARE = 0.15
 SOFT_SHARES = {"camera": 0.7, "correlated": 0.7}
 """Share of the crops that are soft: where noise looks like grain, what is clean must have none."""
@@ -104,16 +119,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="of activations and products: half the time with AMX")
     args = parser.parse_args()
 
     photographs = load_photographs(args.folders, args.channels)
     small = load_photographs(args.folders, args.channels, parts=(2, 3))
-    mix = MIXES[args.noise]
+    mix, ways = MIXES[args.noise]
 
     def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         kind = str(rng.choice(list(mix), p=list(mix.values())))
         is_soft = rng.random() < SOFT_SHARES.get(kind, SOFT_SHARE)
-        clean = soft(small, args.size, rng) if is_soft else sample_clean(photographs, args.size, rng)
+        clean = soft(small, args.size, rng) if is_soft else sample_clean(photographs, args.size, rng, ways)
         return with_noise(clean, kind, rng)
 
     network = Self2SelfNet(args.channels, ENCODER_WIDTH, DECODER_WIDTHS)
@@ -123,6 +139,7 @@ def main() -> None:
         as_many = len(weights["head.bias"]) == args.channels
         network.load_state_dict(weights if as_many else grey_from_colour(weights))
     network = network.to(memory_format=torch.channels_last)
+    computes = LeanNetwork(network, torch.bfloat16 if args.bfloat16 else torch.float32)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     betas = (0.9, 0.99)
     optimiser = (
@@ -140,12 +157,13 @@ def main() -> None:
         clean, noisy = map(np.stack, zip(*(sample(rng) for _ in range(args.batch)), strict=True))
         drop_rate = more_often_low(*args.drop_rates, rng)
         specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, args.decoder_drop_rate)
-        masks = MaskMaker(specs, {"H": args.size, "W": args.size}, args.seed, Stream.FIT).make(step, args.batch)
+        size = {"H": args.size, "W": args.size}
+        masks = MaskMaker(specs, size, args.seed, Stream.FIT, channels_last=True).make(step, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:
             scale = group.get("rate_scale", 1.0)
             group["lr"] = scale * learning_rate(step, args.steps, args.rate, args.warm_up, args.decay)
-        prediction = network(torch.from_numpy(noisy), *map(torch.from_numpy, masks.values()))
+        prediction = computes(torch.from_numpy(noisy), *map(torch.from_numpy, masks.values()))
         loss = root_mean_square(prediction, torch.from_numpy(clean))
         optimiser.zero_grad()
         loss.backward()

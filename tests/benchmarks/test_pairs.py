@@ -73,10 +73,15 @@ def test_lists_are_made_from_a_folder_of_images(tmp_path: Path, monkeypatch: pyt
         save(data / "cbsd68" / folder / "0020.png", pixels)
     for folder in ("noisy", "mean"):
         save(data / "polyu" / folder / "Camera_5_160_3200_chair_11.png", pixels)
+    grey = np.random.default_rng(1).integers(0, 256, (512, 512), np.uint8)
+    for folder in ("raw", "gt"):
+        for frame in (1, 2):
+            save(data / "fmd" / folder / f"Confocal_FISH_{frame}.png", grey // frame)
     monkeypatch.setattr("sys.argv", ["make_pairs", str(data), "-o", str(out)])
     make_pairs.main()
     assert {path.name for path in out.iterdir()} == {
-        *(f"cbsd68-crops-sigma{sigma}.json" for sigma in (15, 25, 50)),
+        *(f"cbsd68-{kind}crops-sigma{sigma}.json" for sigma in (15, 25, 50) for kind in ("", "green-")),
+        "fmd-crops.json",
         "polyu-crops.json",
         "polyu-small-crops.json",
     }
@@ -88,3 +93,18 @@ def test_lists_are_made_from_a_folder_of_images(tmp_path: Path, monkeypatch: pyt
     assert (chair.name, chair.sigma, chair.noisy.shape) == ("chair", None, (3, 256, 256))
     (small,) = load_pairs(out / "polyu-small-crops.json")
     np.testing.assert_array_equal(small.noisy, chair.noisy[:, 64:192, 64:192])
+    (green,) = load_pairs(out / "cbsd68-green-crops-sigma50.json")
+    np.testing.assert_array_equal(green.noisy, church.noisy[1:2])
+    np.testing.assert_array_equal(green.clean, church.clean[1:2])
+    (fish,) = load_pairs(out / "fmd-crops.json")
+    assert (fish.name, fish.sigma, fish.photons) == ("Confocal FISH", None, True)
+    np.testing.assert_allclose(fish.noisy[0], grey[128:384, 128:384] / 255, atol=1e-6)
+    assert not chair.photons
+
+
+def test_without_micrographs_there_is_no_list_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crops.json").write_text(json.dumps({"crops": []}))
+    (tmp_path / "polyu" / "noisy").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["make_pairs", str(tmp_path), "-o", str(tmp_path / "polyu")])
+    make_pairs.main()
+    assert not (tmp_path / "polyu" / "fmd-crops.json").exists()

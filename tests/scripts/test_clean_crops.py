@@ -37,7 +37,8 @@ def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path)
 def test_crops_of_all_ways_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
     loaded = crops.load_photographs([folder], channels)
     assert sum(crops.WAYS.values()) == pytest.approx(1)
-    for way in crops.WAYS:
+    assert sum(crops.MICROGRAPHS.values()) == pytest.approx(1)
+    for way in crops.WAYS | crops.MICROGRAPHS:
         drawn = [way(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
         assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
         assert np.array_equal(drawn[3], way(loaded, SIZE, np.random.default_rng(3)))
@@ -65,6 +66,8 @@ def test_samples_are_in_the_range(crops: ModuleType, folder: Path) -> None:
     loaded = crops.load_photographs([folder], 3)
     for seed in range(100):
         crop = crops.sample_clean(loaded, SIZE, np.random.default_rng(seed))
+        other = crops.sample_clean(loaded, SIZE, np.random.default_rng(seed), {crops.glowing: 1.0})
+        assert 0 <= other.min() < other.max() <= 1
         assert (crop.shape, crop.dtype) == ((3, SIZE, SIZE), np.float32)
         assert crop.min() >= 0
         assert crop.max() <= 1
@@ -90,3 +93,22 @@ def test_contrast_is_cut_off_up_to_two_levels(crops: ModuleType, folder: Path) -
         ends.append(float(np.mean((crop == 0) | (crop == 1))))
     assert min(ends) < 0.5
     assert max(ends) > 0.9
+
+
+def test_what_glows_is_dark_around_and_as_soft_as_a_lens_makes_it(crops: ModuleType, folder: Path) -> None:
+    loaded = crops.load_photographs([folder], 1)
+    drawn = [crops.glowing(loaded, SIZE, np.random.default_rng(seed)) for seed in range(60)]
+    assert {(crop.shape, crop.dtype) for crop in drawn} == {((1, SIZE, SIZE), np.dtype(np.float32))}
+    darkest = [float(crop.min()) for crop in drawn]
+    assert min(darkest) >= 0
+    assert max(darkest) < 0.35
+    mostly_dark = np.mean([np.median(crop) < 0.5 * (crop.min() + crop.max()) for crop in drawn])
+    photographs = [crops.as_it_is(loaded, SIZE, np.random.default_rng(seed)) for seed in range(60)]
+    assert mostly_dark > 0.6 > np.mean([np.median(crop) < 0.5 * (crop.min() + crop.max()) for crop in photographs])
+
+
+def test_what_glows_may_have_no_contrast_at_all(crops: ModuleType) -> None:
+    flat = [np.full((1, 100, 100), 90, np.uint8)]
+    crop = crops.glowing(flat, SIZE, np.random.default_rng(0))
+    assert np.isfinite(crop).all()
+    assert np.ptp(crop) < 1e-6

@@ -84,6 +84,23 @@ def test_rate_warms_up_stays_and_falls_to_zero(script: ModuleType) -> None:
     assert rates[100] == 0
 
 
+def test_shares_of_every_mix_make_a_whole(script: ModuleType) -> None:
+    for kinds, ways in script.MIXES.values():
+        assert sum(kinds.values()) == pytest.approx(1)
+        assert sum(ways.values()) == pytest.approx(1)
+        assert set(kinds) <= set(script.NOISES)
+
+
+def test_bfloat16_changes_little(
+    script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, rounded = tmp_path / "exact.safetensors", tmp_path / "rounded.safetensors"
+    prefit(script, monkeypatch, photographs, exact, "--channels", "1", "--noise", "micrographs")
+    prefit(script, monkeypatch, photographs, rounded, "--channels", "1", "--noise", "micrographs", "--bfloat16")
+    a, b = (torch.cat([tensor.flatten().float() for tensor in load_file(path).values()]) for path in (exact, rounded))
+    assert 0 < (a - b).norm() < 0.05 * a.norm()
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_part_of_the_samples_is_beyond_the_range(script: ModuleType, photographs: Path, channels: int) -> None:
     loaded = script.load_photographs([photographs], channels)
