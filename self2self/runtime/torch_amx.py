@@ -52,7 +52,9 @@ class TorchAmxEngine(Engine):
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """As for every engine; half of what float32 takes."""
-        return compute_threads() * _STRIP_BYTES + cls.further_pass_bytes(contract, axes)
+        further = cls.further_pass_bytes(contract, axes)
+        # The more threads, the lower their strips: all together they are the image, which has no more without strips.
+        return further + min(compute_threads() * _STRIP_BYTES, further)
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:

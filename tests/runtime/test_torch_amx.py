@@ -189,6 +189,16 @@ def test_threads_that_are_left_over_are_shared(
     assert torch.get_num_threads() == before
 
 
+def test_many_threads_need_no_more_than_the_image_once_more(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = {"H": 1024, "W": 1024}
+    needed = []
+    for threads in (1, 2, 256):
+        monkeypatch.setattr(torch_amx, "compute_threads", lambda threads=threads: threads)
+        needed.append(TorchAmxEngine.pass_bytes(tiny_model.contract, axes))
+    further = TorchAmxEngine.further_pass_bytes(tiny_model.contract, axes)
+    assert further < needed[0] < needed[1] < needed[2] == 2 * further
+
+
 def test_without_amx_it_says_so_and_auto_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     with pytest.raises(EngineUnavailableError, match=r"engine torch-amx: this CPU does not .*AMX.*Use --engine auto"):
