@@ -21,7 +21,7 @@ from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState
-from self2self.train.natural import natural_file, start_of
+from self2self.train.natural import natural_files, start_of
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
 
@@ -51,12 +51,13 @@ def changes(text: str) -> dict[str, Any]:
 def recipe_inputs(recipe: Recipe, channels: int) -> Row:
     """What a fit depends on, beside the image: a row of a results file is used again only while this is equal."""
     values = json.loads(json.dumps(recipe.to_json()))
-    for name in ("camera", "target"):
+    for name in ("camera", "target", "expects_clipping", "rounds_products"):
         if values[name] == LATER_FIELDS[name]:
             # Rows from before there was a choice need not be measured again.
             del values[name]
     if recipe.init == "natural":
-        values["start_sha256"] = hashlib.sha256(natural_file(channels, recipe.camera).read_bytes()).hexdigest()[:16]
+        start = b"".join(path.read_bytes() for path in natural_files(channels, recipe.camera))
+        values["start_sha256"] = hashlib.sha256(start).hexdigest()[:16]
     return {"recipe": values}
 
 

@@ -10,11 +10,13 @@ Levels are in 8-bit grey levels: 255 times the unit of the pixels, whose bulk li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from self2self.noise_curve import BLOCK, blocks_of, depends_on_the_signal
 
 FloatArray = NDArray[np.floating]
 Plane = NDArray[np.float64]
@@ -33,9 +35,6 @@ FLATTEST = 0.25
 
 LEAST_POSITIONS = 64
 """Fewer than this say nothing, so that of a small image more is looked at."""
-
-BLOCK = 8
-"""Side of the blocks in which neighbouring pixels are compared."""
 
 LEAST_BLOCKS = 16
 
@@ -69,6 +68,7 @@ class Noise:
         sigma_by_channel: the same for each channel.
         correlation: between neighbouring pixels, mean of both directions; 0 for independent pixels.
         horizontal, vertical: between a pixel and the next one to the right, and the one below.
+        signal_dependent: whether it grows with the brightness, as that of photons does.
     """
 
     sigma: float
@@ -76,11 +76,18 @@ class Noise:
     correlation: float
     horizontal: float
     vertical: float
+    signal_dependent: bool = False
 
     @property
     def correlated(self) -> bool:
         """Whether the noise is of the kind that a fit learns."""
         return self.correlation > CORRELATED
+
+    @property
+    def text(self) -> str:
+        """Its level in words, for people."""
+        grows = ", stronger where it is brighter" if self.signal_dependent else ""
+        return f"noise of about {self.sigma:.1f} grey levels{grows}"
 
     def to_json(self) -> dict[str, Any]:
         """What ``"noise"`` holds in the JSON of a command."""
@@ -91,6 +98,7 @@ class Noise:
             "correlation_horizontal": round(self.horizontal, 4),
             "correlation_vertical": round(self.vertical, 4),
             "correlated": self.correlated,
+            "signal_dependent": self.signal_dependent,
         }
 
 
@@ -135,7 +143,16 @@ def central(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
 
 
 def measure_noise(pixels: FloatArray) -> Noise:
-    """Level and correlation of the noise of `pixels`: (C, H, W) of at least 8x8, finite, any affine scale."""
+    """The noise of an image.
+
+    Args:
+        pixels: (C, H, W) of at least 8x8, finite, with its bulk in [0, 1]. Level and correlation are those of any
+            affine scale; whether it depends on the signal can be told of values in the range alone.
+    """
+    return replace(_level_and_correlation(pixels), signal_dependent=depends_on_the_signal(pixels))
+
+
+def _level_and_correlation(pixels: FloatArray) -> Noise:
     overall, channels = estimate_sigma(pixels)
     horizontal, vertical = estimate_correlation(pixels)
     return Noise(overall, channels, (horizontal + vertical) / 2, horizontal, vertical)
@@ -148,7 +165,7 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
         float(difference.mean()) * GREY_LEVELS,
         float(difference.std()) * GREY_LEVELS,
         autocorrelation(difference),
-        measure_noise(difference),
+        _level_and_correlation(difference),
     )
 
 
@@ -262,13 +279,6 @@ def _white(projector: Plane) -> float:
     """Sum of products of neighbours over sum of squares that independent noise has behind `projector`."""
     index = np.arange(BLOCK * BLOCK).reshape(BLOCK, BLOCK)
     return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
-
-
-def blocks_of(plane: Plane) -> Plane:
-    """(H, W) in whole blocks, [N, BLOCK, BLOCK]; what is over at the right and below is left out."""
-    height, width = (side // BLOCK for side in plane.shape)
-    grid = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    return grid.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
 
 
 def _products(plane: Plane, projector: Plane) -> Plane:

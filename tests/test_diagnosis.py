@@ -144,9 +144,20 @@ def test_json_holds_plain_numbers() -> None:
     noise = json.loads(json.dumps(measure_noise(noisy).to_json()))
     assert noise["sigma"] == pytest.approx(20, rel=0.1)
     assert len(noise["sigma_by_channel"]) == 3
+    assert noise["signal_dependent"] is False
     residual = json.loads(json.dumps(measure_residual(noisy, photograph("chelsea")).to_json()))
     assert [len(row) for row in residual["autocorrelation"]] == [4] * 4
     assert set(residual) == {"mean", "standard_deviation", "sigma", "autocorrelation", "correlated"}
+
+
+def test_noise_of_photons_is_said_to_be_stronger_where_it_is_brighter() -> None:
+    clean = photograph("camera") ** 2
+    noisy = np.random.default_rng(0).poisson(60 * clean) / 60
+    noise = measure_noise(noisy)
+    assert noise.to_json()["signal_dependent"]
+    assert noise.text == f"noise of about {noise.sigma:.1f} grey levels, stronger where it is brighter"
+    assert not measure_residual(noisy, clean).noise.signal_dependent
+    assert measure_noise(clean + white(clean.shape, 20)).text.endswith("grey levels")
 
 
 @settings(max_examples=40, deadline=None)

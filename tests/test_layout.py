@@ -29,7 +29,8 @@ LEAVES = {
         "image_io",
         "local_means",
     ),
-    *("masks", "metrics", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles", "system", "workers"),
+    *("masks", "metrics", "noise_curve", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles"),
+    *("system", "workers"),
 }
 FRONT = {"cli", "console", "options", "__main__"}
 HEAVY = {

@@ -32,10 +32,10 @@ def print_finished(console: Console, finished: list[Finished | FinishedStack]) -
         removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
         if item.noise is None:
             # Only what was removed was measured, which can be less than the image's noise.
-            lines.append(f"  {removed}, with noise of about {residual.noise.sigma:.1f}")
+            lines.append(f"  {removed}, with {residual.noise.text}")
         else:
             made = "" if item.fitted is None else f": {item.fitted.settings()}"
-            lines.append(f"  noise of about {item.noise.sigma:.1f} grey levels{made}; {removed}")
+            lines.append(f"  {item.noise.text}{made}; {removed}")
         if item.fitted is not None and item.fitted.config.iqa is not None:
             lines.append(f"  fitted {item.fitted.quality_text()}")
     for line in lines:

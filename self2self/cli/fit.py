@@ -54,5 +54,5 @@ def fit(
     if fitted.psnr is not None:
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
     if fitted.noise is not None:
-        text += f"\n  noise of about {fitted.noise.sigma:.1f} grey levels: {fitted.settings()}"
+        text += f"\n  {fitted.noise.text}: {fitted.settings()}"
     console.result(f"{text}\n  {fitted.quality_text()}", fitted.to_json())

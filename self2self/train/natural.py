@@ -26,8 +26,12 @@ TRIED_SIDE = 256
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
 FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
-CAMERA_FILES = {3: FOLDER / "natural-rgb-camera.safetensors"}
-"""Those that have seen more of the noise that a camera's processing spreads over neighbouring pixels."""
+CAMERA_FILES = {1: FOLDER / "natural-grey-camera.safetensors", 3: FOLDER / "natural-rgb-camera.safetensors"}
+"""How those differ from them that have seen more of the noise that a camera's processing spreads over neighbouring
+pixels, for grey also of micrographs and of noise of photons."""
+STEPS = "steps"
+"""What a difference has beside its tensors of whole numbers: what one of them is worth, for each output channel of each
+weight and for each bias, in the order of their names."""
 
 
 def has_natural_weights(channels: int) -> bool:
@@ -35,15 +39,15 @@ def has_natural_weights(channels: int) -> bool:
     return channels in FILES and FILES[channels].is_file()
 
 
-def natural_file(channels: int, camera: bool = False) -> Path:
-    """The file of `natural_weights`.
+def natural_files(channels: int, camera: bool = False) -> tuple[Path, ...]:
+    """The files of `natural_weights`: weights, and with `camera` how others differ from them.
 
     Raises:
         UsageError: there is none for so many channels.
     """
     if not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    return CAMERA_FILES.get(channels, FILES[channels]) if camera else FILES[channels]
+    return (FILES[channels], CAMERA_FILES[channels]) if camera else (FILES[channels],)
 
 
 def natural_weights(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
@@ -51,14 +55,32 @@ def natural_weights(channels: int, camera: bool = False) -> dict[str, torch.Tens
 
     Args:
         channels: of the image.
-        camera: take those that know the noise of a camera better, where there are any for so many channels.
+        camera: take those that know the noise of cameras and microscopes better.
 
     Raises:
         UsageError: there are none for so many channels.
     """
     from self2self.train.checkpoint import read_tensors
 
-    return read_tensors(natural_file(channels, camera))[0]
+    weights, *differences = (read_tensors(path)[0] for path in natural_files(channels, camera))
+    for difference in differences:
+        weights = with_difference(weights, difference)
+    return weights
+
+
+def with_difference(weights: dict[str, torch.Tensor], difference: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Other weights, float32, from `weights` and how they differ from them (`scripts/difference_weights.py`).
+
+    A difference is small: where 8 bits tell it, the sum is about as exact as bfloat16.
+    """
+    others, first = {}, 0
+    for name in sorted(weights):
+        tensor = weights[name].float()
+        last = first + (len(tensor) if tensor.dim() > 1 else 1)
+        steps = difference[STEPS][first:last].float().view(-1, *[1] * (tensor.dim() - 1))
+        others[name] = tensor + difference[name].float() * steps
+        first = last
+    return others
 
 
 def start_of(recipe: Recipe, channels: int) -> dict[str, torch.Tensor] | None:

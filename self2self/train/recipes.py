@@ -66,7 +66,8 @@ class Recipe:
         decoder_drop_rate: probability that a decoder activation is dropped.
         init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
             package and have seen photographs).
-        camera: start from those of the latter that know a camera's noise better, where there are any.
+        camera: start from those of the latter that know better what a camera, or a microscope, makes of an image,
+            where there are any.
         target: what a step is to find: values of the image that are ``"hidden"`` from it, or what the start weights
             make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
         expects_clipping: where noise is cut off at black or white, compare hidden values with what a prediction is on
@@ -158,7 +159,8 @@ class Recipe:
         Only a recipe that hides another share in the passes than in the fit has one. It goes by the level of the
         noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
         noise, a fit predicts it from them, so the steps learn from simulated noise instead, from weights that know
-        such noise best (docs/experiments.md).
+        such noise best (docs/experiments.md). Those for grey know micrographs best, too, and with them noise that
+        depends on the signal.
         """
         if self.pass_drop_rate is None:
             return self
@@ -169,7 +171,7 @@ class Recipe:
             share = min(self.fitted_share, choice.fitted_share)
         return replace(
             self,
-            camera=noise.correlated,
+            camera=noise.correlated or (noise.signal_dependent and len(noise.sigma_by_channel) == 1),
             target="simulated" if noise.correlated else "hidden",
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,

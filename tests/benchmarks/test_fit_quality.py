@@ -160,6 +160,12 @@ def test_rows_from_before_there_were_weights_for_cameras_still_count() -> None:
     assert now["start_sha256"] != before["start_sha256"]
 
 
+def test_rows_of_the_papers_recipe_count_whatever_fast_has_learnt_since() -> None:
+    inputs = methods.recipe_inputs(RECIPES["paper"], 3)["recipe"]
+    assert not {"camera", "target", "expects_clipping", "rounds_products"} & set(inputs)
+    assert {"expects_clipping", "rounds_products"} <= set(methods.recipe_inputs(RECIPES["fast"], 3)["recipe"])
+
+
 def test_changes_of_a_recipe() -> None:
     recipe = methods.named_recipe("fast:scratch,steps=7,crop=null")
     assert (recipe.init, recipe.steps, recipe.crop) == ("scratch", 7, None)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
 from self2self.errors import UsageError
-from self2self.train.natural import natural_file, natural_weights, predict_an_image, start_of
+from self2self.train.natural import FOLDER, natural_files, natural_weights, predict_an_image, start_of
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
 from self2self.train.synthetic import add_noise
@@ -58,11 +58,23 @@ def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: f
     assert predict_an_image(weights, image, recipe)
 
 
-def test_weights_for_camera_noise_are_others_where_there_are_any() -> None:
-    assert natural_file(3, camera=True) != natural_file(3)
-    assert natural_file(1, camera=True) == natural_file(1)
+def test_all_weights_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) <= 6 * 10**6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_for_camera_noise_differ_in_everything(channels: int) -> None:
+    ordinary, of_camera = natural_weights(channels), natural_weights(channels, camera=True)
+    assert natural_files(channels, camera=True)[0] == natural_files(channels)[0]
+    assert {name: tensor.shape for name, tensor in ordinary.items()} == {n: t.shape for n, t in of_camera.items()}
+    for name, tensor in ordinary.items():
+        change = (of_camera[name] - tensor.float()).norm() / tensor.float().norm()
+        assert 0 < change < 2, name
+
+
+def test_the_noise_chooses_the_weights() -> None:
     with pytest.raises(UsageError, match="no weights for 4 channels"):
-        natural_file(4, camera=True)
+        natural_files(4, camera=True)
     recipe = RECIPES["fast"]
     camera = recipe.for_noise(Noise(0.5, (0.5, 0.5, 0.5), 0.5, 0.5, 0.5))
     ordinary, of_camera = start_of(recipe, 3), start_of(camera, 3)

@@ -100,6 +100,17 @@ def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None
     assert following_share.for_noise(noise(sigma)).fitted_share == 0.1, "what keeps more of its start goes on to"
 
 
+def test_grey_images_whose_noise_depends_on_the_signal_start_from_weights_that_know_it() -> None:
+    for channels, camera in ((1, True), (3, False)):
+        of_photons = Noise(12.0, (12.0,) * channels, 0.0, 0.0, 0.0, signal_dependent=True)
+        alike = replace(of_photons, signal_dependent=False)
+        chosen = RECIPES["fast"].for_noise(of_photons)
+        assert (chosen.camera, chosen.target) == (camera, "hidden")
+        assert replace(chosen, camera=False) == RECIPES["fast"].for_noise(alike)
+    of_photons = Noise(12.0, (12.0,), 0.0, 0.0, 0.0, signal_dependent=True)
+    assert recipe_for("fast", "scratch").for_noise(of_photons) == recipe_for("fast", "scratch")
+
+
 def test_no_steps_leave_the_weights_of_a_start_but_not_random_ones() -> None:
     assert RECIPES["fast"].with_options(steps=0).steps == 0
     with pytest.raises(UsageError, match="--steps is -1; expected at least 0"):
