@@ -53,6 +53,8 @@ BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.
 nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
+FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.8)
+"""Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +166,16 @@ class Recipe:
         """
         if self.pass_drop_rate is None:
             return self
-        if noise.correlated:
-            choice, share = FOR_CORRELATED, FOR_CORRELATED.fitted_share
+        grey_of_photons = noise.signal_dependent and len(noise.sigma_by_channel) == 1
+        if noise.correlated or grey_of_photons:
+            choice = FOR_CORRELATED if noise.correlated else FOR_SIGNAL_DEPENDENT
+            share = choice.fitted_share
         else:
             choice = next(row for largest, row in BY_SIGMA if not noise.sigma > largest)
             share = min(self.fitted_share, choice.fitted_share)
         return replace(
             self,
-            camera=noise.correlated or (noise.signal_dependent and len(noise.sigma_by_channel) == 1),
+            camera=noise.correlated or grey_of_photons,
             target="simulated" if noise.correlated else "hidden",
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
