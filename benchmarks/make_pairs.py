@@ -93,8 +93,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder of the lists")
     args = parser.parse_args()
-    lists = {f"cbsd68-crops-sigma{sigma}.json": cbsd68(args.data, args.output, sigma) for sigma in SIGMAS}
+    lists = {}
     for sigma in SIGMAS:
+        lists[f"cbsd68-crops-sigma{sigma}.json"] = cbsd68(args.data, args.output, sigma)
         lists[f"cbsd68-green-crops-sigma{sigma}.json"] = cbsd68(args.data, args.output, sigma, channel=GREEN)
     lists["polyu-crops.json"] = polyu(args.data, args.output, REAL_CROP)
     lists["polyu-small-crops.json"] = polyu(args.data, args.output, CROP)

@@ -46,7 +46,7 @@ def depends_on_the_signal(image: NDArray[np.floating]) -> bool:
     Args:
         image: (C, H, W) in [0, 1].
     """
-    grouped = [_groups(*_squares(plane)) for plane in image]
+    grouped = (_groups(*_squares(plane)) for plane in image)
     return all(
         found is not None and _slope_in_errors(*found) >= CERTAIN and found[1][-1] >= TIMES_AS_STRONG * found[1][0]
         for found in grouped

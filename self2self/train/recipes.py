@@ -54,7 +54,8 @@ nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
-"""Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it."""
+"""Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
+start weights make images of few photons too dark, so little of them is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,8 @@ from self2self.train.fit import fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
 from self2self.train.steps import Steps
+from tests.test_noise_curve import ramp
 from tests.train.test_fit import CPU, TINY, fitted, image_of, same_weights
-
-
-def ramp(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """From black to white, smooth."""
-    return np.repeat(np.linspace(0, 1, height * width).reshape(1, height, width), channels, 0)
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 0.2])
