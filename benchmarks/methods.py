@@ -133,27 +133,32 @@ def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
     }
 
 
+def clocked(method: Callable[[], FloatArray], pair: Pair) -> Row:
+    """Seconds and scores of what `method` makes of `pair`, (C, H, W)."""
+    watch = Stopwatch()
+    watch.start()
+    result = method()
+    watch.hold()
+    return {**watch.seconds(), **scores(result, pair.clean)}
+
+
 def run_bm3d(pair: Pair, sigma: float) -> Row:
     """Colour BM3D (package `bm3d`), which is told sigma in 8-bit grey levels."""
     import bm3d
 
-    watch = Stopwatch()
-    watch.start()
-    image = pair.noisy.transpose(1, 2, 0)
-    clean = bm3d.bm3d_rgb(image, sigma / 255) if image.shape[2] == 3 else bm3d.bm3d(image[..., 0], sigma / 255)
-    result = np.atleast_3d(clean).transpose(2, 0, 1)
-    watch.hold()
-    return {**watch.seconds(), "sigma": round(sigma, 2), **scores(result, pair.clean)}
+    def method() -> FloatArray:
+        image = pair.noisy.transpose(1, 2, 0)
+        clean = bm3d.bm3d_rgb(image, sigma / 255) if image.shape[2] == 3 else bm3d.bm3d(image[..., 0], sigma / 255)
+        return np.atleast_3d(clean).transpose(2, 0, 1)
+
+    return {**clocked(method, pair), "sigma": round(sigma, 2)}
 
 
 def run_stabilised_bm3d(pair: Pair) -> Row:
     """BM3D of one channel with noise of photons, which is told what that is."""
     noise = photon_noise(pair.noisy[0], pair.clean[0])
-    watch = Stopwatch()
-    watch.start()
-    result = bm3d_of_photons(pair.noisy[0], noise)[None]
-    watch.hold()
-    return {**watch.seconds(), "gain": noise.gain, "offset": noise.offset, **scores(result, pair.clean)}
+    row = clocked(lambda: bm3d_of_photons(pair.noisy[0], noise)[None], pair)
+    return {**row, "gain": noise.gain, "offset": noise.offset}
 
 
 def estimated_sigma(pair: Pair) -> float:
@@ -167,15 +172,14 @@ def run_nlm(pair: Pair) -> Row:
     """Non-local means of scikit-image with the estimated sigma."""
     from skimage.restoration import denoise_nl_means
 
-    watch = Stopwatch()
-    watch.start()
-    sigma = estimated_sigma(pair) / 255
-    # One channel as an axis of its own would be taken for a row of pixels.
-    image, axis = (pair.noisy[0], None) if pair.noisy.shape[0] == 1 else (pair.noisy, 0)
-    result = denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=axis)
-    result = result.reshape(pair.noisy.shape)
-    watch.hold()
-    return {**watch.seconds(), **scores(result, pair.clean)}
+    def method() -> FloatArray:
+        sigma = estimated_sigma(pair) / 255
+        # One channel as an axis of its own would be taken for a row of pixels.
+        image, axis = (pair.noisy[0], None) if pair.noisy.shape[0] == 1 else (pair.noisy, 0)
+        result = denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=axis)
+        return result.reshape(pair.noisy.shape)
+
+    return clocked(method, pair)
 
 
 def baselines(pair: Pair) -> dict[str, Callable[[], Row]]:
