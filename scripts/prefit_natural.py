@@ -26,6 +26,7 @@ from torch import Tensor
 
 from self2self.contract import mask_specs
 from self2self.masks import MaskMaker, Stream, generator
+from self2self.train.adam import Adam
 from self2self.train.lean import LeanNetwork
 from self2self.train.muon import Muon, moment_names
 from self2self.train.network import Self2SelfNet, initialise
@@ -143,7 +144,7 @@ def main() -> None:
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     betas = (0.9, 0.99)
     optimiser = (
-        torch.optim.Adam(network.parameters(), args.rate, betas)
+        Adam(network.parameters(), args.rate, betas)
         if args.matrix_rate is None
         else Muon(network, args.rate, args.matrix_rate, betas)
     )
@@ -200,9 +201,7 @@ def save_weights(path: Path, average: dict[str, Tensor]) -> None:
     temporary.replace(path)
 
 
-def save_state(
-    path: Path, step: int, network: Self2SelfNet, optimiser: torch.optim.Adam, average: dict[str, Tensor]
-) -> None:
+def save_state(path: Path, step: int, network: Self2SelfNet, optimiser: Adam, average: dict[str, Tensor]) -> None:
     """Everything that continuing needs."""
     tensors = {"step": torch.tensor(step)}
     for (name, parameter), key in zip(network.named_parameters(), average, strict=True):
@@ -217,7 +216,7 @@ def save_state(
     temporary.replace(path)
 
 
-def load_state(path: Path, network: Self2SelfNet, optimiser: torch.optim.Adam, average: dict[str, Tensor]) -> int:
+def load_state(path: Path, network: Self2SelfNet, optimiser: Adam, average: dict[str, Tensor]) -> int:
     """Restore what `save_state` wrote; returns the next step."""
     tensors = load_file(path)
     step = int(tensors["step"])

@@ -58,7 +58,7 @@ def load_state(run: Run, state: FitState) -> None:
                     state.average[name].copy_(tensors[f"average.{name}"])
                 if int(metadata["step"]):
                     # Where the optimiser itself has it.
-                    place = parameter.device if state.optimiser.defaults["capturable"] else "cpu"
+                    place = parameter.device if state.optimiser.capturable else "cpu"
                     step = torch.tensor(float(metadata["step"]), device=place)
                     state.optimiser.state[parameter] = {"step": step} | {
                         key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])

@@ -28,6 +28,7 @@ from self2self.errors import EngineUnavailableError, ResourceError, UsageError, 
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.nvidia import built_for
+from self2self.train.adam import Adam
 from self2self.train.clipping import measure_clipping
 from self2self.train.crops import HiddenPixels, Lessons
 from self2self.train.muon import Muon
@@ -54,7 +55,7 @@ class FitState:
     """
 
     network: Self2SelfNet
-    optimiser: torch.optim.Adam
+    optimiser: Adam
     average: dict[str, Tensor] | None
     step: int = 0
     loss: float = math.nan
@@ -105,7 +106,7 @@ def new_state(
     on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
     optimiser = (
         # One kernel for all parameters: two of the 45 ms of a step of `fast` on two cores.
-        torch.optim.Adam(network.parameters(), recipe.learning_rate, recipe.betas, fused=on_cpu, capturable=on_cuda)
+        Adam(network.parameters(), recipe.learning_rate, recipe.betas, fused=on_cpu, capturable=on_cuda)
         if recipe.matrix_rate is None
         else Muon(network, recipe.learning_rate, recipe.matrix_rate, recipe.betas, capturable=on_cuda)
     )

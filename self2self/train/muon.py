@@ -10,11 +10,12 @@ the same length. From random weights, on one image, that is worth several times 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from self2self.train.adam import Adam
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -45,7 +46,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return product @ matrix
 
 
-class Muon(torch.optim.Adam):
+class Muon(Adam):
     """Muon for the weights of all convolutions but the last, Adam for that one and for biases.
 
     Args:
@@ -75,16 +76,15 @@ class Muon(torch.optim.Adam):
         super().__init__(groups, learning_rate, betas, capturable=capturable)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self) -> None:
         """One update of all parameters; the gradients of Muon's are used up."""
         group = self.param_groups[0]
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
-            state = self.state[parameter]
-            if "exp_avg" not in state:
-                state["exp_avg"] = torch.zeros_like(parameter)
-            average = state["exp_avg"]
+            if parameter not in self.state:
+                self.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
+            average = self.state[parameter]["exp_avg"]
             average.lerp_(parameter.grad, 1 - MOMENTUM)
             ahead = parameter.grad.lerp(average, MOMENTUM).flatten(1)
             update = orthogonalised(ahead) * max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
@@ -94,7 +94,7 @@ class Muon(torch.optim.Adam):
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
             # Adam leaves parameters without a gradient alone.
             parameter.grad = None
-        return super().step(closure)
+        super().step()
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -102,7 +102,7 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 4 and not name.startswith("head.")
 
 
-def moment_names(optimiser: torch.optim.Adam, name: str, parameter: Tensor) -> tuple[str, ...]:
+def moment_names(optimiser: Adam, name: str, parameter: Tensor) -> tuple[str, ...]:
     """What the optimiser remembers of a parameter, beside the step."""
     if isinstance(optimiser, Muon) and is_matrix(name, parameter):
         return ("exp_avg",)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from self2self.orientation import turned, turned_back
 from self2self.system import multiplies_bfloat16
+from self2self.train.adam import Adam
 from self2self.train.clipping import Clipping
 from self2self.train.crops import Example
 from self2self.train.lean import LeanNetwork
@@ -41,7 +42,7 @@ class Steps:
     def __init__(
         self,
         network: Callable[..., Tensor],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Adam,
         recipe: Recipe,
         hidden_only: bool,
         quality: QualityTerm | None = None,
@@ -173,7 +174,7 @@ class GraphedSteps(StillSteps):
 
 def steps_for(
     network: Self2SelfNet,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Adam,
     recipe: Recipe,
     hidden_only: bool,
     quality: QualityTerm | None = None,
