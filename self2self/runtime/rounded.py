@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,19 @@ def rounded(values: Tensor, index: int, sets: int = SETS) -> Tensor:
         index: which of the sets, from 0.
         sets: how many there are; 1 rounds to the nearest.
     """
-    start = torch.from_numpy(np.random.default_rng(0).integers(0, sets, tuple(values.shape), dtype=np.int32))
-    threshold = (2 * ((start + index) % sets) + 1) * (_DROPPED // (2 * sets))
+    threshold = (2 * ((_starts(tuple(values.shape), sets) + index) % sets) + 1) * (_DROPPED // (2 * sets))
     # Of sign and magnitude, the magnitude grows: what carries into the bits that stay is rounded up.
     bits = (values.contiguous().view(torch.int32) + threshold) & -_DROPPED
     made = bits.view(torch.float32).to(torch.bfloat16)
     # What is no number has to stay none, for `ensemble.not_finite`.
     return made if values.isfinite().all() else torch.where(values.isfinite(), made, values.to(torch.bfloat16))
+
+
+# Drawing them takes as long as rounding, and the layers of a network have few shapes.
+@lru_cache(maxsize=64)
+def _starts(shape: tuple[int, ...], sets: int) -> Tensor:
+    """In which of the sets each value is rounded by the lowest threshold."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, sets, shape, dtype=np.int32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from self2self.extremes import within_range
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
+from self2self.train.lean import fastest
 from self2self.train.network import Self2SelfNet, placed
 from self2self.train.recipes import Recipe
 
@@ -40,10 +41,10 @@ def predict(
     padded = torch.from_numpy(np.ascontiguousarray(padding.pad(within_range(image))))[None].to(device)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
     network.load_state_dict(weights)
-    network = placed(network, device)
+    computes = fastest(placed(network, device), recipe)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
     total = np.zeros(padded.shape[1:], np.float64)
     for index in range(skip, skip + passes):
         masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
-        total += network(padded, *masks)[0].cpu().numpy()
+        total += computes(padded, *masks)[0].cpu().numpy()
     return padding.crop((total / passes).astype(np.float32))

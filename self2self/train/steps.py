@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from self2self.orientation import turned, turned_back
-from self2self.system import multiplies_bfloat16
 from self2self.train.adam import Adam
 from self2self.train.clipping import Clipping
 from self2self.train.crops import Example
-from self2self.train.lean import LeanNetwork
+from self2self.train.lean import fastest
 from self2self.train.losses import masked_loss
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe
@@ -183,8 +182,4 @@ def steps_for(
     """What takes the steps fastest on the network's device; arguments as for `Steps`."""
     device = next(network.parameters()).device.type
     kind = GraphedSteps if quality is None and device == "cuda" else Steps
-    computes: Callable[..., Tensor] = network
-    if device == "cpu":
-        rounds = recipe.rounds_products and multiplies_bfloat16()
-        computes = LeanNetwork(network, torch.bfloat16 if rounds else torch.float32)
-    return kind(computes, optimiser, recipe, hidden_only, quality, clipping)
+    return kind(fastest(network, recipe), optimiser, recipe, hidden_only, quality, clipping)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from self2self.train import fit as fit_module
-from self2self.train import steps as steps_module
+from self2self.train import lean as lean_module
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.recipes import RECIPES as RECIPES_OF_USERS
 from self2self.train.recipes import Recipe, recipe_for
@@ -75,7 +75,7 @@ def test_what_a_cpu_takes_are_the_steps_of_the_network(
     name: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the lean network, and rounded on CPUs that gain by it."""
-    monkeypatch.setattr(steps_module, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(lean_module, "multiplies_bfloat16", lambda: True)
     recipe = replace(RECIPES[name], rounds_products=rounds)
     image = image_of(96, 80) + np.random.default_rng(0).normal(0, 0.1, (3, 96, 80)).astype(np.float32)
     plain = losses_of(recipe, image, Steps, monkeypatch)
@@ -90,9 +90,9 @@ def test_only_fast_rounds_and_only_where_it_pays(monkeypatch: pytest.MonkeyPatch
     assert recipe_for("fast", "scratch").rounds_products
     state = new_state(TINY, 3, 0, CPU)
     types = []
-    monkeypatch.setattr(steps_module, "LeanNetwork", lambda network, dtype: types.append(dtype))
+    monkeypatch.setattr(lean_module, "LeanNetwork", lambda network, dtype: types.append(dtype))
     for rounds in (True, False):
         for able in (True, False):
-            monkeypatch.setattr(steps_module, "multiplies_bfloat16", lambda able=able: able)
+            monkeypatch.setattr(lean_module, "multiplies_bfloat16", lambda able=able: able)
             steps_for(state.network, state.optimiser, replace(TINY, rounds_products=rounds), True)
     assert types == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
