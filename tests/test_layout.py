@@ -28,6 +28,7 @@ LEAVES = {
         "graph",
         "image_io",
         "local_means",
+        "lost_detail",
     ),
     *("masks", "metrics", "noise_curve", "nvidia", "nvidia_libraries", "orientation", "padding", "profiles"),
     *("system", "workers"),

@@ -48,7 +48,7 @@ def denoise(
     prepared: Prepared | None = None,
     mask_source: str = "auto",
     allow_fallback: bool = False,
-    keep_means: bool | None = None,
+    restore: bool | None = None,
 ) -> Denoised:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -73,8 +73,8 @@ def denoise(
             masks that were made there. The two make different masks, and the device draws passes as
             `device_sampling` says.
         allow_fallback: use ``"auto"``, and say so, if `engine` does not work here.
-        keep_means: whether the result keeps the local means of the image (`local_means`); None leaves it to the
-            model's recipe.
+        restore: whether the result gets back what passes lose of the image: local means (`local_means`) and, unless it
+            takes the memory of `pixels`, fine detail (`lost_detail`). None leaves it to the model's recipe.
 
     Raises:
         UsageError: how to draw passes, `batch`, `memory`, `engine` or `mask_source` is wrong.
@@ -111,7 +111,7 @@ def denoise(
             uncertainty=uncertainty,
             prepared=prepared,
             mask_source=source,
-            keep_means=not as_published(contract.recipe) if keep_means is None else keep_means,
+            restore=not as_published(contract.recipe) if restore is None else restore,
         )
         return _run_within(job, memory, may_overwrite)
 

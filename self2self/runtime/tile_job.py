@@ -12,6 +12,7 @@ import numpy as np
 
 from self2self.budget import largest_host_batch
 from self2self.local_means import LocalMeans
+from self2self.lost_detail import restore_detail
 from self2self.masks import MaskMaker
 from self2self.padding import Padding
 from self2self.runtime.device_ensemble import (
@@ -84,7 +85,7 @@ class TileJob:
         may_cap_batch: a `batch` that does not fit may become smaller.
         prepared: where the engine comes from and stays; None for one of the job's own.
         mask_source: ``"host"`` or ``"device"``.
-        keep_means: whether the result keeps the local means of the image (`local_means`).
+        restore: whether the result gets back local means (`local_means`) and fine detail (`lost_detail`).
         lines: of the output that are finished.
     """
 
@@ -100,7 +101,7 @@ class TileJob:
     uncertainty: bool = True
     prepared: Prepared | None = None
     mask_source: str = "host"
-    keep_means: bool = False
+    restore: bool = False
     lines: int = field(default=0, init=False)
 
     @property
@@ -134,7 +135,7 @@ class TileJob:
         # Indices are padded instead of pixels, so that no second image is held.
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
         deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
-        means = LocalMeans(self.pixels.shape) if self.keep_means else None
+        means = LocalMeans(self.pixels.shape) if self.restore else None
         image_canvas = Canvas(plan, self.padding, out, self.pixels, means)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         most = largest_host_batch(
@@ -186,6 +187,8 @@ class TileJob:
         if means is not None:
             began = time.perf_counter()
             means.restore(out)
+            if out is not self.pixels:
+                restore_detail(out, self.pixels)
             seconds["reduce"] += time.perf_counter() - began
         return Denoised(
             image=out,

@@ -100,9 +100,11 @@ def test_the_result_stays_within_the_range(uses: Uses) -> None:
 
     uses(stretch)
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
-    image = denoise(fake_model(), pixels, passes=2).image
-    assert (image.min(), image.max()) == (0, 1)
-    np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
+    for restore in (False, True):
+        image = denoise(fake_model(), pixels, passes=2, restore=restore).image
+        assert (image.min(), image.max()) == (0, 1)
+        if not restore:
+            np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
 
 
 def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> None:
@@ -124,7 +126,7 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
 
 
 @pytest.mark.parametrize(
-    ("recipe", "keep_means", "kept"),
+    ("recipe", "restore", "kept"),
     [
         ("fast", None, True),
         ("", None, True),
@@ -134,7 +136,7 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
     ],
 )
 def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
-    uses: Uses, recipe: str, keep_means: bool | None, kept: bool
+    uses: Uses, recipe: str, restore: bool | None, kept: bool
 ) -> None:
     shift = np.float32(0.01)
 
@@ -145,7 +147,7 @@ def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
     pixels = np.random.default_rng(0).uniform(0.1, 0.9, (3, 70, 40)).astype(np.float32)
     model = fake_model()
     model = replace(model, contract=replace(model.contract, recipe=recipe))
-    image = denoise(model, pixels.copy(), passes=1, keep_means=keep_means).image
+    image = denoise(model, pixels.copy(), passes=1, restore=restore).image
     np.testing.assert_allclose(image, pixels if kept else pixels + shift, atol=1e-5)
 
 
@@ -156,7 +158,7 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
     passes, seed = 6, 11
     pixels = np.random.default_rng(2).random((3, 50, 70), dtype=np.float32)
     sampling = Sampling(passes, tolerance=None, balanced=False, flips=False)
-    result = denoise(tiny_model, pixels, engine=name, sampling=sampling, batch=4, seed=seed)
+    result = denoise(tiny_model, pixels, engine=name, sampling=sampling, batch=4, seed=seed, restore=False)
 
     # 50 to 64 rows and 70 to 96 columns, by numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])

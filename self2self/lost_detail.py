@@ -1,0 +1,162 @@
+"""Detail that a result lacks: where more was taken from the image than noise, what is too much comes back.
+
+The difference between the noisy image and the result should be noise (Buades et al. 2005, "A review of image denoising
+algorithms", call it the method's noise). A lattice or a fabric that is finer than what the network makes out is in it,
+too, and where noise is weak, that is all that one sees of the denoising. How strong the noise is, the calmest squares
+of the difference tell: among those as bright, and among those nearby, whichever is stronger. Where the difference has
+more energy than that, the result gets back the share of it that is not noise, as in Wiener's filter.
+
+Single pixels that differ by far, such as impulses, have no part in this, and stay removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from self2self.diagnosis import NORMAL_MEDIAN, central, neighbours_share_noise
+from self2self.extremes import LINES
+
+FloatArray = NDArray[np.float32]
+
+SQUARE = 8
+"""Side of the squares in which noise is measured, in pixels; `LINES` is a multiple of it."""
+CELL = 4
+"""Side of the cells in which energy is, in pixels; those around them count, as a Gaussian of three pixels does."""
+LEVELS = 8
+"""Brightnesses at which the noise is measured."""
+LEAST_SQUARES = 16
+"""Of each of them, at least."""
+NEARBY = 7
+"""Squares a side of what is nearby."""
+CALM, CALM_SHARE = 0.25, 0.86
+"""A quarter of the squares count as calm, and their most varied one has this share of the noise's variance: that
+quantile of the variance of 64 values, for noise that neighbours hardly share."""
+OUTLIER = 4.0
+"""What differs by more standard deviations, or robust ones of its square, counts as differing by as many."""
+MARGIN, MARGIN_WHERE_CORRELATED = 0.3, 1.0
+"""By which energy may exceed the noise, as chance has it; noise that neighbours share varies more from place to place
+(docs/experiments.md)."""
+
+
+def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
+    """Give `result` back what it lacks of `noisy`, in place.
+
+    Values in [0, 1] stay there, and others as they are. Nothing changes in images smaller than a square.
+
+    Args:
+        result: float32 (C, H, W).
+        noisy: the image that it was made of, of the same shape.
+    """
+    if min(result.shape[1:]) < SQUARE:
+        return
+    margin = MARGIN_WHERE_CORRELATED if neighbours_share_noise(central(noisy)) else MARGIN
+    variances, scales, brightness = _squares(noisy, result)
+    noise = np.maximum(_as_bright(variances, brightness), _nearby(variances))
+    limits = np.float32(OUTLIER) * np.maximum(np.sqrt(noise), scales)
+    energy = _energy(_cells(part, CELL) for _, part in _differences(noisy, result, limits))
+    expected = noise.mean(0).repeat(SQUARE // CELL, axis=0).repeat(SQUARE // CELL, axis=1)
+    expected = _smooth(expected * (1 + margin))
+    shares = np.where(energy > expected, 1 - expected / np.maximum(energy, np.finfo(np.float32).tiny), 0)
+    for lines, part in _differences(noisy, result, limits):
+        target = result[:, lines]
+        restored = target + _enlarged(shares, lines, result.shape[2]) * part[:, : target.shape[1], : target.shape[2]]
+        np.copyto(target, np.clip(restored, 0, 1), where=(target >= 0) & (target <= 1))
+
+
+def _strips(noisy: FloatArray, result: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+    """Lines, and of these the difference and the result, reflected to whole squares."""
+    height, width = result.shape[1:]
+    right = -width % SQUARE
+    for top in range(0, height, LINES):
+        lines = slice(top, min(top + LINES, height))
+        below = -(lines.stop - lines.start) % SQUARE
+        padding = ((0, 0), (0, below), (0, right))
+        within = np.clip(result[:, lines], 0, 1)
+        difference = np.clip(noisy[:, lines], 0, 1) - within
+        yield lines, np.pad(difference, padding, mode="symmetric"), np.pad(within, padding, mode="symmetric")
+
+
+def _cells(values: FloatArray, side: int) -> FloatArray:
+    """(C, H, W) as (C, H / side, W / side, side²)."""
+    channels, height, width = values.shape
+    cut = values.reshape(channels, height // side, side, width // side, side).swapaxes(2, 3)
+    return cut.reshape(channels, height // side, width // side, side * side)
+
+
+def _squares(noisy: FloatArray, result: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Variance and robust standard deviation of the difference in every square, and brightness."""
+    parts = []
+    for _, difference, within in _strips(noisy, result):
+        values = _cells(difference, SQUARE)
+        scales = np.median(np.abs(values), axis=-1) / np.float32(NORMAL_MEDIAN)
+        parts.append(np.stack([values.var(-1), scales, _cells(within, SQUARE).mean(-1)]).astype(np.float32))
+    variances, scales, brightness = np.concatenate(parts, axis=2)
+    return variances, scales, brightness
+
+
+def _as_bright(variances: FloatArray, brightness: FloatArray) -> FloatArray:
+    """The noise of calm squares as bright as each."""
+    noise = np.empty_like(variances)
+    for out, values, levels in zip(noise, variances, brightness, strict=True):
+        order = np.argsort(levels, axis=None, kind="stable")
+        groups = np.array_split(order, max(1, min(LEVELS, order.size // LEAST_SQUARES)))
+        at = [float(levels.ravel()[group].mean()) for group in groups]
+        out[:] = np.interp(levels, at, [float(np.quantile(values.ravel()[group], CALM)) for group in groups])
+    return noise / np.float32(CALM_SHARE)
+
+
+def _nearby(variances: FloatArray) -> FloatArray:
+    """The noise of calm squares around each."""
+    half = NEARBY // 2
+    padded = np.pad(variances, ((0, 0), (half, half), (half, half)), mode="symmetric")
+    rows = []
+    for row in range(variances.shape[1]):
+        around = sliding_window_view(padded[:, row : row + NEARBY], (NEARBY, NEARBY), axis=(1, 2))[:, 0]
+        flat = around.reshape(*around.shape[:2], -1)
+        calm = int(CALM * flat.shape[-1])
+        rows.append(np.partition(flat, calm, axis=-1)[..., calm])
+    return np.stack(rows, axis=1) / np.float32(CALM_SHARE)
+
+
+def _differences(noisy: FloatArray, result: FloatArray, limits: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
+    """Lines and their differences, which are cut off at the `limits` of their squares."""
+    for lines, difference, _ in _strips(noisy, result):
+        rows = slice(lines.start // SQUARE, -(-lines.stop // SQUARE))
+        most = limits[:, rows].repeat(SQUARE, axis=1).repeat(SQUARE, axis=2)
+        yield lines, np.clip(difference, -most, most)
+
+
+def _energy(cells: Iterable[FloatArray]) -> FloatArray:
+    """Variance around every cell, mean over the channels, from the values in cells, strip by strip.
+
+    Without the mean, which is no detail, and which `local_means` sees to.
+    """
+    sums = [(np.square(part).mean((0, -1)), part.mean(-1)) for part in cells]
+    squares = _smooth(np.concatenate([part for part, _ in sums]))
+    means = np.stack([_smooth(mean) for mean in np.concatenate([part for _, part in sums], axis=1)])
+    return np.asarray(squares - np.square(means).mean(0), np.float32)
+
+
+def _smooth(cells: FloatArray) -> FloatArray:
+    """Each cell with a quarter of what lies on both sides of it, along both axes."""
+    padded = np.pad(cells, 1, mode="edge")
+    rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4)
+
+
+def _enlarged(cells: FloatArray, lines: slice, width: int) -> FloatArray:
+    """Values of cells at the pixels of some lines, linear in between."""
+
+    def between(positions: NDArray[np.integer], count: int) -> tuple[NDArray[np.integer], FloatArray]:
+        place = np.clip((positions + 0.5) / CELL - 0.5, 0, count - 1)
+        first = np.minimum(place.astype(int), max(0, count - 2))
+        return first, np.asarray(place - first, np.float32)
+
+    row, down = between(np.arange(lines.start, lines.stop), cells.shape[0])
+    column, right = between(np.arange(width), cells.shape[1])
+    rows = cells[row] + down[:, None] * (cells[np.minimum(row + 1, len(cells) - 1)] - cells[row])
+    return np.asarray(rows[:, column] + right * (rows[:, np.minimum(column + 1, cells.shape[1] - 1)] - rows[:, column]))
