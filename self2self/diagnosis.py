@@ -169,11 +169,6 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
     )
 
 
-def neighbours_share_noise(pixels: FloatArray) -> bool:
-    """What `Noise.correlated` says of an image (C, H, W), without all else that can be measured."""
-    return sum(estimate_correlation(pixels)) / 2 > CORRELATED
-
-
 def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
     """Normalised autocorrelation of (C, H, W), each channel less its mean, by lag down and lag to the right."""
     total = np.zeros((LAGS, LAGS))

@@ -6,7 +6,9 @@ too, and where noise is weak, that is all that one sees of the denoising. How st
 of the difference tell: among those as bright, and among those nearby, whichever is stronger. Where the difference has
 more energy than that, the result gets back the share of it that is not noise, as in Wiener's filter.
 
-Single pixels that differ by far, such as impulses, have no part in this, and stay removed.
+Single pixels that differ by far have hardly a part in this, and stay removed. Nothing comes back where neighbours share
+their noise, as what one square has of it tells little of the next; where noise depends on the signal; and where it
+comes in impulses or single photons, as the calmest of many squares have none at all.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from self2self.diagnosis import NORMAL_MEDIAN, central, neighbours_share_noise
+from self2self.diagnosis import NORMAL_MEDIAN, central, measure_noise
 from self2self.extremes import LINES
 
 FloatArray = NDArray[np.float32]
@@ -37,15 +39,19 @@ CALM, CALM_SHARE = 0.25, 0.86
 quantile of the variance of 64 values, for noise that neighbours hardly share."""
 OUTLIER = 4.0
 """What differs by more standard deviations, or robust ones of its square, counts as differing by as many."""
-MARGIN, MARGIN_WHERE_CORRELATED = 0.3, 1.0
-"""By which energy may exceed the noise, as chance has it; noise that neighbours share varies more from place to place
-(docs/experiments.md)."""
+MOST_PEAKED = 3.4
+"""Fourth moment of a square's differences, over its variance squared; the median of all squares. Up to this, what calm
+squares tell holds for the others: normal noise has 2.7 to 3.1, with lost texture up to 3.3, that of few photons 3.6 and
+more, and impulses 20 (docs/experiments.md)."""
+MARGIN = 0.3
+"""By which energy may exceed the noise, as chance has it (docs/experiments.md)."""
 
 
 def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
     """Give `result` back what it lacks of `noisy`, in place.
 
-    Values in [0, 1] stay there, and others as they are. Nothing changes in images smaller than a square.
+    Values in [0, 1] stay there, and others as they are. Nothing changes in images smaller than a square, and where
+    noise is correlated or depends on the signal.
 
     Args:
         result: float32 (C, H, W).
@@ -53,13 +59,17 @@ def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
     """
     if min(result.shape[1:]) < SQUARE:
         return
-    margin = MARGIN_WHERE_CORRELATED if neighbours_share_noise(central(noisy)) else MARGIN
-    variances, scales, brightness = _squares(noisy, result)
+    kind = measure_noise(central(noisy))
+    if kind.correlated or kind.signal_dependent:
+        return
+    variances, scales, brightness, peaks = _squares(noisy, result)
+    if np.median(peaks) > MOST_PEAKED:
+        return
     noise = np.maximum(_as_bright(variances, brightness), _nearby(variances))
     limits = np.float32(OUTLIER) * np.maximum(np.sqrt(noise), scales)
     energy = _energy(_cells(part, CELL) for _, part in _differences(noisy, result, limits))
     expected = noise.mean(0).repeat(SQUARE // CELL, axis=0).repeat(SQUARE // CELL, axis=1)
-    expected = _smooth(expected * (1 + margin))
+    expected = _smooth(expected * (1 + MARGIN))
     shares = np.where(energy > expected, 1 - expected / np.maximum(energy, np.finfo(np.float32).tiny), 0)
     for lines, part in _differences(noisy, result, limits):
         target = result[:, lines]
@@ -87,15 +97,18 @@ def _cells(values: FloatArray, side: int) -> FloatArray:
     return cut.reshape(channels, height // side, width // side, side * side)
 
 
-def _squares(noisy: FloatArray, result: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Variance and robust standard deviation of the difference in every square, and brightness."""
+def _squares(noisy: FloatArray, result: FloatArray) -> FloatArray:
+    """Of the difference in every square variance, robust standard deviation, brightness and how peaked it is."""
     parts = []
     for _, difference, within in _strips(noisy, result):
         values = _cells(difference, SQUARE)
         scales = np.median(np.abs(values), axis=-1) / np.float32(NORMAL_MEDIAN)
-        parts.append(np.stack([values.var(-1), scales, _cells(within, SQUARE).mean(-1)]).astype(np.float32))
-    variances, scales, brightness = np.concatenate(parts, axis=2)
-    return variances, scales, brightness
+        squared = np.square(values - values.mean(-1, keepdims=True))
+        variances = squared.mean(-1)
+        # Nothing at all is not peaked.
+        peaks = np.square(squared).mean(-1) / np.maximum(np.square(variances), np.finfo(np.float32).tiny)
+        parts.append(np.stack([variances, scales, _cells(within, SQUARE).mean(-1), peaks]).astype(np.float32))
+    return np.concatenate(parts, axis=2)
 
 
 def _as_bright(variances: FloatArray, brightness: FloatArray) -> FloatArray:
