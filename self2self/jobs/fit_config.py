@@ -11,7 +11,7 @@ from self2self.image_io import Image, image_hash
 from self2self.jobs.observer import Observer
 from self2self.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image
+from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, suited
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import Run, RunConfig
 
@@ -86,8 +86,8 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
     if start == "natural" and options.init is None:
-        suited = recipe.for_noise(noise)
-        if not predict_an_image(natural_weights(channels, suited.camera), image.pixels, suited):
+        chosen = recipe.for_noise(noise)
+        if not predict_an_image(natural_weights(channels, chosen.camera), image.pixels, chosen):
             observer.note(
                 "the start weights make no image of this one; fitting from scratch, which takes longer "
                 "(--init natural starts from them all the same)."
@@ -103,7 +103,13 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    recipe = recipe.for_noise(noise).with_options(options.steps, options.drop_rate)
+    by_noise, recipe = recipe.for_noise(noise), suited(recipe, noise, image.pixels)
+    if recipe != by_noise and options.drop_rate is None:
+        observer.note(
+            f"{image.path}: has fine texture, which can look like noise that neighbours share; so no more than "
+            f"{100 * recipe.rate_of_passes:g} % of its pixels are hidden at a time, to keep it, and with it some noise."
+        )
+    recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
     return RunConfig(

@@ -13,11 +13,13 @@ import numpy as np
 
 from self2self.diagnosis import central
 from self2self.errors import UsageError
+from self2self.extremes import within_range
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from self2self.diagnosis import Noise
     from self2self.train.recipes import Recipe
 
 FOLDER = Path(__file__).parent.parent / "weights"
@@ -25,6 +27,10 @@ TRIED_SIDE = 256
 """Pixels a side of the part of an image that start weights are tried on, which takes a tenth of a second."""
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
+COMPARED_PASSES = 4
+MOST_TAKEN = 1.5
+"""So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
+1.42 times is, of texture 1.5 to 2.6 times (docs/experiments.md)."""
 FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
 CAMERA_FILES = {1: FOLDER / "natural-grey-camera.safetensors", 3: FOLDER / "natural-rgb-camera.safetensors"}
 """How those differ from them that have seen more of the noise that a camera's processing spreads over neighbouring
@@ -106,3 +112,29 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
 
     prediction = predict(weights, central(pixels, TRIED_SIDE), recipe, passes=1)
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
+
+
+def suited(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
+    """`recipe` as it suits an image: by its noise, and where neighbours share that, by its texture, too.
+
+    Noise that neighbours share and fine texture look the same to `diagnosis`. A network that sees less of an image
+    takes more of its texture away, but hardly more of its noise. So what the start weights take away is compared
+    between the share of pixels that is hidden for such noise, and next to none.
+
+    Args:
+        recipe: before its choices.
+        noise: of the image.
+        pixels: float32 (C, H, W), the noisy image.
+    """
+    chosen = recipe.for_noise(noise)
+    if chosen.target != "simulated":
+        return chosen
+    from self2self.train.prediction import predict
+
+    weights = natural_weights(len(pixels), chosen.camera)
+    image = within_range(central(pixels, TRIED_SIDE))
+    hiding_less = chosen.for_texture()
+    much, little = (
+        float(np.std(image - predict(weights, image, tried, passes=COMPARED_PASSES))) for tried in (chosen, hiding_less)
+    )
+    return hiding_less if much > MOST_TAKEN * little else chosen

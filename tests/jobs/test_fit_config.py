@@ -67,6 +67,22 @@ def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeyp
     assert len(notes) == 1
 
 
+def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
+    from PIL import Image as Picture
+    from skimage import data
+
+    Picture.fromarray(data.grass()[100:228, 100:228]).save(tmp_path / "grass.png")
+    image = read_image(tmp_path / "grass.png")
+    notes: list[str] = []
+    observer = Observer(note=notes.append)
+    config = configure(image, FitOptions(), noise_of(image), observer)
+    assert config.recipe == recipe_for("fast").for_noise(noise_of(image)).for_texture()
+    assert [note for note in notes if "has fine texture" in note and "no more than 5 % of its pixels" in note] == notes
+    assert len(notes) == 1
+    assert configure(image, FitOptions(drop_rate=0.3), noise_of(image), observer).recipe.input_drop_rate == 0.3
+    assert len(notes) == 1
+
+
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "grey", "natural", channels=1)
     image = read_image(write_noisy(tmp_path / "noisy.png"))

@@ -7,9 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from self2self.diagnosis import Noise
+from self2self.diagnosis import Noise, measure_noise
 from self2self.errors import UsageError
-from self2self.train.natural import FOLDER, natural_files, natural_weights, predict_an_image, start_of
+from self2self.metrics import psnr
+from self2self.train import prediction
+from self2self.train.natural import FOLDER, natural_files, natural_weights, predict_an_image, start_of, suited
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
 from self2self.train.synthetic import add_noise
@@ -103,3 +105,40 @@ def test_weights_that_predict_no_image_are_recognised() -> None:
     weights["head.weight"] = 40 * weights["head.weight"]
     image = np.full((1, 64, 300), 0.5, np.float32)
     assert not predict_an_image(weights, image, RECIPES["fast"])
+
+
+def textured(name: str) -> FloatArray:
+    from skimage import data
+
+    return np.ascontiguousarray(getattr(data, name)()[100:228, 100:228], np.float32)[None] / 255
+
+
+@pytest.mark.parametrize("name", ["grass", "gravel"])
+def test_texture_that_looks_like_noise_of_neighbours_is_kept(name: str) -> None:
+    clean = textured(name)
+    noisy = add_noise(clean, "gaussian", 2, np.random.default_rng(7))
+    noise = measure_noise(noisy)
+    assert noise.correlated
+    by_noise, chosen = RECIPES["fast"].for_noise(noise), suited(RECIPES["fast"], noise, noisy)
+    assert chosen == by_noise.for_texture() != by_noise
+    assert chosen.pass_drop_rate == chosen.input_drop_rate < 0.1
+    weights = natural_weights(1, camera=True)
+    before, after = (psnr(np.clip(predict(weights, noisy, r), 0, 1), clean) for r in (by_noise, chosen))
+    assert after > before + 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_that_neighbours_share_stays_with_its_own_choice(channels: int) -> None:
+    clean = np.stack([0.3 + 0.2 * np.sin(x / 11) * np.cos(y / 7), 0.5 + 0.2 * (x > 40), 0.4 + y / 400])[:channels]
+    noisy = add_noise(clean.astype(np.float32), "camera", 8, np.random.default_rng(0))
+    noise = measure_noise(noisy)
+    assert noise.correlated
+    assert suited(RECIPES["fast"], noise, noisy) == RECIPES["fast"].for_noise(noise)
+
+
+def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "predict", None)
+    image = textured("grass")
+    for correlation, recipe in ((0.0, RECIPES["fast"]), (0.5, recipe_for("fast", "scratch")), (0.5, RECIPES["paper"])):
+        noise = Noise(5.0, (5.0,), correlation, correlation, correlation)
+        assert suited(recipe, noise, image) == recipe.for_noise(noise)
