@@ -21,7 +21,7 @@ from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState
-from self2self.train.natural import natural_files, start_of, suited
+from self2self.train.natural import natural_files, start_of, takes_texture
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
 
@@ -39,7 +39,8 @@ def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
     name, _, init = head.partition(":")
     recipe = recipe_for(name, init or None)
     if noisy is not None:
-        recipe = suited(recipe, measure_noise(central(noisy)), noisy)
+        recipe = recipe.for_noise(measure_noise(central(noisy)))
+        recipe = recipe.for_texture() if takes_texture(recipe, noisy) else recipe
     return replace(recipe, **changes(rest))
 
 

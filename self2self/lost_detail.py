@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import NORMAL_MEDIAN, central, measure_noise
 from self2self.extremes import LINES
+from self2self.noise_curve import by_brightness
 
 FloatArray = NDArray[np.float32]
 
@@ -28,10 +29,8 @@ SQUARE = 8
 """Side of the squares in which noise is measured, in pixels; `LINES` is a multiple of it."""
 CELL = 4
 """Side of the cells in which energy is, in pixels; those around them count, as a Gaussian of three pixels does."""
-LEVELS = 8
-"""Brightnesses at which the noise is measured."""
 LEAST_SQUARES = 16
-"""Of each of them, at least."""
+"""Of each brightness at which the noise is measured, at least."""
 NEARBY = 7
 """Squares a side of what is nearby."""
 CALM, CALM_SHARE = 0.25, 0.86
@@ -78,16 +77,18 @@ def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
 
 
 def _strips(noisy: FloatArray, result: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
-    """Lines, and of these the difference and the result, reflected to whole squares."""
-    height, width = result.shape[1:]
-    right = -width % SQUARE
+    """Lines, and of these the difference and the result; the former reflected to whole squares."""
+    height = result.shape[1]
     for top in range(0, height, LINES):
         lines = slice(top, min(top + LINES, height))
-        below = -(lines.stop - lines.start) % SQUARE
-        padding = ((0, 0), (0, below), (0, right))
         within = np.clip(result[:, lines], 0, 1)
-        difference = np.clip(noisy[:, lines], 0, 1) - within
-        yield lines, np.pad(difference, padding, mode="symmetric"), np.pad(within, padding, mode="symmetric")
+        yield lines, _to_whole_squares(np.clip(noisy[:, lines], 0, 1) - within), within
+
+
+def _to_whole_squares(values: FloatArray) -> FloatArray:
+    """(C, lines, W), reflected below and at the right."""
+    below, right = (-side % SQUARE for side in values.shape[1:])
+    return np.pad(values, ((0, 0), (0, below), (0, right)), mode="symmetric")
 
 
 def _cells(values: FloatArray, side: int) -> FloatArray:
@@ -107,7 +108,8 @@ def _squares(noisy: FloatArray, result: FloatArray) -> FloatArray:
         variances = squared.mean(-1)
         # Nothing at all is not peaked.
         peaks = np.square(squared).mean(-1) / np.maximum(np.square(variances), np.finfo(np.float32).tiny)
-        parts.append(np.stack([variances, scales, _cells(within, SQUARE).mean(-1), peaks]).astype(np.float32))
+        brightness = _cells(_to_whole_squares(within), SQUARE).mean(-1)
+        parts.append(np.stack([variances, scales, brightness, peaks]).astype(np.float32))
     return np.concatenate(parts, axis=2)
 
 
@@ -115,8 +117,7 @@ def _as_bright(variances: FloatArray, brightness: FloatArray) -> FloatArray:
     """The noise of calm squares as bright as each."""
     noise = np.empty_like(variances)
     for out, values, levels in zip(noise, variances, brightness, strict=True):
-        order = np.argsort(levels, axis=None, kind="stable")
-        groups = np.array_split(order, max(1, min(LEVELS, order.size // LEAST_SQUARES)))
+        groups = by_brightness(levels.ravel(), LEAST_SQUARES)
         at = [float(levels.ravel()[group].mean()) for group in groups]
         out[:] = np.interp(levels, at, [float(np.quantile(values.ravel()[group], CALM)) for group in groups])
     return noise / np.float32(CALM_SHARE)

@@ -176,14 +176,13 @@ class MaskMaker:
             yield kept
             return
         bits = _bit_generator(self.seed, self.stream, block, self.place, number, first // PIECE)
-        if not self._keeps:
-            for start in range(0, count, _AT_ONCE):
-                yield _bytes_of(bits, min(_AT_ONCE, count - start))
-            return
-        kept = _bytes_of(bits, count)
-        # Another thread may be at another block; each goes on with what it has in hand.
-        self._drawn[number, first] = (block, self.place), kept
-        yield kept
+        at_once = count if self._keeps else _AT_ONCE
+        for start in range(0, count, at_once):
+            drawn = _bytes_of(bits, min(at_once, count - start))
+            if self._keeps:
+                # Another thread may be at another block; each goes on with what it has in hand.
+                self._drawn[number, first] = (block, self.place), drawn
+            yield drawn
 
 
 def _bytes_of(bits: np.random.SFC64, count: int) -> NDArray[np.uint8]:

@@ -40,6 +40,12 @@ def blocks_of(plane: Plane) -> Plane:
     return grid.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
 
 
+def by_brightness(values: NDArray[np.floating], least: int) -> list[NDArray[np.intp]]:
+    """Indices of `values` [n], from dark to bright, in up to `GROUPS` equal groups of at least `least`, or in one."""
+    order = np.argsort(values, kind="stable")
+    return np.array_split(order, max(1, min(GROUPS, values.size // least)))
+
+
 def depends_on_the_signal(image: NDArray[np.floating]) -> bool:
     """Whether the noise grows with the brightness, in every channel, as that of photons does.
 

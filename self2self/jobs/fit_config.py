@@ -11,7 +11,7 @@ from self2self.image_io import Image, image_hash
 from self2self.jobs.observer import Observer
 from self2self.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, suited
+from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, takes_texture
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import Run, RunConfig
 
@@ -103,8 +103,9 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    by_noise, recipe = recipe.for_noise(noise), suited(recipe, noise, image.pixels)
-    if recipe != by_noise and options.drop_rate is None:
+    recipe = recipe.for_noise(noise)
+    if options.drop_rate is None and takes_texture(recipe, image.pixels):
+        recipe = recipe.for_texture()
         observer.note(
             f"{image.path}: has fine texture, which can look like noise that neighbours share; so no more than "
             f"{100 * recipe.rate_of_passes:g} % of its pixels are hidden at a time, to keep it, and with it some noise."

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from self2self.diagnosis import Noise
     from self2self.train.recipes import Recipe
 
 FOLDER = Path(__file__).parent.parent / "weights"
@@ -114,27 +113,25 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
 
 
-def suited(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
-    """`recipe` as it suits an image: by its noise, and where neighbours share that, by its texture, too.
+def takes_texture(recipe: Recipe, pixels: NDArray[np.float32]) -> bool:
+    """Whether the start weights take an image's texture for noise that neighbours share.
 
-    Noise that neighbours share and fine texture look the same to `diagnosis`. A network that sees less of an image
-    takes more of its texture away, but hardly more of its noise. So what the start weights take away is compared
-    between the share of pixels that is hidden for such noise, and next to none.
+    The two look the same to `diagnosis`. A network that sees less of an image takes more of its texture away, but
+    hardly more of its noise. So what the start weights take away is compared between the share of pixels that is
+    hidden for such noise, and next to none.
 
     Args:
-        recipe: before its choices.
-        noise: of the image.
+        recipe: after `Recipe.for_noise`; one that found no such noise takes no texture for it.
         pixels: float32 (C, H, W), the noisy image.
     """
-    chosen = recipe.for_noise(noise)
-    if chosen.target != "simulated":
-        return chosen
+    if recipe.target != "simulated":
+        return False
     from self2self.train.prediction import predict
 
-    weights = natural_weights(len(pixels), chosen.camera)
+    weights = natural_weights(len(pixels), recipe.camera)
     image = within_range(central(pixels, TRIED_SIDE))
-    hiding_less = chosen.for_texture()
     much, little = (
-        float(np.std(image - predict(weights, image, tried, passes=COMPARED_PASSES))) for tried in (chosen, hiding_less)
+        float(np.std(image - predict(weights, image, tried, passes=COMPARED_PASSES)))
+        for tried in (recipe, recipe.for_texture())
     )
-    return hiding_less if much > MOST_TAKEN * little else chosen
+    return much > MOST_TAKEN * little

@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from self2self.diagnosis import robust_scale
+from self2self.noise_curve import by_brightness
 
 FloatArray = NDArray[np.float32]
 Estimate = Callable[[FloatArray, int], FloatArray]
@@ -31,9 +32,8 @@ FLATTEST = 0.6
 LEAST_BLOCKS = 24
 MOST_CUT_OFF = 0.02
 """Share of values at an end of the range up to which a block counts."""
-LEVELS = 8
-"""Brightnesses at which the noise is measured; each has as many pixels."""
 LEAST_PIXELS = 64
+"""Of each brightness at which the noise is measured, at least."""
 LEAST_DEVIATION = 0.2
 """Of the whole image's: what is less was cut off, or is not known."""
 TRIALS = 3
@@ -132,7 +132,7 @@ class _View:
         taper = np.outer(window, window)
         self._taper = taper / np.sqrt(np.mean(np.square(taper)))
         channels = [np.concatenate([part[index].ravel() for part in first]) for index in range(len(first[0]))]
-        self._groups = [_by_level(values) for values in channels]
+        self._groups = [by_brightness(values, LEAST_PIXELS) for values in channels]
         self.brightness = np.array(
             [
                 [float(values[group].mean(dtype=np.float64)) for group in groups]
@@ -188,9 +188,3 @@ def _plane_of(side: int) -> NDArray[np.float64]:
     """An orthonormal basis (side², 3) of what a block's mean and slope can be."""
     y, x = np.mgrid[:side, :side] / side
     return np.linalg.qr(np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3))[0]
-
-
-def _by_level(values: FloatArray) -> list[NDArray[np.intp]]:
-    """Indices of values in `LEVELS` groups from dark to bright, of equal size."""
-    order = np.argsort(values, kind="stable")
-    return np.array_split(order, max(1, min(LEVELS, values.size // LEAST_PIXELS)))

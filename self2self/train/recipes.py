@@ -53,9 +53,8 @@ BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.
 nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
-FOR_CORRELATED_TEXTURE = Choice(0.05, 0.05, 1.0)
-"""Where hiding so much takes more than noise away (`natural.suited`): texture that cannot be told from its
-surroundings."""
+FOR_TEXTURE = 0.05
+"""Both drop rates where hiding so much takes more than noise away (`natural.takes_texture`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
 """Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
 start weights make images of few photons too dark, so little of them is kept."""
@@ -188,8 +187,7 @@ class Recipe:
 
     def for_texture(self) -> Recipe:
         """A copy that hides little, for an image with fine texture and correlated noise."""
-        choice = FOR_CORRELATED_TEXTURE
-        return replace(self, input_drop_rate=choice.fit_drop_rate, pass_drop_rate=choice.pass_drop_rate)
+        return replace(self, input_drop_rate=FOR_TEXTURE, pass_drop_rate=FOR_TEXTURE)
 
     def with_options(
         self,
