@@ -3,8 +3,8 @@
 The difference between the noisy image and the result should be noise (Buades et al. 2005, "A review of image denoising
 algorithms", call it the method's noise). A lattice or a fabric that is finer than what the network makes out is in it,
 too, and where noise is weak, that is all that one sees of the denoising. How strong the noise is, the calmest squares
-of the difference tell: among those as bright, and among those nearby, whichever is stronger. Where the difference has
-more energy than that, the result gets back the share of it that is not noise, as in Wiener's filter.
+of the difference tell: among those as bright, and among those nearby on any side, whichever is strongest. Where the
+difference has more energy than that, the result gets back the share of it that is not noise, as in Wiener's filter.
 
 Single pixels that differ by far have hardly a part in this, and stay removed. Nothing comes back where neighbours share
 their noise, as what one square has of it tells little of the next; where noise depends on the signal; and where it
@@ -42,7 +42,7 @@ MOST_PEAKED = 3.4
 """Fourth moment of a square's differences, over its variance squared; the median of all squares. Up to this, what calm
 squares tell holds for the others: normal noise has 2.7 to 3.1, with lost texture up to 3.3, that of few photons 3.6 and
 more, and impulses 20 (docs/experiments.md)."""
-MARGIN = 0.3
+MARGIN = 0.25
 """By which energy may exceed the noise, as chance has it (docs/experiments.md)."""
 
 
@@ -124,7 +124,10 @@ def _as_bright(variances: FloatArray, brightness: FloatArray) -> FloatArray:
 
 
 def _nearby(variances: FloatArray) -> FloatArray:
-    """The noise of calm squares around each."""
+    """The noise of calm squares around each, and in what lies beside it in each corner, whichever is strongest.
+
+    Next to a border between weak noise and strong, most of what is around may be on the other side.
+    """
     half = NEARBY // 2
     padded = np.pad(variances, ((0, 0), (half, half), (half, half)), mode="symmetric")
     rows = []
@@ -133,7 +136,12 @@ def _nearby(variances: FloatArray) -> FloatArray:
         flat = around.reshape(*around.shape[:2], -1)
         calm = int(CALM * flat.shape[-1])
         rows.append(np.partition(flat, calm, axis=-1)[..., calm])
-    return np.stack(rows, axis=1) / np.float32(CALM_SHARE)
+    around = np.stack(rows, axis=1)
+    height, width = around.shape[1:]
+    padded = np.pad(around, ((0, 0), (half, half), (half, half)), mode="edge")
+    last = 2 * half
+    beside = [padded[:, row : row + height, column : column + width] for row in (0, last) for column in (0, last)]
+    return np.maximum.reduce([around, *beside]) / np.float32(CALM_SHARE)
 
 
 def _differences(noisy: FloatArray, result: FloatArray, limits: FloatArray) -> Iterator[tuple[slice, FloatArray]]:

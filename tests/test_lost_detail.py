@@ -85,6 +85,10 @@ def noise_of(kind: str, clean: FloatArray) -> FloatArray:
         return (rng.poisson(clean * 60) / 60).astype(np.float32)
     if kind == "stronger from left to right":
         return clean + white(clean.shape, np.linspace(2, 12, clean.shape[-1]))
+    if kind == "stronger in a corner":
+        deviations = np.full(clean.shape[-2:], 2.0)
+        deviations[100:, 90:] = 12
+        return clean + white(clean.shape, deviations)
     if kind == "single photons":
         return (rng.poisson(clean * 0.5) / 2).astype(np.float32)
     if kind == "little stronger on spots":
@@ -106,6 +110,7 @@ def noise_of(kind: str, clean: FloatArray) -> FloatArray:
         "single photons",
         "little stronger on spots",
         "stronger from left to right",
+        "stronger in a corner",
         "impulses",
         "shared by neighbours",
     ],
@@ -182,8 +187,13 @@ def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
     rng = np.random.default_rng(3)
     variances, brightness = rng.random((1, 9, 12), dtype=np.float32), rng.random((1, 9, 12), dtype=np.float32)
     padded = np.pad(variances[0], 3, mode="symmetric")
-    near = [[np.sort(padded[i : i + 7, j : j + 7], axis=None)[12] for j in range(12)] for i in range(9)]
-    np.testing.assert_allclose(lost_detail._nearby(variances)[0], np.array(near) / 0.86, rtol=1e-6)
+    around = np.array([[np.sort(padded[i : i + 7, j : j + 7], axis=None)[12] for j in range(12)] for i in range(9)])
+    rows, columns = np.arange(9), np.arange(12)
+    corners = [
+        around[np.clip(rows + down, 0, 8)][:, np.clip(columns + right, 0, 11)] for down in (-3, 3) for right in (-3, 3)
+    ]
+    near = np.max([around, *corners], axis=0)
+    np.testing.assert_allclose(lost_detail._nearby(variances)[0], near / 0.86, rtol=1e-6)
     order = np.argsort(brightness, axis=None)
     groups = np.array_split(order, 6)
     calm = [np.quantile(variances.ravel()[group], 0.25) for group in groups]
