@@ -158,6 +158,11 @@ def _level_and_correlation(pixels: FloatArray) -> Noise:
     return Noise(overall, channels, (horizontal + vertical) / 2, horizontal, vertical)
 
 
+def has_noise(pixels: FloatArray) -> bool:
+    """Whether there is any in (C, H, W): what a result of an empty page differs by is none."""
+    return estimate_sigma(pixels)[0] > 0
+
+
 def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
     """What lies between two images of the same shape (C, H, W)."""
     difference = np.subtract(noisy, denoised, dtype=np.float64)

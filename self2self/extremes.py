@@ -2,11 +2,15 @@
 
 What a network makes of such a value need not be an image at all, and not at that pixel alone. So it sees the nearest
 value of the range (`within_range`), and what lay beyond comes back in the result (`with_extremes`) where the prediction
-is near that end of the range, too. That of a star is, because its surroundings are bright; that of a hot pixel, whose
-surroundings are not, is not, and so it goes.
+is near that end of the range, too. That of a star is, because its surroundings are bright.
+
+A hot pixel has no part in its surroundings, and would show in what is predicted for them and for itself. So it is
+replaced before anything else (`without_hot_pixels`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +24,78 @@ on they fully do; the share rises smoothly in between."""
 LINES = 64
 """Lines that are worked on at a time."""
 
+HOT = 1.0
+"""How far beyond [0, 1] a hot pixel is, at least: what is nearer may be one of few photons."""
+LONELY = 0.15
+"""A value that rises above its surroundings stands alone if all its neighbours but one rise by less than this share of
+it; and the same downwards. Those of a point of light rise by more if it is 1.3 pixels wide at half of its height
+(Gaussian), as through most lenses. The one may be another hot pixel."""
+
+AROUND = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
+
 
 def within_range(pixels: FloatArray) -> FloatArray:
     """`pixels` with the nearest value of [0, 1] in the place of those beyond; itself where there are none."""
     if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         return np.clip(pixels, 0, 1)
     return pixels
+
+
+def stand_alone(
+    plane: NDArray[Any], rows: NDArray[np.integer], columns: NDArray[np.integer]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which of some pixels have no part in their surroundings, as hot and dead ones.
+
+    Args:
+        plane: (H, W), at least two a side, any real dtype.
+        rows: [n], of the pixels that are asked about.
+        columns: [n], of the same.
+
+    Returns:
+        [n] for each whether it stands alone, and [n] the median of its eight neighbours, mirrored at the borders.
+    """
+    height, width = plane.shape
+    around = np.empty((len(AROUND), len(rows)))
+    for values, (down, right) in zip(around, AROUND, strict=True):
+        values[:] = plane[_mirrored(rows + down, height), _mirrored(columns + right, width)]
+    around.sort(axis=0)
+    # The surroundings are what is second from the other end: of the neighbours of a star, half are part of it.
+    low, high = around[1], around[-2]
+    values = plane[rows, columns].astype(np.float64)
+    alone = (high - low < LONELY * (values - low)) | (high - low < LONELY * (high - values))
+    return alone, (around[3] + around[4]) / 2
+
+
+def _mirrored(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
+    return np.asarray(side - 1 - np.abs(side - 1 - np.abs(places)))
+
+
+def without_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArray:
+    """`pixels` with the median of its surroundings, within [0, 1], for each value far beyond it that stands alone.
+
+    Args:
+        pixels: float32 (C, H, W).
+        in_place: `pixels` may be changed.
+
+    Returns:
+        `pixels` itself where there are none, or with `in_place`.
+    """
+    found = []
+    for channel, plane in enumerate(pixels):
+        for top in range(0, plane.shape[0], LINES):
+            lines = plane[top : top + LINES]
+            # Most images have no such value.
+            if min(plane.shape) < 2 or (lines.min() >= -HOT and lines.max() <= 1 + HOT):
+                continue
+            rows, columns = np.nonzero((lines < -HOT) | (lines > 1 + HOT))
+            alone, median = stand_alone(plane, rows + top, columns)
+            found.append((channel, rows[alone] + top, columns[alone], np.clip(median[alone], 0, 1)))
+    if not any(len(median) for *_, median in found):
+        return pixels
+    cleaned = pixels if in_place else pixels.copy()
+    for channel, rows, columns, median in found:
+        cleaned[channel, rows, columns] = median
+    return cleaned
 
 
 def with_extremes(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:

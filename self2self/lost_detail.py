@@ -141,7 +141,7 @@ def _nearby(variances: FloatArray) -> FloatArray:
     padded = np.pad(around, ((0, 0), (half, half), (half, half)), mode="edge")
     last = 2 * half
     beside = [padded[:, row : row + height, column : column + width] for row in (0, last) for column in (0, last)]
-    return np.maximum.reduce([around, *beside]) / np.float32(CALM_SHARE)
+    return np.asarray(np.maximum.reduce([around, *beside]) / np.float32(CALM_SHARE))
 
 
 def _differences(noisy: FloatArray, result: FloatArray, limits: FloatArray) -> Iterator[tuple[slice, FloatArray]]:

@@ -13,6 +13,7 @@ from self2self.diagnosis import (
     central,
     estimate_correlation,
     estimate_sigma,
+    has_noise,
     measure_noise,
     measure_residual,
 )
@@ -193,3 +194,11 @@ def test_large_images_are_looked_at_in_their_middle(shape: tuple[int, int, int])
     assert part.shape == (shape[0], *(min(size, LARGEST_SIDE) for size in shape[1:]))
     before, after = (np.argwhere(pixels[0] == part[0][corner])[0] for corner in ((0, 0), (-1, -1)))
     assert np.abs(before - (np.array(shape[1:]) - 1 - after)).max() <= 1
+
+
+def test_an_empty_page_has_no_noise_even_with_a_speck_on_it() -> None:
+    page = np.full((1, 64, 64), 0.25, np.float32)
+    assert not has_noise(page)
+    page[0, 3:5, 9:12] = 1
+    assert not has_noise(page)
+    assert has_noise(page + np.random.default_rng(0).normal(0, 1e-4, page.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from self2self.extremes import without_hot_pixels
 from self2self.image_io import read_image, write_image
 from tests.image_files import load, noise, round_trip, save
 
@@ -84,6 +86,72 @@ def test_constant_float(tmp_path: Path, value: float) -> None:
     assert np.isfinite(image.pixels).all()
     assert set(image.pixels.ravel()) == {0.0}
     np.testing.assert_array_equal(load(round_trip(path)), samples)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("value", [0.0, 1e-6, -3.5])
+def test_whatever_is_predicted_for_a_constant_it_stays(tmp_path: Path, value: float, dtype: str) -> None:
+    path = tmp_path / "in.tif"
+    samples = np.full((16, 16), value, dtype)
+    tifffile.imwrite(path, samples, photometric="minisblack")
+    image = read_image(path)
+    wrong = 0.4 * np.random.default_rng(0).random(image.pixels.shape, np.float32)
+    write_image(tmp_path / "out.tif", wrong, image)
+    np.testing.assert_array_equal(load(tmp_path / "out.tif"), samples)
+
+
+def dark(channels: int = 1) -> np.ndarray:
+    """Counts of 1000 to 1060 and their noise, in 16 bits."""
+    rng = np.random.default_rng(0)
+    levels = np.broadcast_to(np.linspace(0, 60, 96)[:, None, None], (96, 128, channels))
+    return (rng.poisson(levels) + 1000).astype(np.uint16)
+
+
+def range_of(tmp_path: Path, samples: np.ndarray) -> tuple[float, float]:
+    """Stored values that are 0 and 1 to the network."""
+    path = Path(tempfile.mkdtemp(dir=tmp_path)) / "in.tif"
+    tifffile.imwrite(path, samples.squeeze(), photometric="rgb" if samples.shape[2] == 3 else "minisblack")
+    image = read_image(path)
+    np.testing.assert_array_equal(load(round_trip(path)), samples.squeeze())
+    return image.offset, image.offset + image.scale
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("what", ["hot pixels", "dead and hot pixels", "saturated"])
+def test_the_range_is_that_of_what_is_neither_hot_nor_saturated(tmp_path: Path, what: str, channels: int) -> None:
+    samples = dark(channels)
+    low, high = range_of(tmp_path, samples)
+    spoilt = samples.copy()
+    if what == "saturated":
+        spoilt[40:48, 60:68] = 65535
+    else:
+        hot = np.random.default_rng(1).choice(samples.size, samples.size // 100, replace=False)
+        spoilt.flat[hot] = np.random.default_rng(2).integers(3000, 65535, len(hot))
+        if "dead" in what:
+            spoilt.flat[hot[::2]] = 0
+    first, last = range_of(tmp_path, spoilt)
+    # The bulk and its headroom: half of it on the sides that have such values.
+    assert low - (high - low) < first <= low + 5
+    assert high - 5 < last < high + 0.75 * (high - low)
+
+
+def test_what_is_bright_and_small_counts_where_it_is_no_hot_pixel(tmp_path: Path) -> None:
+    """Spots of three pixels on a dark ground have the range; 1.2 % of the values are theirs."""
+    samples = dark()
+    rng = np.random.default_rng(1)
+    for row, column in rng.integers(4, 90, (16, 2)):
+        samples[row : row + 3, column : column + 3, 0] += rng.poisson(4000, (3, 3)).astype(np.uint16)
+    assert range_of(tmp_path, samples)[1] > 4900
+
+
+@pytest.mark.parametrize("photons", [0.01, 0.03, 0.1, 0.5, 3])
+def test_few_photons_are_no_hot_pixels(tmp_path: Path, photons: float) -> None:
+    samples = np.random.default_rng(0).poisson(photons, (96, 96, 1)).astype(np.uint16)
+    low, high = range_of(tmp_path, samples)
+    # Up to half of the bulk is headroom, and photons next to it are as good as within.
+    assert (low, high) == (0, pytest.approx(samples.max(), rel=0.4))
+    pixels = read_image(save(tmp_path / "in.png", samples.squeeze())).pixels
+    assert without_hot_pixels(pixels) is pixels
 
 
 def test_sparse_float_keeps_its_few_values(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 import tifffile
 
 from self2self.console import Bars
-from self2self.jobs import fitting
+from self2self.diagnosis import measure_residual
+from self2self.jobs import fitting, stack_job
 from self2self.jobs.stack_job import StackJob
 from self2self.runtime import prepared as prepared_module
 from self2self.runtime.engine import Engine
@@ -82,6 +83,19 @@ def test_every_page_is_what_it_would_be_alone_and_one_engine_makes_them(
         infer("page.tif", "--seed", str(5 + index), "--uncertainty", "page.std.tif", "--force")
         assert np.array_equal(stack[index], tifffile.imread("page.denoised.tif"))
         assert np.array_equal(deviations[index], tifffile.imread("page.std.tif"))
+
+
+def test_an_empty_page_shares_no_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = tifffile.imread("stack.tif")
+    pages[0] = 200
+    tifffile.imwrite("stack.tif", pages, photometric="rgb")
+    coarse = np.random.default_rng(0).normal(0, 0.1, (3, 20, 24)).repeat(2, axis=1).repeat(2, axis=2)
+    residual = measure_residual(coarse, np.zeros_like(coarse))
+    assert residual.correlated
+    monkeypatch.setattr(stack_job, "measure_residual", lambda noisy, denoised: residual)
+    told = infer("stack.tif").stderr
+    assert "in what was removed from page 2, neighbouring pixels share their noise" in told
+    assert "from page 1" not in told
 
 
 def test_what_is_done_is_refused_alone_skipped_among_others_and_replaced_by_force(folder: Path) -> None:

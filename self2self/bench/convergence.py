@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.extremes import with_extremes, within_range
+from self2self.extremes import with_extremes, within_range, without_hot_pixels
 from self2self.metrics import psnr
 from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, engine_class
@@ -55,6 +55,7 @@ def convergence(
         (None without one, and where it is infinite).
     """
     contract = model.contract
+    pixels = without_hot_pixels(pixels)
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
     padded = np.ascontiguousarray(padding.pad(within_range(pixels)), np.float32)[None]
     counts = set(looks(passes))

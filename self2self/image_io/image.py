@@ -102,6 +102,12 @@ class Image:
     notes: tuple[str, ...]
     """One line each, for the user: where the output differs in type from the input, and why."""
 
+    @property
+    def fills_type(self) -> bool:
+        """Whether [0, 1] are the ends of the type's own range, for floats 0 and 1."""
+        white = np.iinfo(self.dtype).max if self.dtype.kind in "ui" else 1.0
+        return (self.offset, self.scale) == (0.0, white)
+
 
 def check_size(width: int, height: int) -> None:
     """Refuse images that are too small to denoise or too large to decode, by their header alone.

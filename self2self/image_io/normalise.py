@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.extremes import stand_alone
 from self2self.image_io.image import Array, Refused
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
@@ -25,11 +26,17 @@ All of Gaussian noise fits in: of five million values, the bulk is 2.9 standard 
 farthest lie at 5.2. What is beyond is a hot pixel or a star (`extremes`).
 """
 
+INNER, FAR = 5.0, 2.0
+"""Percentile to its counterpart, within which there is no outlier; and how many times as far as these are apart a value
+lies from the nearer of them that may be one."""
+
 SAMPLES = 2**22
 """Percentiles are taken of at most about this many values, evenly spread."""
 
 ROWS = 64
 """Rows that are converted at a time."""
+
+LEAST_SCALE = float(np.nextafter(0, 1))
 
 EXACT_SPAN = 2**22
 """Integers farther than this from the offset are rounded to float32's 24 bits."""
@@ -50,7 +57,8 @@ def choose_scale(values: Array) -> Scale:
     uint8 uses its type range. uint16 does too, and float uses [0, 1], if all values lie in that range
     and the bulk fills a quarter of it or more. Everything else (12-bit camera data in 16 bits, counts,
     flux, signed and 32-bit integers) maps its least and greatest values to 0 and 1, or the ends of the headroom
-    around its bulk, the 0.2th to the 99.8th percentile, where those are nearer.
+    around its bulk, where those are nearer: the 0.2th to the 99.8th percentile of what is neither saturated nor a hot
+    pixel.
 
     Raises:
         Refused: maximum minus minimum is over the range of float64.
@@ -67,7 +75,8 @@ def choose_scale(values: Array) -> Scale:
     if white is not None and low >= 0 and high <= white and span >= white / 4:
         return Scale(0.0, white, (0.0, 1.0))
     if low == high:
-        return Scale(low, 1.0, (0.0, 1.0))
+        # A prediction that is off by less than half of the range comes back as that one value.
+        return Scale(low, LEAST_SCALE, (0.0, 1.0))
     if span == 0:
         # All but a few values are the same: the few are the signal.
         bulk_low, span = low, high - low
@@ -118,11 +127,32 @@ def _bulk(values: Array) -> tuple[float, float]:
     while step > 1 and (step % 2 == 0 or step % 3 == 0):
         step += 1
     sample = flat[::step].astype(np.float64)
+    sample = sample[~_outliers(values, sample, step)]
     # "higher" and "lower" take a value that exists, one rank inside: in a small image, interpolation
     # would mix in a part of a single hot pixel, however hot.
     low = float(np.percentile(sample, LOW_PERCENTILE, method="higher"))
     high = float(np.percentile(sample, HIGH_PERCENTILE, method="lower"))
     return (low, high) if low <= high else (high, low)
+
+
+def _outliers(values: Array, sample: NDArray[np.float64], step: int) -> NDArray[np.bool_]:
+    """Which of a `sample`, each of so many `values`, tell nothing of the bulk: far off, and alone or saturated.
+
+    Of dark images, a few hundred of these would be the upper end of the bulk, and all else a small part of its range.
+    """
+    outliers = np.zeros(len(sample), np.bool_)
+    low, high = np.percentile(sample, (INNER, 100 - INNER))
+    # Where nearly all values are the same, others are few photons.
+    if values.ndim != 3 or min(values.shape[:2]) < 2 or low == high:
+        return outliers
+    reach = FAR * (high - low)
+    far = np.flatnonzero((sample < low - reach) | (sample > high + reach))
+    outliers[far] = (sample[far] == sample.max()) | (sample[far] == sample.min())
+    rows, columns, channels = np.unravel_index(far * step, values.shape)
+    for channel in range(values.shape[2]):
+        here = channels == channel
+        outliers[far[here]] |= stand_alone(values[..., channel], rows[here], columns[here])[0]
+    return outliers
 
 
 def _float32(value: float) -> float:

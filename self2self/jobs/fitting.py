@@ -234,14 +234,23 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     """The clean image for `--reference`, in the same units as `image.pixels`.
 
+    Of another type, both may fill the ranges of their types; else it has to hold the same units, as the mean of many
+    frames with 12 bits does in floats.
+
     Raises:
-        InputError: it cannot be read or has another size.
+        InputError: it cannot be read, has another size, or nobody can tell what its values mean.
     """
     reference = read_image(path)
     if reference.pixels.shape != image.pixels.shape:
         raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
-    if reference.dtype != image.dtype:
-        return reference.pixels
+    if reference.dtype != image.dtype and reference.fills_type:
+        if image.fills_type:
+            return reference.pixels
+        raise InputError(
+            f"--reference {path}: has {reference.dtype} values of the type's whole range; the image has {image.dtype} "
+            f"values from {image.offset:g} to {image.offset + image.scale:g}. Store it as {image.dtype} or as floats "
+            "in the image's units."
+        )
     stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset
     return ((stored - image.offset) / image.scale).astype(np.float32)
 

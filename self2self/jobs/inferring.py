@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, measure_residual
+from self2self.diagnosis import CORRELATED_NOTE, Noise, Residual, central, has_noise, measure_residual
 from self2self.errors import FileFormatError, InterruptedRun
+from self2self.extremes import without_hot_pixels
 from self2self.image_io import Image, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
 from self2self.jobs.fit_config import FitOptions, configure, run_folder
@@ -161,7 +162,7 @@ def infer_image(
 
     Where memory for a second image is short, `image.pixels` becomes the result.
     """
-    noisy = central(image.pixels).copy()
+    noisy = without_hot_pixels(central(image.pixels).copy(), in_place=True)
     denoised = run_passes(
         model,
         image,
@@ -177,7 +178,7 @@ def infer_image(
     if options.uncertainty is not None and denoised.uncertainty is not None:
         write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
     residual = measure_residual(noisy, central(denoised.image))
-    if residual.correlated and not (noise is not None and noise.correlated):
+    if residual.correlated and has_noise(noisy) and not (noise is not None and noise.correlated):
         observer.note(f"{image.path}: in what was removed, {CORRELATED_NOTE.format(residual.noise.correlation)}")
     seconds = time.perf_counter() - start
     finished = Finished(

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from self2self.diagnosis import CORRELATED_NOTE, central, measure_residual
+from self2self.diagnosis import CORRELATED_NOTE, central, has_noise, measure_residual
 from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
+from self2self.extremes import without_hot_pixels
 from self2self.image_io import Image, Stack, check_stack_output, image_hash
 from self2self.image_io.normalise import restore
 from self2self.jobs.fitting import Fitted
@@ -183,7 +184,7 @@ class StackJob:
         digest = image_hash(image)
         model = model_for(index, image)
         start = time.perf_counter()
-        noisy = central(image.pixels).copy()
+        noisy = without_hot_pixels(central(image.pixels).copy(), in_place=True)
         seed = (options.seed + index) % 2**32
         done = run_passes(
             model,
@@ -215,7 +216,7 @@ class StackJob:
             correlated=residual.correlated,
             seconds=round(time.perf_counter() - start, 3),
         )
-        if residual.correlated and "correlated" not in self.told:
+        if residual.correlated and "correlated" not in self.told and has_noise(noisy):
             self.told.add("correlated")
             text = CORRELATED_NOTE.format(residual.noise.correlation)
             self.observer.note(f"{self.stack.path}: in what was removed from page {index + 1}, {text}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from self2self.errors import EngineUnavailableError, InputError, ResourceError, UsageError
+from self2self.extremes import without_hot_pixels
 from self2self.masks import check_seed
 from self2self.runtime.device_ensemble import choose_mask_source
 from self2self.runtime.engine import FloatArray, get_engine
@@ -93,6 +94,7 @@ def denoise(
             f"{_channels(contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
         )
     drawn = sampling or sampling_for(contract.recipe, passes)
+    pixels = without_hot_pixels(pixels, in_place=may_overwrite)
 
     def run_on(name: str, source_name: str) -> Denoised:
         chosen = get_engine(name)

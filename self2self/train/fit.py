@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.contract import MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
-from self2self.extremes import within_range
+from self2self.extremes import within_range, without_hot_pixels
 from self2self.masks import MaskMaker, Stream, generator
 from self2self.nvidia import built_for
 from self2self.train.adam import Adam
@@ -148,6 +148,7 @@ def fit(
     """
     if state.step >= recipe.steps:
         return state
+    image = without_hot_pixels(image)
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])

@@ -17,7 +17,7 @@ import torch
 
 from self2self.diagnosis import central
 from self2self.errors import InputError, InterruptedRun
-from self2self.extremes import with_extremes
+from self2self.extremes import with_extremes, without_hot_pixels
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
@@ -207,7 +207,7 @@ class Reporter:
     def _look(self, state: FitState) -> tuple[float | None, float | None]:
         """Write the preview; the scores when there is a reference."""
         start = time.monotonic()
-        noisy = central(self._pixels, PREVIEW_SIDE)
+        noisy = without_hot_pixels(central(self._pixels, PREVIEW_SIDE))
         clean = np.empty_like(noisy)
         with_extremes(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
         atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
@@ -220,10 +220,10 @@ class Reporter:
 
 
 def encode_preview(pixels: FloatArray) -> bytes:
-    """float32 (C, H, W) in [0, 1] to an 8-bit PNG."""
+    """float32 (C, H, W) to an 8-bit PNG; what is beyond [0, 1], such as stars, is shown as its ends."""
     from PIL import Image
 
-    levels = np.round(pixels * 255).astype(np.uint8)
+    levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     if levels.shape[0] == 1:
         picture = Image.fromarray(levels[0])
     elif levels.shape[0] == 3:

@@ -116,13 +116,28 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
 
     uses(look)
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
-    pixels[0, 3, 4], pixels[2, 30, 35] = 17, -5
+    pixels[0, 3:5, 4:6], pixels[2, 30:32, 35:37] = [[17, 9], [9, 4]], [[-5, -2], [-2, -2]]
     before = pixels.copy()
     image = denoise(fake_model(), pixels, passes=2).image
     assert (min(x.min() for x in seen), max(x.max() for x in seen)) == (0, 1)
     # This network predicts what it sees, and so supports every extreme.
     assert np.array_equal(image, before)
     assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("may_overwrite", [False, True])
+def test_nobody_sees_a_hot_pixel(uses: Uses, may_overwrite: bool) -> None:
+    uses(hide_pixels)
+    clean = np.random.default_rng(0).uniform(0.5, 0.7, (3, 40, 40)).astype(np.float32)
+    noisy = clean.copy()
+    noisy[0, 3, 4], noisy[2, 0, 39], noisy[2, 30, 35] = 17, 2.9, -5
+    before = noisy.copy()
+    image = denoise(fake_model(), noisy, passes=4, may_overwrite=may_overwrite).image
+    for channel, row, column in ((0, 3, 4), (2, 0, 39), (2, 30, 35)):
+        around = np.pad(clean[channel], 1, mode="reflect")[row : row + 3, column : column + 3].ravel()
+        clean[channel, row, column] = np.median(np.delete(around, 4))
+    np.testing.assert_array_equal(image, denoise(fake_model(), clean, passes=4).image)
+    assert may_overwrite or np.array_equal(noisy, before)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_same_seed_same_bits_and_other_seed_other_bits() -> None:
     assert not same_weights(fitted(TINY, image), fitted(TINY, image, seed=1))
 
 
+def test_a_hot_pixel_has_no_part_in_a_fit() -> None:
+    image = image_of(64, 64)
+    hot = image.copy()
+    hot[1, 20, 30] = 11
+    image[1, 20, 30] = np.median(np.delete(image[1, 19:22, 29:32].ravel(), 4))
+    assert same_weights(fitted(TINY, hot), fitted(TINY, image))
+    assert hot[1, 20, 30] == 11
+
+
 def test_global_randomness_neither_used_nor_changed() -> None:
     image = image_of(64, 64)
     torch.manual_seed(1)

@@ -198,6 +198,14 @@ def test_preview_is_a_png_that_anyone_can_open(channels: int, tmp_path: Path) ->
     assert (shown.mode, shown.size) == ("L" if channels == 1 else "RGB", (9, 8))
 
 
+def test_a_star_in_a_preview_is_white(tmp_path: Path) -> None:
+    pixels = np.full((1, 8, 9), 0.5, np.float32)
+    pixels[0, 2, 3], pixels[0, 4, 4] = 20.3, -3.7
+    (tmp_path / "p.png").write_bytes(encode_preview(pixels))
+    shown = np.asarray(picture(tmp_path / "p.png"))
+    assert (shown[2, 3], shown[4, 4]) == (255, 0)
+
+
 def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
     process = started(tmp_path / "run", until_step=2)
     try:
