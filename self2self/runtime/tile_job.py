@@ -154,11 +154,12 @@ class TileJob:
                     self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
                 )[None]
                 np.clip(tile, 0, 1, out=tile)
+                which = (index, plan.count)
                 running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 if self.mask_source == "device":
-                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch)
+                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
                 else:
                     maker = maker or running.mask_maker(self.seed, balanced=self.sampling.balanced)
                     maker.place = place_of(top, left)
@@ -169,7 +170,7 @@ class TileJob:
                         batch=batch,
                         largest_batch=min(most, self.engine.useful_batch(plan.axes)),
                         on_progress=self.on_progress,
-                        tile=(index, plan.count),
+                        tile=which,
                     )
                 # What the first tile found out by trials holds for the others, and so does what fitted.
                 batch = result.batch
@@ -206,7 +207,9 @@ class TileJob:
             mask_source=self.mask_source,
         )
 
-    def _run_on_device(self, running: Engine, axes: dict[str, int], place: int, batch: int | None) -> Ensemble:
+    def _run_on_device(
+        self, running: Engine, axes: dict[str, int], place: int, batch: int | None, tile: tuple[int, int]
+    ) -> Ensemble:
         if not isinstance(running, DeviceEngine):
             raise TypeError(f"{running.name} takes no masks on a device")
         contract = running.model.contract
@@ -218,4 +221,5 @@ class TileJob:
             largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
             on_progress=self.on_progress,
             on_note=self.on_note,
+            tile=tile,
         )
