@@ -175,9 +175,8 @@ class TileJob:
                 # What the first tile found out by trials holds for the others, and so does what fitted.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
-                values = result.moments.standard_deviation()
                 if deviation_canvas is not None:
-                    deviation_canvas.add(row, column, values)
+                    deviation_canvas.add(row, column, result.moments.standard_deviation())
                 share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
                 variance += share * result.moments.standard_error() ** 2
                 passes += result.moments.count
