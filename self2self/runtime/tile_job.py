@@ -14,7 +14,7 @@ from self2self.budget import largest_host_batch
 from self2self.local_means import LocalMeans
 from self2self.lost_detail import restore_detail
 from self2self.masks import MaskMaker
-from self2self.padding import Padding
+from self2self.padding import Padding, padded_size
 from self2self.runtime.device_ensemble import (
     DeviceEngine,
     free_device_bytes,
@@ -114,9 +114,9 @@ class TileJob:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width with padding."""
+        contract = self.model.contract
         _, height, width = self.pixels.shape
-        padding = self.padding
-        return height + padding.top + padding.bottom, width + padding.left + padding.right
+        return padded_size(height, width, contract.size_multiple, contract.minimum_size)
 
     def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
         """All passes of one tile, then of the next.
