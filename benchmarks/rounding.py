@@ -52,7 +52,7 @@ def differences(
         plain = network(image, *masks)[0].double().numpy()
         exact += plain / PASSES
         for way, rounds in networks.items():
-            prediction = rounds(masks, index, in_strips=False)[0].double().numpy()
+            prediction = rounds(masks, index, shared=False)[0].double().numpy()
             means[way] += prediction / PASSES
             of_a_pass[way] += _grey_levels(prediction - plain) / PASSES
     level = _decibels(exact, clean)

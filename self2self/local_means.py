@@ -25,6 +25,9 @@ LEAST_RADIUS = 16.0
 RADIUS_PER_LEVEL = 2.8
 """Standard deviation of the Gaussian over which a mean is taken, in pixels, and its least. Of independent noise
 its mean keeps 1 / (2 √π radius) (the square root of the Gaussian's own integral of squares): 0.1 grey levels."""
+REACH = 6.0
+"""So many standard deviations around, blocks are looked at: float32 does not show what is beyond, 2e-9 of the Gaussian,
+and looking at all blocks would take time and memory that grow as the square of the image."""
 STRONG = 15.0
 """Up to this standard deviation, in 8-bit grey levels, it gains; above, the fitted network knows as well
 (docs/experiments.md)."""
@@ -85,19 +88,28 @@ class LocalMeans:
             return
         radius = max(LEAST_RADIUS, RADIUS_PER_LEVEL * sigma)
         height, width = self._sides
-        across = _weights(np.arange(width), width, radius).T
+        across = [_weights(left, width, radius) for left in range(0, width, LINES)]
         for top in range(0, height, LINES):
-            lines = result[:, top : top + LINES]
-            down = _weights(top + np.arange(lines.shape[1]), height, radius)
-            shifted = lines + down @ self._sums @ across
-            # Values beyond the range are those of the noisy image itself (`extremes`).
-            np.copyto(lines, np.clip(shifted, 0, 1), where=(lines >= 0) & (lines <= 1))
+            near, down = _weights(top, height, radius)
+            sums = down @ self._sums[:, near]
+            for index, (beside, weights) in enumerate(across):
+                pixels = result[:, top : top + LINES, index * LINES : (index + 1) * LINES]
+                shifted = pixels + sums[:, :, beside] @ weights.T
+                # Values beyond the range are those of the noisy image itself (`extremes`).
+                np.copyto(pixels, np.clip(shifted, 0, 1), where=(pixels >= 0) & (pixels <= 1))
 
 
-def _weights(positions: NDArray[np.integer], side: int, radius: float) -> FloatArray:
-    """(positions, blocks): what the sum of a block counts in the mean around a position; the axis has `side` pixels."""
-    starts = np.arange(0, side, SIDE)
+def _weights(start: int, side: int, radius: float) -> tuple[slice, FloatArray]:
+    """What sums of blocks count in the means around up to `LINES` positions from `start` on, of `side` pixels.
+
+    Returns:
+        the blocks within reach of any of the positions, and the weights of their sums, (positions, blocks).
+    """
+    positions = np.arange(start, min(start + LINES, side))
+    first, last = int(start - REACH * radius) // SIDE, int(positions[-1] + REACH * radius) // SIDE
+    near = slice(max(0, first), last + 1)
+    starts = np.arange(0, side, SIDE)[near]
     ends = np.minimum(starts + SIDE, side)
     distances = positions[:, None] - (starts + ends - 1) / 2
     weights = np.exp(-0.5 * np.square(distances / radius))
-    return np.asarray(weights / (weights * (ends - starts)).sum(1, keepdims=True), np.float32)
+    return near, np.asarray(weights / (weights * (ends - starts)).sum(1, keepdims=True), np.float32)

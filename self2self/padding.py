@@ -13,6 +13,12 @@ from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 T = TypeVar("T", bound=np.generic)
 
 
+def padded_size(height: int, width: int, multiple: int = SIZE_MULTIPLE, minimum: int = MINIMUM_SIZE) -> tuple[int, int]:
+    """The least height and width that hold an image: multiples of `multiple`, and at least `minimum`."""
+    padded_height, padded_width = (max(minimum, -(-length // multiple) * multiple) for length in (height, width))
+    return padded_height, padded_width
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """Reflection added on each side of the last two axes.
@@ -29,9 +35,9 @@ class Padding:
     @classmethod
     def for_size(cls, height: int, width: int, multiple: int = SIZE_MULTIPLE, minimum: int = MINIMUM_SIZE) -> Padding:
         """Least padding, split evenly, to a multiple of `multiple` that is at least `minimum`."""
-        top, bottom = _split(height, multiple, minimum)
-        left, right = _split(width, multiple, minimum)
-        return cls(top, bottom, left, right)
+        padded_height, padded_width = padded_size(height, width, multiple, minimum)
+        top, left = (padded_height - height) // 2, (padded_width - width) // 2
+        return cls(top, padded_height - height - top, left, padded_width - width - left)
 
     def pad(self, array: NDArray[T]) -> NDArray[T]:
         """[..., H, W] to [..., H + top + bottom, W + left + right], reflected without the edge pixel."""
@@ -50,9 +56,3 @@ class Padding:
         """The inverse of `pad`, as a view."""
         height, width = array.shape[-2:]
         return array[..., self.top : height - self.bottom, self.left : width - self.right]
-
-
-def _split(size: int, multiple: int, minimum: int) -> tuple[int, int]:
-    target = max(minimum, -(-size // multiple) * multiple)
-    before = (target - size) // 2
-    return before, target - size - before

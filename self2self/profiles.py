@@ -13,6 +13,7 @@ from typing import Any
 from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import IMAGE, Contract
 from self2self.errors import UsageError
+from self2self.padding import padded_size
 
 Size = tuple[int, int]
 Shape = tuple[int, ...]
@@ -54,9 +55,10 @@ class Profile:
         sizes = (self.minimum, self.optimum, self.maximum)
         for height, width in sizes:
             if height % multiple or width % multiple or min(height, width) < least:
+                near = "x".join(map(str, padded_size(height, width, multiple, least)))
                 raise UsageError(
                     f"an engine cannot be built for {height}x{width}; expected multiples of {multiple} from {least} "
-                    f"up, for example {_fit(height, contract)}x{_fit(width, contract)}."
+                    f"up, for example {near}."
                 )
             if fixed_size is not None and (height, width) != fixed_size:
                 raise UsageError(
@@ -129,8 +131,3 @@ def _check_order(name: str, values: Iterable[int]) -> None:
         raise UsageError(
             f"the {name} of the engine are {least}, {best}, {most}; expected least, best and most in that order."
         )
-
-
-def _fit(length: int, contract: Contract) -> int:
-    multiple = contract.size_multiple
-    return max(contract.minimum_size, -(-length // multiple) * multiple)

@@ -1,11 +1,13 @@
 """The result keeps the local means of the noisy image, and nothing else of it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self2self.local_means import LEAST_RADIUS, STRONG, LocalMeans
+from self2self.local_means import LEAST_RADIUS, RADIUS_PER_LEVEL, SIDE, STRONG, LocalMeans
 
 FloatArray = np.ndarray
 
@@ -51,6 +53,40 @@ def test_each_channel_and_place_has_its_own_shift() -> None:
     expected = np.stack([gaussian_filter(plane, window, mode="constant", truncate=8) for plane in shift]) / share
     result = restored(noisy, np.full_like(noisy, 0.5)) - 0.5
     np.testing.assert_allclose(result, expected, atol=0.05 * np.abs(shift).max())
+
+
+@pytest.mark.parametrize("amplitude", [0.01, 0.07])
+@pytest.mark.parametrize("size", [(1, 1501), (1201, 17), (333, 777)])
+def test_equals_means_over_all_blocks(size: tuple[int, int], amplitude: float) -> None:
+    """Of uniform noise, which has no outliers; the stronger one takes means over more pixels."""
+    noisy = (0.5 + np.random.default_rng(0).uniform(-amplitude, amplitude, (3, *size))).astype(np.float32)
+    flat = np.full_like(noisy, 0.5)
+    means = LocalMeans(noisy.shape)
+    means.see(0, noisy, flat)
+    window = max(LEAST_RADIUS, RADIUS_PER_LEVEL * means.sigma)
+    assert (window > LEAST_RADIUS) == (amplitude > 0.01)
+    expected = noisy.astype(np.float64) - 0.5
+    for axis, side in enumerate(size, start=1):
+        starts = np.arange(0, side, SIDE)
+        counts = np.minimum(SIDE, side - starts)
+        distances = np.arange(side)[:, None] - (starts + (counts - 1) / 2)
+        weights = np.exp(-0.5 * np.square(distances / window))
+        weights /= (weights * counts).sum(1, keepdims=True)
+        blocks = np.add.reduceat(expected, starts, axis=axis)
+        expected = np.moveaxis(np.tensordot(weights, blocks, (1, axis)), 0, axis)
+    means.restore(flat)
+    np.testing.assert_allclose(flat - 0.5, expected, atol=5e-7)
+
+
+def test_a_wide_image_takes_little_memory() -> None:
+    noisy = 0.5 + noise((1, 16, 10_000), 5)
+    means = LocalMeans(noisy.shape)
+    means.see(0, noisy, np.full_like(noisy, 0.5))
+    tracemalloc.start()
+    means.restore(noisy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * noisy.nbytes
 
 
 def test_detail_of_the_prediction_stays() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from self2self.padding import Padding
+from self2self.padding import Padding, padded_size
 
 SIDES = st.integers(8, 100)
 DTYPES = st.sampled_from([np.bool_, np.uint8, np.uint16, np.float16, np.float32, np.float64])
@@ -65,6 +65,9 @@ def test_other_multiples_and_minima(size: int, multiple: int, minimum: int) -> N
     total = size + padding.top + padding.bottom
     assert total >= size
     assert total >= minimum
+    assert total == minimum or total % multiple == 0
+    assert total - multiple < max(size, minimum)
+    assert padded_size(size, size, multiple, minimum) == (total, total)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 128), (512, 64)])

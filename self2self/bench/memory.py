@@ -21,6 +21,8 @@ from self2self.system import peak_memory_bytes
 
 RUNS = 2
 """Runs of one batch; the second one shows what a pool keeps between runs."""
+TIMEOUT_SECONDS = 1200.0
+"""For one case. An engine that TensorRT builds first takes minutes, and one that hangs takes forever."""
 
 
 def measure_memory(engine: str, model: Path, size: tuple[int, int], batch: int) -> dict[str, Any] | str:
@@ -35,13 +37,19 @@ def measure_memory(engine: str, model: Path, size: tuple[int, int], batch: int) 
     # The interpreter finds this very package, wherever it was started from.
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "self2self.bench.memory", json.dumps(case)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            # Without the current folder on the path, whatever is in it.
+            [sys.executable, "-P", "-m", "self2self.bench.memory", json.dumps(case)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its process did not finish {RUNS} runs in {TIMEOUT_SECONDS:g} s"
     if done.returncode == 0:
         memory: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return memory

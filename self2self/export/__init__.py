@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from self2self.export.verify import DEFAULT_TOLERANCE, Verification, verify_file
 from self2self.files import atomic_path
 
 if TYPE_CHECKING:
     from self2self.contract import Contract
-    from self2self.export.verify import Verification
     from self2self.train.network import Self2SelfNet
 
 __all__ = ["export_model"]
@@ -21,7 +21,7 @@ def export_model(
     path: str | os.PathLike[str],
     *,
     size: tuple[int, int] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = DEFAULT_TOLERANCE,
 ) -> Verification:
     """Write `network` as one ONNX file after it was compared with PyTorch.
 
@@ -43,7 +43,6 @@ def export_model(
         ResourceError, OutputError: the file cannot be written.
     """
     from self2self.export.to_onnx import build_model, serialise
-    from self2self.export.verify import verify_file
 
     data = serialise(build_model(network, contract, size))
     with atomic_path(path) as temporary:

@@ -8,13 +8,13 @@ scales by a constant factor.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
 from self2self.errors import UsageError
 from self2self.files import atomic_write
 from self2self.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph
+from self2self.padding import padded_size
 
 if TYPE_CHECKING:
     import onnx
@@ -144,15 +144,11 @@ def _check_agreement(network: Self2SelfNet, contract: Contract) -> None:
         raise ValueError(f"the contract's keep probabilities differ from the network's {network.decoder_keep!r}")
 
 
-def _check_size(size: Sequence[int], contract: Contract) -> None:
+def _check_size(size: tuple[int, int], contract: Contract) -> None:
     multiple, minimum = contract.size_multiple, contract.minimum_size
     if any(length % multiple or length < minimum for length in size):
+        near = "x".join(map(str, padded_size(*size, multiple, minimum)))
         raise UsageError(
             f"size {size[0]}x{size[1]} cannot be fixed in the model; expected multiples of {multiple} that are at "
-            f"least {minimum}, for example {_nearest(size[0], contract)}x{_nearest(size[1], contract)}."
+            f"least {minimum}, for example {near}."
         )
-
-
-def _nearest(length: int, contract: Contract) -> int:
-    multiple = contract.size_multiple
-    return max(contract.minimum_size, -(-length // multiple) * multiple)

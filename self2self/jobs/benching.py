@@ -28,7 +28,7 @@ from self2self.image_io import Image, read_image
 from self2self.jobs.fitting import read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
-from self2self.padding import Padding
+from self2self.padding import padded_size
 from self2self.runtime.engine import engine_class, engine_statuses
 from self2self.runtime.model import load_model
 from self2self.train.recipes import recipe_for
@@ -233,8 +233,7 @@ def _default_sizes(subject: Subject, image: Image | None) -> tuple[Size, ...]:
         return DEFAULT_SIZES
     contract = subject.model.contract
     height, width = image.pixels.shape[1:]
-    padding = Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
-    return ((height + padding.top + padding.bottom, width + padding.left + padding.right),)
+    return (padded_size(height, width, contract.size_multiple, contract.minimum_size),)
 
 
 def _fastest(cases: list[dict[str, Any]], names: list[str]) -> str:
@@ -257,7 +256,7 @@ def _counter(observer: Observer, total: int) -> Callable[[str], None]:
 
 def _check_size(height: int, width: int) -> None:
     if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MINIMUM_SIZE:
-        near = "x".join(str(max(MINIMUM_SIZE, -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE)) for side in (height, width))
+        near = "x".join(map(str, padded_size(height, width)))
         raise UsageError(
             f"--size is {height}x{width}; expected multiples of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up, "
             f"for example --size {near}."

@@ -12,7 +12,7 @@ from self2self.image_io import read_image
 from self2self.jobs.fitting import read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
-from self2self.padding import Padding
+from self2self.padding import padded_size
 from self2self.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
 from self2self.train.checkpoint import load_network
@@ -122,8 +122,8 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     found = find_gpu()
     size = options.size or model.size
     if size is None:
-        padding = Padding.for_size(*(shape := read_image(Path(config.image)).pixels.shape[1:]))
-        size = (shape[0] + padding.top + padding.bottom, shape[1] + padding.left + padding.right)
+        _, height, width = read_image(Path(config.image)).pixels.shape
+        size = padded_size(height, width, model.contract.size_multiple, model.contract.minimum_size)
     request = request_for(
         library,
         path,

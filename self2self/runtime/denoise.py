@@ -18,7 +18,7 @@ from self2self.runtime.moments import Moments
 from self2self.runtime.prepared import Prepared
 from self2self.runtime.sampling import Passes, Sampling, as_published, device_sampling, sampling_for
 from self2self.runtime.tile_job import Denoised, TileJob
-from self2self.runtime.tiling import TilePlan, largest_tile, tile_sizes
+from self2self.runtime.tiling import TilePlan, largest_tile, tile_bytes, tile_sizes
 from self2self.system import free_memory_bytes
 
 BUDGET_SHARE = 0.5
@@ -65,7 +65,7 @@ def denoise(
         on_progress: called after every run of the engine.
         on_note: told what the user should know about the engine, one line at a time.
         memory: bytes that image, result and engine may take together; None for `BUDGET_SHARE` of what
-            is free. An image that needs more is cut into tiles.
+            is free. An image that needs more is cut into tiles; `on_note` is told where the smallest need more.
         uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
         may_overwrite: `pixels` may become the result, where memory for a second image is short.
         prepared: what keeps the engine for the next image of the same size; None to close it. Where `pixels`
@@ -136,6 +136,12 @@ def _run_within(job: TileJob, memory: int | None, may_overwrite: bool) -> Denois
     held = pixels.nbytes * (1 + (not in_place) + job.uncertainty)
     room = budget - held - ENGINE_BYTES
     largest = largest_tile(model, job.size, room, job.engine.pass_bytes)
+    beyond = tile_bytes(model, job.size, largest, job.engine.pass_bytes) - room
+    if memory is not None and beyond > 0:
+        job.on_note(
+            f"--memory allows {memory / 1e6:.0f} MB, and this takes about {(memory + beyond) / 1e6:.0f}, in the "
+            "smallest tiles that the model takes; going on."
+        )
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):

@@ -126,12 +126,14 @@ class DeviceMoments:
     Args:
         shape: (C, H, W) of one prediction.
         device: of PyTorch.
+        tile: which tile of the image this is, and of how many.
     """
 
-    def __init__(self, shape: tuple[int, ...], device: str) -> None:
+    def __init__(self, shape: tuple[int, ...], device: str, tile: tuple[int, int] = (0, 1)) -> None:
         import torch
 
         self.count = 0
+        self._tile = tile
         self._sums = torch.zeros((2, *shape), dtype=torch.float64, device=device)
 
     def add(self, predictions: torch.Tensor, orientation: int = 0) -> None:
@@ -146,7 +148,7 @@ class DeviceMoments:
     def to_host(self) -> Moments:
         """Wait for the device and copy the sums."""
         sums = self._sums.cpu().numpy()
-        return Moments.from_sums(sums[0], sums[1], self.count)
+        return Moments.from_sums(sums[0], sums[1], self.count, *self._tile)
 
 
 @cache
@@ -207,6 +209,7 @@ def run_device_ensemble(
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
+    tile: tuple[int, int] = (0, 1),
 ) -> Ensemble:
     """Run passes from 0 on, as many as `sampling` wants, and fold them together, all on the engine's device.
 
@@ -217,12 +220,13 @@ def run_device_ensemble(
         engine: prepared.
         maker: makes the masks on the engine's device.
         sampling: a tolerance is looked at after each `ROUND` passes; with flips, each orientation takes its turn, once
-            where the number of passes is known and once a round where it is not. A number is that many passes over
-            the image as it is.
+            where the number of passes is known and once a round where it is not, and turns differ by one pass at
+            most. A number is that many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
         largest_batch: the most that memory allows.
         on_progress: called some times a second with what was reached; what it raises ends the loop.
         on_note: told when a batch did not fit.
+        tile: which tile of the image this is, and of how many, for `on_progress`.
 
     Raises:
         ResourceError: not even one pass at a time fits into memory.
@@ -233,15 +237,15 @@ def run_device_ensemble(
     if isinstance(sampling, int):
         sampling = Sampling(sampling, tolerance=None, balanced=False, flips=False)
     passes, tolerance = sampling.passes, sampling.tolerance
-    # Passes one after the other that see the image in the same orientation, and between two looks at the error.
     turns = MIRRORED if sampling.flips else 1
-    stretch = ROUND // turns if tolerance is not None else -(-passes // turns)
+    # Passes in which each orientation has its turn once.
+    cycle = passes if tolerance is None else min(ROUND, passes)
     upright = engine.image
-    moments, lanes = DeviceMoments(upright.shape[1:], engine.device), Lanes(engine.device)
+    moments, lanes = DeviceMoments(upright.shape[1:], engine.device, tile), Lanes(engine.device)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     limit = engine.largest_device_batch()
     if batch is None:
-        chooser = BatchChooser(min(limit, largest_batch, stretch), trials=TRIAL_BATCHES)
+        chooser = BatchChooser(min(limit, largest_batch, -(-cycle // turns)), trials=TRIAL_BATCHES)
     else:
         chooser = BatchChooser(min(limit, batch), fixed=True)
     slots: list[dict[str, torch.Tensor]] = []
@@ -254,14 +258,20 @@ def run_device_ensemble(
             maker.fill(slots[target], first, count)
         lanes.done("masks", target)
 
-    def count_from(first: int) -> int:
-        return min(chooser.batch, passes - first, stretch - first % stretch)
+    def next_run(first: int) -> tuple[int, int]:
+        """Orientation and passes of the run that begins with pass `first`."""
+        begin = first - first % cycle
+        length = min(cycle, passes - begin)
+        turn = (first - begin) * turns // length
+        # Turns differ by one pass at most, also where these are no multiple of them, and the first one is upright.
+        end = begin - (-length * (turn + 1) // turns)
+        return turn, min(chooser.batch, end - first)
 
     while moments.count < passes:
-        first, count = moments.count, count_from(moments.count)
+        first = moments.count
+        turn, count = next_run(first)
         alone = not chooser.settled
         start = time.perf_counter()
-        turn = first // stretch % turns
         if turn != orientation:
             orientation = turn
             # What runs still reads the image that is exchanged.
@@ -278,10 +288,10 @@ def run_device_ensemble(
             if alone:
                 lanes.finish()
             ready = time.perf_counter()
-            following = count_from(first + count)
-            if not alone and following:
-                make(first + count, following, 1 - slot)
-                made = (first + count, following)
+            following = first + count
+            if not alone and following < passes:
+                made = (following, next_run(following)[1])
+                make(*made, 1 - slot)
             with lanes.on("passes", slot):
                 predictions = engine.run_on_device({name: buffer[:count] for name, buffer in slots[slot].items()})
                 moments.add(predictions, orientation)

@@ -41,8 +41,7 @@ _THREADS = 256
 
 def pass_seed(seed: int, index: int, place: int = 0) -> int:
     """What seeds pass `index` of `seed` for the tile at `place`; 63 bits, which every device's generator takes."""
-    words = (seed, int(Stream.DEVICE), index) if place == 0 else (seed, int(Stream.DEVICE), index, place)
-    word = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    word = np.random.SeedSequence((seed, int(Stream.DEVICE), index, place)).generate_state(1, np.uint64)[0]
     return int(word) >> (64 - _SEED_BITS)
 
 

@@ -124,22 +124,19 @@ class MnnEngine(Engine):
         return load_sessions(converted, list(outputs), self.model.path, count, share(threads, count))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """The passes of the batch, side by side; the next run may overwrite the result."""
+        """The passes of the batch, side by side."""
         count = len(next(iter(masks.values())))
         try:
             networks = self._networks_for(count)
             before = sum(network.copy_seconds for network in networks)
-            if count == 1:
-                # It stays where it was computed, which saves a copy.
-                predictions = self._pass(networks[0], masks, 0)
-            else:
-                predictions = np.empty((count, *self.image.shape[1:]), np.float32)
+            # Not the sessions' own memory, which goes when they do; beside a pass, copies take no time.
+            predictions = np.empty((count, *self.image.shape[1:]), np.float32)
 
-                def compute(first: int) -> None:
-                    for index in range(first, count, len(networks)):
-                        predictions[index] = self._pass(networks[first], masks, index)[0]
+            def compute(first: int) -> None:
+                for index in range(first, count, len(networks)):
+                    predictions[index] = self._pass(networks[first], masks, index)[0]
 
-                self._workers.run(compute, len(networks))
+            self._workers.run(compute, len(networks))
         except MemoryError:
             # Fewer passes at a time get by with fewer networks, which are made when they come.
             self._networks = []

@@ -38,7 +38,9 @@ _DEFER = 7
 
 
 class Session:
-    """A loaded graph; called with its inputs, it returns its outputs in memory of its own, until the next call.
+    """A loaded graph; called with its inputs, it returns its outputs in memory of its own.
+
+    That memory holds them until the next call, and goes with the session: reading it later ends the process.
 
     Attributes:
         copy_seconds: time that went into copying inputs.
@@ -186,6 +188,7 @@ def _not_converted(path: Path, printed: str) -> FileFormatError:
     return FileFormatError(f"{path}: the engine mnn cannot convert it. Use --engine ort.")
 
 
+_STDOUT = 1
 _ONE_AT_A_TIME = Lock()
 
 
@@ -194,18 +197,24 @@ def silent() -> Iterator[None]:
     """Keep what the library prints off stdout, where results go."""
     # Two threads at once could take each other's silence for stdout, and restore that.
     with _ONE_AT_A_TIME:
-        sys.stdout.flush()
-        saved = os.dup(1)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        try:
+            saved = os.dup(_STDOUT)
+        except OSError:
+            # The process was started without a stdout.
+            yield
+            return
         try:
             with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), _STDOUT)
             try:
                 yield
             finally:
                 # The C library would print what it still holds into our stdout later.
                 if sys.platform != "win32":
                     ctypes.CDLL(None).fflush(None)
-                os.dup2(saved, 1)
+                os.dup2(saved, _STDOUT)
         finally:
             os.close(saved)
 

@@ -62,9 +62,9 @@ class Moments:
         self._finite = True
 
     @classmethod
-    def from_sums(cls, total: Sums, squares: Sums, count: int) -> Moments:
+    def from_sums(cls, total: Sums, squares: Sums, count: int, tile: int = 0, tiles: int = 1) -> Moments:
         """Moments of independent passes whose sums, float64 (C, H, W), were made elsewhere."""
-        moments = cls(total.shape)
+        moments = cls(total.shape, tile=tile, tiles=tiles)
         moments.count = count
         moments._squares = squares
         moments._sums, moments._blocks, moments._passes = {0: total}, {0: count}, {0: count}

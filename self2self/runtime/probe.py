@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def probe(engine: str, folder: Path, timeout_seconds: float) -> Probed:
             found = Probed(**json.loads(_result_path(folder, engine).read_bytes()))
         except FileNotFoundError:
             found = _died(engine, done.returncode, done.stderr.decode(errors="replace"))
-    return _with_seconds(found, time.perf_counter() - start)
+    return replace(found, seconds=round(time.perf_counter() - start, 3))
 
 
 def notes() -> list[str]:
@@ -204,10 +204,6 @@ def _died(engine: str, code: int, stderr: str) -> Probed:
 def _reinstall(engine: str) -> str:
     package = _PACKAGES.get(engine) or ("onnxruntime-gpu" if engine in NEEDS_GPU else installed_packages()[0])
     return f"pip install --force-reinstall {package}"
-
-
-def _with_seconds(found: Probed, seconds: float) -> Probed:
-    return Probed(**{**asdict(found), "seconds": round(seconds, 3)})
 
 
 def _result_path(folder: Path, engine: str) -> Path:

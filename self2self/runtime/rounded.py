@@ -130,21 +130,21 @@ class RoundedNetwork:
         planes = torch.cat([torch.ones_like(high), high, low], dim=1)
         self._planes = planes.contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, masks: Sequence[Tensor], index: int, *, in_strips: bool) -> Tensor:
+    def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
         """One pass.
 
         Args:
             masks: bool [1, ...] as for `Self2SelfNet`; fastest with channels last.
             index: of the pass, which tells the set of weights that it takes.
-            in_strips: whether to share the ends of the network among the workers, strip by strip; what is between
-                them uses PyTorch's threads.
+            shared: whether the workers share the strips of the ends of the network, which otherwise take their turn;
+                what is between the ends uses PyTorch's threads.
 
         Returns:
             float32 [1, C, H, W].
         """
         layers = self._sets[index % len(self._sets)]
         input_mask, *dropout = masks
-        run = self._side_by_side if in_strips else in_turn
+        run = self._side_by_side if shared else in_turn
         skip, pooled = self._enter(layers, input_mask, run)
         below = self._middle(layers, pooled, dropout[:-2])
         return self._leave(layers, below, skip, dropout[-2:], run)

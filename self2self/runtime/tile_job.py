@@ -14,7 +14,7 @@ from self2self.budget import largest_host_batch
 from self2self.local_means import LocalMeans
 from self2self.lost_detail import restore_detail
 from self2self.masks import MaskMaker
-from self2self.padding import Padding
+from self2self.padding import Padding, padded_size
 from self2self.runtime.device_ensemble import (
     DeviceEngine,
     free_device_bytes,
@@ -114,9 +114,9 @@ class TileJob:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width with padding."""
+        contract = self.model.contract
         _, height, width = self.pixels.shape
-        padding = self.padding
-        return height + padding.top + padding.bottom, width + padding.left + padding.right
+        return padded_size(height, width, contract.size_multiple, contract.minimum_size)
 
     def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
         """All passes of one tile, then of the next.
@@ -154,11 +154,12 @@ class TileJob:
                     self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
                 )[None]
                 np.clip(tile, 0, 1, out=tile)
+                which = (index, plan.count)
                 running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 if self.mask_source == "device":
-                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch)
+                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
                 else:
                     maker = maker or running.mask_maker(self.seed, balanced=self.sampling.balanced)
                     maker.place = place_of(top, left)
@@ -169,14 +170,13 @@ class TileJob:
                         batch=batch,
                         largest_batch=min(most, self.engine.useful_batch(plan.axes)),
                         on_progress=self.on_progress,
-                        tile=(index, plan.count),
+                        tile=which,
                     )
                 # What the first tile found out by trials holds for the others, and so does what fitted.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
-                values = result.moments.standard_deviation()
                 if deviation_canvas is not None:
-                    deviation_canvas.add(row, column, values)
+                    deviation_canvas.add(row, column, result.moments.standard_deviation())
                 share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
                 variance += share * result.moments.standard_error() ** 2
                 passes += result.moments.count
@@ -206,7 +206,9 @@ class TileJob:
             mask_source=self.mask_source,
         )
 
-    def _run_on_device(self, running: Engine, axes: dict[str, int], place: int, batch: int | None) -> Ensemble:
+    def _run_on_device(
+        self, running: Engine, axes: dict[str, int], place: int, batch: int | None, tile: tuple[int, int]
+    ) -> Ensemble:
         if not isinstance(running, DeviceEngine):
             raise TypeError(f"{running.name} takes no masks on a device")
         contract = running.model.contract
@@ -218,4 +220,5 @@ class TileJob:
             largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
             on_progress=self.on_progress,
             on_note=self.on_note,
+            tile=tile,
         )

@@ -135,6 +135,15 @@ def tile_sizes(largest: int) -> Iterator[int]:
     yield SMALLEST_TILE
 
 
+def tile_bytes(model: Model, size: tuple[int, int], side: int, pass_bytes: PassBytes) -> int:
+    """Memory of one pass, its masks and the sums, in tiles of at most `side` pixels; else as for `largest_tile`."""
+    plan = TilePlan.cut(*size, side)
+    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+    canvases = 2 * 2 * 4 * plan.rows.tile * size[1] if plan.count > 1 else 0
+    sums = BYTES_PER_VALUE * plan.rows.tile * plan.columns.tile
+    return pass_bytes(model.contract, plan.axes) + model.contract.channels * (sums + canvases)
+
+
 def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: PassBytes) -> int:
     """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
 
@@ -146,21 +155,12 @@ def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: Pas
         room: bytes for the engine, its masks and the sums.
         pass_bytes: of the engine, `Engine.pass_bytes`.
     """
-    contract = model.contract
-
-    def needed(side: int) -> int:
-        plan = TilePlan.cut(*size, side)
-        # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
-        canvases = 2 * 2 * 4 * plan.rows.tile * size[1] if plan.count > 1 else 0
-        sums = BYTES_PER_VALUE * plan.rows.tile * plan.columns.tile
-        return pass_bytes(contract, plan.axes) + contract.channels * (sums + canvases)
-
     largest = max(size)
-    if model.size is not None or needed(largest) <= room:
+    if model.size is not None or tile_bytes(model, size, largest, pass_bytes) <= room:
         return largest
-    unit = contract.size_multiple
+    unit = model.contract.size_multiple
     sides = range(largest // unit * unit, SMALLEST_TILE, -unit)
-    return next((side for side in sides if needed(side) <= room), SMALLEST_TILE)
+    return next((side for side in sides if tile_bytes(model, size, side, pass_bytes) <= room), SMALLEST_TILE)
 
 
 class Canvas:

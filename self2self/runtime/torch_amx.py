@@ -2,7 +2,7 @@
 
 Its tiles multiply several times as fast as the vector units do float32, more than Winograd's algorithm saves. What
 rounding to bfloat16 costs, the ensemble gives back (`rounded`). The passes of a batch are computed side by side, a
-thread for each; a larger image runs one pass at a time, whose ends are shared strip by strip.
+thread for each; a larger image runs one pass at a time, and the threads share the strips that its ends are cut into.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TorchAmxEngine(Engine):
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """Without strips: several passes are not cut into them."""
+        """Without strips, which `pass_bytes` counts for all threads, whether they work on one pass or on several."""
         return pass_bytes(contract, axes, _BYTES_PER_MASK_ELEMENT)
 
     @classmethod
@@ -131,7 +131,7 @@ class TorchAmxEngine(Engine):
             with torch.inference_mode():
                 for index in range(first, count, threads):
                     masks_of_pass = [mask[index : index + 1] for mask in given]
-                    prediction = self._network(masks_of_pass, self.first_pass + index, in_strips=threads == 1)
+                    prediction = self._network(masks_of_pass, self.first_pass + index, shared=threads == 1)
                     start = time.perf_counter()
                     predictions[index] = prediction[0].numpy()
                     copied[first] += time.perf_counter() - start

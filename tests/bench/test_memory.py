@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from self2self.bench import memory as memory_module
 from self2self.bench.memory import measure_memory
 from self2self.system import peak_memory_bytes
 
@@ -28,3 +30,16 @@ def test_an_engine_that_does_not_run_is_told_in_one_line(tiny_onnx: Path) -> Non
     assert isinstance(memory, str)
     assert "--engine is 'steam'" in memory
     assert "\n" not in memory
+
+
+def test_files_of_the_current_folder_are_not_imported(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(measure_memory("ort", tiny_onnx, (64, 64), 1), dict)
+
+
+def test_an_engine_that_hangs_is_not_waited_for(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "TIMEOUT_SECONDS", 0.01)
+    assert measure_memory("ort", tiny_onnx, (64, 64), 1) == "its process did not finish 2 runs in 0.01 s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -84,6 +85,29 @@ def test_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> N
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((3, *size), dtype=np.float32)
     assert np.array_equal(denoise(fake_model(), pixels, passes=1).image, pixels)
+
+
+@pytest.mark.parametrize("fixed", [None, (128, 192)])
+def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[int, int] | None) -> None:
+    """With what would do: with that, nothing is told."""
+    uses(repeat_image)
+    model = replace(fake_model(), size=fixed)
+    pixels = np.random.default_rng(0).random((3, 120, 190), dtype=np.float32)
+
+    def notes(memory: int | None) -> list[str]:
+        told: list[str] = []
+        denoise(model, pixels, passes=2, memory=memory, on_note=told.append)
+        return told
+
+    (note,) = notes(100 * 10**6)
+    found = re.fullmatch(
+        r"--memory allows 100 MB, and this takes about (\d+), in the smallest tiles that the model takes; going on\.",
+        note,
+    )
+    assert found is not None
+    enough = int(found[1]) + 1
+    assert module.ENGINE_BYTES / 1e6 < enough < 1.2 * module.ENGINE_BYTES / 1e6
+    assert notes(enough * 10**6) == notes(None) == []
 
 
 def test_any_layout_and_type_of_pixels(uses: Uses) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from self2self.contract import INPUT_MASK
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError, UsageError
-from self2self.orientation import turned, turned_back
+from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.runtime import denoise as denoise_module
 from self2self.runtime.denoise import denoise
 from self2self.runtime.device_ensemble import (
@@ -31,7 +33,7 @@ from self2self.runtime.model import Model, load_model
 from self2self.runtime.moments import Moments
 from self2self.runtime.ort import OrtEngine
 from self2self.runtime.sampling import Sampling
-from tests.runtime.fakes import FakeEngine, fake_model
+from tests.runtime.fakes import FakeEngine, fake_model, use_engine
 from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu, on_the_cpu
 from tests.runtime.kernels_on_the_cpu import TorchOnTheCpu, needs_compiler
 
@@ -47,6 +49,11 @@ class OnDevice(FakeEngine):
     fits = 64
     bad_pass: int | None = None
 
+    def __init__(self, model: Model, image: FloatArray) -> None:
+        super().__init__(model, image)
+        self.seen: list[FloatArray] = []
+        """The image of each run."""
+
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
         mask = masks[INPUT_MASK]
         if len(mask) > self.fits:
@@ -55,6 +62,7 @@ class OnDevice(FakeEngine):
         if self.bad_pass is not None and sum(self.counts) <= self.bad_pass < sum(self.counts) + len(mask):
             predictions[self.bad_pass - sum(self.counts)].view(-1)[7] = math.nan
         self.counts.append(len(mask))
+        self.seen.append(self.image)
         return predictions
 
     def largest_device_batch(self) -> int:
@@ -124,14 +132,31 @@ def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
     result = run(engine, Sampling(10, tolerance=None, balanced=False, flips=True), batch=batch)
     maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
     masks = maker.fill(maker.allocate(10), 0, 10)[INPUT_MASK].numpy()
-    # Three passes in each orientation, one in the last.
-    orientations = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    orientations = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
     expected = [
         turned_back(turned(upright[0], orientation) * mask, orientation)
         for orientation, mask in zip(orientations, masks, strict=True)
     ]
     np.testing.assert_allclose(result.moments.mean(), np.mean(expected, axis=0, dtype=np.float64), rtol=0, atol=1e-6)
     assert np.array_equal(engine.image, upright), "the next image is compared with this one"
+
+
+@given(
+    passes=st.integers(1, 3 * ROUND), batch=st.sampled_from([None, 1, 3, 64]), tolerance=st.sampled_from([None, 1e-9])
+)
+def test_orientations_have_as_many_passes_as_each_other(
+    passes: int, batch: int | None, tolerance: float | None
+) -> None:
+    engine = on_device()
+    views = [turned(engine.image, orientation).copy() for orientation in range(MIRRORED)]
+    run(engine, Sampling(passes, tolerance, balanced=False, flips=True), batch=batch)
+    counts = [
+        sum(count for count, image in zip(engine.counts, engine.seen, strict=True) if np.array_equal(image, view))
+        for view in views
+    ]
+    assert sum(counts) == passes
+    assert max(counts) - min(counts) <= 1
+    assert np.array_equal(engine.seen[0], views[0])
 
 
 def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
@@ -281,6 +306,19 @@ def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pyt
     # Other masks of the same probability: another sample of the same mean.
     assert not np.array_equal(device.image, host.image)
     assert device.image.shape == pixels.shape
+
+
+def test_progress_tells_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch, OnDevice)
+    seen: list[tuple[int, int, int]] = []
+
+    def on_progress(moments: Moments) -> None:
+        seen.append((moments.tile, moments.count, moments.tiles))
+
+    pixels = np.random.default_rng(0).random((3, 64, 300), dtype=np.float32)
+    result = denoise(fake_model(), pixels, passes=4, batch=2, memory=1, on_progress=on_progress)
+    assert (result.mask_source, result.tiles > 1) == ("device", True)
+    assert [entry for entry in seen if entry[1] == 4] == [(tile, 4, result.tiles) for tile in range(result.tiles)]
 
 
 def test_falling_back_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -158,6 +159,13 @@ def test_the_kernel_compares_the_bytes_of_philox(order: bool) -> None:
 def test_torchs_generator_has_a_seed_of_its_own_for_each_pass() -> None:
     assert len({pass_seed(seed, index) for seed in range(20) for index in range(50)}) == 1000
     assert all(0 <= pass_seed(0, index) < 2**63 for index in range(50))
+
+
+def test_a_whole_image_has_the_seeds_of_the_tile_at_the_top_left() -> None:
+    """Those of a sequence of three words: NumPy fills up to four with zeros."""
+    for seed, index in product((0, 1, 2**31, 2**32 - 1), repeat=2):
+        word = np.random.SeedSequence((seed, Stream.DEVICE, index)).generate_state(1, np.uint64)[0]
+        assert pass_seed(seed, index) == int(word) >> 1
 
 
 def test_the_stream_is_not_one_of_the_hosts() -> None:

@@ -197,6 +197,42 @@ def test_no_memory_and_a_clean_stdout(room: int, message: str, passes: int, tiny
     assert (done.stdout, done.stderr) == ("", message)
 
 
+READ_LATER = """
+import sys
+from pathlib import Path
+import numpy as np
+from self2self.masks import MaskMaker
+from self2self.runtime.mnn_engine import MnnEngine
+from self2self.runtime.model import load_model
+
+model = load_model(Path(sys.argv[1]))
+side = int(sys.argv[2])
+masks = MaskMaker(model.contract.masks, {"H": side, "W": side}, 0).make(0, 1)
+with MnnEngine(model, np.full((1, 3, side, side), 0.5, np.float32)) as engine:
+    prediction = engine.run(masks)
+    before = prediction.copy()
+np.testing.assert_array_equal(prediction, before)
+"""
+
+
+@needs_mnn
+@pytest.mark.parametrize("side", [128, 160])
+def test_a_prediction_outlives_the_engine(side: int, tiny_model: Model) -> None:
+    """In a process of its own, which memory that is gone would end; of the whole image, and in windows."""
+    command = [sys.executable, "-c", READ_LATER, str(tiny_model.path), str(side)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_mnn
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes stdout")
+def test_without_a_stdout(tiny_model: Model) -> None:
+    """As a daemon may be started: there is nothing to keep clean."""
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", READ_LATER, str(tiny_model.path), "64"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @needs_mnn
 def test_prints_of_others_are_not_lost(tiny_model: Model, capfd: pytest.CaptureFixture[str]) -> None:
     os.write(1, b"before\n")

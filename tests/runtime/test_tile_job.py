@@ -113,6 +113,13 @@ def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytes
     assert result.tiles > 4
 
 
+def test_a_deviation_that_nobody_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch, IdentityEngine)
+    monkeypatch.delattr(Moments, "standard_deviation")
+    pixels = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
+    np.testing.assert_allclose(denoise(fake_model(), pixels, passes=3, uncertainty=False).image, pixels, atol=1e-6)
+
+
 def test_out_of_memory_halves_the_batch_then_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[int, int]] = []
 

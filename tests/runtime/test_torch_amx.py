@@ -93,13 +93,13 @@ def test_strips_change_nothing(
     image = torch.rand((1, 3, *size), generator=torch.Generator().manual_seed(1))
     masks = tensors_for(tiny_model, size, 0)
     with torch.inference_mode():
-        whole = RoundedNetwork(tiny.network, image, 1, one_after_the_other, 10**9)(masks, 0, in_strips=False)
+        whole = RoundedNetwork(tiny.network, image, 1, one_after_the_other, 10**9)(masks, 0, shared=False)
         network = RoundedNetwork(tiny.network, image, workers, one_after_the_other, values)
         assert len(network._strips()) > 1 or values > 4_000
         assert all(strip.start % 2 == 0 and strip.stop % 2 == 0 for strip in network._strips())
         # Sums in another order may round a value of about 4 the other way.
-        torch.testing.assert_close(network(masks, 0, in_strips=True), whole, rtol=0, atol=0.03)
-        in_turn = network(masks, 0, in_strips=False)
+        torch.testing.assert_close(network(masks, 0, shared=True), whole, rtol=0, atol=0.03)
+        in_turn = network(masks, 0, shared=False)
     torch.testing.assert_close(in_turn, whole, rtol=0, atol=0.03)
 
 
@@ -123,7 +123,7 @@ def test_the_mean_of_many_passes_is_not_rounded() -> None:
 
     def predictions(sets: int) -> torch.Tensor:
         made = RoundedNetwork(network, image, 1, one_after_the_other, sets=sets)
-        return torch.cat([made(masks, index, in_strips=False) for index, masks in enumerate(all_masks)]).double()
+        return torch.cat([made(masks, index, shared=False) for index, masks in enumerate(all_masks)]).double()
 
     with torch.inference_mode():
         exact = torch.cat([network(image, *masks) for masks in all_masks]).double()
@@ -150,7 +150,7 @@ def test_the_image_keeps_16_bits(channels: int) -> None:
         runs._planes[:, channels : 2 * channels].float() + runs._planes[:, 2 * channels :].float() - image
     ).abs().max() < 2.0**-14
     with torch.inference_mode():
-        torch.testing.assert_close(runs(masks, 0, in_strips=False), network(image, *masks), rtol=0.05, atol=1e-6)
+        torch.testing.assert_close(runs(masks, 0, shared=False), network(image, *masks), rtol=0.05, atol=1e-6)
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -179,9 +179,9 @@ def test_threads_that_are_left_over_are_shared(
     with TorchAmxEngine(tiny_model, np.zeros((1, 3, 64, 64), np.float32)) as engine:
         passes = engine._network
 
-        def watched(*arguments: object, in_strips: bool) -> torch.Tensor:
+        def watched(*arguments: object, shared: bool) -> torch.Tensor:
             seen.append(torch.get_num_threads())
-            return passes(*arguments, in_strips=in_strips)
+            return passes(*arguments, shared=shared)
 
         engine._network = watched
         engine.run(masks_for(tiny_model, (64, 64), 0, count))
