@@ -112,8 +112,9 @@ def fit_run(
         if resume:
             load_state(run, state)
         else:
-            run.create(config)
+            # In this order: a kill in between leaves a fit that has not begun, never old weights beside new settings.
             run.clear()
+            run.create(config)
         history.restart(state.step)
         reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
         with interrupts() as interrupted:
@@ -127,9 +128,12 @@ def fit_run(
                     )
 
             fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
-        save_state(run, state)
-        save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
-        return reporter.finish(state)
+            save_state(run, state)
+            save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
+            report = reporter.finish(state)
+            if interrupted.is_set():
+                raise InterruptedRun(f"interrupted; the fit is finished and saved in {run.folder}. {go_on}")
+        return report
 
 
 class Reporter:
