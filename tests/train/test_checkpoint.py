@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from self2self.errors import FileFormatError, InputError
-from self2self.train.checkpoint import load_network, load_state, load_weights, save_model, save_state
+from self2self.train.checkpoint import load_network, load_state, load_weights, save_model, save_state, tensors_sha256
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.run_folder import Run
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
@@ -100,6 +100,24 @@ def test_missing_files_say_what_to_do(tmp_path: Path, run: Run) -> None:
         Run(tmp_path).config()
     with pytest.raises(InputError, match="holds no run yet"):
         Run.latest(tmp_path / "nothing")
+
+
+def test_the_hash_of_weights_is_of_what_they_are_not_of_how_they_lie() -> None:
+    weights = new_state(TINY, 3, 0, CPU).weights()
+    digest = tensors_sha256(weights)
+    laid_out = {
+        name: tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+        for name, tensor in reversed(weights.items())
+    }
+    assert tensors_sha256(laid_out) == digest
+    name, first = next(iter(weights.items()))
+    others = [
+        {name: first.flatten()},
+        {name: first.to(torch.bfloat16)},
+        {name: first + 1e-6},
+        {"other": first},
+    ]
+    assert len({digest, *(tensors_sha256(weights | other) for other in others)}) == 5
 
 
 def test_weights_are_copies(run: Run) -> None:
