@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from self2self.errors import FileFormatError, InputError
-from self2self.train.checkpoint import load_network, load_state, load_weights, save_model, save_state, tensors_sha256
+from self2self.train.checkpoint import (
+    DIGEST,
+    load_network,
+    load_state,
+    load_weights,
+    read_tensors,
+    save_model,
+    save_state,
+    tensors_sha256,
+)
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.run_folder import Run
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
@@ -83,6 +93,38 @@ def test_damaged_tensors_are_one_line_with_exit_code_6(run: Run, damage: str) ->
             load()
         assert "--force" in str(caught.value)
         assert caught.value.exit_code == 6
+
+
+def test_flipped_bits_in_tensors_are_found(run: Run) -> None:
+    state = stopped_at(2)
+    save_state(run, state)
+    save_model(run.model_path, state.weights(), TINY, config_of().contract(2))
+    loads = {
+        run.state_path: lambda: load_state(run, new_state(TINY, 3, 0, CPU)),
+        run.model_path: lambda: load_weights(run.model_path),
+    }
+    for path, load in loads.items():
+        load()
+        good = path.read_bytes()
+        tensors = 8 + int.from_bytes(good[:8], "little")
+        for place in (tensors, (tensors + len(good)) // 2, len(good) - 1):
+            bad = bytearray(good)
+            bad[place] ^= 0x40
+            path.write_bytes(bad)
+            with pytest.raises(FileFormatError, match=r"is damaged \(its tensors .* --force\.") as caught:
+                load()
+            assert caught.value.exit_code == 6
+
+
+def test_files_of_before_there_was_a_digest_are_read(run: Run) -> None:
+    weights = stopped_at(2).weights()
+    save_model(run.model_path, weights, TINY, config_of().contract(2))
+    _, metadata = read_tensors(run.model_path)
+    del metadata[DIGEST]
+    run.model_path.write_bytes(save(weights, metadata))
+    found, _, contract = load_weights(run.model_path)
+    assert contract == config_of().contract(2)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
 def test_state_of_another_architecture_is_refused(run: Run) -> None:
