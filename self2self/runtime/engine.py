@@ -253,12 +253,6 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def first_line(error: BaseException) -> str:
-    """What a library's exception says, short enough for one line of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
     """A row of `self2self engines`."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError, first_line
 from self2self.files import atomic_write
 from self2self.masks import BoolArray
 from self2self.nvidia import Gpu
 from self2self.profiles import profile_for
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.engine import Engine, FloatArray, is_installed
 from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu, require_torch_cuda
 
 if TYPE_CHECKING:
