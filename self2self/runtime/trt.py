@@ -99,7 +99,7 @@ class TrtEngine(Engine):
 
     def prepare(self) -> None:
         """Load the engine, or build it, and bind the image."""
-        from self2self.export.engine_cache import find_covering, load_or_build, request_for
+        from self2self.export.engine_cache import find_covering, is_kept, load_or_build, request_for
         from self2self.export.tensorrt import logger_of
 
         model, library = self.model, self.library()
@@ -117,9 +117,10 @@ class TrtEngine(Engine):
             capabilities=self._capabilities(gpu),
             fixed_size=model.size,
         )
-        if not request.engine_path.exists():
+        if not is_kept(request):
             covering = find_covering(request, size, gpu.capability)
-            if covering is None:
+            # Why one that is there is built again is told where that is done.
+            if covering is None and not request.engine_path.exists():
                 self.note(
                     f"building the {library.title} engine {request.engine_path.name}; this is done once and can "
                     "take minutes."
