@@ -150,10 +150,10 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
 
 @contextmanager
 def pytorch_memory() -> Iterator[None]:
-    """Turn the RuntimeError that PyTorch raises where the host has no memory left into a MemoryError."""
+    """Turn the RuntimeError that PyTorch raises where the host or the GPU has no memory left into a MemoryError."""
     try:
         yield
     except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise MemoryError(str(error)) from error
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise MemoryError(first_line(error)) from error
         raise

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from self2self import errors
-from self2self.errors import OutputError, ResourceError, Self2SelfError, first_line, writing
+from self2self.errors import OutputError, ResourceError, Self2SelfError, first_line, pytorch_memory, writing
 
 
 def all_errors() -> list[type[Self2SelfError]]:
@@ -80,3 +80,17 @@ def test_the_first_line_of_what_an_error_says_or_else_what_it_is(text: str, line
         """Says its text as it is."""
 
     assert first_line(OddError(text)) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", MemoryError),
+        ("CUDA error: out of memory", MemoryError),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", MemoryError),
+        ("a bug", RuntimeError),
+    ],
+)
+def test_what_pytorch_says_where_there_is_no_memory(text: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=re.escape(text)), pytorch_memory():
+        raise RuntimeError(text)

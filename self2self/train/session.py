@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from self2self.diagnosis import central
-from self2self.errors import InputError, InterruptedRun
+from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.extremes import with_extremes
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
@@ -72,6 +72,23 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     return weights
 
 
+@contextmanager
+def memory_of_fit() -> Iterator[None]:
+    """Tell in one line that memory ran out, also beside the steps: for the network, what is learnt from, or a preview.
+
+    Raises:
+        ResourceError: it did.
+    """
+    try:
+        with pytorch_memory():
+            yield
+    except MemoryError as error:
+        raise ResourceError(
+            "out of memory in the fit. Close other programs, or use --recipe fast, or --device cpu if it was the GPU's."
+        ) from error
+
+
+@memory_of_fit()
 def fit_run(
     run: Run,
     config: RunConfig,

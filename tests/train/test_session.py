@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from self2self.errors import InputError, InterruptedRun, ResourceError, UsageError
@@ -220,6 +221,18 @@ def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path
         signal.signal(signal.SIGXFSZ, handler)
     assert run.state_path.stat().st_size == size
     assert not list(run.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("place", ["new_state", "predict"])
+def test_no_memory_beside_the_steps_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+
+    monkeypatch.setattr(session, place, fail)
+    with pytest.raises(ResourceError, match=r"^out of memory in the fit\. Close other programs, or use --recipe fast"):
+        fit_run(Run(tmp_path / "run"), config_of(), image_of(64, 64))
 
 
 def test_preview_of_a_large_image_is_its_middle(tmp_path: Path) -> None:
