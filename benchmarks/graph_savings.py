@@ -30,6 +30,7 @@ from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.bench.subject import random_subject
+from self2self.graph import note_weights
 from self2self.masks import MaskMaker
 from self2self.runtime import mnn_graph
 from self2self.runtime.engine import Engine, engine_class
@@ -133,6 +134,7 @@ def write_variant(exported: Path, change: Callable[[onnx.GraphProto], None], pat
     """The graph of `exported` with `change`, checked, as the file `path`."""
     model = onnx.load(str(exported))
     change(model.graph)
+    note_weights(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
 

@@ -37,6 +37,7 @@ from self2self.runtime.ensemble import run_ensemble
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling, sampling_for
+from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import fit, new_state
 from self2self.train.natural import start_of
 from self2self.train.recipes import Recipe, recipe_for
@@ -84,11 +85,12 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) ->
 
 def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
     """The exported model of a fit of `pair`, from `folder` where an earlier run left it."""
-    key = hashlib.sha256(np.ascontiguousarray(pair.noisy).tobytes() + repr((recipe, SEED)).encode()).hexdigest()[:12]
+    channels = pair.noisy.shape[0]
+    start = start_of(recipe, channels)
+    settings = repr((recipe, SEED, start and tensors_sha256(start)))
+    key = hashlib.sha256(np.ascontiguousarray(pair.noisy).tobytes() + settings.encode()).hexdigest()[:12]
     path = folder / f"{pair.name}-{recipe.name}-{key}.onnx"
     if not path.is_file():
-        channels = pair.noisy.shape[0]
-        start = start_of(recipe, channels)
         state = fit(pair.noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
         with exported(state, recipe) as model:
             atomic_write(path, model.path.read_bytes())

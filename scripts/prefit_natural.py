@@ -159,7 +159,8 @@ def main() -> None:
         drop_rate = more_often_low(*args.drop_rates, rng)
         specs = mask_specs(args.channels, ENCODER_WIDTH, DECODER_WIDTHS, drop_rate, args.decoder_drop_rate)
         size = {"H": args.size, "W": args.size}
-        masks = MaskMaker(specs, size, args.seed, Stream.FIT, channels_last=True).make(step, args.batch)
+        maker = MaskMaker(specs, size, args.seed, Stream.FIT, channels_last=True)
+        masks = maker.make(step * args.batch, args.batch)
         network.decoder_keep = specs[1].keep_probability
         for group in optimiser.param_groups:
             scale = group.get("rate_scale", 1.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from self2self.errors import ResourceError, Self2SelfError
+from self2self.errors import ResourceError, Self2SelfError, pytorch_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +186,8 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         console = Console(as_json=bool(kwargs.get("as_json")), quiet=bool(kwargs.get("quiet")))
         try:
-            return command(*args, **kwargs)
+            with pytorch_memory():
+                return command(*args, **kwargs)
         except Self2SelfError as error:
             fail(console, str(error), error.exit_code)
         except KeyboardInterrupt:

@@ -46,6 +46,8 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 """Types that a graph may compute in; its inputs and its prediction have the same ones in all."""
 KEEP_LEVELS = 256
 """Keep probabilities are multiples of 1/256, so that one random byte decides one element."""
+POLARITY = "true_keeps"
+VALUE_RANGE = [0.0, 1.0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +157,14 @@ class Contract:
     def to_metadata(self) -> dict[str, str]:
         """Key/value pairs for ``metadata_props`` of an ONNX file."""
         masks = [
-            {"name": m.name, "dims": list(m.dims), "keep_count": m.keep_count, "polarity": "true_keeps"}
-            for m in self.masks
+            {"name": m.name, "dims": list(m.dims), "keep_count": m.keep_count, "polarity": POLARITY} for m in self.masks
         ]
         fields: dict[str, object] = {
             "schema_version": SCHEMA_VERSION,
             "channels": self.channels,
             "masks": masks,
             "keep_levels": KEEP_LEVELS,
-            "value_range": [0.0, 1.0],
+            "value_range": VALUE_RANGE,
             "size_multiple": self.size_multiple,
             "minimum_size": self.minimum_size,
             "precision": self.precision,
@@ -215,8 +216,18 @@ class Contract:
                 raise ValueError(f"precision {contract.precision!r}")
             if not masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in masks):
                 raise ValueError("masks")
-            if min(contract.channels, contract.size_multiple, contract.minimum_size) < 1:
-                raise ValueError("sizes")
+            # Of one value in all files of this schema, which other programs read (docs/onnx.md).
+            if (field("keep_levels"), field("value_range")) != (KEEP_LEVELS, VALUE_RANGE):
+                raise ValueError("keep_levels or value_range")
+            if any(m["polarity"] != POLARITY for m in field("masks")):
+                raise ValueError("polarity")
+            if contract.channels < 1:
+                raise ValueError("channels")
+            # Only such sizes can be halved and padded as the network does it.
+            if contract.size_multiple < 1 or contract.size_multiple % SIZE_MULTIPLE:
+                raise ValueError(f"size_multiple {contract.size_multiple}")
+            if contract.minimum_size < MINIMUM_SIZE:
+                raise ValueError(f"minimum_size {contract.minimum_size}")
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise FileFormatError(
                 f"{source}: its self2self metadata is damaged ({error}). Export it again with: self2self export"

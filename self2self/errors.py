@@ -116,6 +116,17 @@ class InterruptedRun(Self2SelfError):  # noqa: N818 - not an error, but it ends 
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, short enough for one line of ours."""
+    return first_line_of(str(error)) or type(error).__name__
+
+
+def first_line_of(message: str) -> str:
+    """The first line of a library's message, or as much of it as fits into one of ours."""
+    lines = message.strip().splitlines()
+    return lines[0][:200] if lines else ""
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into one line for the user, who can do what `instead` says.
@@ -139,10 +150,10 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
 
 @contextmanager
 def pytorch_memory() -> Iterator[None]:
-    """Turn the RuntimeError that PyTorch raises where the host has no memory left into a MemoryError."""
+    """Turn the RuntimeError that PyTorch raises where the host or the GPU has no memory left into a MemoryError."""
     try:
         yield
     except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise MemoryError(str(error)) from error
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise MemoryError(first_line(error)) from error
         raise

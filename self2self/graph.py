@@ -7,11 +7,13 @@ the same network, and every exported file is compared with what PyTorch computes
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.contract import IMAGE, LEVELS, NEGATIVE_SLOPE, PREDICTION, Contract
+from self2self.contract import IMAGE, LEVELS, METADATA_PREFIX, NEGATIVE_SLOPE, PREDICTION, Contract
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +26,8 @@ BATCH_AXIS = "N"
 NAME = "self2self"
 BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
 """Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
+WEIGHTS = METADATA_PREFIX + "weights"
+"""Key of what `note_weights` writes into the metadata of a model."""
 
 
 def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
@@ -130,3 +134,37 @@ class _Nodes:
         feature = self.add("LeakyRelu", halves[:1], f"{block}.feature.active", alpha=NEGATIVE_SLOPE)
         gate = self.add("Sigmoid", halves[1:], f"{block}.gate.open")
         return self.add("Mul", [feature, gate], f"{block}.gated")
+
+
+def note_weights(model: onnx.ModelProto) -> None:
+    """Write into the metadata how many bytes each weight of `model` has, and the start of their SHA-256."""
+    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS), None)
+    entry = entry or model.metadata_props.add(key=WEIGHTS)
+    entry.value = json.dumps(_digests(model.graph))
+
+
+def damaged_weights(model: onnx.ModelProto) -> list[str]:
+    """Names of weights that are no longer what `note_weights` found; none where it was never called.
+
+    Programs that rewrite graphs may leave weights out, rename, cast or quantise them. What no longer has its name and
+    its length is theirs to answer for; what was hit by accident keeps both.
+
+    Raises:
+        ValueError: the note itself is damaged.
+    """
+    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS), "{}")
+    try:
+        noted = {name: (int(length), str(digest)) for name, (length, digest) in json.loads(note).items()}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{WEIGHTS} is damaged") from error
+    found = _digests(model.graph)
+    both = [(name, *noted[name], *found[name]) for name in noted if name in found]
+    return [name for name, length, digest, now, other in both if length == now and digest != other]
+
+
+def _digests(graph: onnx.GraphProto) -> dict[str, tuple[int, str]]:
+    return {
+        tensor.name: (len(tensor.raw_data), hashlib.sha256(tensor.raw_data).hexdigest()[:16])
+        for tensor in graph.initializer
+        if tensor.raw_data
+    }

@@ -22,6 +22,11 @@ BATCHES = (1, 16, 64)
 """Least, best and most passes a run when nothing else is asked for."""
 
 
+def batches_up_to(most: int) -> tuple[int, int, int]:
+    """`BATCHES` where no more than `most` passes fit."""
+    return 1, min(BATCHES[1], most), most
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Ranges of height, width and batch.
@@ -89,9 +94,11 @@ class Profile:
         return self.batches[0] == 1 and all(a <= s <= b for a, s, b in zip(low, size, high, strict=True))
 
     def slug(self) -> str:
-        """Part of a file name, for example ``64x96-b32`` or ``64x64-512x512-b8``."""
-        low, high = ("x".join(map(str, size)) for size in (self.minimum, self.maximum))
-        return f"{low}-b{self.batches[2]}" if low == high else f"{low}-{high}-b{self.batches[2]}"
+        """Part of a file name that no other profile has: ``64x96-b32``, or ``64x64-256x256-512x512-b2-4-8``."""
+        sizes = (self.minimum, self.optimum, self.maximum)
+        batches = self.batches[2:] if self.batches == batches_up_to(self.batches[2]) else self.batches
+        words = ["x".join(map(str, size)) for size in (sizes if len(set(sizes)) > 1 else sizes[:1])]
+        return "-".join([*words, "b" + "-".join(map(str, batches))])
 
     def to_json(self) -> dict[str, list[int]]:
         """Plain values; `from_json` reads them back."""
@@ -122,7 +129,7 @@ def profile_for(contract: Contract, size: Size, memory_bytes: int) -> Profile:
     """
     fitting = fitting_passes(pass_bytes(contract, {"H": size[0], "W": size[1]}), DEVICE_SHARE * memory_bytes)
     most = min(BATCHES[2], 2 ** (fitting.bit_length() - 1))
-    return Profile.fixed(size, (1, min(BATCHES[1], most), most))
+    return Profile.fixed(size, batches_up_to(most))
 
 
 def _check_order(name: str, values: Iterable[int]) -> None:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from self2self.console import BESIDE_NAME, Bars, Console
+from self2self.console import BESIDE_NAME, Bars, Console, reported
 from self2self.train.session import FitReport
 
 
@@ -68,3 +69,14 @@ def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float 
     assert text in task.fields["detail"]
     assert ("loss" in task.fields["detail"]) is (loss is not None)
     assert "nan" not in task.fields["detail"]
+
+
+def test_a_gpu_without_memory_is_told_wherever_a_command_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    @reported
+    def command() -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 5
+    assert "out of memory. Close other programs" in capsys.readouterr().err

@@ -111,9 +111,7 @@ def test_a_later_schema_is_refused_with_its_number() -> None:
         Contract.from_metadata(metadata, "m.onnx")
 
 
-KEYS = sorted(
-    CONTRACT.to_metadata().keys() - {"self2self.schema_version", "self2self.keep_levels", "self2self.value_range"}
-)
+KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -134,7 +132,16 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
         ("channels", "Infinity"),
         ("channels", "null"),
         ("size_multiple", "0"),
+        ("size_multiple", "7"),
+        ("size_multiple", "16"),
+        ("size_multiple", "-32"),
         ("minimum_size", "-1"),
+        ("minimum_size", "32"),
+        ("keep_levels", "0"),
+        ("keep_levels", "255"),
+        ("keep_levels", '"256"'),
+        ("value_range", "[0, 255]"),
+        ("value_range", "1"),
         ("masks", ""),
         ("masks", "[]"),
         ("masks", "{}"),
@@ -148,6 +155,8 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
         ("masks", '[{"name": "input_mask", "dims": [3, "H*2", "W"], "keep_count": 9}]'),
         ("masks", '[{"name": "input_mask", "dims": [3, "__import__(os)", "W"], "keep_count": 9}]'),
         ("masks", '[{"name": "input_mask", "dims": 5, "keep_count": 9}]'),
+        ("masks", '[{"name": "input_mask", "dims": [3, "H", "W"], "keep_count": 9}]'),
+        ("masks", '[{"name": "input_mask", "dims": [3, "H", "W"], "keep_count": 9, "polarity": "true_drops"}]'),
     ],
 )  # fmt: skip
 def test_damaged_values_are_a_file_format_error(key: str, value: str) -> None:

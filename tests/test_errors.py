@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from self2self import errors
-from self2self.errors import OutputError, ResourceError, Self2SelfError, writing
+from self2self.errors import OutputError, ResourceError, Self2SelfError, first_line, pytorch_memory, writing
 
 
 def all_errors() -> list[type[Self2SelfError]]:
@@ -62,3 +62,35 @@ def test_an_os_error_without_a_number_still_has_a_reason() -> None:
 def test_other_exceptions_pass_through_unchanged() -> None:
     with pytest.raises(KeyError), writing("x"):
         raise KeyError("bug")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("one", "one"),
+        ("one\ntwo", "one"),
+        ("\n  one\ntwo", "one"),
+        ("", "OddError"),
+        (" \n", "OddError"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_the_first_line_of_what_an_error_says_or_else_what_it_is(text: str, line: str) -> None:
+    class OddError(Exception):
+        """Says its text as it is."""
+
+    assert first_line(OddError(text)) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", MemoryError),
+        ("CUDA error: out of memory", MemoryError),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", MemoryError),
+        ("a bug", RuntimeError),
+    ],
+)
+def test_what_pytorch_says_where_there_is_no_memory(text: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=re.escape(text)), pytorch_memory():
+        raise RuntimeError(text)

@@ -176,8 +176,17 @@ def load_or_build(
     return Loaded(engine, path, info, built=True)
 
 
+def is_kept(request: Request) -> bool:
+    """Whether the very engine of `request` is on disk and matches its JSON file."""
+    try:
+        read_engine(request.engine_path, request.key)
+    except UnusableEngineError:
+        return False
+    return True
+
+
 def find_covering(request: Request, size: Size, capability: str) -> Request | None:
-    """A good engine that was built ahead of time for a range of shapes with `size` in it.
+    """A good engine that was built ahead of time for other shapes, but takes `size`.
 
     Args:
         request: for `size` alone.
@@ -197,11 +206,8 @@ def find_covering(request: Request, size: Size, capability: str) -> Request | No
             continue
         if not info.key.profile.covers(size) or key.difference(info.key):
             continue
-        try:
-            read_engine(other.engine_path, key)
-        except UnusableEngineError:
-            continue
-        return other
+        if is_kept(other):
+            return other
     return None
 
 

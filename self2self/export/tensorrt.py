@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from self2self.contract import Contract
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError, first_line, first_line_of
 from self2self.nvidia_libraries import explain
 from self2self.profiles import Profile
 
@@ -65,7 +65,7 @@ class Library:
             raise EngineUnavailableError.of(
                 self.engine,
                 known.cause if known else Obstacle.DOES_NOT_LOAD,
-                known.reason if known else f"{self.title} does not load ({_first_line(error)})",
+                known.reason if known else f"{self.title} does not load ({first_line(error)})",
                 f"Type: export LD_LIBRARY_PATH={known.folder}."
                 if known and known.folder
                 else f"Install it again: pip install --force-reinstall {self.package}.",
@@ -127,7 +127,7 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
         parser = trt.OnnxParser(network, logger_of(trt))
     except (RuntimeError, TypeError) as error:
         # TensorRT's constructors return null without a GPU, which the bindings turn into TypeError.
-        title, reason = f"{library.title} {trt.__version__}", last_error(trt) or _first_line(error)
+        title, reason = f"{library.title} {trt.__version__}", last_error(trt) or first_line(error)
         known = explain(reason, title)
         raise EngineUnavailableError.of(
             library.engine,
@@ -138,7 +138,7 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
     if not parser.parse(data):
         reason = parser.get_error(0).desc() if parser.num_errors else last_error(trt)
         raise FileFormatError(
-            f"{source}: {library.title} {trt.__version__} cannot read its graph ({_short(reason)}). "
+            f"{source}: {library.title} {trt.__version__} cannot read its graph ({first_line_of(reason)}). "
             "Use --engine ort, or export it again: self2self export --force"
         )
     return Parsed(trt, builder, network, parser)
@@ -298,19 +298,10 @@ def last_error(trt: Any) -> str:
     """What the library complained about last, in one short line; forgets it."""
     logger = logger_of(trt)
     message, logger.last = logger.last, ""
-    return _short(message)
+    return first_line_of(message)
 
 
 def _strongly_typed(trt: Any) -> int:
     # TensorRT 11 has no other networks, and may have no flag to ask for them.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
-
-
-def _short(message: object) -> str:
-    lines = str(message).strip().splitlines()
-    return lines[0][:200] if lines else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return _short(error) or type(error).__name__

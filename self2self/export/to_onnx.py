@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
 from self2self.errors import UsageError
 from self2self.files import atomic_write
-from self2self.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph
+from self2self.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph, note_weights
 from self2self.padding import padded_size
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     if size is not None:
         _fix_size(model.graph, contract, size)
     onnx.helper.set_model_props(model, contract.to_metadata())
+    note_weights(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from self2self.contract import IMAGE, PREDICTION, Contract
 from self2self.device_notes import without_device_notes
-from self2self.errors import VerificationError
+from self2self.errors import VerificationError, first_line
 from self2self.masks import MaskMaker
 
 if TYPE_CHECKING:
@@ -209,7 +209,6 @@ def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str,
         return open_session(path, **changes).run([PREDICTION], inputs)[0]
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise VerificationError(
-            f"{source}: ONNX Runtime cannot run it ({reason}). Export it again: self2self export --force"
+            f"{source}: ONNX Runtime cannot run it ({first_line(error)}). Export it again: self2self export --force"
         ) from error

@@ -77,7 +77,9 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
     Raises:
         UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
     """
+    from self2self.train.checkpoint import tensors_sha256
     from self2self.train.fit import choose_device
+    from self2self.train.session import start_weights
 
     channels = image.pixels.shape[0]
     start = options.init or recipe_for(options.recipe).init
@@ -113,7 +115,7 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
-    return RunConfig(
+    config = RunConfig(
         image=str(image.path.resolve()),
         image_sha256=image_hash(image),
         channels=channels,
@@ -123,6 +125,8 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         device=str(choose_device(options.device)),
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
     )
+    first = start_weights(config)
+    return config if first is None else replace(config, start_sha256=tensors_sha256(first))
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
@@ -179,7 +183,7 @@ def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
 
 def differences(stored: RunConfig, asked: RunConfig) -> str:
     """Which settings of a stored fit are not those that are asked for, in a few words."""
-    ours, theirs = _settings(stored), _settings(asked)
+    ours, theirs = _settings(stored), _settings(asked.beside(stored))
     changed = [f"{name} {ours[name]}, asked for {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     # A recipe of another version differs in what nobody can ask for.
     return "; ".join(changed) or "its recipe is of another version"
@@ -192,7 +196,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",
-        "init": config.start,
+        "init": f"{config.start} ({config.start_sha256[:8]})" if config.start_sha256 else config.start,
         "seed": str(config.seed),
         "image quality term": config.iqa.sha256[:8] if config.iqa else "off",
     }

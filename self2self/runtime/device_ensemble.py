@@ -16,11 +16,11 @@ import numpy as np
 
 from self2self.budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.contract import Contract
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, UsageError, first_line
 from self2self.orientation import MIRRORED, turned, turned_back
 from self2self.profiles import BATCHES
 from self2self.runtime.device_masks import KERNELS, DeviceMasks
-from self2self.runtime.engine import Engine, FloatArray, first_line
+from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.ensemble import BatchChooser, Ensemble, not_finite, run_ensemble
 from self2self.runtime.model import Model
 from self2self.runtime.moments import Moments

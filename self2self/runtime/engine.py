@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from self2self.budget import pass_bytes
 from self2self.contract import Contract
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
 from self2self.masks import BoolArray, MaskMaker
 from self2self.runtime.model import Model
 
@@ -168,10 +168,15 @@ class Engine(ABC):
     def __enter__(self) -> Self:
         self.version()
         try:
-            self.prepare()
-        except BaseException:
+            with pytorch_memory():
+                self.prepare()
+        except BaseException as error:
             # Python calls __exit__ only for a block that was entered.
             self.close()
+            if isinstance(error, MemoryError):
+                raise ResourceError(
+                    f"out of memory while loading {self.model.path}. Close other programs and try again."
+                ) from error
             raise
         return self
 
@@ -251,12 +256,6 @@ def is_installed(module: str) -> bool:
     except ValueError:
         # What find_spec says of a module that was blocked by None in sys.modules.
         return False
-
-
-def first_line(error: BaseException) -> str:
-    """What a library's exception says, short enough for one line of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

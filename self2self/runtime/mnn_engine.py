@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from self2self.budget import pass_bytes
 from self2self.contract import IMAGE, Contract
-from self2self.errors import FileFormatError
+from self2self.errors import FileFormatError, first_line
 from self2self.masks import BoolArray
-from self2self.runtime.engine import Engine, FloatArray, first_line
+from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.mnn_session import Sessions, convert, import_mnn, load_sessions, share
 from self2self.runtime.model import Model, read_proto
 from self2self.runtime.windows import WHOLE_PIXELS, Staged

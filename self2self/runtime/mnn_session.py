@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
-from self2self.runtime.engine import FloatArray, first_line, is_installed
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.runtime.engine import FloatArray, is_installed
 from self2self.runtime.mnn_graph import for_mnn
 from self2self.runtime.windows import Values
 from self2self.system import trim_heap

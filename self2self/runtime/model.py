@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from self2self.contract import IMAGE, PREDICTION, Contract
 from self2self.errors import FileFormatError, InputError, UsageError
+from self2self.graph import damaged_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -42,10 +43,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     contract = Contract.from_metadata(metadata, str(path))
     try:
         size = _check_graph(proto.graph, contract)
+        damaged = damaged_weights(proto)
     except (KeyError, ValueError, UsageError) as error:
         raise FileFormatError(
             f"{path}: its graph is not what its metadata promise ({error}). Export it again: self2self export --force"
         ) from error
+    if damaged:
+        raise FileFormatError(
+            f"{path}: is damaged, or another program changed its weights ({', '.join(damaged[:3])}). "
+            "Export it again: self2self export --force"
+        )
     return Model(path, contract, size)
 
 

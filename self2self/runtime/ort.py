@@ -7,9 +7,9 @@ from typing import Any
 
 from self2self.contract import IMAGE, PREDICTION
 from self2self.device_notes import without_device_notes
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
 from self2self.masks import BoolArray
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.engine import Engine, FloatArray, is_installed
 from self2self.runtime.gpu import is_distribution
 from self2self.system import compute_threads
 

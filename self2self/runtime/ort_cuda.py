@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from self2self.contract import IMAGE, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
 from self2self.masks import BoolArray
 from self2self.nvidia import Gpu, driver_for
 from self2self.nvidia_libraries import explain
 from self2self.profiles import BATCHES
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.engine import Engine, FloatArray, is_installed
 from self2self.runtime.gpu import require_driver, require_gpu
 from self2self.runtime.ort import BOTH_INSTALLED, REINSTALL, import_onnxruntime, installed_packages
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, Obstacle, UsageError
-from self2self.runtime.engine import ENGINES, NEEDS_GPU, engine_class, first_line
+from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
+from self2self.runtime.engine import ENGINES, NEEDS_GPU, engine_class
 from self2self.runtime.ort import BOTH_INSTALLED, REINSTALL, installed_packages
 from self2self.system import available_cpus
 

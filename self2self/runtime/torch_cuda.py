@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from self2self.errors import EngineUnavailableError
+from self2self.errors import EngineUnavailableError, first_line
 from self2self.masks import BoolArray
 from self2self.profiles import BATCHES
-from self2self.runtime.engine import Engine, FloatArray, first_line
+from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.fused import KERNELS, FusedNetwork, definitions
 from self2self.runtime.gpu import require_gpu, require_torch_cuda
 from self2self.runtime.nvrtc import Launcher, compiled

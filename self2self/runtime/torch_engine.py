@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.contract import LEVELS
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, pytorch_memory
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
 from self2self.masks import BoolArray
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.engine import Engine, FloatArray, is_installed
 from self2self.runtime.model import Model, read_proto
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from self2self.contract import IMAGE, INPUT_MASK, PREDICTION
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError, first_line
 from self2self.files import atomic_write
 from self2self.masks import BoolArray
 from self2self.nvidia import Gpu
 from self2self.profiles import profile_for
-from self2self.runtime.engine import Engine, FloatArray, first_line, is_installed
+from self2self.runtime.engine import Engine, FloatArray, is_installed
 from self2self.runtime.gpu import cuda_major_of, require_driver, require_gpu, require_torch_cuda
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class TrtEngine(Engine):
 
     def prepare(self) -> None:
         """Load the engine, or build it, and bind the image."""
-        from self2self.export.engine_cache import find_covering, load_or_build, request_for
+        from self2self.export.engine_cache import find_covering, is_kept, load_or_build, request_for
         from self2self.export.tensorrt import logger_of
 
         model, library = self.model, self.library()
@@ -117,9 +117,10 @@ class TrtEngine(Engine):
             capabilities=self._capabilities(gpu),
             fixed_size=model.size,
         )
-        if not request.engine_path.exists():
+        if not is_kept(request):
             covering = find_covering(request, size, gpu.capability)
-            if covering is None:
+            # Why one that is there is built again is told where that is done.
+            if covering is None and not request.engine_path.exists():
                 self.note(
                     f"building the {library.title} engine {request.engine_path.name}; this is done once and can "
                     "take minutes."

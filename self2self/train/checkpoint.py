@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from self2self.train.fit import FitState
     from self2self.train.network import Self2SelfNet
 
+DIGEST = "tensors_sha256"
+"""Of the tensors of a file, in its metadata."""
+
 
 def save_state(run: Run, state: FitState) -> None:
     """Write `state.safetensors`."""
-    from safetensors.torch import save
-
     parameters = dict(state.network.named_parameters())
     tensors: dict[str, torch.Tensor] = {f"network.{name}": tensor for name, tensor in parameters.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
@@ -33,7 +35,7 @@ def save_state(run: Run, state: FitState) -> None:
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(state.step), "loss": repr(state.loss)}
-    atomic_write(run.state_path, save(plain, metadata), ELSEWHERE)
+    _write_tensors(run.state_path, plain, metadata)
 
 
 def load_state(run: Run, state: FitState) -> None:
@@ -77,10 +79,8 @@ def load_state(run: Run, state: FitState) -> None:
 
 def save_model(path: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe, contract: Contract) -> None:
     """Write the weights for inference, with recipe and contract in the header."""
-    from safetensors.torch import save
-
     header = {**contract.to_metadata(), "recipe": json.dumps(recipe.to_json())}
-    atomic_write(path, save(dict(weights), header), ELSEWHERE)
+    _write_tensors(path, weights, header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], Recipe, Contract]:
@@ -122,8 +122,26 @@ def load_network(path: Path) -> tuple[Self2SelfNet, Contract]:
     return network.eval(), contract
 
 
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, in whatever order, on whatever device and in whatever layout."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        # As bytes, because numpy knows no bfloat16.
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    from safetensors.torch import save
+
+    atomic_write(path, save(dict(tensors), {**metadata, DIGEST: tensors_sha256(tensors)}), ELSEWHERE)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors and the header's metadata of a safetensors file.
+    """All tensors and the header's metadata of a safetensors file, which may hold a digest of them.
 
     Raises:
         FileFormatError: it is truncated, damaged or of another format.
@@ -132,8 +150,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FileFormatError(
             f"{path}: is damaged or not a safetensors file ({error}). Fit again with --force."
         ) from error
+    # Files of earlier versions, and those that others write, have none.
+    if DIGEST in metadata and metadata[DIGEST] != tensors_sha256(tensors):
+        raise FileFormatError(f"{path}: is damaged (its tensors are not those written). Fit again with --force.")
+    return tensors, metadata

@@ -168,7 +168,7 @@ def fit(
         try:
             with pytorch_memory():
                 loss = steps.take(example, masks.make(state.step))
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except MemoryError as error:
             raise ResourceError(out_of_memory_message(lessons.size)) from error
         state.step += 1
         state.loss = loss.item()

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, UsageError, first_line
 from self2self.train.iqa_weights import URL, IqaWeights, load_tensors
 
 BEST_SCORE = 100.0
@@ -157,7 +157,7 @@ def random_paq2piq(device: torch.device) -> nn.Module:
         return metric
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise EngineUnavailableError(
-            f"--iqa: pyiqa cannot be used here ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"--iqa: pyiqa cannot be used here ({type(error).__name__}: {first_line(error)}). "
             f"Install it anew: {INSTALL}, or fit without --iqa."
         ) from error
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.errors import EngineUnavailableError, FileFormatError, InputError, OutputError
+from self2self.errors import EngineUnavailableError, FileFormatError, InputError, OutputError, first_line
 from self2self.files import atomic_path
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def load_tensors(weights: IqaWeights) -> dict[str, Tensor]:
     try:
         values: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make the reader fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileFormatError(
-            f"{weights.path}: PyTorch refuses to read it as weights alone ({reason[:160]}). Expected the file {URL}"
+            f"{weights.path}: PyTorch refuses to read it as weights alone ({first_line(error)}). "
+            f"Expected the file {URL}"
         ) from error
     if not isinstance(values, Mapping) or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise FileFormatError(f"{weights.path}: is not a table of tensors by name. Expected the file {URL}")

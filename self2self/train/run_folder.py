@@ -50,6 +50,8 @@ class RunConfig:
         start: where the first weights came from: ``"scratch"``, ``"natural"`` or a run folder.
         device: where it was fitted.
         iqa: weights of the image quality term; None for a fit without it.
+        start_sha256: `checkpoint.tensors_sha256` of the first weights; None for random ones, and for fits of versions
+            that did not note it.
     """
 
     image: str
@@ -60,6 +62,7 @@ class RunConfig:
     start: str
     device: str
     iqa: IqaWeights | None = None
+    start_sha256: str | None = None
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -74,7 +77,11 @@ class RunConfig:
 
     def same_fit(self, other: RunConfig) -> bool:
         """Whether continuing from `other` gives what starting this anew would give."""
-        return replace(self, image=other.image, device=other.device) == other
+        return replace(self.beside(other), image=other.image, device=other.device) == other
+
+    def beside(self, other: RunConfig) -> RunConfig:
+        """The same without what `other`, of an earlier version, does not tell about itself."""
+        return self if other.start_sha256 else replace(self, start_sha256=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,7 @@ class Run:
             "start": config.start,
             "device": config.device,
             "iqa": None if config.iqa is None else asdict(config.iqa),
+            "start_sha256": config.start_sha256,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -232,8 +240,9 @@ class Run:
                 seed=int(values["seed"]),
                 start=str(values["start"]),
                 device=str(values["device"]),
-                # Runs of versions that knew no term have no such entry.
+                # Runs of earlier versions have no such entries.
                 iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
+                start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

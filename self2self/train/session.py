@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from self2self.diagnosis import central
-from self2self.errors import InputError, InterruptedRun
+from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.extremes import with_extremes, without_hot_pixels
 from self2self.files import atomic_write
 from self2self.metrics import psnr, ssim
@@ -72,6 +72,23 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     return weights
 
 
+@contextmanager
+def memory_of_fit() -> Iterator[None]:
+    """Tell in one line that memory ran out, also beside the steps: for the network, what is learnt from, or a preview.
+
+    Raises:
+        ResourceError: it did.
+    """
+    try:
+        with pytorch_memory():
+            yield
+    except MemoryError as error:
+        raise ResourceError(
+            "out of memory in the fit. Close other programs, or use --recipe fast, or --device cpu if it was the GPU's."
+        ) from error
+
+
+@memory_of_fit()
 def fit_run(
     run: Run,
     config: RunConfig,
@@ -112,8 +129,9 @@ def fit_run(
         if resume:
             load_state(run, state)
         else:
-            run.create(config)
+            # In this order: a kill in between leaves a fit that has not begun, never old weights beside new settings.
             run.clear()
+            run.create(config)
         history.restart(state.step)
         reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
         with interrupts() as interrupted:
@@ -127,9 +145,12 @@ def fit_run(
                     )
 
             fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
-        save_state(run, state)
-        save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
-        return reporter.finish(state)
+            save_state(run, state)
+            save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
+            report = reporter.finish(state)
+            if interrupted.is_set():
+                raise InterruptedRun(f"interrupted; the fit is finished and saved in {run.folder}. {go_on}")
+        return report
 
 
 class Reporter:

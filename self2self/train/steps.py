@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from self2self.errors import first_line
 from self2self.orientation import turned, turned_back
 from self2self.train.adam import Adam
 from self2self.train.clipping import Clipping
@@ -163,7 +164,7 @@ class GraphedSteps(StillSteps):
                 loss = self._take_still()
         except RuntimeError as error:
             # Running out of memory is one of these; without the graph there was enough of it.
-            self.failure = str(error).partition("\n")[0] or type(error).__name__
+            self.failure = first_line(error)
             self._optimiser.zero_grad()
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

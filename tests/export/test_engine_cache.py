@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from self2self.export.engine_cache import Loaded, find_covering, load_or_build
 from self2self.export.engine_file import EngineFile
 from self2self.export.tensorrt import Built, named_capabilities
 from self2self.export.to_onnx import to_onnx
-from self2self.profiles import Profile
+from self2self.profiles import BATCHES, Profile
 from tests.commands import run_cli
 from tests.conftest import Fitted, MakeFitted
 from tests.export.engine_requests import DYNAMIC, FIXED, Notes, keep, wanted
@@ -27,7 +28,7 @@ def test_the_side_file_says_what_the_engine_is(model: Path, tiny: Fitted) -> Non
     loaded = load_or_build(request, keep, notes)
     assert loaded.built
     assert notes == []
-    assert loaded.path == model.parent / "engines" / "model.trt-rtx.any.64x96-b4.engine"
+    assert loaded.path == model.parent / "engines" / "model.trt-rtx.any.64x96-b1-2-4.engine"
     assert loaded.path.read_bytes() == loaded.engine
     side = json.loads(Path(f"{loaded.path}.json").read_text())
     assert side["key"]["library"] == "tensorrt_rtx"
@@ -55,13 +56,13 @@ def test_the_command_builds_beside_the_model(work: Path) -> None:
     assert "there already" in again
     options = ["--min", "64x64", "--size", "64x96", "--max", "128x128", "--batch", "1,2,4", "--capability", "8.6"]
     other = run_cli("export", "--engine", "trt-rtx", *options).stdout
-    assert "64x64-128x128-b4.engine: built in" in other
+    assert "64x64-64x96-128x128-b1-2-4.engine: built in" in other
 
 
 def test_named_compute_capabilities(model: Path, tiny: Fitted) -> None:
     assert {"7.5", "8.0", "8.6", "8.9", "12.0"} <= named_capabilities(trt).keys()
     loaded = load_or_build(wanted(model, tiny, capabilities=("8.9", "8.6")), keep, Notes())
-    assert loaded.path.name == "model.trt-rtx.8-6-8-9.64x96-b4.engine"
+    assert loaded.path.name == "model.trt-rtx.8-6-8-9.64x96-b1-2-4.engine"
     assert loaded.info.key.capabilities == ("8.6", "8.9")
     with pytest.raises(UsageError, match=r"has no compute capability 9\.0; expected some of: 7\.5, 8\.0"):
         wanted(model, tiny, capabilities=("9.0",))
@@ -152,7 +153,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other precision": (edit(lambda v: v["key"].update(precision="fp16")), "precision fp16, not fp32"),
     "other shapes": (
         edit(lambda v: v["key"]["profile"].update(batches=[1, 1, 1])),
-        "it was built for shapes 64x96-b1, not 64x96-b4",
+        "it was built for shapes 64x96-b1, not 64x96-b1-2-4",
     ),
     "stale": (
         lambda path: edit(lambda v: v["key"].update(model_sha256="0"))(path),
@@ -207,6 +208,29 @@ def test_an_engine_for_a_range_serves_the_sizes_in_it(model: Path, tiny: Fitted,
     assert find_covering(wanted(model, tiny, capabilities=("7.5",)), (96, 128), "7.5") is None, "Turing must be named"
     cut(ahead.path)
     assert find_covering(one_size, (96, 128), "8.9") is None, "truncated"
+
+
+SIZES = [(64, 64), (64, 96), (96, 64), (128, 160)]
+
+
+def test_every_profile_has_a_name_of_its_own_and_the_usual_ones_are_short() -> None:
+    batches = [(least, best, most) for most in range(1, 70) for best in (1, 2, 16, 64) for least in (1, 2)]
+    profiles = [Profile.fixed((64, 96), values) for values in batches]
+    profiles += [Profile(*sizes, (1, 2, 4)) for sizes in product(SIZES, repeat=3)]
+    assert len({profile.slug() for profile in profiles}) == len(set(profiles))
+    assert [Profile.fixed((64, 96), b).slug() for b in (BATCHES, (1, 4, 4))] == ["64x96-b64", "64x96-b4"]
+
+
+def test_engines_for_other_batches_lie_side_by_side(model: Path, tiny: Fitted, quick_build: None) -> None:
+    requests = [wanted(model, tiny, Profile.fixed((64, 96), batches)) for batches in (BATCHES, (2, 16, 64))]
+    notes = Notes()
+    assert [load_or_build(request, keep, notes).built for request in (*requests, *requests)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert notes == []
 
 
 def test_an_engine_for_named_capabilities_serves_those_alone(model: Path, tiny: Fitted, quick_build: None) -> None:

@@ -1,5 +1,6 @@
 """From options to the configuration of a fit."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
-from self2self.jobs.fit_config import FitOptions, configure
+from self2self.jobs.fit_config import FitOptions, configure, differences
 from self2self.jobs.observer import Observer, noise_of
+from self2self.train import natural as natural_module
+from self2self.train.checkpoint import save_model
 from self2self.train.natural import natural_weights
 from self2self.train.recipes import recipe_for
-from self2self.train.run_folder import Run
+from self2self.train.run_folder import Run, RunConfig
 from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
 
@@ -21,7 +24,40 @@ from tests.train.test_run_folder import config_of
 def earlier_run(folder: Path, init: str, channels: int = 3) -> str:
     run = Run(folder)
     run.create(config_of(recipe=recipe_for("fast", init), channels=channels))
+    write_weights(run, 0.0)
     return str(folder)
+
+
+def write_weights(run: Run, value: float) -> None:
+    config = run.config()
+    weights = {"head.bias": torch.full((config.channels,), value)}
+    save_model(run.model_path, weights, config.recipe, config.contract(1))
+
+
+def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = read_image(write_noisy(tmp_path / "noisy.png"))
+    noise = noise_of(image)
+    start = earlier_run(tmp_path / "first", "natural")
+
+    def configured(init: str) -> RunConfig:
+        return configure(image, FitOptions(init=init), noise, Observer())
+
+    from_run, natural = configured(start), configured("natural")
+    assert configured(start).same_fit(from_run)
+    assert configured("natural").same_fit(natural)
+    write_weights(Run(Path(start)), 1.0)
+    monkeypatch.setattr(natural_module, "natural_weights", lambda *_: {"head.bias": torch.ones(3)})
+    for init, old in ((start, from_run), ("natural", natural)):
+        now = configured(init)
+        assert not now.same_fit(old)
+        told = re.fullmatch(r"init (.+) \(([0-9a-f]{8})\), asked for \1 \(([0-9a-f]{8})\)", differences(old, now))
+        assert told is not None
+        assert told[2] != told[3]
+        # What a version that noted no such hash has left is taken at its word.
+        unknown = replace(old, start_sha256=None)
+        assert now.same_fit(unknown)
+        assert differences(unknown, replace(now, seed=5)) == "seed 0, asked for 5"
+    assert configured("scratch").start_sha256 is None
 
 
 @pytest.mark.parametrize("init", ["natural", "scratch"])

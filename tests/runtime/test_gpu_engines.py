@@ -13,7 +13,7 @@ import pytest
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
 from self2self.masks import BoolArray, MaskMaker
-from self2self.profiles import profile_for
+from self2self.profiles import Profile, profile_for
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.ort import OrtEngine
@@ -99,6 +99,36 @@ def test_the_engine_is_kept_beside_the_model(engine: type[TrtEngine], model: Mod
     assert len(notes) == 1
     assert notes[0].startswith("building the TensorRT engine model.trt.nvidia-rtx-4090-8-9.64x96-b64.engine;")
     assert len(list((model.path.parent / "engines").iterdir())) == 2
+
+
+@pytest.mark.parametrize("engine", [TrtOnTheCpu], indirect=True)
+def test_where_the_engine_for_one_size_cannot_be_used_that_for_a_range_is(
+    engine: type[TrtEngine], model: Model, image: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    def used() -> Path:
+        running = engine(model, image)
+        running.note = notes.append
+        with running:
+            return running._engine_path
+
+    one = used()
+    data = one.read_bytes()
+    one.unlink()
+    with monkeypatch.context() as patched:
+        wide = Profile((64, 64), (64, 96), (128, 128), (1, 16, 32))
+        patched.setattr("self2self.runtime.trt.profile_for", lambda *_: wide)
+        ahead = used()
+    assert len(notes) == 2
+    for kept, expected_path in ((data, one), (data[:-1], ahead)):
+        one.write_bytes(kept)
+        assert used() == expected_path
+        assert len(notes) == 2
+    ahead.unlink()
+    assert used() == one
+    assert "building it again" in notes.pop()
+    assert len(notes) == 2
 
 
 @pytest.mark.parametrize("engine", [RtxOnTheCpu], indirect=True)

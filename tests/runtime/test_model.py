@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from self2self.contract import METADATA_PREFIX, SCHEMA_VERSION
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError, ResourceError, UsageError
+from self2self.export.to_onnx import to_onnx
+from self2self.graph import WEIGHTS, note_weights
 from self2self.masks import MaskMaker
 from self2self.runtime.engine import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.model import Model, load_model
@@ -138,6 +141,56 @@ def test_another_schema(changed: Callable[[Change], Path], version: object) -> N
 def test_damaged_metadata(changed: Callable[[Change], Path], key: str, value: object) -> None:
     with pytest.raises(FileFormatError, match="metadata is damaged"):
         load_model(changed(set_metadata(key, value)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_damaged_weights(tiny: Fitted, tmp_path: Path, precision: str) -> None:
+    path = tmp_path / "model.onnx"
+    to_onnx(tiny.network, replace(tiny.contract, precision=precision), path)
+    good = path.read_bytes()
+    weights = sorted((t.raw_data for t in onnx.load(path).graph.initializer), key=len)[-5:]
+    for place in (good.index(data) + len(data) // 2 for data in weights):
+        bad = bytearray(good)
+        for byte in range(place, place + 4):
+            bad[byte] ^= 0x40
+        path.write_bytes(bad)
+        with pytest.raises(FileFormatError, match=r"model\.onnx: is damaged, or another .*self2self export") as caught:
+            load_model(path)
+        assert caught.value.exit_code == 6
+
+
+def forget_weights(proto: onnx.ModelProto) -> None:
+    kept = [entry for entry in proto.metadata_props if entry.key != WEIGHTS]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
+
+
+def round_weights(proto: onnx.ModelProto) -> None:
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+
+
+def rename_weights(proto: onnx.ModelProto) -> None:
+    for tensor in proto.graph.initializer:
+        tensor.name += "_quantised"
+        tensor.raw_data = bytes(len(tensor.raw_data))
+
+
+@pytest.mark.parametrize("change", [forget_weights, round_weights, rename_weights])
+def test_weights_of_earlier_versions_and_of_programs_that_rewrite_graphs(
+    changed: Callable[[Change], Path], tiny: Fitted, change: Change
+) -> None:
+    assert load_model(changed(change)).contract == tiny.contract
+
+
+@pytest.mark.parametrize("note", ["", "[]", "7", '{"head.bias": 3}', '{"head.bias": ["many", "0"]}', "[" * 100_000])
+def test_a_damaged_note_about_the_weights(changed: Callable[[Change], Path], note: str) -> None:
+    def damage(proto: onnx.ModelProto) -> None:
+        next(entry for entry in proto.metadata_props if entry.key == WEIGHTS).value = note
+
+    with pytest.raises(FileFormatError, match=r"\(self2self\.weights is damaged\).*self2self export"):
+        load_model(changed(damage))
 
 
 def rename_input(proto: onnx.ModelProto) -> None:
@@ -321,6 +374,7 @@ def test_weights_that_are_not_finite(changed: Callable[[Change], Path]) -> None:
             if tensor.name == "head.bias":
                 array = numpy_helper.to_array(tensor) * np.float32(np.nan)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        note_weights(proto)
 
     path = changed(poison)
     with pytest.raises(FileFormatError, match="predicts numbers that are not finite"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from self2self.errors import ResourceError
 from self2self.runtime.denoise import denoise
 from self2self.runtime.prepared import Prepared
 from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, use_engine
@@ -49,3 +50,14 @@ def test_an_engine_that_fails_to_prepare_is_not_kept() -> None:
         assert (working.image == 1).all()
         prepared.close()
         assert working.closed == 1  # type: ignore[attr-defined]
+
+
+def test_no_memory_while_an_engine_is_prepared() -> None:
+    class Large(FakeEngine):
+        def prepare(self) -> None:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    engine = Large(fake_model(), np.zeros((1, 3, 64, 64), np.float32))
+    with pytest.raises(ResourceError, match=r"^out of memory while loading fake\.onnx\. Close other programs"):
+        engine.__enter__()
+    assert engine.closed == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from self2self.contract import mask_specs
+from self2self.masks import BoolArray, MaskMaker
 from self2self.train.fit import StepMasks
 from self2self.train.network import Self2SelfNet, initialise
 
@@ -74,6 +75,21 @@ def test_continuing_gives_the_same_weights_as_never_stopping(
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {tensor.dtype for tensor in a.values()} == {torch.float16}
     assert a["head.weight"].shape[0] == int(channels)
+
+
+def test_no_two_examples_share_masks(
+    script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Recorded(MaskMaker):
+        def make(self, first: int, count: int) -> dict[str, BoolArray]:
+            made.extend(range(first, first + count))
+            return super().make(first, count)
+
+    monkeypatch.setattr(script, "MaskMaker", Recorded)
+    prefit(script, monkeypatch, photographs, tmp_path / "out.safetensors", "--batch", "2")
+    assert len(set(made)) == len(made) == 5 * 2
 
 
 def test_rate_warms_up_stays_and_falls_to_zero(script: ModuleType) -> None:

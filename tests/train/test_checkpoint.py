@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from self2self.errors import FileFormatError, InputError
-from self2self.train.checkpoint import load_network, load_state, load_weights, save_model, save_state
+from self2self.train.checkpoint import (
+    DIGEST,
+    load_network,
+    load_state,
+    load_weights,
+    read_tensors,
+    save_model,
+    save_state,
+    tensors_sha256,
+)
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.run_folder import Run
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
@@ -85,6 +95,38 @@ def test_damaged_tensors_are_one_line_with_exit_code_6(run: Run, damage: str) ->
         assert caught.value.exit_code == 6
 
 
+def test_flipped_bits_in_tensors_are_found(run: Run) -> None:
+    state = stopped_at(2)
+    save_state(run, state)
+    save_model(run.model_path, state.weights(), TINY, config_of().contract(2))
+    loads = {
+        run.state_path: lambda: load_state(run, new_state(TINY, 3, 0, CPU)),
+        run.model_path: lambda: load_weights(run.model_path),
+    }
+    for path, load in loads.items():
+        load()
+        good = path.read_bytes()
+        tensors = 8 + int.from_bytes(good[:8], "little")
+        for place in (tensors, (tensors + len(good)) // 2, len(good) - 1):
+            bad = bytearray(good)
+            bad[place] ^= 0x40
+            path.write_bytes(bad)
+            with pytest.raises(FileFormatError, match=r"is damaged \(its tensors .* --force\.") as caught:
+                load()
+            assert caught.value.exit_code == 6
+
+
+def test_files_of_before_there_was_a_digest_are_read(run: Run) -> None:
+    weights = stopped_at(2).weights()
+    save_model(run.model_path, weights, TINY, config_of().contract(2))
+    _, metadata = read_tensors(run.model_path)
+    del metadata[DIGEST]
+    run.model_path.write_bytes(save(weights, metadata))
+    found, _, contract = load_weights(run.model_path)
+    assert contract == config_of().contract(2)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
 def test_state_of_another_architecture_is_refused(run: Run) -> None:
     save_state(run, stopped_at(2))
     with pytest.raises(FileFormatError, match="damaged"):
@@ -100,6 +142,24 @@ def test_missing_files_say_what_to_do(tmp_path: Path, run: Run) -> None:
         Run(tmp_path).config()
     with pytest.raises(InputError, match="holds no run yet"):
         Run.latest(tmp_path / "nothing")
+
+
+def test_the_hash_of_weights_is_of_what_they_are_not_of_how_they_lie() -> None:
+    weights = new_state(TINY, 3, 0, CPU).weights()
+    digest = tensors_sha256(weights)
+    laid_out = {
+        name: tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+        for name, tensor in reversed(weights.items())
+    }
+    assert tensors_sha256(laid_out) == digest
+    name, first = next(iter(weights.items()))
+    others = [
+        {name: first.flatten()},
+        {name: first.to(torch.bfloat16)},
+        {name: first + 1e-6},
+        {"other": first},
+    ]
+    assert len({digest, *(tensors_sha256(weights | other) for other in others)}) == 5
 
 
 def test_weights_are_copies(run: Run) -> None:

@@ -168,12 +168,17 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, term: IqaTerm) -
         IqaTerm(find_weights(path, print), CPU)
 
 
-def test_pyiqa_that_cannot_be_used_is_told_in_one_line(weights: IqaWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("reason", "told"), [("no pyiqa today\nsecond line", "no"), ("", "ImportError")])
+def test_pyiqa_that_cannot_be_used_is_told_in_one_line(
+    weights: IqaWeights, monkeypatch: pytest.MonkeyPatch, reason: str, told: str
+) -> None:
     def broken(name: str) -> None:
-        raise ImportError(f"no {name} today\nsecond line")
+        raise ImportError(reason)
 
     monkeypatch.setattr(iqa, "import_module", broken)
-    with pytest.raises(EngineUnavailableError, match=r"^--iqa: pyiqa cannot be used here \(ImportError: no") as refusal:
+    with pytest.raises(
+        EngineUnavailableError, match=rf"^--iqa: pyiqa cannot be used here \(ImportError: {told}"
+    ) as refusal:
         IqaTerm(weights, CPU)
     assert "\n" not in str(refusal.value)
 

@@ -44,6 +44,18 @@ def test_config_round_trip(run: Run) -> None:
     assert not run.config().same_fit(config_of(seed=1))
 
 
+def test_a_config_of_before_there_was_a_hash_of_the_start_weights(run: Run) -> None:
+    config = config_of(start="natural", start_sha256="cd" * 32)
+    run.create(config)
+    assert run.config() == config
+    values = json.loads(run.config_path.read_text())
+    del values["start_sha256"]
+    run.config_path.write_text(json.dumps(values))
+    assert run.config() == replace(config, start_sha256=None)
+    assert config.same_fit(run.config())
+    assert not replace(config, seed=1).same_fit(run.config())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

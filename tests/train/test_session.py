@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from self2self.errors import InputError, ResourceError, UsageError
+from self2self.errors import InputError, InterruptedRun, ResourceError, UsageError
 from self2self.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
@@ -168,6 +169,43 @@ def test_an_earlier_fit_is_removed_when_a_new_one_starts(tmp_path: Path) -> None
     assert run.config().seed == 1
 
 
+@pytest.mark.parametrize("stopped_in", ["clear", "create"])
+def test_old_weights_never_lie_beside_new_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    run = uninterrupted(tmp_path / "run")
+    old = run.config()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, stopped_in, stop)
+        fit_run(run, config_of(recipe=LONG, seed=1), image_of(64, 64))
+    assert run.config() == old
+    # What is there then is used, fitted again or replaced, as any fit.
+    fit_run(run, old, image_of(64, 64))
+    assert_same_model(run, uninterrupted(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_ends_the_command_and_the_fit_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    run = Run(tmp_path / "run")
+
+    def on_report(report: FitReport) -> None:
+        if report.step == TINY.steps:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(InterruptedRun, match=r"the fit is finished and saved in .*run\. Give the same command with"):
+        fit_run(run, config_of(), image_of(64, 64), on_report=on_report)
+    whole = Run(tmp_path / "whole")
+    fit_run(whole, config_of(), image_of(64, 64))
+    assert_same_model(run, whole)
+    # As is said.
+    assert fit_run(run, config_of(), image_of(64, 64), resume=True).step == TINY.steps
+    assert_same_model(run, whole)
+
+
 def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     run = uninterrupted(tmp_path / "run")
@@ -183,6 +221,18 @@ def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path
         signal.signal(signal.SIGXFSZ, handler)
     assert run.state_path.stat().st_size == size
     assert not list(run.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("place", ["new_state", "predict"])
+def test_no_memory_beside_the_steps_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+
+    monkeypatch.setattr(session, place, fail)
+    with pytest.raises(ResourceError, match=r"^out of memory in the fit\. Close other programs, or use --recipe fast"):
+        fit_run(Run(tmp_path / "run"), config_of(), image_of(64, 64))
 
 
 def test_preview_of_a_large_image_is_its_middle(tmp_path: Path) -> None:
