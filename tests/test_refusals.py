@@ -176,6 +176,15 @@ def test_folder_that_is_not_a_run_is_never_cleared(work: Path) -> None:
     assert (work / "precious" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("command", [("fit", "-o"), ("denoise", "--run")])
+def test_a_file_is_no_run_folder(command: tuple[str, str], work: Path) -> None:
+    before = Path("noisy.png").read_bytes()
+    name, option = command
+    error = run_cli(name, "noisy.png", *FAST, option, "noisy.png", expect=2).stderr
+    assert "noisy.png: is not a folder; choose another run folder (fit -o RUN, denoise --run RUN)" in error
+    assert Path("noisy.png").read_bytes() == before
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere; run as an ordinary user")
 def test_read_only_folder(work: Path) -> None:
     locked = work / "locked"

@@ -145,6 +145,11 @@ class Run:
         """Whether the fit came to its end."""
         return self.config_path.is_file() and self.model_path.is_file()
 
+    def is_unbegun(self) -> bool:
+        """Whether a fit ended before its first checkpoint, so that starting anew loses nothing."""
+        kept = (self.model_path, self.state_path, *map(self.onnx_path_for, PRECISIONS))
+        return self.config_path.is_file() and not any(path.is_file() for path in kept)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from fitting into the folder, which is made if need be; ends with the process.
