@@ -1,4 +1,8 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and how their texts are read.
+
+Files are `readable=False`: typer then leaves it to their reader to say why one cannot be read, so that it does not
+stop a whole batch.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,7 @@ IqaWeightsFile = Annotated[
         help="Weights of PaQ-2-PiQ to use instead of the published ones; turns --iqa on.",
         metavar="FILE",
         show_default=False,
+        readable=False,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
@@ -145,15 +150,26 @@ ImageOutput = Annotated[
         "--output",
         help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
         show_default=False,
+        readable=False,
     ),
 ]
 Uncertainty = Annotated[
     Path | None,
-    typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
+    typer.Option(
+        "--uncertainty",
+        help="Also write the standard deviation over the passes to FILE.",
+        metavar="FILE",
+        readable=False,
+    ),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", help="Also write a page with pictures and figures to FILE (.html).", metavar="FILE"),
+    typer.Option(
+        "--report",
+        help="Also write a page with pictures and figures to FILE (.html).",
+        metavar="FILE",
+        readable=False,
+    ),
 ]
 
 

@@ -23,6 +23,7 @@ def infer(
             help="A model (.onnx file or run folder) and images.  [default: the latest run, and its image]",
             metavar="[MODEL] [IMAGE...]",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     *,
