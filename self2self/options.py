@@ -6,6 +6,7 @@ stop a whole batch.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -144,13 +145,13 @@ Precision = Annotated[
     str, typer.Option("--precision", help="What the model computes in: fp32, fp16 or bf16.", metavar="NAME")
 ]
 ImageOutput = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "-o",
         "--output",
         help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+        metavar="PATH",
         show_default=False,
-        readable=False,
     ),
 ]
 Uncertainty = Annotated[
@@ -218,6 +219,20 @@ def parse_masks(text: str | None) -> bool | None:
     if text not in (None, "balanced", "independent"):
         raise UsageError(f"--masks is {text!r}; expected balanced or independent.")
     return None if text is None else text == "balanced"
+
+
+def parse_output(text: str | None) -> Path | None:
+    """The place of a result; a slash at its end, which a path does not keep, asks for a folder.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if text.endswith(("/", os.sep)) and not path.is_dir():
+        raise UsageError(f"-o {text}: there is no such folder. Make it: mkdir -p {path}")
+    return path
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:

@@ -39,6 +39,8 @@ def test_two_images_are_not_written_to_one_file(work: Path) -> None:
     write_noisy(work / "other" / "noisy.png")
     result = run_cli("denoise", "noisy.png", "other/noisy.png", "-o", "other", expect=2)
     assert "noisy.png and other/noisy.png would both be written to other/noisy.denoised.png" in result.stderr
+    result = run_cli("denoise", "noisy.png", "noisy.png", "-o", "other", expect=2)
+    assert "noisy.png is given twice" in result.stderr
 
 
 def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
