@@ -150,6 +150,7 @@ def test_model_of_another_channel_count(work: Path) -> None:
     error = run_cli("infer", "grey.png", "--passes", "1", expect=3).stderr
     assert "has 1 channel (grey)" in error
     assert "fitted on 3 channels (RGB)" in error
+    assert len(error.splitlines()) == 1
     assert not Path("grey.denoised.png").exists()
 
 
