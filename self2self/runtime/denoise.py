@@ -116,7 +116,7 @@ def denoise(
     except EngineUnavailableError as error:
         if not allow_fallback or engine == "auto":
             raise
-        on_note(f"{error} Falling back, as --allow-fallback says.")
+        on_note(f"{error} Falling back to {get_engine('auto').name}, as --allow-fallback says.")
         reason = str(error)
     # What was asked of the engine that is missing is not asked of the one that stands in.
     return replace(run_on("auto", "auto"), fallback=reason)
