@@ -1,6 +1,6 @@
 """`python cli.py fit image.png` from a checkout."""
 
-from self2self.cli import main
+from self2self.__main__ import main
 
 if __name__ == "__main__":
     main()

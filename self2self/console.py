@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 BESIDE_NAME = 66
 """Columns of a line with a bar without the file's name."""
 
+SHORTEST_NAME = 12
+"""Columns that a file's name gets on the narrowest terminal."""
+
+DETAIL = 26
+"""Columns of loss and speed."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -94,23 +100,34 @@ def standard_error_text(grey_levels: float) -> str:
 
 
 class Bars:
-    """One progress bar for the fit and one for the passes."""
+    """One progress bar for the fit and one for the passes; a narrow terminal shows no loss and speed, or no time."""
 
     def __init__(self) -> None:
         from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
 
         self._title = ""
         self._terminal = Terminal(stderr=True)
-        self._progress = Progress(
+        columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=self._terminal,
-        )
+            # By itself, it would give way before the text beside it.
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        ]
+        spare = self._terminal.width - BESIDE_NAME - SHORTEST_NAME
+        if spare >= 0:
+            columns.append(TextColumn("{task.fields[detail]}"))
+        if spare >= -DETAIL:
+            columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
+        self._progress = Progress(*columns, console=self._terminal)
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Bars:
@@ -152,7 +169,7 @@ class Bars:
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._tasks.clear()
-        longest = min(32, max(12, self._terminal.width - BESIDE_NAME))
+        longest = min(32, max(SHORTEST_NAME, self._terminal.width - BESIDE_NAME))
         name = path.name if len(path.name) <= longest else f"{path.name[: longest - 1]}…"
         # A name is no markup: "[a].png" would otherwise lose its brackets.
         self._title = escape(f"{number}/{images} {name}")

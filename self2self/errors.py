@@ -87,7 +87,7 @@ class EngineUnavailableError(Self2SelfError):
     fix = ""
 
     @classmethod
-    def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "Use --engine ort.") -> Self:
+    def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "Use --engine auto.") -> Self:
         """The error of `engine`: what is in the way, what helps, and what works meanwhile."""
         error = cls(" ".join(filter(None, [f"engine {engine}: {reason}.", fix, instead])))
         error.cause, error.reason, error.fix = cause, reason, fix

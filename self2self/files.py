@@ -31,9 +31,7 @@ def atomic_path(path: str | os.PathLike[str], instead: str = "choose another pla
     """
     with writing(path, instead):
         target = Path(path).resolve()
-        if target.exists() and not target.is_file():
-            kind = "a folder" if target.is_dir() else "not a regular file"
-            raise OutputError(f"{path}: is {kind}; expected the name of a file. {_sentence(instead)}")
+        _check_regular(target, str(path), instead)
         temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
         # Not tempfile.mkstemp: its 0600 would hide the result from everyone else.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -78,7 +76,7 @@ def check_new(
         instead: as for `atomic_path`.
 
     Raises:
-        OutputError: the folder is missing or read-only, or `path` is a folder, or exists and `force` is false.
+        OutputError: the folder is missing or read-only, or `path` is not a regular file, or exists without `force`.
         ResourceError: the disk is full.
     """
     import tempfile
@@ -88,13 +86,18 @@ def check_new(
         folder = target.resolve().parent
         if not folder.is_dir():
             raise OutputError(f"{shown}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
-        if target.is_dir():
-            raise OutputError(f"{shown}: is a folder; expected the name of a file. {_sentence(instead)}")
+        _check_regular(target, shown, instead)
         if target.exists() and not force:
             raise OutputError(f"{shown}: exists already. Replace it with --force, or {instead}.")
         # Permissions, read-only mounts and quotas in one: only trying tells.
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0")
+
+
+def _check_regular(target: Path, shown: str, instead: str) -> None:
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "not a regular file"
+        raise OutputError(f"{shown}: is {kind}; expected the name of a file. {_sentence(instead)}")
 
 
 def _sentence(text: str) -> str:

@@ -1,7 +1,12 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and how their texts are read.
+
+Files are `readable=False`: typer then leaves it to their reader to say why one cannot be read, so that it does not
+stop a whole batch.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -57,6 +62,7 @@ IqaWeightsFile = Annotated[
         help="Weights of PaQ-2-PiQ to use instead of the published ones; turns --iqa on.",
         metavar="FILE",
         show_default=False,
+        readable=False,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
@@ -139,21 +145,32 @@ Precision = Annotated[
     str, typer.Option("--precision", help="What the model computes in: fp32, fp16 or bf16.", metavar="NAME")
 ]
 ImageOutput = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "-o",
         "--output",
         help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+        metavar="PATH",
         show_default=False,
     ),
 ]
 Uncertainty = Annotated[
     Path | None,
-    typer.Option("--uncertainty", help="Also write the standard deviation over the passes to FILE.", metavar="FILE"),
+    typer.Option(
+        "--uncertainty",
+        help="Also write the standard deviation over the passes to FILE.",
+        metavar="FILE",
+        readable=False,
+    ),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", help="Also write a page with pictures and figures to FILE (.html).", metavar="FILE"),
+    typer.Option(
+        "--report",
+        help="Also write a page with pictures and figures to FILE (.html).",
+        metavar="FILE",
+        readable=False,
+    ),
 ]
 
 
@@ -202,6 +219,20 @@ def parse_masks(text: str | None) -> bool | None:
     if text not in (None, "balanced", "independent"):
         raise UsageError(f"--masks is {text!r}; expected balanced or independent.")
     return None if text is None else text == "balanced"
+
+
+def parse_output(text: str | None) -> Path | None:
+    """The place of a result; a slash at its end, which a path does not keep, asks for a folder.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if text.endswith(("/", os.sep)) and not path.is_dir():
+        raise UsageError(f"-o {text}: there is no such folder. Make it: mkdir -p {path}")
+    return path
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:

@@ -205,7 +205,7 @@ def test_a_page_without_matplotlib_is_refused_at_once(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     error = run_cli("bench", "--html", "page.html", expect=4).stderr
     assert "matplotlib is not installed" in error
-    assert "pip install 'matplotlib" in error
+    assert "pip install 'self2self[report]'" in error
     assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

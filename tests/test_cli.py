@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,29 @@ def test_launcher_works_from_a_checkout_with_no_colour_and_no_bar(tmp_path: Path
         # What was done, what is known of the noise, and whether the quality term was used.
         lines = {"fit": 3, "export": 1, "infer": 2}
         assert len(done.stdout.splitlines()) == lines[arguments[0]]
+
+
+PRESSED = """
+import runpy, sys
+
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed())
+runpy.run_path(sys.argv.pop(2), run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("start", ["cli.py", "self2self/__main__.py"])
+@pytest.mark.parametrize("imported", ["self2self.cli", "typer", "self2self.cli.infer"])
+def test_ctrl_c_while_modules_are_imported_ends_quietly(start: str, imported: str) -> None:
+    command = [sys.executable, "-c", PRESSED, imported, str(ROOT / start)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_installed_command_starts_where_nothing_heavy_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"self2self": "self2self.__main__:main"}

@@ -65,7 +65,7 @@ def test_all_options_of_an_ensemble_arrive() -> None:
     group = EnsembleGroup(
         "ort", "50", 0.5, "independent", False, "4", "2GB", "host", True, Path("u.tif"), Path("r.html")
     )
-    got = group.options(output=Path("o.png"), seed=3, force=True)
+    got = group.options(output="o.png", seed=3, force=True)
     assert got == InferOptions(
         engine="ort",
         passes=50,

@@ -80,3 +80,24 @@ def test_a_gpu_without_memory_is_told_wherever_a_command_meets_it(capsys: pytest
         command()
     assert end.value.exit_code == 5
     assert "out of memory. Close other programs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [40, 52, 66, 80, 120])
+@pytest.mark.parametrize("several", [True, False])
+def test_bar_and_count_are_what_a_narrow_terminal_keeps(
+    columns: int, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bars = Bars()
+    if several:
+        bars.imaged(Path("a-photograph-with-a-very-long-name.png"), 2, 4)
+    bars.fitted(FitReport(1, 1000, 0.01234, 0.1))
+    bars.fitted(FitReport(500, 1000, 0.01234, 40.0))
+    with bars._terminal.capture() as capture:
+        bars._terminal.print(bars._progress.get_renderable())
+    (line,) = capture.get().splitlines()
+    assert " 500/1000" in line
+    assert "━━" in line
+    assert "fitting" in line
+    assert ("loss 0.01234  12.5 steps/s" in line) is (columns >= 80)
+    assert line.rstrip().endswith(" left") is (columns > 40)

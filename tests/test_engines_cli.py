@@ -118,7 +118,7 @@ def test_a_gpu_engine_without_a_gpu_is_refused_at_once(engine: str, tmp_path: Pa
     assert used() - before < 2
     assert done.returncode == 4
     assert done.stdout == ""
-    assert done.stderr == f"error: engine {engine}: {missing.reason}. {missing.remedy} Use --engine ort.\n"
+    assert done.stderr == f"error: engine {engine}: {missing.reason}. {missing.remedy} Use --engine auto.\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -138,3 +138,20 @@ def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) 
     check_new(tmp_path / "old", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "old"]
     assert (tmp_path / "old").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_cannot_be_replaced_in_the_end_is_refused_beforehand_in_the_same_words(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    with pytest.raises(OutputError) as before:
+        check_new(path, force=True)
+    with pytest.raises(OutputError) as after:
+        atomic_write(path, b"x")
+    assert str(before.value) == str(after.value)

@@ -22,6 +22,32 @@ def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work
     assert "give one of them" in run_cli("fit", "noisy.png", "--resume", "--force", expect=2).stderr
 
 
+def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    run.onnx_path.unlink()
+    run.model_path.unlink()
+    told = run_cli("fit", "noisy.png", *FAST, expect=2).stderr
+    assert "holds an unfinished fit. Go on with --resume" in told
+    run.state_path.unlink()
+    told = run_cli("fit", "noisy.png", *FAST, "--resume", expect=3).stderr
+    assert f"self2self fit IMAGE -o {run.folder.relative_to(work)} --force" in told
+    run_cli("fit", "noisy.png", *FAST)
+    assert run.is_fitted()
+    run.model_path.unlink()
+    run.state_path.unlink()
+    # With other settings, too.
+    run_cli("denoise", "noisy.png", "--steps", "1", "--passes", "1")
+    assert run.config().recipe.steps == 1
+
+
+def test_an_export_without_its_fit_is_kept(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    run.model_path.unlink()
+    run.state_path.unlink()
+    assert "holds an export without its fit; start anew" in run_cli("fit", "noisy.png", *FAST, expect=2).stderr
+    assert run.onnx_path.is_file()
+
+
 def test_fit_from_an_earlier_run_and_from_scratch(work: Path) -> None:
     run = str(next(work.glob("runs/*")))
     values = parse_json(run_cli("fit", "noisy.png", "--init", run, *FAST, "-o", "second", "--json"))

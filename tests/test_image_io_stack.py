@@ -14,7 +14,7 @@ import tifffile
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.image_io import check_stack_output, image_hash, open_stack, read_image, tiff_pages
 from self2self.image_io.normalise import restore
-from tests.image_files import noise, save
+from tests.image_files import noise, round_trip, save
 
 
 def copy(path: Path, out: Path) -> Path:
@@ -192,19 +192,55 @@ OME = (
 )
 
 
-@pytest.mark.parametrize(("uuid", "kept"), [("urn:uuid:1", True), ("urn:uuid:2", False)])
-def test_ome_of_several_files_is_dropped_and_said(uuid: str, kept: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", [1, 3])
+@pytest.mark.parametrize(
+    ("uuid", "reduced", "kept"),
+    [("urn:uuid:1", False, True), ("urn:uuid:2", False, False), ("urn:uuid:1", True, False)],
+)
+def test_ome_of_several_files_or_of_what_is_dropped_is_dropped_and_said(
+    uuid: str, reduced: bool, kept: bool, pages: int, tmp_path: Path
+) -> None:
     description: str | None = OME.replace("UUID_OF_THE_FILE", uuid)
-    with tifffile.TiffWriter(tmp_path / "b.ome.tif") as writer:
-        for page in noise((3, 20, 24)):
-            writer.write(page, photometric="minisblack", metadata=None, contiguous=False, description=description)
+    path = tmp_path / "b.ome.tif"
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "contiguous": False}
+    with tifffile.TiffWriter(path) as writer:
+        for page in noise((pages, 20, 24)):
+            writer.write(page, description=description, **options)
             description = None
-    with open_stack(tmp_path / "b.ome.tif") as stack:
-        assert any("OME" in note for note in stack.notes) is not kept
-    with tifffile.TiffFile(copy(tmp_path / "b.ome.tif", tmp_path / "out.tif")) as file:
+        if reduced:
+            writer.write(noise((10, 12)), subfiletype=1, **options)
+    with open_stack(path) as stack:
+        assert stack.pages == pages
+        notes = stack.notes if pages > 1 else stack.read_page(0).notes
+        assert any("OME" in note for note in notes) is not kept
+    with tifffile.TiffFile(copy(path, tmp_path / "out.tif") if pages > 1 else round_trip(path)) as file:
         assert file.is_ome is kept
         assert "a.ome.tif" not in (file.pages.first.description or "")
-        assert len(file.pages) == 3
+        assert len(file.pages) == pages
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_pyramid_is_dropped_and_said(pages: int, tmp_path: Path) -> None:
+    path = tmp_path / "pyramid.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in noise((pages, 32, 32)):
+            writer.write(page, photometric="minisblack", metadata=None, contiguous=False, subifds=1)
+            writer.write(page[::2, ::2], photometric="minisblack", metadata=None, subfiletype=1)
+    with open_stack(path) as stack:
+        assert stack.pages == pages
+        notes = stack.notes if pages > 1 else stack.read_page(0).notes
+        assert "smaller copies of its pages (a pyramid) are dropped" in notes
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_what_imagej_keeps_in_tags_of_its_own_survives_in_a_single_page(byteorder: Any, tmp_path: Path) -> None:
+    path = tmp_path / "in.tif"
+    kept = {"Info": "key = value", "Labels": ["a"], "Ranges": (3.0, 200.0), "ROI": b"Iout" + bytes(60)}
+    tifffile.imwrite(path, noise((20, 24)), imagej=True, byteorder=byteorder, metadata=kept)
+    with tifffile.TiffFile(path) as source, tifffile.TiffFile(round_trip(path)) as target:
+        assert source.imagej_metadata is not None
+        assert source.imagej_metadata["Info"] == kept["Info"]
+        assert target.imagej_metadata == source.imagej_metadata
 
 
 def pages_of(*shapes: tuple[tuple[int, ...], Any]) -> Callable[[Path], None]:

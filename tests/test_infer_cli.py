@@ -94,7 +94,8 @@ def test_a_fallback_happens_only_where_it_is_allowed(work: Path) -> None:
     assert values["engine"] == get_engine("auto").name
     assert values["mask_source"] == "host"
     assert values["fallback"].startswith("engine trt: ")
-    assert "Falling back" in result.stderr
+    assert "Use --engine ort" not in result.stderr
+    assert f"Falling back to {values['engine']}, as --allow-fallback says." in result.stderr
     wrong = run_cli("infer", "--mask-source", "device", "--engine", "ort", "--force", expect=2)
     assert "it runs on the CPU" in wrong.stderr
 

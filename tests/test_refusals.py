@@ -96,9 +96,12 @@ def test_bad_images_are_refused_in_one_line(
         (["infer", "--batch", "0"], 2, "--batch is 0; expected at least 1"),
         (["infer", "--engine", "steam"], 2, "--engine is 'steam'; expected one of: auto, trt"),
         (["infer", "-o", "nowhere/out.png"], 2, "nowhere"),
+        (["infer", "-o", "newdir/"], 2, "-o newdir/: there is no such folder. Make it: mkdir -p newdir"),
         (["infer", "-o", "out.xyz"], 2, "out.xyz"),
         (["infer", "-o", "noisy.png", "--force"], 2, "is the input itself"),
         (["infer", "missing.onnx", "noisy.png"], 3, "no such model"),
+        (["infer", "runs/nothere", "noisy.png"], 3, "runs/nothere: no such model"),
+        (["infer", "runs/nothere"], 3, "runs/nothere: no such model"),
         (["infer", "noisy.onnx"], 2, "which image?"),
         (["export", "nowhere"], 3, "is not a run folder"),
         (["export", "-o", "nowhere/m.onnx"], 2, "nowhere"),
@@ -147,6 +150,7 @@ def test_model_of_another_channel_count(work: Path) -> None:
     error = run_cli("infer", "grey.png", "--passes", "1", expect=3).stderr
     assert "has 1 channel (grey)" in error
     assert "fitted on 3 channels (RGB)" in error
+    assert len(error.splitlines()) == 1
     assert not Path("grey.denoised.png").exists()
 
 
@@ -174,6 +178,15 @@ def test_folder_that_is_not_a_run_is_never_cleared(work: Path) -> None:
     (work / "precious" / "thesis.txt").write_text("years of work")
     assert "is not empty and not a run folder" in run_cli("fit", "noisy.png", *FAST, "-o", "precious", expect=2).stderr
     assert (work / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("command", [("fit", "-o"), ("denoise", "--run")])
+def test_a_file_is_no_run_folder(command: tuple[str, str], work: Path) -> None:
+    before = Path("noisy.png").read_bytes()
+    name, option = command
+    error = run_cli(name, "noisy.png", *FAST, option, "noisy.png", expect=2).stderr
+    assert "noisy.png: is not a folder; choose another run folder (fit -o RUN, denoise --run RUN)" in error
+    assert Path("noisy.png").read_bytes() == before
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere; run as an ordinary user")

@@ -1,6 +1,9 @@
 """Several images in one command: where results go, what is skipped, and that a bad image stops no other."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +39,8 @@ def test_two_images_are_not_written_to_one_file(work: Path) -> None:
     write_noisy(work / "other" / "noisy.png")
     result = run_cli("denoise", "noisy.png", "other/noisy.png", "-o", "other", expect=2)
     assert "noisy.png and other/noisy.png would both be written to other/noisy.denoised.png" in result.stderr
+    result = run_cli("denoise", "noisy.png", "noisy.png", "-o", "other", expect=2)
+    assert "noisy.png is given twice" in result.stderr
 
 
 def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
@@ -62,6 +67,34 @@ def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
     ]
     assert (failed["image"], failed["exit_code"]) == ("b.png", 3)
     assert failed["message"] in result.stderr
+
+
+@pytest.fixture
+def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An image that may not be read, not even by root."""
+    path = write_noisy(tmp_path / "secret.png")
+    access, opened = os.access, Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(
+        os, "access", lambda file, *rest, **more: str(file) != str(path) and access(file, *rest, **more)
+    )
+    monkeypatch.setattr(Path, "open", refuse)
+    return path
+
+
+def test_an_image_that_may_not_be_read_stops_no_other(work: Path, secret: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx")).as_posix()
+    for command in (["infer", model, "--passes", "1"], ["denoise", *FAST, "--passes", "1", "--force"]):
+        result = run_cli(*command, str(secret), "noisy.png", expect=3)
+        assert f"error: {secret}: may not be read." in result.stderr
+        assert "noisy.denoised.png: written" in result.stdout
+    assert "may not be read" in run_cli("fit", str(secret), expect=3).stderr
+    assert "may not be read" in run_cli("fit", "noisy.png", "-o", "r", "--reference", str(secret), expect=3).stderr
 
 
 def test_infer_goes_on_after_a_bad_image_and_says_how_many_were_written(work: Path) -> None:

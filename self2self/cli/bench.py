@@ -16,16 +16,23 @@ def bench(
     model: Annotated[
         Path | None,
         typer.Argument(
-            help="A model (.onnx file or run folder).  [default: random weights]", metavar="[MODEL]", show_default=False
+            help="A model (.onnx file or run folder).  [default: random weights]",
+            metavar="[MODEL]",
+            show_default=False,
+            readable=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Write the JSON to FILE.", metavar="FILE", show_default=False),
+        typer.Option(
+            "-o", "--output", help="Write the JSON to FILE.", metavar="FILE", show_default=False, readable=False
+        ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Write one page with charts to FILE.", metavar="FILE", show_default=False),
+        typer.Option(
+            "--html", help="Write one page with charts to FILE.", metavar="FILE", show_default=False, readable=False
+        ),
     ] = None,
     against: Annotated[
         Path | None,
@@ -34,6 +41,7 @@ def bench(
             help="Compare with the JSON of an earlier run, and name what became slower beyond noise.",
             metavar="FILE",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     size: Annotated[
@@ -81,7 +89,12 @@ def bench(
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="Clean image of the run, for PSNR against passes.", metavar="CLEAN"),
+        typer.Option(
+            "--reference",
+            help="Clean image of the run, for PSNR against passes.",
+            metavar="CLEAN",
+            readable=False,
+        ),
     ] = None,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in a fresh process for each case.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @reported
 @with_groups
 def denoise(
-    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE")],
+    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE", readable=False)],
     *,
     output: ImageOutput = None,
     fitting: RecipeGroup,

@@ -18,7 +18,12 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="The .onnx file.  [default: RUN/model.onnx]", metavar="FILE", show_default=False
+            "-o",
+            "--output",
+            help="The .onnx file.  [default: RUN/model.onnx]",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
         ),
     ] = None,
     size: Annotated[
@@ -73,6 +78,7 @@ def export(
             help="Clean image, to compare the PSNR of a half precision with fp32.",
             metavar="CLEAN",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     force: Force = False,

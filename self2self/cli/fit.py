@@ -16,7 +16,7 @@ from self2self.options import AsJson, Device, Force, Page, Quiet, Seed
 @reported
 @with_groups
 def fit(
-    image: Annotated[Path, typer.Argument(help="Noisy image.")],
+    image: Annotated[Path, typer.Argument(help="Noisy image.", readable=False)],
     *,
     run: Annotated[
         Path | None,
@@ -29,7 +29,10 @@ def fit(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", help="Clean image, for PSNR and SSIM in the history; never fitted to.", metavar="CLEAN"
+            "--reference",
+            help="Clean image, for PSNR and SSIM in the history; never fitted to.",
+            metavar="CLEAN",
+            readable=False,
         ),
     ] = None,
     page: Page = None,

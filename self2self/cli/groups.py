@@ -30,6 +30,7 @@ from self2self.options import (
     parse_batch,
     parse_masks,
     parse_memory,
+    parse_output,
     parse_passes,
 )
 
@@ -85,7 +86,7 @@ class EnsembleGroup:
     uncertainty: Uncertainty = None
     report: Report = None
 
-    def options(self, *, output: Path | None, seed: int, force: bool) -> InferOptions:
+    def options(self, *, output: str | None, seed: int, force: bool) -> InferOptions:
         """The options of an ensemble, with those that are not of this group.
 
         Raises:
@@ -98,7 +99,7 @@ class EnsembleGroup:
             passes=parse_passes(self.passes),
             batch=parse_batch(self.batch),
             seed=seed,
-            output=output,
+            output=parse_output(output),
             uncertainty=self.uncertainty,
             force=force,
             tolerance=self.tolerance,

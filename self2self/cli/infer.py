@@ -23,6 +23,7 @@ def infer(
             help="A model (.onnx file or run folder) and images.  [default: the latest run, and its image]",
             metavar="[MODEL] [IMAGE...]",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     *,
@@ -56,7 +57,12 @@ def infer(
 
 
 def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:
-    """Tell the model from the images; a model is a run folder or ends in .onnx."""
+    """Tell the model from the images; a model is a run folder or ends in .onnx.
+
+    Raises:
+        UsageError, InputError: it cannot be told, or is not there.
+    """
+    from self2self.image_io.write import EXTENSIONS
     from self2self.jobs import exported_path
     from self2self.train.run_folder import Run
 
@@ -66,6 +72,12 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
         if len(paths) == 1:
             raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
         return paths[0], paths[1:]
+    if paths and not paths[0].exists() and paths[0].suffix.lower() not in EXTENSIONS:
+        # Taken for an image, it would leave the others to the latest run.
+        raise InputError(
+            f"{paths[0]}: no such model, and no such image. Make a model with: self2self fit IMAGE, then: "
+            "self2self export"
+        )
     run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
     image = Path(run.config().image)
     model = exported_path(run, precision or "fp32")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).parent
-INSTALL = "pip install 'matplotlib>=3.8' 'jinja2>=3.1'"
+INSTALL = "pip install 'self2self[report]'"
 
 
 def check_available(option: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from self2self.image_io import exif
+from self2self.image_io import exif, tiff_file
 from self2self.image_io.image import Array, Metadata, Refused, Stored, TiffLayout, check_size
 from self2self.image_io.png import expanded
 
@@ -33,7 +33,7 @@ TEXT_TAGS = {305: "software", 306: "datetime"}
 def decode(path: Path) -> Stored:
     """The samples of a TIFF with one image; 1, 2 and 4 bits are widened to 8, palettes expanded.
 
-    MinIsWhite integers are inverted, so that a higher value is always brighter.
+    Unsigned MinIsWhite integers are inverted, so that a higher value is always brighter.
 
     Raises:
         Refused: several pages, channels that are neither grey, RGB nor CMYK, an unusual sample type
@@ -45,11 +45,12 @@ def decode(path: Path) -> Stored:
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         check_size(page.imagewidth, page.imagelength)
-        notes = _check_pages(file, page)
-        return decode_page(path, file, page, notes)
+        skipped = _check_pages(file, page)
+        notes = tiff_file.losses(file, skipped=skipped)
+        return tiff_file.with_file_metadata(file, decode_page(path, file, page, notes), skipped=skipped)
 
 
-def decode_page(path: Path, file: Any, page: Any, notes: Sequence[str] = (), samples: Array | None = None) -> Stored:
+def decode_page(path: Path, file: Any, page: Any, notes: Iterable[str] = (), samples: Array | None = None) -> Stored:
     """The samples of one page of an open TIFF, or `samples` (H, W, C) with all that the page says of them.
 
     Raises:
@@ -176,8 +177,8 @@ def _exif(path: Path, file: Any, page: Any) -> bytes | None:
     return block
 
 
-def _check_pages(file: Any, page: Any) -> list[str]:
-    """Refuse stacks; pages that are reduced copies or masks of the first are dropped with a note."""
+def _check_pages(file: Any, page: Any) -> bool:
+    """Refuse stacks; whether there are pages that are reduced copies or masks of the first, which are dropped."""
     kinds = [other is page or is_picture(other) for other in _pages(file)]
     count = sum(kinds)
     if page.imagedepth > 1:
@@ -187,7 +188,7 @@ def _check_pages(file: Any, page: Any) -> list[str]:
         count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
     if count > 1:
         raise Refused(f"has {count} pages; expected one image here. Save the page as a TIFF of its own.")
-    return ["its reduced copies or masks on further pages are dropped"] if len(kinds) > 1 else []
+    return len(kinds) > 1
 
 
 def is_picture(page: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from self2self.image_io import exif, tiff
+from self2self.image_io import exif, tiff, tiff_file
 from self2self.image_io.image import Array, Refused, Stored, check_size
 
 CLASSIC_BYTES = 2**32 - 2**26
 """Pixels of a classic TIFF; the rest of its 4 GiB is for tags. More makes a BigTIFF."""
-
-IMAGEJ_TAGS = (50838, 50839)
-"""Lengths and bytes of slice labels, display ranges, colour tables and regions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +27,7 @@ class Pages:
         indices: their places in the file; of one page that stands for all, that one.
         contiguous: ImageJ's way over 4 GB: one page, and the pixels of the others right behind it.
         imagej: whether ImageJ's description is there, so that the output is laid out as ImageJ reads it.
+        skipped: whether the file has reduced copies or masks besides, which are left out.
         notes: what the output will lack.
     """
 
@@ -38,6 +35,7 @@ class Pages:
     indices: tuple[int, ...]
     contiguous: bool
     imagej: bool
+    skipped: bool
     notes: tuple[str, ...]
 
 
@@ -58,7 +56,7 @@ def list_pages(file: Any) -> Pages:
             raise ValueError(f"{in_file} of {claimed} slices")
         if first.dataoffsets[0] + claimed * first.nbytes > file.filehandle.size:
             raise ValueError(f"{claimed} slices do not fit into it")
-        return Pages(claimed, (0,), True, True, ())
+        return Pages(claimed, (0,), True, True, False, ())
     indices: list[int] = []
     expected = _signature(first)
     file.pages.useframes = False
@@ -75,7 +73,8 @@ def list_pages(file: Any) -> Pages:
         indices.append(index)
         tiff.check_channels(page)
         tiff.check_segments(file, page)
-    return Pages(len(indices), tuple(indices), False, imagej, tuple(_losses(file, first, in_file > len(indices))))
+    skipped = in_file > len(indices)
+    return Pages(len(indices), tuple(indices), False, imagej, skipped, tuple(_losses(file, skipped=skipped)))
 
 
 def read_stored(path: Path, file: Any, pages: Pages, index: int) -> Stored:
@@ -94,13 +93,9 @@ def read_stored(path: Path, file: Any, pages: Pages, index: int) -> Stored:
         values = np.frombuffer(raw, file.byteorder + page.dtype.char).reshape(planes, height, width, samples)
         values = values[0] if planes == 1 else np.moveaxis(values[..., 0], 0, 2)
         stored = tiff.decode_page(path, file, page, samples=values)
-    metadata = stored.metadata
     if index == 0:
-        metadata = replace(metadata, description=_description(file, metadata.description))
-        if pages.imagej and metadata.tiff is not None:
-            layout = replace(metadata.tiff, tags=(*metadata.tiff.tags, *_imagej_tags(file)))
-            metadata = replace(metadata, tiff=layout)
-    return replace(stored, metadata=metadata)
+        stored = tiff_file.with_file_metadata(file, _with_axes(file, stored), skipped=pages.skipped)
+    return stored
 
 
 def write_pages(path: Path, stored: Iterable[Stored], count: int, *, imagej: bool) -> None:
@@ -170,48 +165,16 @@ def _words(signature: tuple[int, int, int, str]) -> str:
     return f"{width}x{height} with {channels} channel{'s' * (channels > 1)} of {dtype}"
 
 
-def _losses(file: Any, first: Any, skipped: bool) -> Iterator[str]:
-    if skipped:
-        yield "reduced copies and masks among its pages are dropped"
+def _losses(file: Any, *, skipped: bool) -> Iterator[str]:
+    yield from tiff_file.losses(file, skipped=skipped)
+    first = file.pages.first
     if exif.tags(exif.from_tiff(Path(file.filehandle.path), file.byteorder, file.is_bigtiff, first.offset))[1]:
         yield "EXIF directories (exposure, position) are not kept in a stack"
-    if first.subifds:
-        yield "smaller copies of its pages (a pyramid) are dropped"
-    if file.is_ome and (skipped or _ome(file) is None):
-        yield "its OME description speaks of other files or pages and is dropped"
 
 
-def _description(file: Any, usual: str | None) -> str | None:
-    """What the first page says of the whole stack; true of the output, too: the same pages in the same order."""
-    if file.is_ome:
-        # Not None: the EXIF data hold the description, too.
-        return _ome(file) or ""
+def _with_axes(file: Any, stored: Stored) -> Stored:
+    """With tifffile's own description, of shape and axes; true of the output, too: the same pages in the same order."""
     text = file.pages.first.tags.valueof(270)
-    # tifffile's own: shape and axes.
     if isinstance(text, str) and text.startswith('{"shape"') and file.pages.first.photometric != tiff.PALETTE:
-        return text
-    return usual
-
-
-def _ome(file: Any) -> str | None:
-    """The OME description, if it is about this file alone; file names give way, or readers would open the source."""
-    text = str(file.pages.first.tags.valueof(270))
-    root = re.search(r"<(?:\w+:)?OME\b[^>]*\bUUID=\"([^\"]+)\"", text)
-    others = set(re.findall(r"<(?:\w+:)?UUID\b[^>]*>\s*([^<]+?)\s*</", text)) - ({root[1]} if root else set())
-    if others or "BinaryOnly" in text:
-        return None
-    return re.sub(r"(<(?:\w+:)?UUID\b[^>]*?)\s+FileName=\"[^\"]*\"", r"\1", text)
-
-
-def _imagej_tags(file: Any) -> list[tuple[int, int, int, Any, bool]]:
-    """ImageJ's own tags as they stand in the file, whose byte order the output shares."""
-    tags = [file.pages.first.tags.get(code) for code in IMAGEJ_TAGS]
-    if None in tags:
-        return []
-    lengths, block = tags
-    file.filehandle.seek(block.valueoffset)
-    data = file.filehandle.read(block.count)
-    return [
-        (lengths.code, int(lengths.dtype), lengths.count, lengths.value, True),
-        (block.code, 1, len(data), data, True),
-    ]
+        return replace(stored, metadata=replace(stored.metadata, description=text))
+    return stored

@@ -13,7 +13,7 @@ from self2self.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, takes_texture
 from self2self.train.recipes import INITS, following, recipe_for
-from self2self.train.run_folder import Run, RunConfig
+from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
 
 FIT_PAGES = ("first", "each")
 
@@ -152,14 +152,18 @@ def run_folder(config: RunConfig, options: FitOptions) -> Run:
 
 
 def occupied(run: Run) -> UsageError:
-    """The refusal to fit into a folder that is there."""
+    """The refusal to fit into a place that is taken."""
+    if not run.folder.is_dir():
+        return UsageError(f"{run.folder}: is not a folder; {ELSEWHERE}.")
     if not run.config_path.is_file():
         if any(run.folder.iterdir()):
-            return UsageError(f"{run.folder}: is not empty and not a run folder. Choose another with -o.")
-        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or choose another with -o.")
-    advice = "start anew with --force, or choose another folder with -o"
+            return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
+        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or {ELSEWHERE}.")
+    advice = f"start anew with --force, or {ELSEWHERE}"
     if run.is_fitted():
         return UsageError(f"{run.folder}: holds a finished fit. Use it (self2self infer), {advice}.")
+    if not run.state_path.is_file():
+        return UsageError(f"{run.folder}: holds an export without its fit; {advice}.")
     return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
 
 

@@ -130,7 +130,7 @@ def fit_job(
     run = run_folder(config, options)
     if resume:
         config = resumable(run, config, options)
-    elif run.folder.exists() and not force:
+    elif run.folder.exists() and not force and not run.is_unbegun():
         raise occupied(run)
     tell_noise(image, noise, config.recipe, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
@@ -194,8 +194,10 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         FileFormatError: the fit is damaged.
     """
     anew = partial(run_fit, run, config, image, resume=False, observer=observer, go_on=SAME_COMMAND)
+    if run.is_unbegun():
+        return anew()
     if not run.config_path.is_file():
-        if run.folder.is_dir() and any(run.folder.iterdir()):
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
             raise occupied(run)
         return anew()
     try:
@@ -212,7 +214,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         if not force:
             raise UsageError(
                 f"{run.folder}: holds a fit with other settings ({differences(stored, config)}). "
-                "Keep it by choosing another folder with --run, or replace it with --force."
+                f"Keep it: self2self denoise {image.path} --run RUN, or replace it with --force."
             )
         observer.note(f"replacing the fit in {run.folder} ({differences(stored, config)}).")
         return anew()

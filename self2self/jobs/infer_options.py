@@ -77,6 +77,8 @@ class InferOptions:
                 raise UsageError("--report works with one image at a time.")
             sources: dict[Path, Path] = {}
             for path in images:
+                if path in sources.values():
+                    raise UsageError(f"{path} is given twice. Give it once.")
                 output = self.output_for(path)
                 if (other := sources.setdefault(output.resolve(), path)) is not path:
                     # Otherwise the second would count as done when the first is.

@@ -19,7 +19,7 @@ from self2self.jobs.fitting import SAME_COMMAND, Fitted, fit_or_reuse, read_fit_
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.infer_options import InferOptions
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
-from self2self.runtime.denoise import denoise
+from self2self.runtime.denoise import check_channels, denoise
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.prepared import Prepared
@@ -137,6 +137,7 @@ def _infer_file(
             return infer_stack(model, stack, options, observer, prepared)
         image = stack.read_page(0)
     options.check_for(image)
+    check_channels(model, image.pixels)
     tell_notes(image, observer)
     if model.contract.image_sha256 not in ("", image_hash(image)):
         observer.note(

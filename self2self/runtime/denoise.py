@@ -87,12 +87,8 @@ def denoise(
     check_counts(batch, seed)
     if memory is not None and memory < 1:
         raise UsageError(f"--memory is {memory} bytes; expected more, for example --memory 2GB.")
+    check_channels(model, pixels)
     contract = model.contract
-    if pixels.shape[0] != contract.channels:
-        raise InputError(
-            f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
-            f"{_channels(contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
-        )
     drawn = sampling or sampling_for(contract.recipe, passes)
     pixels = without_hot_pixels(pixels, in_place=may_overwrite)
 
@@ -122,10 +118,23 @@ def denoise(
     except EngineUnavailableError as error:
         if not allow_fallback or engine == "auto":
             raise
-        on_note(f"{error} Falling back, as --allow-fallback says.")
+        on_note(f"{error} Falling back to {get_engine('auto').name}, as --allow-fallback says.")
         reason = str(error)
     # What was asked of the engine that is missing is not asked of the one that stands in.
     return replace(run_on("auto", "auto"), fallback=reason)
+
+
+def check_channels(model: Model, pixels: FloatArray) -> None:
+    """Refuse `pixels` (C, H, W) of another number of channels than those `model` was fitted on.
+
+    Raises:
+        InputError: says both.
+    """
+    if pixels.shape[0] != model.contract.channels:
+        raise InputError(
+            f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
+            f"{_channels(model.contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
+        )
 
 
 def _run_within(job: TileJob, memory: int | None, may_overwrite: bool) -> Denoised:

@@ -79,7 +79,6 @@ class TorchAmxEngine(Engine):
                 cls.name,
                 Obstacle.CPU_WITHOUT_AMX,
                 "this CPU does not multiply matrices of bfloat16 (AMX, Intel Xeon from the fourth generation on)",
-                instead="Use --engine auto.",
             )
         return TorchEngine.version()
 

@@ -50,7 +50,9 @@ def load_state(run: Run, state: FitState) -> None:
     from self2self.train.muon import moment_names
 
     if not run.state_path.is_file():
-        raise InputError(f"{run.folder}: has no {STATE} to continue from. Start anew: self2self fit IMAGE --force")
+        raise InputError(
+            f"{run.folder}: has no {STATE} to continue from. Start anew: self2self fit IMAGE -o {run.folder} --force"
+        )
     tensors, metadata = read_tensors(run.state_path)
     try:
         with torch.no_grad():

@@ -152,6 +152,11 @@ class Run:
         """Whether the fit came to its end."""
         return self.config_path.is_file() and self.model_path.is_file()
 
+    def is_unbegun(self) -> bool:
+        """Whether a fit ended before its first checkpoint, so that starting anew loses nothing."""
+        kept = (self.model_path, self.state_path, *map(self.onnx_path_for, PRECISIONS))
+        return self.config_path.is_file() and not any(path.is_file() for path in kept)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from fitting into the folder, which is made if need be; ends with the process.
@@ -220,13 +225,19 @@ class Run:
         """Read `config.json`.
 
         Raises:
-            InputError: the folder is not a run.
+            InputError: the folder is not a run, or may not be read.
             FileFormatError: the file is damaged or of another version.
         """
-        if not self.config_path.is_file():
-            raise InputError(f"{self.folder}: is not a run folder (it has no {CONFIG}). Fit first: self2self fit IMAGE")
         try:
-            values = json.loads(self.config_path.read_text(encoding="utf-8"))
+            text = self.config_path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(
+                f"{self.folder}: is not a run folder (it has no {CONFIG}). Fit first: self2self fit IMAGE"
+            ) from error
+        except OSError as error:
+            raise InputError(f"{self.config_path}: cannot be read ({error.strerror}). Choose another run.") from error
+        try:
+            values = json.loads(text)
             if values["format"] != RUN_FORMAT:
                 raise FileFormatError(
                     f"{self.config_path}: has run format {values['format']}; expected {RUN_FORMAT}. "

@@ -344,5 +344,5 @@ def test_falling_back_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch
     )
     assert (done.engine, done.mask_source) == ("ort", "host")
     assert done.fallback == "engine trt: there is no NVIDIA driver. Use --engine ort."
-    assert notes == [done.fallback + " Falling back, as --allow-fallback says."]
+    assert notes == [done.fallback + " Falling back to ort, as --allow-fallback says."]
     assert denoise(tiny_model, pixels, engine="ort", passes=2, allow_fallback=True).fallback == ""

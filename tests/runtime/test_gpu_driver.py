@@ -57,7 +57,7 @@ def test_the_driver_describes_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_drivers_without_a_gpu(driver: FakeDriver, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "_open_driver", lambda name: driver)
     for name in NEEDS_GPU:
-        with pytest.raises(EngineUnavailableError, match=rf"^engine {name}: {text}\. .*Use --engine ort\.$"):
+        with pytest.raises(EngineUnavailableError, match=rf"^engine {name}: {text}\. .*Use --engine auto\.$"):
             engine_class(name).version()
 
 
@@ -73,7 +73,7 @@ def test_a_machine_without_a_driver_is_told_so_at_once(name: str, monkeypatch: p
     assert time.perf_counter() - start < 0.5
     message = str(caught.value)
     assert message.startswith(f"engine {name}: there is no NVIDIA driver")
-    assert message.endswith("Use --engine ort.")
+    assert message.endswith("Use --engine auto.")
     assert "\n" not in message
 
 

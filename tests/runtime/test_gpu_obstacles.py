@@ -46,7 +46,7 @@ def error_of(engine: type[Engine]) -> EngineUnavailableError:
     with pytest.raises(EngineUnavailableError) as caught:
         engine.version()
     assert "\n" not in str(caught.value)
-    assert str(caught.value) == f"engine {engine.name}: {caught.value.reason}. {caught.value.fix} Use --engine ort."
+    assert str(caught.value) == f"engine {engine.name}: {caught.value.reason}. {caught.value.fix} Use --engine auto."
     return caught.value
 
 
@@ -313,4 +313,4 @@ def test_a_session_that_fell_back_is_replaced_only_where_that_is_allowed(
     )
     assert (done.engine, done.provider) == ("ort", "CPUExecutionProvider")
     assert done.fallback.startswith("engine ort-cuda: ONNX Runtime left the model, or a part of it, to the CPU.")
-    assert notes == [done.fallback + " Falling back, as --allow-fallback says."]
+    assert notes == [done.fallback + " Falling back to ort, as --allow-fallback says."]

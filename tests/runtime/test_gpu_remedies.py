@@ -34,7 +34,7 @@ def test_tensorrt_is_not_installed(
     engine: type[TrtEngine], package: str, card: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("self2self.runtime.trt.is_installed", lambda module: False)
-    assert f"is not installed. Install it: pip install {package}. Use --engine ort." in problem_of(engine)
+    assert f"is not installed. Install it: pip install {package}. Use --engine auto." in problem_of(engine)
 
 
 def test_the_driver_is_too_old_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_the_driver_is_too_old_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> 
     installed(monkeypatch, "tensorrt_rtx_cu13")
     assert (
         "the NVIDIA driver is too old: it runs CUDA 12.4, and TensorRT-RTX needs CUDA 13. "
-        "Install driver 580 or newer. Use --engine ort."
+        "Install driver 580 or newer. Use --engine auto."
     ) in problem_of(TrtRtxEngine)
 
 
@@ -70,7 +70,7 @@ def test_a_gpu_that_pytorch_was_not_built_for(card: None, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_100", "compute_120"])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: CARD.compute_capability)
-    assert "does not run on NVIDIA RTX 4090 (compute capability 8.9). An older PyTorch may. Use --engine ort." in (
+    assert "does not run on NVIDIA RTX 4090 (compute capability 8.9). An older PyTorch may. Use --engine auto." in (
         problem_of(TorchCudaEngine)
     )
     # Nor is it fitted there, though PyTorch says that CUDA is available.
@@ -103,7 +103,7 @@ def test_the_wrong_onnxruntime_package(
     installed(monkeypatch, *packages)
     problem = problem_of(engine)
     assert text in problem
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu. Use --engine ort." in problem
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu. Use --engine auto." in problem
 
 
 def test_the_driver_is_too_old_for_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +137,4 @@ def test_libraries_that_the_provider_misses(
     monkeypatch.setattr(ort_cuda.ctypes, "CDLL", load)
     problem = problem_of(engine)
     assert f"ONNX Runtime needs {missing}, which is not there. {remedy}" in problem
-    assert problem.endswith("Use --engine ort.")
+    assert problem.endswith("Use --engine auto.")

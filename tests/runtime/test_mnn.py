@@ -305,4 +305,4 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MNN", None)
     with pytest.raises(EngineUnavailableError) as caught:
         MnnEngine.version()
-    assert str(caught.value) == "engine mnn: MNN is not installed. Install it: pip install MNN. Use --engine ort."
+    assert str(caught.value) == "engine mnn: MNN is not installed. Install it: pip install MNN. Use --engine auto."

@@ -199,5 +199,5 @@ def test_errors_without_parts_are_told_whole() -> None:
     error = EngineUnavailableError("engine x: broken.")
     assert (error.cause, error.reason, error.fix) == (Obstacle.OTHER, "", "")
     assert str(EngineUnavailableError.of("x", Obstacle.NO_GPU, "no GPU", "Buy one.")) == (
-        "engine x: no GPU. Buy one. Use --engine ort."
+        "engine x: no GPU. Buy one. Use --engine auto."
     )

@@ -134,7 +134,7 @@ def test_state_of_another_architecture_is_refused(run: Run) -> None:
 
 
 def test_missing_files_say_what_to_do(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(InputError, match="self2self fit IMAGE --force"):
+    with pytest.raises(InputError, match=f"self2self fit IMAGE -o {run.folder} --force"):
         load_state(run, new_state(TINY, 3, 0, CPU))
     with pytest.raises(InputError, match="--resume"):
         load_weights(run.model_path)

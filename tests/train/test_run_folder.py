@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from self2self.errors import FileFormatError
+from self2self.errors import FileFormatError, InputError
 from self2self.train.run_folder import History, Run, RunConfig
 from tests.train.test_fit import TINY
 
@@ -36,6 +36,14 @@ def test_a_model_is_run_with_the_drop_rate_of_passes() -> None:
     recipe = replace(TINY, input_drop_rate=0.5, pass_drop_rate=0.25)
     masks = config_of(recipe=recipe).contract(1).masks
     assert (masks[0].keep_probability, masks[1:]) == (0.75, recipe.masks(3)[1:])
+
+
+def test_settings_that_cannot_be_read_are_told(run: Run) -> None:
+    run.config_path.unlink()
+    # In place of one without permission, which root may read.
+    run.config_path.mkdir()
+    with pytest.raises(InputError, match=r"config.json: cannot be read \("):
+        run.config()
 
 
 def test_config_round_trip(run: Run) -> None:
