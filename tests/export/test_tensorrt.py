@@ -190,7 +190,7 @@ def test_names_that_a_version_lacks(
     monkeypatch.setattr("self2self.export.tensorrt.logger_of", lambda _: logger_of(trt))
     request = request_for(TENSORRT, model, tiny.contract, FIXED, gpu=CARD)
     assert request.key.gpu == "NVIDIA RTX 4090 8.9"
-    assert request.engine_path.name == "model.trt.nvidia-rtx-4090-8-9.64x96-b4.engine"
+    assert request.engine_path.name == "model.trt.nvidia-rtx-4090-8-9.64x96-b1-2-4.engine"
     # A TensorRT-RTX network is strongly typed only when asked; TensorRT 11 has no other.
     assert load_or_build(request, keep, Notes()).built
     if owner == "ComputeCapability":
