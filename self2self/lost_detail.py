@@ -132,8 +132,8 @@ def _nearby(variances: FloatArray) -> FloatArray:
     padded = np.pad(variances, ((0, 0), (half, half), (half, half)), mode="symmetric")
     rows = []
     for row in range(variances.shape[1]):
-        around = sliding_window_view(padded[:, row : row + NEARBY], (NEARBY, NEARBY), axis=(1, 2))[:, 0]
-        flat = around.reshape(*around.shape[:2], -1)
+        windows = sliding_window_view(padded[:, row : row + NEARBY], (NEARBY, NEARBY), axis=(1, 2))[:, 0]
+        flat = windows.reshape(*windows.shape[:2], -1)
         calm = int(CALM * flat.shape[-1])
         rows.append(np.partition(flat, calm, axis=-1)[..., calm])
     around = np.stack(rows, axis=1)

@@ -37,6 +37,7 @@ ROWS = 64
 """Rows that are converted at a time."""
 
 LEAST_SCALE = float(np.nextafter(0, 1))
+"""Of an image of one value, which has no range: half of it is rounded away."""
 
 EXACT_SPAN = 2**22
 """Integers farther than this from the offset are rounded to float32's 24 bits."""
