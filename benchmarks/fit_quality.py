@@ -10,8 +10,9 @@ The result is written after every row and every look. The same command goes on w
 the middle of a fit from its last look, and measures again what depends on a recipe or on start weights
 that have changed. `--plot` draws the result; `python -m benchmarks.quality_plot RESULT.json` does it later.
 
-Protocol: pixels are in [0, 1] as stored; results are clamped to [0, 1] and compared without
-rounding; PSNR over all channels; seeds are 0. Times are wall clock and processor time of the fit alone,
+Protocol: pixels are in [0, 1] as stored, but `fast` sees them in the range that the product chooses (`self2self.
+image_io.normalise`); results are clamped to black and white and compared without rounding; PSNR over all channels,
+its peak white; seeds are 0. Times are wall clock and processor time of the fit alone,
 without the looks at the result in between.
 """
 
@@ -22,8 +23,8 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.methods import Row, baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe
-from benchmarks.pairs import Pair, load_pairs, scores
+from benchmarks.methods import Row, baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
+from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import ResultsFile
 from self2self.options import parse_passes
 
@@ -39,22 +40,22 @@ def show(row: Row) -> None:
 def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
     """All methods on one image, but those whose rows are there already."""
     if file.find(pair.name, "noisy", {}) is None:
-        file.put({"image": pair.name, "method": "noisy", "inputs": {}, **scores(pair.noisy, pair.clean)})
+        file.put({"image": pair.name, "method": "noisy", "inputs": {}, **pair.scores(pair.noisy)})
     for name, method in baselines(pair).items() if args.baselines else ():
         if file.find(pair.name, name, {}) is None:
             file.put({"image": pair.name, "method": name, "inputs": {}, **method()})
             show(file.rows[-1])
-    channels = pair.noisy.shape[0]
     for text in args.recipe:
-        recipe = named_recipe(text, pair.noisy)
-        head = {"image": pair.name, "method": text, "inputs": recipe_inputs(recipe, channels)}
+        seen = seen_by(text, pair)
+        recipe = named_recipe(text, seen.noisy)
+        head = {"image": pair.name, "method": text, "inputs": recipe_inputs(recipe, seen)}
         earlier = file.find(**head)
         if earlier is not None and not earlier.get("unfinished"):
             continue
         folder = state_folder(args.output, pair.name, text)
         keep = folder if args.looks else None
         done = run_recipe(
-            pair,
+            seen,
             recipe,
             args.looks,
             args.passes,
@@ -65,10 +66,11 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
         file.put({**head, **done})
         show({**head, **done})
     for text in args.clock:
-        recipe = named_recipe(text, pair.noisy)
-        head = {"image": pair.name, "method": f"time of {text}", "inputs": recipe_inputs(recipe, channels)}
+        seen = seen_by(text, pair)
+        recipe = named_recipe(text, seen.noisy)
+        head = {"image": pair.name, "method": f"time of {text}", "inputs": recipe_inputs(recipe, seen)}
         if file.find(**head) is None:
-            file.put({**head, **clock_recipe(pair, recipe)})
+            file.put({**head, **clock_recipe(seen, recipe)})
             show(file.rows[-1])
 
 

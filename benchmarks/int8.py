@@ -36,7 +36,7 @@ from self2self.export.precision import middle
 from self2self.export.rounding_loss import measured_change
 from self2self.export.to_onnx import to_onnx
 from self2self.export.verify import open_session
-from self2self.image_io import read_image
+from self2self.jobs.fitting import read_fitted_image, read_reference
 from self2self.masks import MaskMaker
 from self2self.train.checkpoint import load_network
 from self2self.train.run_folder import Run
@@ -165,7 +165,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     run, size = Run(args.run), (args.side, args.side)
     network, contract = load_network(run.model_path)
-    noisy, clean = (middle(read_image(Path(path)).pixels, size) for path in (run.config().image, args.clean))
+    image = read_fitted_image(run.config())
+    noisy, clean = (middle(pixels, size) for pixels in (image.pixels, read_reference(args.clean, image)))
     with tempfile.TemporaryDirectory() as folder:
         result = compared(network, contract, noisy, clean, Path(folder), args)
     best = max(result["variants"], key=lambda row: (row["kept"], -row["loss_decibels"]))

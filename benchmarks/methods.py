@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, clocked_fit
-from benchmarks.pairs import FloatArray, Pair, scores
+from benchmarks.pairs import FloatArray, Pair
 from benchmarks.product import exported
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
-from self2self.runtime.sampling import Passes
+from self2self.runtime.sampling import Passes, as_published
 from self2self.train.fit import FitState
 from self2self.train.natural import natural_files, start_of, takes_texture
 from self2self.train.prediction import predict
@@ -49,8 +49,14 @@ def changes(text: str) -> dict[str, Any]:
     return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
 
 
-def recipe_inputs(recipe: Recipe, channels: int) -> Row:
-    """What a fit depends on, beside the image: a row of a results file is used again only while this is equal."""
+def seen_by(recipe: str, pair: Pair) -> Pair:
+    """`pair` as the product would bring it to a recipe."""
+    return pair if as_published(recipe) else pair.in_range()
+
+
+def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
+    """What a fit of `pair` depends on, beside its image: a row of results is used again only while this is equal."""
+    channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
     for name in ("camera", "target", "expects_clipping", "rounds_products"):
         if values[name] == LATER_FIELDS[name]:
@@ -59,7 +65,9 @@ def recipe_inputs(recipe: Recipe, channels: int) -> Row:
     if recipe.init == "natural":
         start = b"".join(path.read_bytes() for path in natural_files(channels, recipe.camera))
         values["start_sha256"] = hashlib.sha256(start).hexdigest()[:16]
-    return {"recipe": values}
+    if (pair.offset, pair.scale) == (0, 1):
+        return {"recipe": values}
+    return {"recipe": values, "range": [round(pair.offset, 6), round(pair.offset + pair.scale, 6)]}
 
 
 def run_recipe(
@@ -92,7 +100,7 @@ def run_recipe(
             watch.wall, watch.processor = curve[-1]["seconds"], curve[-1]["cpu_seconds"]
 
     def on_mark(state: FitState) -> None:
-        looked = scores(predict(state.weights(), pair.noisy, recipe, passes=LOOK_PASSES), pair.clean)
+        looked = pair.scores(predict(state.weights(), pair.noisy, recipe, passes=LOOK_PASSES))
         curve.append({"step": state.step, **watch.seconds(), **looked})
         print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
         on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})
@@ -115,7 +123,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
         "passes": denoised.passes,
         "standard_error": round(denoised.standard_error, 3),
         "engine": denoised.engine,
-        **scores(denoised.image, pair.clean),
+        **pair.scores(denoised.image),
     }
 
 
@@ -140,7 +148,7 @@ def clocked(method: Callable[[], FloatArray], pair: Pair) -> Row:
     watch.start()
     result = method()
     watch.hold()
-    return {**watch.seconds(), **scores(result, pair.clean)}
+    return {**watch.seconds(), **pair.scores(result)}
 
 
 def run_bm3d(pair: Pair, sigma: float) -> Row:

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.image_io import read_image
+from self2self.image_io import Image, read_image
+from self2self.image_io.normalise import WHITES, choose_scale, normalise
 from self2self.metrics import psnr, ssim
 from self2self.train.synthetic import add_noise
 
@@ -35,7 +36,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One image to denoise, (C, H, W) float32 in [0, 1].
+    """One image to denoise, (C, H, W) float32, in which 0 is black and 1 is white, but for `in_range`.
 
     Attributes:
         name: what the rows of a result call it.
@@ -43,6 +44,8 @@ class Pair:
         clean: for the scores alone.
         sigma: of white Gaussian noise, in 8-bit grey levels; None where it is unknown or means nothing.
         photons: whether the noise is that of photons, which grows with the brightness.
+        dtype: in which it is stored.
+        offset, scale: where the 0 of `noisy` and `clean` lies between black and white, and its 1 above that.
     """
 
     name: str
@@ -50,6 +53,28 @@ class Pair:
     clean: FloatArray
     sigma: float | None
     photons: bool = False
+    dtype: str = "uint8"
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def in_range(self) -> Pair:
+        """The same in the range that the product chooses for a file of it; itself where that is black to white."""
+        white = WHITES[self.dtype]
+        values = np.moveaxis(self.noisy, 0, 2).astype(np.float64) * white
+        stored = (np.rint(values) if white > 1 else values).astype(self.dtype)
+        chosen = choose_scale(stored)
+        offset, scale = chosen.offset / white, chosen.scale / white
+        if (offset, scale) == (0, 1):
+            return self
+        noisy = normalise(stored, chosen.offset, chosen.scale)
+        clean = ((self.clean.astype(np.float64) - offset) / scale).astype(np.float32)
+        return replace(self, noisy=noisy, clean=clean, offset=offset, scale=scale)
+
+    def scores(self, result: FloatArray) -> dict[str, float]:
+        """PSNR and SSIM of a `result`, clamped to black and white."""
+        values, clean = (pixels * self.scale + self.offset for pixels in (result, self.clean))
+        clamped = np.clip(values, 0, 1)
+        return {"psnr": round(psnr(clamped, clean), 3), "ssim": round(ssim(clamped, clean), 4)}
 
 
 def sample(name: str) -> FloatArray:
@@ -71,11 +96,20 @@ def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
     return np.ascontiguousarray(pixels[:, rows, columns])
 
 
+def black_to_white(image: Image) -> FloatArray:
+    """The pixels of an image, with 0 for black and 1 for the white of its type."""
+    white = WHITES[image.dtype.name]
+    if image.range == (0, white):
+        return image.pixels
+    return ((image.pixels.astype(np.float64) * image.scale + image.offset) / white).astype(np.float32)
+
+
 def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
     """One pair of a list that lies in `folder`."""
     if "sample" not in entry:
-        noisy, clean = (cut(read_image(folder / entry[key]).pixels, entry) for key in ("noisy", "clean"))
-        return Pair(entry["name"], noisy, clean, entry.get("sigma"), entry.get("photons", False))
+        images = [read_image(folder / entry[key], whole_range=True) for key in ("noisy", "clean")]
+        noisy, clean = (cut(black_to_white(image), entry) for image in images)
+        return Pair(entry["name"], noisy, clean, entry.get("sigma"), entry.get("photons", False), images[0].dtype.name)
     clean = cut(sample(entry["sample"]), entry)
     noisy = add_noise(clean, entry["noise"], entry["sigma"], np.random.default_rng(0))
     return Pair(entry["name"], noisy, clean, entry["sigma"] if entry["noise"] == "gaussian" else None)
@@ -89,9 +123,3 @@ def load_pairs(path: Path, only: str | None = None) -> list[Pair]:
     if unknown := set(chosen) - set(names):
         raise SystemExit(f"--only names {', '.join(sorted(unknown))}; {path} has: {', '.join(names)}")
     return [load_pair(entry, path.parent) for entry in entries if entry["name"] in chosen]
-
-
-def scores(result: FloatArray, clean: FloatArray) -> dict[str, float]:
-    """PSNR and SSIM of a clamped result."""
-    clamped = np.clip(result, 0, 1)
-    return {"psnr": round(psnr(clamped, clean), 3), "ssim": round(ssim(clamped, clean), 4)}

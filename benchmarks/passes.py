@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pairs import FloatArray, Pair, load_pairs, scores
+from benchmarks.methods import seen_by
+from benchmarks.pairs import FloatArray, Pair, load_pairs
 from benchmarks.product import exported
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
@@ -68,7 +69,7 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) ->
     def point(moments: Moments) -> dict[str, float]:
         result: FloatArray = np.asarray(padding.crop(moments.mean()))
         error = round(moments.standard_error(), 4)
-        return {"passes": moments.count, "seconds": round(spent, 3), "error": error, **scores(result, pair.clean)}
+        return {"passes": moments.count, "seconds": round(spent, 3), "error": error, **pair.scores(result)}
 
     def on_progress(moments: Moments) -> None:
         nonlocal spent, began
@@ -183,7 +184,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = args.fits or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
-        pairs = [pair for pair in load_pairs(args.pairs) if args.image is None or pair.name in args.image]
+        wanted = [pair for pair in load_pairs(args.pairs) if args.image is None or pair.name in args.image]
+        pairs = [seen_by(args.recipe, pair) for pair in wanted]
         # All fits first: a pass after minutes of fitting would find a hotter processor than the next.
         models = [fitted_model(pair, recipe, folder) for pair in pairs]
         for pair, model in zip(pairs, models, strict=True):

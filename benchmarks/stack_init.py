@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, Weights, clocked_fit
-from benchmarks.methods import Row, changes, named_recipe, recipe_inputs
-from benchmarks.pairs import Pair, cut, sample, scores
+from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, seen_by
+from benchmarks.pairs import Pair, cut, sample
 from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
 from self2self.diagnosis import central, measure_noise
@@ -54,7 +54,7 @@ def fit_frame(pair: Pair, recipe: Recipe, start: Weights | None) -> tuple[Row, W
     with exported(state, recipe) as model:
         result = denoise(model, pair.noisy).image
     row = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, **watch.seconds("fit_")}
-    return {**row, **scores(result, pair.clean)}, state.weights()
+    return {**row, **pair.scores(result)}, state.weights()
 
 
 def main() -> None:
@@ -68,15 +68,16 @@ def main() -> None:
     args = parser.parse_args()
     file = ResultsFile(args.output, "python -m benchmarks.stack_init", {"sigma": args.sigma, "shift": SHIFT})
     for name in args.images.split(","):
-        first, second = frames(name, args.sigma)
-        channels = first.noisy.shape[0]
+        pair = frames(name, args.sigma)
+        channels = pair[0].noisy.shape[0]
         for text in args.recipe or ["fast"]:
+            first, second = (seen_by(text, frame) for frame in pair)
             recipe = named_recipe(text, first.noisy)
             follow = following(recipe, recipe).for_noise(measure_noise(central(second.noisy)))
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
             plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
             heads = {
-                method: {"image": first.name, "method": method, "inputs": recipe_inputs(plan, channels)}
+                method: {"image": first.name, "method": method, "inputs": recipe_inputs(plan, second)}
                 for method, plan in plans.items()
             }
             missing = [method for method, head in heads.items() if file.find(**head) is None]

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.pairs import Pair, load_pairs, scores
+from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.diagnosis import measure_noise
@@ -138,7 +138,7 @@ def look(kept: dict[float, Weights], pair: Pair, recipe: Recipe, text: str) -> d
         decoder_drop_rate=chosen.get("decoder", recipe.decoder_drop_rate),
     )
     result = ensemble(weights, pair.noisy, recipe, int(chosen["passes"]), int(chosen["turns"]))
-    return {"infer": text, **scores(result, pair.clean)}
+    return {"infer": text, **pair.scores(result)}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def main() -> None:
     marks = {float((DEFAULTS | settings(text))["at"]) for text in looks}
     rows: list[dict[str, Any]] = []
     made = pairs(args.images.split(","), args.noise or ["gaussian:25"])
-    for pair in load_pairs(args.pairs) if args.pairs else made:
+    for pair in (pair.in_range() for pair in (load_pairs(args.pairs) if args.pairs else made)):
         for change in args.fit or [""]:
             recipe = replace(RECIPES["fast"], **settings(change))
             file = args.cache and args.cache / f"{pair.name} {change or 'fast'}.pt".replace(":", " ")

@@ -32,10 +32,10 @@ def main() -> None:
     print("$ self2self", *command, flush=True)
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], check=True)
 
-    clean = read_image(EXAMPLES / "clean.png").pixels
+    clean = read_image(EXAMPLES / "clean.png", whole_range=True).pixels
     scores = {}
     for name, path in {"noisy": noisy, "denoised": denoised}.items():
-        pixels = read_image(path).pixels
+        pixels = read_image(path, whole_range=True).pixels
         scores[name] = psnr(pixels, clean)
         print(f"{name:9} PSNR {scores[name]:5.2f} dB   SSIM {ssim(pixels, clean):.3f}")
     print(f"{'gain':9} PSNR {scores['denoised'] - scores['noisy']:+5.2f} dB")

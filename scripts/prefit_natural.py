@@ -54,8 +54,18 @@ PHOTONS = {
     "correlated": 0.12,
     "camera": 0.2,
 }
+INDEPENDENT = {
+    "gaussian": 0.6,
+    "poisson": 0.1,
+    "multiplicative": 0.05,
+    "impulse": 0.05,
+    "mixture": 0.1,
+    "correlated": 0.03,
+    "camera": 0.07,
+}
 MIXES = {
     "all": (KINDS, WAYS),
+    "independent": (INDEPENDENT, WAYS),
     "camera": ({"camera": 0.8, "correlated": 0.1, "gaussian": 0.1}, WAYS),
     "micrographs": (PHOTONS, MICROGRAPHS),
 }

@@ -31,6 +31,9 @@ SHORTEST_NAME = 12
 DETAIL = 26
 """Columns of loss and speed."""
 
+WHITES, WHOLE = (1.0, 255.0, 65535.0), 0.9
+"""Values that stand for white, and the share of the way there from 0 that an image with such values uses."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -92,6 +95,16 @@ class Console:
                 paged=bars.paged,
                 built=bars.built,
             )
+
+
+def range_text(values: tuple[float, float] | None) -> str:
+    """What 255 grey levels are, for people; nothing where they are about what the file has."""
+    if values is None:
+        return ""
+    low, high = values
+    if any(low >= 0 and high <= white and high - low >= WHOLE * white for white in WHITES):
+        return ""
+    return f"; 255 grey levels are from {low:g} to {high:g}"
 
 
 def standard_error_text(grey_levels: float) -> str:

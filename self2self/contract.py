@@ -21,6 +21,7 @@ tensor              type and shape               meaning
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,8 @@ class Contract:
         seed: seed of the fit.
         steps: optimiser steps of the fit.
         image_sha256: `image_io.image_hash` of the image that the model was fitted on.
+        image_range: the values of that image's file that are 0 and 1 in ``image``; None in files of versions that did
+            not note it.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this.
         minimum_size: height and width have to be at least this.
@@ -146,6 +149,7 @@ class Contract:
     seed: int = 0
     steps: int = 0
     image_sha256: str = ""
+    image_range: tuple[float, float] | None = None
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
@@ -172,6 +176,7 @@ class Contract:
             "seed": self.seed,
             "steps": self.steps,
             "image_sha256": self.image_sha256,
+            "image_range": self.image_range,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
@@ -208,6 +213,7 @@ class Contract:
                 seed=int(field("seed")),
                 steps=int(field("steps")),
                 image_sha256=str(field("image_sha256")),
+                image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
@@ -233,6 +239,20 @@ class Contract:
                 f"{source}: its self2self metadata is damaged ({error}). Export it again with: self2self export"
             ) from error
         return contract
+
+
+def checked_range(values: Any) -> tuple[float, float] | None:
+    """Two finite numbers as JSON has them, the first one less; or None.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    if values is None:
+        return None
+    low, high = map(float, values)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"range {values!r}")
+    return low, high
 
 
 def _checked_dim(dim: object) -> int | str:

@@ -55,7 +55,10 @@ def build_fitted(
             if name.endswith("bias"):
                 weight.uniform_(-0.2, 0.2, generator=source)
     specs = mask_specs(channels, encoder_width, decoder_widths, drop_rate, drop_rate)
-    return Fitted(network, Contract(channels, specs, recipe="fast", seed=seed, steps=7, image_sha256="ab" * 32))
+    contract = Contract(
+        channels, specs, recipe="fast", seed=seed, steps=7, image_sha256="ab" * 32, image_range=(3.0, 250.0)
+    )
+    return Fitted(network, contract)
 
 
 @pytest.fixture(scope="session")

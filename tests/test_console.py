@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from self2self.console import BESIDE_NAME, Bars, Console, reported
+from self2self.console import BESIDE_NAME, Bars, Console, range_text, reported
 from self2self.train.session import FitReport
 
 
@@ -26,6 +26,22 @@ def drawn(name: str, *, columns: int = 80) -> list[str]:
     with shown.capture() as capture:
         shown.print(bars._progress.get_renderable())
     return capture.get().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (None, ""),
+        ((0.0, 255.0), ""),
+        ((7.0, 240.0), ""),
+        ((0.0, 1.0), ""),
+        ((3.0, 61.0), "; 255 grey levels are from 3 to 61"),
+        ((-5.0, 250.0), "; 255 grey levels are from -5 to 250"),
+        ((102.0, 4095.0), "; 255 grey levels are from 102 to 4095"),
+    ],
+)
+def test_what_grey_levels_are_is_told_where_the_file_has_others(values: tuple[float, float] | None, text: str) -> None:
+    assert range_text(values) == text
 
 
 def test_bars_say_which_of_several_images_they_are_about() -> None:

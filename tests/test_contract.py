@@ -27,6 +27,7 @@ CONTRACT = Contract(
     seed=2**40,
     steps=4000,
     image_sha256="0f" * 32,
+    image_range=(12.0, 4095.5),
     precision="fp16",
 )
 
@@ -114,7 +115,10 @@ def test_a_later_schema_is_refused_with_its_number() -> None:
 KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 
-@pytest.mark.parametrize("key", KEYS)
+LATER_KEYS = {"self2self.image_range"}
+
+
+@pytest.mark.parametrize("key", sorted(set(KEYS) - LATER_KEYS))
 def test_each_missing_key_is_told_by_name(key: str) -> None:
     metadata = CONTRACT.to_metadata()
     del metadata[key]
@@ -124,9 +128,19 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
         Contract.from_metadata(metadata, "m.onnx")
 
 
+def test_files_of_before_there_was_a_range() -> None:
+    metadata = CONTRACT.to_metadata()
+    del metadata["self2self.image_range"]
+    assert Contract.from_metadata(metadata, "m.onnx") == replace(CONTRACT, image_range=None)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("image_range", "[1]"),
+        ("image_range", "[2, 1]"),
+        ("image_range", "[0, NaN]"),
+        ("image_range", "255"),
         ("channels", "three"),
         ("channels", "0"),
         ("channels", "Infinity"),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from self2self.runtime.engine import get_engine
+from self2self.runtime.model import load_model
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run
 from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
@@ -35,6 +37,26 @@ def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: p
     assert values["peak_memory_bytes"] > 50e6
     assert result.stderr == ""
     assert (tmp_path / "std.tif").is_file()
+
+
+def test_a_dark_image_is_brought_to_the_range_and_the_recipe_of_the_paper_sees_it_as_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).integers(10, 31, (64, 64), np.uint8)
+    Image.fromarray(values).save("dark.png")
+    done = run_cli("denoise", "dark.png", *FAST, "--passes", "2")
+    assert "; 255 grey levels are from 10 to 30\n" in done.stdout
+    assert 10 <= picture(Path("dark.denoised.png")).min() <= picture(Path("dark.denoised.png")).max() <= 30
+    (run,) = map(Run, Path("runs").glob("dark-*"))
+    assert load_model(run.onnx_path).contract.image_range == (10, 30)
+    assert parse_json(run_cli("denoise", "dark.png", *FAST, "--passes", "2", "--json", "--force"))["range"] == [10, 30]
+    options = ("--recipe", "paper", "--steps", "1", "-o", "paper")
+    assert "255 grey levels" not in run_cli("fit", "dark.png", *options).stdout
+    assert Run(Path("paper")).config().image_range == (0, 255)
+    run_cli("export", "paper")
+    values_of = parse_json(run_cli("infer", "paper", "dark.png", "-o", "p.png", "--passes", "1", "--json"))
+    assert values_of["range"] == [0, 255]
 
 
 def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,21 @@ def test_fit_from_an_earlier_run_and_from_scratch(work: Path) -> None:
     assert values["init"] == "scratch"
 
 
+def test_a_dark_image_is_scored_by_the_white_of_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clean = np.tile(np.linspace(10, 40, 64), (64, 1))
+    noisy = clean + np.random.default_rng(0).normal(0, 2, clean.shape)
+    for name, values in (("clean", clean), ("noisy", noisy)):
+        Image.fromarray(np.rint(values).astype(np.uint8)).save(f"{name}.png")
+    options = ("--steps", "0", "--reference", "clean.png", "--json")
+    found = parse_json(run_cli("fit", "noisy.png", *options))["psnr"]
+    run_cli("export", str(next(Path("runs").iterdir())))
+    run_cli("infer", str(next(Path("runs").iterdir())), "noisy.png", "-o", "out.png", "--passes", "4")
+    error = np.asarray(Image.open("out.png"), float) - np.asarray(Image.open("clean.png"), float)
+    # Other masks, rounded, and with local means.
+    assert found == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)), abs=3)
+
+
 def test_reference_is_scored(work: Path) -> None:
     values = parse_json(run_cli("fit", "noisy.png", *FAST, "-o", "r", "--reference", "noisy.png", "--json"))
     assert values["psnr"] > 5

@@ -174,16 +174,62 @@ def test_12_bit_data_in_16_bits_fill_the_range(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(round_trip(path)), samples)
 
 
-def test_full_range_16_bit_and_unit_floats_are_not_stretched(tmp_path: Path) -> None:
-    path = save(tmp_path / "in.png", noise((32, 32), np.uint16))
-    assert (read_image(path).offset, read_image(path).scale) == (0.0, 65535.0)
-    tifffile.imwrite(tmp_path / "in.tif", noise((32, 32), np.float32), photometric="minisblack")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_uses_the_range_of_its_type_has_all_its_values_in_the_range(tmp_path: Path, dtype: type) -> None:
+    samples = noise((64, 64, 1), dtype)
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    samples[0, 0], samples[5, 5] = 0, white
+    # A bulk of 40 to 60 % of the range.
+    samples[1:] = (0.4 * white + 0.2 * samples[1:]).astype(dtype)
+    samples[1:32] = (1.5 * samples[1:32].astype(float)).astype(dtype)
+    tifffile.imwrite(tmp_path / "in.tif", samples.squeeze(2), photometric="minisblack")
     image = read_image(tmp_path / "in.tif")
-    assert (image.offset, image.scale) == (0.0, 1.0)
+    assert image.range == pytest.approx((samples.min(), samples.max()), rel=1e-6)
+    assert (image.pixels.min(), image.pixels.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_as_the_papers_have_it_white_is_one(tmp_path: Path, dtype: type) -> None:
+    samples = noise((32, 32), dtype)
+    samples[samples > 0.7 * samples.max()] = 0
+    tifffile.imwrite(tmp_path / "in.tif", samples, photometric="minisblack")
+    image = read_image(tmp_path / "in.tif", whole_range=True)
+    assert image.range == (0, {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype])
+    assert image.range == (0, image.white)
+
+
+def test_as_the_papers_have_it_8_bits_stay_dark(tmp_path: Path) -> None:
+    samples = (noise((32, 32)) // 20).astype(np.uint8)
+    path = save(tmp_path / "in.png", samples)
+    assert read_image(path, whole_range=True).range == (0, 255)
+    assert read_image(path).range == (0, samples.max())
+    # 12 bits in 16, too, would be nothing but black.
+    path = save(tmp_path / "wide.png", samples.astype(np.uint16))
+    assert read_image(path, whole_range=True).range == (0, samples.max())
+
+
+def test_the_range_changes_little_where_the_brightness_does(tmp_path: Path) -> None:
+    """Pages of a stack that fades have about the same range, with highlights and noise, too: a fit holds for all."""
+    rng = np.random.default_rng(0)
+    scene = rng.gamma(1.2, 20, (96, 128, 1))
+    scene[40:43, 50:53] = 255
+    ranges = []
+    for brightness in np.geomspace(2.5, 0.2, 40):
+        samples = np.clip(brightness * scene + rng.normal(0, 2, scene.shape), 0, 255).round().astype(np.uint8)
+        low, high = range_of(tmp_path, samples)
+        ranges.append(high - low)
+    steps = np.array(ranges[1:]) / ranges[:-1]
+    # A step of 6.3 % in brightness.
+    assert (steps > 0.8).all()
+    assert (steps < 1.1).all()
+    assert ranges[0] == 255
+    assert ranges[-1] < 80
 
 
 def test_predictions_are_rounded_and_clipped(tmp_path: Path) -> None:
-    image = read_image(save(tmp_path / "in.png", noise((8, 8))))
+    samples = noise((8, 8))
+    samples[7] = (0, 255, 255, 255, 255, 255, 255, 255)
+    image = read_image(save(tmp_path / "in.png", samples))
     pixels = np.full_like(image.pixels, 100.6 / 255)
     pixels[0, 0, :2] = (-3, 7)
     write_image(tmp_path / "out.png", pixels, image)

@@ -35,6 +35,7 @@ def convergence(
     passes: int,
     *,
     reference: FloatArray | None = None,
+    peak: float = 1.0,
     on_progress: Callable[[Moments], None] = lambda moments: None,
 ) -> dict[str, Any]:
     """Run one ensemble, whose passes are drawn as `infer` draws them, and look at its mean on the way.
@@ -45,6 +46,7 @@ def convergence(
         engine: `--engine` name.
         passes: how many in all.
         reference: clean image of the same shape, for PSNR.
+        peak: from black to white in units of the pixels, for the same.
         on_progress: called after every pass.
 
     Returns:
@@ -82,7 +84,7 @@ def convergence(
         "flips": sampling.flips,
         "passes": list(means),
         "distance_grey_levels": [None if n == passes else _distance(mean, final) for n, mean in means.items()],
-        "psnr": None if reference is None else [_finite(psnr(mean, reference)) for mean in means.values()],
+        "psnr": None if reference is None else [_finite(psnr(mean, reference, peak)) for mean in means.values()],
     }
 
 

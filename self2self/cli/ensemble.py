@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from self2self.console import Console, standard_error_text
+from self2self.console import Console, range_text, standard_error_text
 
 if TYPE_CHECKING:
     from self2self.jobs import Finished, FinishedStack, ImageBatch
@@ -32,10 +32,10 @@ def print_finished(console: Console, finished: list[Finished | FinishedStack]) -
         removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
         if item.noise is None:
             # Only what was removed was measured, which can be less than the image's noise.
-            lines.append(f"  {removed}, with {residual.noise.text}")
+            lines.append(f"  {removed}, with {residual.noise.text}{range_text(item.range)}")
         else:
             made = "" if item.fitted is None else f": {item.fitted.settings()}"
-            lines.append(f"  {item.noise.text}{made}; {removed}")
+            lines.append(f"  {item.noise.text}{made}; {removed}{range_text(item.range)}")
         if item.fitted is not None and item.fitted.config.iqa is not None:
             lines.append(f"  fitted {item.fitted.quality_text()}")
     for line in lines:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from self2self.cli.groups import RecipeGroup, with_groups
-from self2self.console import Console, reported
+from self2self.console import Console, range_text, reported
 from self2self.errors import UsageError
 from self2self.options import AsJson, Device, Force, Page, Quiet, Seed
 
@@ -57,5 +57,5 @@ def fit(
     if fitted.psnr is not None:
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
     if fitted.noise is not None:
-        text += f"\n  {fitted.noise.text}: {fitted.settings()}"
+        text += f"\n  {fitted.noise.text}: {fitted.settings()}{range_text(fitted.config.image_range)}"
     console.result(f"{text}\n  {fitted.quality_text()}", fitted.to_json())

@@ -78,9 +78,8 @@ class Stored:
 class Image:
     """An image for the network, and what it takes to write another one like it.
 
-    `stored = pixels * scale + offset`. uint8 (and uint16 that uses its range) lies in [0, 1]. Every
-    other image is mapped so that it fills [0, 1], but for hot pixels and other extremes, which lie
-    outside, as far as they are; nothing is clipped. See `normalise.choose_scale` and `extremes`.
+    `stored = pixels * scale + offset`. An image fills [0, 1], but for hot pixels and other extremes of dark images,
+    which lie outside, as far as they are; nothing is clipped. See `normalise.choose_scale` and `extremes`.
     """
 
     pixels: NDArray[np.float32]
@@ -95,6 +94,8 @@ class Image:
     offset: float
     scale: float
     """Stored value of `pixels` = 0, and stored units per unit of `pixels` (never 0)."""
+    white: float | None
+    """Stored value that is white in images of this type (255, 65535, 1), if this one uses that range; None else."""
     sha256: str
     lossless: bool
     """False for JPEG and lossy WebP."""
@@ -103,10 +104,14 @@ class Image:
     """One line each, for the user: where the output differs in type from the input, and why."""
 
     @property
-    def fills_type(self) -> bool:
-        """Whether [0, 1] are the ends of the type's own range, for floats 0 and 1."""
-        white = np.iinfo(self.dtype).max if self.dtype.kind in "ui" else 1.0
-        return (self.offset, self.scale) == (0.0, white)
+    def range(self) -> tuple[float, float]:
+        """The stored values that are 0 and 1 in `pixels`."""
+        return self.offset, self.offset + self.scale
+
+    @property
+    def peak(self) -> float:
+        """From black to white in units of `pixels`, for PSNR; 1, its own range, where nobody can tell white."""
+        return 1.0 if self.white is None else self.white / self.scale
 
 
 def check_size(width: int, height: int) -> None:

@@ -26,6 +26,13 @@ All of Gaussian noise fits in: of five million values, the bulk is 2.9 standard 
 farthest lie at 5.2. What is beyond is a hot pixel or a star (`extremes`).
 """
 
+WHITES = {"uint8": 255.0, "uint16": 65535.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}
+"""The value that is white. Signed and 32-bit types have none of their own: their data never use the whole range."""
+
+DARK, LIGHT = 1 / 4, 1 / 2
+"""Share of the range from 0 to white that the bulk of a dark image fills at most, and that of a light one at least. A
+light one has headroom for all values; in between it grows, so that frames of one scene have about the same range."""
+
 INNER, FAR = 5.0, 2.0
 """Percentile to its counterpart, within which there is no outlier; and how many times as far as these are apart a value
 lies from the nearer of them that may be one."""
@@ -45,21 +52,32 @@ EXACT_SPAN = 2**22
 
 @dataclass(frozen=True)
 class Scale:
-    """`stored = pixels * scale + offset`, and the extremes of the image, in units of pixels, if beyond [0, 1]."""
+    """`stored = pixels * scale + offset`, and what else the values tell.
+
+    Attributes:
+        offset, scale: of the map.
+        bounds: the extremes of the image, in units of pixels, if beyond [0, 1].
+        white: what is white in images of this type, if the values are of that range; None where nobody can tell.
+    """
 
     offset: float
     scale: float
     bounds: tuple[float, float]
+    white: float | None
 
 
-def choose_scale(values: Array) -> Scale:
+def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     """The map for stored `values` (any shape, finite).
 
-    uint8 uses its type range. uint16 does too, and float uses [0, 1], if all values lie in that range
-    and the bulk fills a quarter of it or more. Everything else (12-bit camera data in 16 bits, counts,
-    flux, signed and 32-bit integers) maps its least and greatest values to 0 and 1, or the ends of the headroom
-    around its bulk, where those are nearer: the 0.2th to the 99.8th percentile of what is neither saturated nor a hot
-    pixel.
+    The least and the greatest value become 0 and 1, or the ends of the headroom around the bulk, where those are
+    nearer: the bulk is the 0.2th to the 99.8th percentile of what is neither saturated nor a hot pixel. Headroom is
+    `HEADROOM` of the bulk, but for values between 0 and the white of their type: it grows from there where the bulk
+    fills a quarter of that range, until, where it fills a half, all values are within.
+
+    Args:
+        values: stored.
+        whole_range: 0 and white become 0 and 1, as the papers have it and as two files can be compared, unless the
+            bulk of a type of more than 8 bits fills less than a quarter of it.
 
     Raises:
         Refused: maximum minus minimum is over the range of float64.
@@ -67,25 +85,26 @@ def choose_scale(values: Array) -> Scale:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise Refused(f"has values from {low:g} to {high:g}, which no number type can subtract. Rescale it.")
-    if values.dtype == np.uint8:
-        return Scale(0.0, 255.0, (0.0, 1.0))
     bulk_low, bulk_high = _bulk(values)
     span = bulk_high - bulk_low
-    # Signed and 32-bit types have no white of their own: their data never use the whole range.
-    white = {"uint16": 65535.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}.get(values.dtype.name)
-    if white is not None and low >= 0 and high <= white and span >= white / 4:
-        return Scale(0.0, white, (0.0, 1.0))
+    white = WHITES.get(values.dtype.name)
+    filled = 0.0 if white is None or low < 0 or high > white else span / white
+    if filled < DARK and values.dtype != np.uint8:
+        white = None
+    if whole_range and white is not None:
+        return Scale(0.0, white, (0.0, 1.0), white)
     if low == high:
         # A prediction that is off by less than half of the range comes back as that one value.
-        return Scale(low, LEAST_SCALE, (0.0, 1.0))
+        return Scale(low, LEAST_SCALE, (0.0, 1.0), white)
     if span == 0:
         # All but a few values are the same: the few are the signal.
         bulk_low, span = low, high - low
-    first = max(low, bulk_low - HEADROOM * span)
-    last = min(high, bulk_low + span + HEADROOM * span)
+    headroom = HEADROOM + (1 / LIGHT - HEADROOM) * min(max((filled - DARK) / (LIGHT - DARK), 0.0), 1.0)
+    first = max(low, bulk_low - headroom * span)
+    last = min(high, bulk_low + span + headroom * span)
     # The floor keeps the farthest outlier finite in float32.
     scale = max(last - first, (high - low) * 1e-30)
-    return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)))
+    return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)), white)
 
 
 def normalise(values: Array, offset: float, scale: float) -> NDArray[np.float32]:

@@ -51,8 +51,13 @@ DECODERS: dict[str, Callable[[bytes], Stored]] = {
 }
 
 
-def read_image(path: str | os.PathLike[str]) -> Image:
+def read_image(path: str | os.PathLike[str], *, whole_range: bool = False) -> Image:
     """Read one image; the format is taken from the content, not from the extension.
+
+    Args:
+        path: of the file.
+        whole_range: black and white become 0 and 1, as the papers have it and as two files can be compared, however
+            little of it the image uses; see `normalise.choose_scale`.
 
     Raises:
         InputError: the file is missing, unreadable, empty, damaged, cut off, of an unknown format, has
@@ -64,10 +69,10 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     form = format_of(path)
     with decoding(path, form):
         stored = tiff.decode(path) if form == "tiff" else DECODERS[form](path.read_bytes())
-        return image_from(path, form, stored)
+        return image_from(path, form, stored, whole_range=whole_range)
 
 
-def image_from(path: Path, form: str, stored: Stored) -> Image:
+def image_from(path: Path, form: str, stored: Stored, *, whole_range: bool = False) -> Image:
     """The image of what a decoder returned.
 
     Raises:
@@ -75,7 +80,7 @@ def image_from(path: Path, form: str, stored: Stored) -> Image:
     """
     values, notes = stored.values, stored.notes
     check_finite(values)
-    scale = choose_scale(values)
+    scale = choose_scale(values, whole_range=whole_range)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
         extreme = max(abs(bound) for bound in scale.bounds) * scale.scale
         if extreme > EXACT_SPAN:
@@ -88,6 +93,7 @@ def image_from(path: Path, form: str, stored: Stored) -> Image:
         dtype=values.dtype,
         offset=scale.offset,
         scale=scale.scale,
+        white=scale.white,
         sha256=_digest(values),
         lossless=stored.lossless,
         metadata=stored.metadata,

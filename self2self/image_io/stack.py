@@ -26,8 +26,12 @@ class Stack:
         notes: one line each, for the user: what the output will lack.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, whole_range: bool = False) -> None:
         """Look at every page without reading its pixels.
+
+        Args:
+            path: of the file.
+            whole_range: as for `read_image`.
 
         Raises:
             InputError: the file cannot be used, is cut off, or its pages differ in shape or type.
@@ -35,6 +39,7 @@ class Stack:
         import tifffile
 
         self.path = Path(path)
+        self._whole_range = whole_range
         self.pages = 1
         self.notes: tuple[str, ...] = ()
         self._file: Any = None
@@ -58,9 +63,9 @@ class Stack:
         """
         self.check_page(index)
         if self._listed is None:
-            return read_image(self.path)
+            return read_image(self.path, whole_range=self._whole_range)
         with self._telling(index):
-            return image_from(self.path, "tiff", self._stored(index))
+            return image_from(self.path, "tiff", self._stored(index), whole_range=self._whole_range)
 
     def check_page(self, index: int) -> None:
         """Refuse a page that is not there.
@@ -135,13 +140,13 @@ class Stack:
         self.close()
 
 
-def open_stack(path: str | os.PathLike[str]) -> Stack:
-    """The pages of the file at `path`.
+def open_stack(path: str | os.PathLike[str], *, whole_range: bool = False) -> Stack:
+    """The pages of the file at `path`; for `whole_range` see `read_image`.
 
     Raises:
         InputError: see `Stack`.
     """
-    return Stack(path)
+    return Stack(path, whole_range=whole_range)
 
 
 def check_stack_output(path: str | os.PathLike[str], pages: int) -> None:

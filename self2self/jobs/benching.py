@@ -24,8 +24,8 @@ from self2self.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.errors import InputError, InterruptedRun, UsageError
 from self2self.files import atomic_write, check_new
 from self2self.html import check_available
-from self2self.image_io import Image, read_image
-from self2self.jobs.fitting import read_reference
+from self2self.image_io import Image
+from self2self.jobs.fitting import read_fitted_image, read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import padded_size
@@ -190,6 +190,7 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             _fastest(result["cases"], names),
             options.curve_passes,
             reference=clean,
+            peak=image.peak,
             on_progress=lambda moments: observer.passed(moments, options.curve_passes),
         )
     return result
@@ -207,7 +208,7 @@ def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, NDAr
         if options.reference is not None:
             raise UsageError("--reference works with a run folder: self2self bench RUN --reference CLEAN")
         return None, None
-    image = read_image(Path(Run(run).config().image))
+    image = read_fitted_image(Run(run).config())
     return image, None if options.reference is None else read_reference(options.reference, image)
 
 

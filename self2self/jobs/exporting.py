@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from self2self.errors import InputError, UsageError
 from self2self.files import check_new
-from self2self.image_io import read_image
-from self2self.jobs.fitting import read_reference
+from self2self.jobs.fitting import read_fitted_image, read_reference
 from self2self.jobs.observer import Observer
 from self2self.nvidia import Gpu, find_gpu
 from self2self.padding import padded_size
@@ -69,7 +68,7 @@ def precision_job(
     config = run.config()
     path = output or run.onnx_path_for(precision)
     check_new(path, force=force)
-    image = read_image(Path(config.image))
+    image = read_fitted_image(config)
     clean = None if reference is None else read_reference(reference, image)
     network, contract = load_network(run.model_path)
     graph, check = export_in_precision(network, contract, path, precision, image.pixels, reference=clean, size=size)
@@ -122,7 +121,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     found = find_gpu()
     size = options.size or model.size
     if size is None:
-        _, height, width = read_image(Path(config.image)).pixels.shape
+        _, height, width = read_fitted_image(config).pixels.shape
         size = padded_size(height, width, model.contract.size_multiple, model.contract.minimum_size)
     request = request_for(
         library,

@@ -124,6 +124,7 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         start=start,
         device=str(choose_device(options.device)),
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
+        image_range=image.range,
     )
     first = start_weights(config)
     return config if first is None else replace(config, start_sha256=tensors_sha256(first))
@@ -197,6 +198,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
     recipe = config.recipe
     return {
         "image": config.image_sha256[:8],
+        "range": "unknown" if config.image_range is None else "{:g} to {:g}".format(*config.image_range),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from self2self.diagnosis import Noise
 from self2self.errors import FileFormatError, InputError, UsageError
-from self2self.image_io import Image, Stack, open_stack, read_image
+from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
 from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder
 from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
+from self2self.runtime.sampling import as_published
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
@@ -73,6 +74,7 @@ class Fitted:
             "pass_drop_rate": self.config.recipe.rate_of_passes,
             "loss": self.loss,
             "seed": self.config.seed,
+            "range": self.config.image_range and list(self.config.image_range),
             "device": self.config.device,
             "quality_term": self._quality_json(),
             "seconds": {"fit": round(self.seconds, 3)},
@@ -121,7 +123,7 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    with open_stack(path) as stack:
+    with open_stack(path, whole_range=as_published(options.recipe)) as stack:
         image = read_fit_page(stack, options, observer)
     clean = read_reference(reference, image) if reference else None
     tell_notes(image, observer)
@@ -148,6 +150,20 @@ def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Imag
     return stack.read_page((options.page or 1) - 1)
 
 
+def read_fitted_image(config: RunConfig) -> Image:
+    """The image that a run was fitted to; of a stack the page, or the first if the file has changed since.
+
+    Raises:
+        InputError, ResourceError: it is not there any more, or cannot be used.
+    """
+    with open_stack(config.image, whole_range=as_published(config.recipe.name)) as stack:
+        for index in range(stack.pages if stack.pages > 1 else 0):
+            page = stack.read_page(index)
+            if image_hash(page) == config.image_sha256:
+                return page
+        return stack.read_page(0)
+
+
 def run_fit(
     run: Run,
     config: RunConfig,
@@ -163,7 +179,14 @@ def run_fit(
 
     start = time.perf_counter()
     report = fit_run(
-        run, config, image.pixels, resume=resume, reference=reference, on_report=observer.fitted, go_on=go_on
+        run,
+        config,
+        image.pixels,
+        resume=resume,
+        reference=reference,
+        peak=image.peak,
+        on_report=observer.fitted,
+        go_on=go_on,
     )
     seconds = time.perf_counter() - start
     return Fitted(
@@ -236,7 +259,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     """The clean image for `--reference`, in the same units as `image.pixels`.
 
-    Of another type, both may fill the ranges of their types; else it has to hold the same units, as the mean of many
+    Of another type, both may use the ranges of their types; else it has to hold the same units, as the mean of many
     frames with 12 bits does in floats.
 
     Raises:
@@ -245,15 +268,15 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     reference = read_image(path)
     if reference.pixels.shape != image.pixels.shape:
         raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
-    if reference.dtype != image.dtype and reference.fills_type:
-        if image.fills_type:
-            return reference.pixels
-        raise InputError(
-            f"--reference {path}: has {reference.dtype} values of the type's whole range; the image has {image.dtype} "
-            f"values from {image.offset:g} to {image.offset + image.scale:g}. Store it as {image.dtype} or as floats "
-            "in the image's units."
-        )
     stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset
+    if reference.dtype != image.dtype and reference.white is not None:
+        if image.white is None:
+            raise InputError(
+                f"--reference {path}: has {reference.dtype} values of the type's whole range; the image has "
+                f"{image.dtype} values from {image.offset:g} to {image.offset + image.scale:g}. Store it as "
+                f"{image.dtype} or as floats in the image's units."
+            )
+        stored *= image.white / reference.white
     return ((stored - image.offset) / image.scale).astype(np.float32)
 
 

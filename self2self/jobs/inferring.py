@@ -23,7 +23,7 @@ from self2self.runtime.denoise import check_channels, denoise
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.prepared import Prepared
-from self2self.runtime.sampling import sampling_for
+from self2self.runtime.sampling import as_published, sampling_for
 from self2self.runtime.tile_job import Denoised
 from self2self.system import peak_memory_bytes
 
@@ -43,6 +43,7 @@ class Finished:
         export_seconds: time of the export, when the job made one.
         seconds: in all.
         residual: what was removed: the image less the clamped, unrounded result.
+        range: the values of the file that were 0 and 1 to the network, 255 grey levels apart.
         noise: of the image, estimated before the fit, when the job made one.
         report: the file of the HTML report, or None.
     """
@@ -55,6 +56,7 @@ class Finished:
     export_seconds: float
     seconds: float
     residual: Residual
+    range: tuple[float, float]
     noise: Noise | None = None
     report: Path | None = None
 
@@ -86,6 +88,7 @@ class Finished:
             "passes_per_second": round(done.passes_per_second, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             "standard_error": None if math.isnan(done.standard_error) else done.standard_error,
+            "range": list(self.range),
             "residual": self.residual.to_json(),
         }
         if self.noise is not None:
@@ -130,7 +133,7 @@ def _infer_file(
     model: Model, path: Path, options: InferOptions, observer: Observer, prepared: Prepared
 ) -> Finished | FinishedStack:
     start = time.perf_counter()
-    with open_stack(path) as stack:
+    with open_stack(path, whole_range=as_published(model.contract.recipe)) as stack:
         if stack.pages > 1:
             from self2self.jobs.stacks import infer_stack
 
@@ -191,6 +194,7 @@ def infer_image(
         export_seconds,
         seconds,
         residual,
+        image.range,
         noise,
         options.report,
     )
@@ -252,7 +256,7 @@ def denoise_job(
     path, observer = Path(path), observer or Observer()
     fitting.check()
     options.check([path])
-    with open_stack(path) as stack:
+    with open_stack(path, whole_range=as_published(fitting.recipe)) as stack:
         if stack.pages > 1:
             from self2self.jobs.stacks import denoise_stack
 

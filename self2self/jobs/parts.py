@@ -43,6 +43,7 @@ class PageFigures:
         engine, provider, tile, fallback: as in `Denoised`.
         passes: of the ensemble.
         standard_error: of their mean; None for one pass.
+        range: the values of the page that were 0 and 1 to the network, 255 grey levels apart.
         sigma: noise of the page, estimated from what was removed.
         residual_mean, residual_deviation: of what was removed.
         correlated: whether neighbours were correlated in what was removed.
@@ -58,6 +59,7 @@ class PageFigures:
     fallback: str
     passes: int
     standard_error: float | None
+    range: list[float]
     sigma: float
     residual_mean: float
     residual_deviation: float

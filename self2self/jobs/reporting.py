@@ -29,7 +29,7 @@ def write_job_report(path: Path, finished: Finished, image: Image, history: Path
         if isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
             losses.append((step, float(loss)))
     notes = []
-    if image.dtype.name != "uint8":
+    if image.dtype.name != "uint8" or image.range != (0, 255):
         notes.append(
             f"The file holds {image.dtype.name} values; shown are 8 bits, from {image.offset:g} (black) "
             f"to {image.offset + image.scale:g} (white)."

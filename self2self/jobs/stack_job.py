@@ -210,6 +210,7 @@ class StackJob:
             fallback=done.fallback,
             passes=done.passes,
             standard_error=None if math.isnan(done.standard_error) else done.standard_error,
+            range=list(image.range),
             sigma=round(residual.noise.sigma, 3),
             residual_mean=round(residual.mean, 3),
             residual_deviation=round(residual.standard_deviation, 3),

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from self2self.contract import PRECISIONS, Contract
+from self2self.contract import PRECISIONS, Contract, checked_range
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.files import atomic_write
 from self2self.train.iqa_weights import IqaWeights
@@ -52,6 +52,8 @@ class RunConfig:
         iqa: weights of the image quality term; None for a fit without it.
         start_sha256: `checkpoint.tensors_sha256` of the first weights; None for random ones, and for fits of versions
             that did not note it.
+        image_range: the stored values of the image that were 0 and 1 to the network; None for fits of versions that
+            did not note it.
     """
 
     image: str
@@ -63,6 +65,7 @@ class RunConfig:
     device: str
     iqa: IqaWeights | None = None
     start_sha256: str | None = None
+    image_range: tuple[float, float] | None = None
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -73,6 +76,7 @@ class RunConfig:
             seed=self.seed,
             steps=steps,
             image_sha256=self.image_sha256,
+            image_range=self.image_range,
         )
 
     def same_fit(self, other: RunConfig) -> bool:
@@ -81,7 +85,11 @@ class RunConfig:
 
     def beside(self, other: RunConfig) -> RunConfig:
         """The same without what `other`, of an earlier version, does not tell about itself."""
-        return self if other.start_sha256 else replace(self, start_sha256=None)
+        return replace(
+            self,
+            start_sha256=self.start_sha256 if other.start_sha256 else None,
+            image_range=self.image_range if other.image_range else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +217,7 @@ class Run:
             "device": config.device,
             "iqa": None if config.iqa is None else asdict(config.iqa),
             "start_sha256": config.start_sha256,
+            "image_range": config.image_range,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -254,6 +263,7 @@ class Run:
                 # Runs of earlier versions have no such entries.
                 iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
+                image_range=checked_range(values.get("image_range")),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

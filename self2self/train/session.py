@@ -96,6 +96,7 @@ def fit_run(
     *,
     resume: bool = False,
     reference: FloatArray | None = None,
+    peak: float = 1.0,
     on_report: Callable[[FitReport], None] | None = None,
     go_on: str = "Give the same command with --resume to go on.",
 ) -> FitReport:
@@ -107,6 +108,7 @@ def fit_run(
         pixels: float32 (C, H, W).
         resume: go on from the folder's state.
         reference: clean image of the same shape, for the history alone.
+        peak: from black to white in units of the pixels, for its scores.
         on_report: called after every step.
         go_on: what a user who interrupts the fit is told to do, one sentence.
 
@@ -133,7 +135,7 @@ def fit_run(
             run.clear()
             run.create(config)
         history.restart(state.step)
-        reporter = Reporter(run, config, pixels, reference, history, on_report, quality)
+        reporter = Reporter(run, config, pixels, reference, peak, history, on_report, quality)
         with interrupts() as interrupted:
 
             def on_step(state: FitState) -> None:
@@ -162,6 +164,7 @@ class Reporter:
         config: RunConfig,
         pixels: FloatArray,
         reference: FloatArray | None,
+        peak: float,
         history: History,
         on_report: Callable[[FitReport], None] | None,
         quality: IqaTerm | None = None,
@@ -170,6 +173,7 @@ class Reporter:
         self._config = config
         self._pixels = pixels
         self._reference = reference
+        self._peak = peak
         self._history = history
         self._on_report = on_report
         self._quality = quality
@@ -237,7 +241,8 @@ class Reporter:
         if self._reference is None:
             return None, None
         reference = central(self._reference, PREVIEW_SIDE)
-        return psnr(clean, reference), ssim(clean, reference) if min(reference.shape[1:]) >= 11 else None
+        similar = ssim(clean, reference, self._peak) if min(reference.shape[1:]) >= 11 else None
+        return psnr(clean, reference, self._peak), similar
 
 
 def encode_preview(pixels: FloatArray) -> bytes:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import fit_quality, methods, quality_plot, tables
-from benchmarks.pairs import Pair, scores
+from benchmarks.pairs import Pair
 from benchmarks.results_file import ResultsFile, mean_scores
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
@@ -38,7 +39,7 @@ def quick_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes without an export, which takes seconds."""
 
     def quick(pair: Pair, recipe: Recipe, state: FitState, passes: int) -> dict[str, float]:
-        return scores(predict(state.weights(), pair.noisy, recipe, passes=passes), pair.clean)
+        return pair.scores(predict(state.weights(), pair.noisy, recipe, passes=passes))
 
     monkeypatch.setattr(methods, "run_passes", quick)
 
@@ -48,6 +49,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
     fit_quality.main()
     values: dict[str, Any] = json.loads(Path("out.json").read_text())
     return values
+
+
+def blank(channels: int) -> Pair:
+    pixels = np.zeros((channels, 16, 16), np.float32)
+    return Pair("blank", pixels, pixels, None)
 
 
 def row(result: dict[str, Any], image: str, method: str) -> dict[str, Any]:
@@ -146,24 +152,24 @@ def test_means_are_of_finished_fits() -> None:
 
 
 def test_natural_weights_are_part_of_what_a_row_depends_on() -> None:
-    inputs = methods.recipe_inputs(RECIPES["fast"], 3)["recipe"]
+    inputs = methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"]
     assert len(inputs["start_sha256"]) == 16
-    assert inputs["start_sha256"] != methods.recipe_inputs(RECIPES["fast"], 1)["recipe"]["start_sha256"]
-    assert "start_sha256" not in methods.recipe_inputs(methods.named_recipe("fast:scratch"), 3)["recipe"]
+    assert inputs["start_sha256"] != methods.recipe_inputs(RECIPES["fast"], blank(1))["recipe"]["start_sha256"]
+    assert "start_sha256" not in methods.recipe_inputs(methods.named_recipe("fast:scratch"), blank(3))["recipe"]
 
 
 def test_rows_from_before_there_were_weights_for_cameras_still_count() -> None:
     camera = replace(RECIPES["fast"], camera=True)
-    before, now = (methods.recipe_inputs(recipe, 3)["recipe"] for recipe in (RECIPES["fast"], camera))
+    before, now = (methods.recipe_inputs(recipe, blank(3))["recipe"] for recipe in (RECIPES["fast"], camera))
     assert "camera" not in before
     assert now["camera"]
     assert now["start_sha256"] != before["start_sha256"]
 
 
 def test_rows_of_the_papers_recipe_count_whatever_fast_has_learnt_since() -> None:
-    inputs = methods.recipe_inputs(RECIPES["paper"], 3)["recipe"]
+    inputs = methods.recipe_inputs(RECIPES["paper"], blank(3))["recipe"]
     assert not {"camera", "target", "expects_clipping", "rounds_products"} & set(inputs)
-    assert {"expects_clipping", "rounds_products"} <= set(methods.recipe_inputs(RECIPES["fast"], 3)["recipe"])
+    assert {"expects_clipping", "rounds_products"} <= set(methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"])
 
 
 def test_changes_of_a_recipe() -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import make_pairs
+from benchmarks import make_pairs, methods
 from benchmarks.pairs import load_pair, load_pairs, sample
+from self2self.image_io import read_image
+from self2self.train.recipes import RECIPES
 
 LISTS = Path(__file__).parents[2] / "benchmarks" / "lists"
 
@@ -28,6 +30,37 @@ def test_files_are_cut_alike(tmp_path: Path) -> None:
     np.testing.assert_allclose(pair.noisy, expected, atol=1e-6)
     np.testing.assert_allclose(pair.clean, 1 - expected, atol=1e-6)
     assert pair.sigma is None
+
+
+def test_a_dark_image_is_seen_as_the_product_sees_it_and_scored_by_black_and_white(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clean = np.tile(np.arange(10, 50, dtype=np.uint8), (40, 1))
+    noisy = (clean + rng.integers(-5, 6, clean.shape)).astype(np.uint8)
+    save(tmp_path / "noisy.png", noisy)
+    save(tmp_path / "clean.png", clean)
+    pair = load_pair({"name": "a", "noisy": "noisy.png", "clean": "clean.png"}, tmp_path)
+    seen = methods.seen_by("fast", pair)
+    np.testing.assert_array_equal(seen.noisy, read_image(tmp_path / "noisy.png").pixels)
+    assert methods.seen_by("paper,steps=3", pair) is pair
+    assert seen.scores(seen.noisy) == pair.scores(pair.noisy)
+    mean_square = np.mean((noisy - clean.astype(float)) ** 2)
+    assert pair.scores(pair.noisy)["psnr"] == pytest.approx(10 * np.log10(255**2 / mean_square), abs=1e-3)
+    fast = RECIPES["fast"]
+    assert methods.recipe_inputs(fast, seen) == {
+        **methods.recipe_inputs(fast, pair),
+        "range": [pytest.approx(noisy.min() / 255, abs=1e-5), pytest.approx(noisy.max() / 255, abs=1e-5)],
+    }
+
+
+def test_12_bits_in_16_have_one_scale_for_both(tmp_path: Path) -> None:
+    clean = np.tile(np.arange(1000, 1040, dtype=np.uint16) * 2, (40, 1))
+    for name, values in (("noisy", clean + 100), ("clean", clean)):
+        save(tmp_path / f"{name}.png", values.astype(np.uint16))
+    pair = load_pair({"name": "a", "noisy": "noisy.png", "clean": "clean.png"}, tmp_path)
+    np.testing.assert_allclose(65535 * (pair.noisy - pair.clean), 100, rtol=1e-3)
+    seen = pair.in_range()
+    assert (seen.noisy.min(), seen.noisy.max()) == (0, 1)
+    np.testing.assert_allclose(seen.noisy - seen.clean, 100 / 78, rtol=1e-3)
 
 
 def test_noise_is_made_on_a_sample_and_only_gaussian_noise_has_a_sigma() -> None:

@@ -31,9 +31,9 @@ def test_an_engine_is_built_for_the_size_that_the_model_pads_to(monkeypatch: pyt
     def request_for(library: Any, path: Any, contract: Any, profile: Profile, **options: Any) -> None:
         asked.append(profile)
 
-    run = cast(Run, SimpleNamespace(config=lambda: SimpleNamespace(image="noisy.png")))
+    run = cast(Run, SimpleNamespace(config=lambda: None))
     monkeypatch.setattr(exporting, "exported_path", lambda run, precision: model.path)
-    monkeypatch.setattr(exporting, "read_image", lambda path: SimpleNamespace(pixels=np.zeros((3, 70, 130))))
+    monkeypatch.setattr(exporting, "read_fitted_image", lambda config: SimpleNamespace(pixels=np.zeros((3, 70, 130))))
     monkeypatch.setattr(engine_cache, "request_for", request_for)
     monkeypatch.setattr(engine_cache, "load_or_build", lambda request, *rest, **options: request)
     assert engine_for({}).optimum == (96, 160)

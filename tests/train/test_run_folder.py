@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,9 @@ def config_of(**changes: object) -> RunConfig:
         "device": "cpu",
     }
     return RunConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+DAMAGED_RANGE = json.dumps({**json.loads(json.dumps(asdict(config_of()))), "format": 1, "image_range": [5, 1]})
 
 
 @pytest.fixture
@@ -52,14 +55,18 @@ def test_config_round_trip(run: Run) -> None:
     assert not run.config().same_fit(config_of(seed=1))
 
 
-def test_a_config_of_before_there_was_a_hash_of_the_start_weights(run: Run) -> None:
-    config = config_of(start="natural", start_sha256="cd" * 32)
+@pytest.mark.parametrize(("key", "value"), [("start_sha256", "cd" * 32), ("image_range", (3.0, 251.0))])
+def test_a_config_of_before_something_was_noted(run: Run, key: str, value: object) -> None:
+    config = config_of(start="natural", **{key: value})
     run.create(config)
     assert run.config() == config
+    assert not config_of(start="natural", **{key: ("ef" * 32 if isinstance(value, str) else (0.0, 255.0))}).same_fit(
+        config
+    )
     values = json.loads(run.config_path.read_text())
-    del values["start_sha256"]
+    del values[key]
     run.config_path.write_text(json.dumps(values))
-    assert run.config() == replace(config, start_sha256=None)
+    assert run.config() == config_of(start="natural")
     assert config.same_fit(run.config())
     assert not replace(config, seed=1).same_fit(run.config())
 
@@ -70,6 +77,7 @@ def test_a_config_of_before_there_was_a_hash_of_the_start_weights(run: Run) -> N
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ("{}", "is damaged"),
+        (DAMAGED_RANGE, "is damaged"),
         ('{"format": 99}', "has run format 99; expected 1"),
     ],
 )
