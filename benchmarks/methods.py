@@ -50,8 +50,9 @@ def changes(text: str) -> dict[str, Any]:
 
 
 def seen_by(recipe: str, pair: Pair) -> Pair:
-    """`pair` as the product would bring it to a recipe."""
-    return pair if as_published(recipe) else pair.in_range()
+    """`pair` in the range in which the product brings an image to a recipe (`jobs.fit_config.suited`)."""
+    seen = pair.in_range()
+    return pair if as_published(recipe) or measure_noise(central(seen.noisy)).correlated else seen
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:

@@ -138,6 +138,8 @@ class Contract:
         image_sha256: `image_io.image_hash` of the image that the model was fitted on.
         image_range: the values of that image's file that are 0 and 1 in ``image``; None in files of versions that did
             not note it.
+        whole_range: whether 0 and 1 are black and white (`image_io.read_image`), as in those versions, for this image
+            and all others.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this.
         minimum_size: height and width have to be at least this.
@@ -150,6 +152,7 @@ class Contract:
     steps: int = 0
     image_sha256: str = ""
     image_range: tuple[float, float] | None = None
+    whole_range: bool = True
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
@@ -177,6 +180,7 @@ class Contract:
             "steps": self.steps,
             "image_sha256": self.image_sha256,
             "image_range": self.image_range,
+            "whole_range": self.whole_range,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
@@ -214,10 +218,13 @@ class Contract:
                 steps=int(field("steps")),
                 image_sha256=str(field("image_sha256")),
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
+                whole_range=json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true")),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
             )
+            if not isinstance(contract.whole_range, bool):
+                raise ValueError(f"whole_range {contract.whole_range!r}")
             if contract.precision not in PRECISIONS:
                 raise ValueError(f"precision {contract.precision!r}")
             if not masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in masks):

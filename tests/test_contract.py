@@ -28,6 +28,7 @@ CONTRACT = Contract(
     steps=4000,
     image_sha256="0f" * 32,
     image_range=(12.0, 4095.5),
+    whole_range=False,
     precision="fp16",
 )
 
@@ -115,7 +116,7 @@ def test_a_later_schema_is_refused_with_its_number() -> None:
 KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 
-LATER_KEYS = {"self2self.image_range"}
+LATER_KEYS = {"self2self.image_range", "self2self.whole_range"}
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - LATER_KEYS))
@@ -129,9 +130,8 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
 
 
 def test_files_of_before_there_was_a_range() -> None:
-    metadata = CONTRACT.to_metadata()
-    del metadata["self2self.image_range"]
-    assert Contract.from_metadata(metadata, "m.onnx") == replace(CONTRACT, image_range=None)
+    metadata = {key: value for key, value in CONTRACT.to_metadata().items() if key not in LATER_KEYS}
+    assert Contract.from_metadata(metadata, "m.onnx") == replace(CONTRACT, image_range=None, whole_range=True)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,8 @@ def test_files_of_before_there_was_a_range() -> None:
         ("image_range", "[2, 1]"),
         ("image_range", "[0, NaN]"),
         ("image_range", "255"),
+        ("whole_range", "1"),
+        ("whole_range", "null"),
         ("channels", "three"),
         ("channels", "0"),
         ("channels", "Infinity"),

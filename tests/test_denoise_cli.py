@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from self2self.runtime.engine import get_engine
@@ -57,6 +58,28 @@ def test_a_dark_image_is_brought_to_the_range_and_the_recipe_of_the_paper_sees_i
     run_cli("export", "paper")
     values_of = parse_json(run_cli("infer", "paper", "dark.png", "-o", "p.png", "--passes", "1", "--json"))
     assert values_of["range"] == [0, 255]
+
+
+def test_a_dark_image_with_correlated_noise_keeps_its_range_from_black_to_white(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).normal(0, 8, (3, 96, 96, 3))
+    pages = np.clip(40 + gaussian_filter(noise, (0, 1, 1, 0)), 0, 255).round().astype(np.uint8)
+    Image.fromarray(pages[0]).save("dark.png")
+    tifffile.imwrite("dark.tif", pages, photometric="rgb")
+    options = ("--steps", "1", "--passes", "1", "--json", "--run")
+    values = parse_json(run_cli("denoise", "dark.png", *options, "one"))
+    assert (values["noise"]["correlated"], values["range"]) == (True, [0, 255])
+    # Other images, too, as the first is: from a model, and as pages.
+    assert load_model(Run(Path("one")).onnx_path).contract.whole_range
+    Image.fromarray(pages[1]).save("next.png")
+    assert parse_json(run_cli("infer", "one", "next.png", "--passes", "1", "--json"))["range"] == [0, 255]
+    for way in ("first", "each"):
+        values = parse_json(run_cli("denoise", "dark.tif", *options, way, "--fit-pages", way, "-o", f"{way}.tif"))
+        assert [page["range"] for page in values["pages"]] == 3 * [[0, 255]]
 
 
 def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

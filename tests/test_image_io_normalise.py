@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from self2self.extremes import without_hot_pixels
 from self2self.image_io import read_image, write_image
+from self2self.image_io.normalise import in_whole_range
 from tests.image_files import load, noise, round_trip, save
 
 COMMON = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -196,6 +197,30 @@ def test_as_the_papers_have_it_white_is_one(tmp_path: Path, dtype: type) -> None
     image = read_image(tmp_path / "in.tif", whole_range=True)
     assert image.range == (0, {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype])
     assert image.range == (0, image.white)
+
+
+@COMMON
+@given(
+    dtype=st.sampled_from(["u1", "u2", "f4", "f8"]),
+    low=st.floats(0, 0.9),
+    high=st.floats(0, 1),
+    size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+)
+def test_in_the_whole_range_is_as_read_in_it(
+    tmp_path: Path, dtype: str, low: float, high: float, size: tuple[int, int]
+) -> None:
+    white = {"u1": 255, "u2": 65535}.get(dtype, 1)
+    values = white * (low + (max(low, high) - low) * np.random.default_rng(0).random(size))
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, values.astype(dtype), photometric="minisblack")
+    own = read_image(path)
+    before = own.pixels.copy()
+    changed, expected = in_whole_range(own), read_image(path, whole_range=True)
+    assert (changed.range, changed.white) == (expected.range, expected.white)
+    if dtype.startswith("u"):
+        np.testing.assert_array_equal(changed.pixels, expected.pixels)
+    np.testing.assert_allclose(changed.pixels, expected.pixels, atol=2e-7)
+    np.testing.assert_array_equal(own.pixels, before)
 
 
 def test_as_the_papers_have_it_8_bits_stay_dark(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ within 2**22 of the offset comes back as itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from self2self.extremes import stand_alone
-from self2self.image_io.image import Array, Refused
+from self2self.image_io.image import Array, Image, Refused
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
 """What counts as the bulk; the usual choice in fluorescence microscopy (CSBDeep uses 99.8 as well)."""
@@ -138,6 +138,18 @@ def restore(pixels: Array, offset: float, scale: float, dtype: np.dtype[Any]) ->
             np.rint(block, out=block)
         values[first : first + ROWS] = np.moveaxis(np.clip(block, low, high, out=block), 0, 2)
     return values
+
+
+def in_whole_range(image: Image) -> Image:
+    """A copy of `image` as `read_image` gives it with `whole_range`; itself where that is the same."""
+    if image.white is None or image.range == (0, image.white):
+        return image
+    pixels = np.empty_like(image.pixels)
+    for first in range(0, pixels.shape[1], ROWS):
+        rows = slice(first, first + ROWS)
+        values = restore(image.pixels[:, rows], image.offset, image.scale, image.dtype)
+        pixels[:, rows] = normalise(values, 0.0, image.white)
+    return replace(image, pixels=pixels, offset=0.0, scale=image.white)
 
 
 def _bulk(values: Array) -> tuple[float, float]:

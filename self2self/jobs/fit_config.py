@@ -8,8 +8,10 @@ from pathlib import Path
 from self2self.diagnosis import Noise
 from self2self.errors import UsageError
 from self2self.image_io import Image, image_hash
-from self2self.jobs.observer import Observer
+from self2self.image_io.normalise import in_whole_range
+from self2self.jobs.observer import Observer, noise_of
 from self2self.masks import check_seed
+from self2self.runtime.sampling import as_published
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, takes_texture
 from self2self.train.recipes import INITS, following, recipe_for
@@ -71,8 +73,25 @@ class FitOptions:
         return bool(self.iqa) or self.iqa_weights is not None
 
 
-def configure(image: Image, options: FitOptions, noise: Noise, observer: Observer) -> RunConfig:
+def suited(image: Image, options: FitOptions) -> tuple[Image, Noise, bool]:
+    """The image in the range that suits a fit, its noise there, and whether that is the whole range of its type.
+
+    The recipes of the paper see that. So does a fit whose noise is correlated: of a dark photograph, stretched, the
+    start weights take weak and coarse noise for texture (docs/experiments.md).
+    """
+    noise = noise_of(image)
+    if not (as_published(options.recipe) or noise.correlated):
+        return image, noise, False
+    whole = in_whole_range(image)
+    return whole, noise if whole is image else noise_of(whole), True
+
+
+def configure(
+    image: Image, options: FitOptions, noise: Noise, observer: Observer, *, whole_range: bool = False
+) -> RunConfig:
     """The configuration of a fit of `image`, whose noise is `noise`; options that the user gave win.
+
+    Image, noise and `whole_range` are what `suited` makes of an image.
 
     Raises:
         UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
@@ -125,6 +144,7 @@ def configure(image: Image, options: FitOptions, noise: Noise, observer: Observe
         device=str(choose_device(options.device)),
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
         image_range=image.range,
+        whole_range=whole_range,
     )
     first = start_weights(config)
     return config if first is None else replace(config, start_sha256=tensors_sha256(first))

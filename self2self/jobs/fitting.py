@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from self2self.diagnosis import Noise
 from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
-from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder
-from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
-from self2self.runtime.sampling import as_published
+from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder, suited
+from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.system import peak_memory_bytes
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
@@ -123,12 +122,12 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    with open_stack(path, whole_range=as_published(options.recipe)) as stack:
+    with open_stack(path) as stack:
         image = read_fit_page(stack, options, observer)
+    image, noise, whole_range = suited(image, options)
     clean = read_reference(reference, image) if reference else None
     tell_notes(image, observer)
-    noise = noise_of(image)
-    config = configure(image, options, noise, observer)
+    config = configure(image, options, noise, observer, whole_range=whole_range)
     run = run_folder(config, options)
     if resume:
         config = resumable(run, config, options)
@@ -156,7 +155,7 @@ def read_fitted_image(config: RunConfig) -> Image:
     Raises:
         InputError, ResourceError: it is not there any more, or cannot be used.
     """
-    with open_stack(config.image, whole_range=as_published(config.recipe.name)) as stack:
+    with open_stack(config.image, whole_range=config.whole_range) as stack:
         for index in range(stack.pages if stack.pages > 1 else 0):
             page = stack.read_page(index)
             if image_hash(page) == config.image_sha256:

@@ -14,16 +14,16 @@ from self2self.errors import FileFormatError, InterruptedRun
 from self2self.extremes import without_hot_pixels
 from self2self.image_io import Image, image_hash, open_stack, write_float_map, write_image
 from self2self.jobs.exporting import export_job
-from self2self.jobs.fit_config import FitOptions, configure, run_folder
+from self2self.jobs.fit_config import FitOptions, configure, run_folder, suited
 from self2self.jobs.fitting import SAME_COMMAND, Fitted, fit_or_reuse, read_fit_page
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.infer_options import InferOptions
-from self2self.jobs.observer import Observer, noise_of, tell_noise, tell_notes
+from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.runtime.denoise import check_channels, denoise
 from self2self.runtime.ensemble import expected_passes
 from self2self.runtime.model import Model, load_model
 from self2self.runtime.prepared import Prepared
-from self2self.runtime.sampling import as_published, sampling_for
+from self2self.runtime.sampling import sampling_for
 from self2self.runtime.tile_job import Denoised
 from self2self.system import peak_memory_bytes
 
@@ -133,7 +133,7 @@ def _infer_file(
     model: Model, path: Path, options: InferOptions, observer: Observer, prepared: Prepared
 ) -> Finished | FinishedStack:
     start = time.perf_counter()
-    with open_stack(path, whole_range=as_published(model.contract.recipe)) as stack:
+    with open_stack(path, whole_range=model.contract.whole_range) as stack:
         if stack.pages > 1:
             from self2self.jobs.stacks import infer_stack
 
@@ -256,7 +256,7 @@ def denoise_job(
     path, observer = Path(path), observer or Observer()
     fitting.check()
     options.check([path])
-    with open_stack(path, whole_range=as_published(fitting.recipe)) as stack:
+    with open_stack(path) as stack:
         if stack.pages > 1:
             from self2self.jobs.stacks import denoise_stack
 
@@ -264,8 +264,8 @@ def denoise_job(
         image = read_fit_page(stack, fitting, observer)
     options.check_for(image)
     tell_notes(image, observer)
-    noise = noise_of(image)
-    fitted, model, exported = fit_model(image, fitting, observer, noise, force=options.force)
+    image, noise, whole_range = suited(image, fitting)
+    fitted, model, exported = fit_model(image, fitting, observer, noise, whole_range=whole_range, force=options.force)
     try:
         return infer_image(
             model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
@@ -275,17 +275,17 @@ def denoise_job(
 
 
 def fit_model(
-    image: Image, fitting: FitOptions, observer: Observer, noise: Noise | None = None, *, force: bool = False
+    image: Image, fitting: FitOptions, observer: Observer, noise: Noise, *, whole_range: bool, force: bool = False
 ) -> tuple[Fitted, Model, float]:
     """Fit to `image`, or take what is fitted, and export it: the fit, the model and the seconds of the export.
 
-    With `force`, a fit with other settings is replaced.
+    Image, noise and `whole_range` are what `suited` makes of an image. With `force`, a fit with other settings is
+    replaced.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    noise = noise or noise_of(image)
-    config = configure(image, fitting, noise, observer)
+    config = configure(image, fitting, noise, observer, whole_range=whole_range)
     run = run_folder(config, fitting)
     tell_noise(image, noise, config.recipe, observer)
     fitted = fit_or_reuse(run, config, image, observer, force=force)

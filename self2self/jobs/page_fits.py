@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.image_io import Image
-from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fit_config import FitOptions, suited
 from self2self.jobs.fitting import Fitted
 from self2self.jobs.inferring import fit_model
 from self2self.jobs.observer import Observer
@@ -48,7 +48,10 @@ class PageFits:
             # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
-        fitted, model, exported = fit_model(image, options, self.observer, force=self.force)
+        image, noise, whole_range = suited(image, options)
+        fitted, model, exported = fit_model(
+            image, options, self.observer, noise, whole_range=whole_range, force=self.force
+        )
         if index == 0:
             self.fitted = fitted
         self.fit_seconds += fitted.seconds

@@ -15,7 +15,7 @@ from self2self.diagnosis import CORRELATED_NOTE, central, has_noise, measure_res
 from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
 from self2self.extremes import without_hot_pixels
 from self2self.image_io import Image, Stack, check_stack_output, image_hash
-from self2self.image_io.normalise import restore
+from self2self.image_io.normalise import in_whole_range, restore
 from self2self.jobs.fitting import Fitted
 from self2self.jobs.infer_options import InferOptions
 from self2self.jobs.inferring import run_passes
@@ -183,6 +183,8 @@ class StackJob:
         tell_notes(image, self.observer)
         digest = image_hash(image)
         model = model_for(index, image)
+        if model.contract.whole_range:
+            image = in_whole_range(image)
         start = time.perf_counter()
         noisy = without_hot_pixels(central(image.pixels).copy(), in_place=True)
         seed = (options.seed + index) % 2**32

@@ -8,11 +8,11 @@ import time
 from dataclasses import asdict, replace
 
 from self2self.image_io import Stack
-from self2self.jobs.fit_config import FitOptions, configure, run_folder
+from self2self.jobs.fit_config import FitOptions, configure, run_folder, suited
 from self2self.jobs.fitting import read_fit_page
 from self2self.jobs.infer_options import InferOptions
 from self2self.jobs.inferring import fit_model
-from self2self.jobs.observer import Observer, noise_of
+from self2self.jobs.observer import Observer
 from self2self.jobs.page_fits import PageFits
 from self2self.jobs.parts import file_hash
 from self2self.jobs.stack_job import FinishedStack, StackJob
@@ -47,8 +47,10 @@ def denoise_stack(stack: Stack, fitting: FitOptions, options: InferOptions, obse
         job.check()
         if fitting.fit_pages == "each":
             return _model_each(job, fitting, start)
-        image = read_fit_page(stack, fitting, observer)
-        fitted, model, exported = fit_model(image, fitting, observer, force=options.force)
+        image, noise, whole_range = suited(read_fit_page(stack, fitting, observer), fitting)
+        fitted, model, exported = fit_model(
+            image, fitting, observer, noise, whole_range=whole_range, force=options.force
+        )
         done = _one_model(job, model, start)
     return replace(done, fitted=fitted, fit_seconds=fitted.seconds, export_seconds=exported)
 
@@ -67,8 +69,8 @@ def _one_model(job: StackJob, model: Model, start: float) -> FinishedStack:
 
 
 def _model_each(job: StackJob, fitting: FitOptions, start: float) -> FinishedStack:
-    first = job.stack.read_page(0)
-    config = configure(first, fitting, noise_of(first), job.observer)
+    first, noise, whole_range = suited(job.stack.read_page(0), fitting)
+    config = configure(first, fitting, noise, job.observer, whole_range=whole_range)
     fits = PageFits(fitting, run_folder(config, fitting), job.observer, job.options.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:

@@ -54,6 +54,7 @@ class RunConfig:
             that did not note it.
         image_range: the stored values of the image that were 0 and 1 to the network; None for fits of versions that
             did not note it.
+        whole_range: whether those are black and white, as in those versions.
     """
 
     image: str
@@ -66,6 +67,7 @@ class RunConfig:
     iqa: IqaWeights | None = None
     start_sha256: str | None = None
     image_range: tuple[float, float] | None = None
+    whole_range: bool = True
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -77,6 +79,7 @@ class RunConfig:
             steps=steps,
             image_sha256=self.image_sha256,
             image_range=self.image_range,
+            whole_range=self.whole_range,
         )
 
     def same_fit(self, other: RunConfig) -> bool:
@@ -89,6 +92,7 @@ class RunConfig:
             self,
             start_sha256=self.start_sha256 if other.start_sha256 else None,
             image_range=self.image_range if other.image_range else None,
+            whole_range=self.whole_range if other.image_range else True,
         )
 
 
@@ -218,6 +222,7 @@ class Run:
             "iqa": None if config.iqa is None else asdict(config.iqa),
             "start_sha256": config.start_sha256,
             "image_range": config.image_range,
+            "whole_range": config.whole_range,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -264,6 +269,7 @@ class Run:
                 iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
                 image_range=checked_range(values.get("image_range")),
+                whole_range=bool(values.get("whole_range", True)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

@@ -10,7 +10,6 @@ import tifffile
 from self2self.errors import InputError
 from self2self.image_io import image_hash, read_image
 from self2self.jobs.fitting import read_fitted_image, read_reference
-from self2self.train.recipes import RECIPES
 from tests.train.test_run_folder import config_of
 
 
@@ -50,10 +49,10 @@ def test_the_image_of_a_run_is_its_page_as_its_recipe_sees_it(tmp_path: Path) ->
     path = written(tmp_path / "stack.tif", pages)
     (alone,) = pages[2:]
     digest = image_hash(read_image(written(tmp_path / "page.tif", alone)))
-    config = config_of(image=str(path), image_sha256=digest, recipe=RECIPES["fast"], channels=1)
+    config = config_of(image=str(path), image_sha256=digest, channels=1, whole_range=False)
     found = read_fitted_image(config)
     assert (image_hash(found), found.range) == (digest, (alone.min(), alone.max()))
-    assert read_fitted_image(replace(config, recipe=RECIPES["paper"])).range == (0, 255)
+    assert read_fitted_image(replace(config, whole_range=True)).range == (0, 255)
     # The file has changed since.
     assert read_fitted_image(replace(config, image_sha256="ab")).range == (0, (SHARES // 9).max())
 
