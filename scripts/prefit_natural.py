@@ -81,13 +81,15 @@ MOST_BEYOND = 0.3
 """How much of that range is cut off at each end, at most."""
 
 
-def with_noise(clean: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def with_noise(
+    clean: np.ndarray, kind: str, rng: np.random.Generator, power: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
     """`clean`, and it with noise of `kind` and of a level that is more often weak than strong, as in the world.
 
     A part of both has values beyond [0, 1], as an image has whose range was chosen by its bulk.
     """
     largest = LARGEST_CAMERA_SIGMA if kind == "camera" else LARGEST_SIGMA
-    sigma = more_often_low(0, largest, rng)
+    sigma = more_often_low(0, largest, rng, power)
     if rng.random() >= BEYOND_SHARE:
         return clean, add_noise(clean, kind, sigma, rng)
     low, high = rng.uniform(0, MOST_BEYOND), rng.uniform(1 - MOST_BEYOND, 1)
@@ -95,9 +97,9 @@ def with_noise(clean: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[
     return tuple(((pixels - low) / (high - low)).astype(np.float32) for pixels in (clean, noisy))
 
 
-def more_often_low(low: float, high: float, rng: np.random.Generator) -> float:
-    """A number of which half are in the first quarter of the range."""
-    return low + (high - low) * rng.random() ** 2
+def more_often_low(low: float, high: float, rng: np.random.Generator, power: float = 2.0) -> float:
+    """A number of which half are in the first quarter of the range, with a `power` of 3 in the first eighth."""
+    return low + (high - low) * rng.random() ** power
 
 
 def root_mean_square(prediction: Tensor, clean: Tensor) -> Tensor:
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument(
         "--drop-rates", type=float, nargs=2, default=(0.15, 0.65), metavar=("LOW", "HIGH"), help="of the input"
     )
+    parser.add_argument("--sigma-power", type=float, default=2.0, help="the higher, the more often noise is weak")
     parser.add_argument("--decoder-drop-rate", type=float, default=0.03)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
@@ -141,7 +144,7 @@ def main() -> None:
         kind = str(rng.choice(list(mix), p=list(mix.values())))
         is_soft = rng.random() < SOFT_SHARES.get(kind, SOFT_SHARE)
         clean = soft(small, args.size, rng) if is_soft else sample_clean(photographs, args.size, rng, ways)
-        return with_noise(clean, kind, rng)
+        return with_noise(clean, kind, rng, args.sigma_power)
 
     network = Self2SelfNet(args.channels, ENCODER_WIDTH, DECODER_WIDTHS)
     initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
