@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.methods import seen_by
 from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
@@ -171,7 +172,7 @@ def main() -> None:
     marks = {float((DEFAULTS | settings(text))["at"]) for text in looks}
     rows: list[dict[str, Any]] = []
     made = pairs(args.images.split(","), args.noise or ["gaussian:25"])
-    for pair in (pair.in_range() for pair in (load_pairs(args.pairs) if args.pairs else made)):
+    for pair in (seen_by("fast", pair) for pair in (load_pairs(args.pairs) if args.pairs else made)):
         for change in args.fit or [""]:
             recipe = replace(RECIPES["fast"], **settings(change))
             file = args.cache and args.cache / f"{pair.name} {change or 'fast'}.pt".replace(":", " ")

@@ -9,8 +9,8 @@ The public API in one list; importing the package loads nothing heavy. What the 
 
 Passes of a model that was exported before, from array to array::
 
-    image = self2self.read_image("noisy.tif")
     model = self2self.load_model("runs/noisy-1a2b3c4d/model.onnx")
+    image = self2self.read_image("noisy.tif", whole_range=model.contract.whole_range)
     denoised = self2self.denoise(model, image.pixels, passes=50)
     self2self.write_image("clean.tif", denoised.image, like=image)
 

@@ -31,7 +31,7 @@ SHORTEST_NAME = 12
 DETAIL = 26
 """Columns of loss and speed."""
 
-WHITES, WHOLE = (1.0, 255.0, 65535.0), 0.9
+WHITES, WHOLE = (255.0, 65535.0), 0.9
 """Values that stand for white, and the share of the way there from 0 that an image with such values uses."""
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def range_text(values: tuple[float, float] | None) -> str:
     if values is None:
         return ""
     low, high = values
-    if any(low >= 0 and high <= white and high - low >= WHOLE * white for white in WHITES):
+    if low == high or any(low >= 0 and high <= white and high - low >= WHOLE * white for white in WHITES):
         return ""
     return f"; 255 grey levels are from {low:g} to {high:g}"
 

@@ -256,6 +256,8 @@ def checked_range(values: Any) -> tuple[float, float] | None:
     """
     if values is None:
         return None
+    if not isinstance(values, list):
+        raise ValueError(f"range {values!r}")
     low, high = map(float, values)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"range {values!r}")

@@ -16,6 +16,12 @@ def psnr(image: FloatArray, reference: FloatArray, peak: float = 1.0) -> float:
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
+def from_black_to_white(pixels: FloatArray, ends: tuple[float, float]) -> NDArray[np.float64]:
+    """`pixels` with 0 and 1 in the place of `ends`, so that peaks of 1 hold."""
+    black, white = ends
+    return (np.asarray(pixels, np.float64) - black) / (white - black)
+
+
 def ssim(image: FloatArray, reference: FloatArray, peak: float = 1.0) -> float:
     """Structural similarity (Wang et al. 2004), mean over pixels and channels.
 

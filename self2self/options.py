@@ -96,7 +96,7 @@ Tolerance = Annotated[
     float | None,
     typer.Option(
         "--tolerance",
-        help="Standard error at which --passes auto ends, in 8-bit grey levels.  [default: 0.25]",
+        help="Standard error at which --passes auto ends, in 255ths of the image's range.  [default: 0.25]",
         metavar="GREY LEVELS",
         show_default=False,
     ),

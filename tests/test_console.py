@@ -34,7 +34,9 @@ def drawn(name: str, *, columns: int = 80) -> list[str]:
         (None, ""),
         ((0.0, 255.0), ""),
         ((7.0, 240.0), ""),
-        ((0.0, 1.0), ""),
+        ((10.0, 10.0), ""),
+        # As of a mask in 8 bits.
+        ((0.0, 1.0), "; 255 grey levels are from 0 to 1"),
         ((3.0, 61.0), "; 255 grey levels are from 3 to 61"),
         ((-5.0, 250.0), "; 255 grey levels are from -5 to 250"),
         ((102.0, 4095.0), "; 255 grey levels are from 102 to 4095"),

@@ -141,6 +141,7 @@ def test_files_of_before_there_was_a_range() -> None:
         ("image_range", "[2, 1]"),
         ("image_range", "[0, NaN]"),
         ("image_range", "255"),
+        ("image_range", '"12"'),
         ("whole_range", "1"),
         ("whole_range", "null"),
         ("channels", "three"),

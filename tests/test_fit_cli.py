@@ -1,5 +1,6 @@
 """`self2self fit`: resuming, starting from an earlier run, scores against a reference, and drop rates."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_a_dark_image_is_scored_by_the_white_of_its_type(tmp_path: Path, monkeyp
     error = np.asarray(Image.open("out.png"), float) - np.asarray(Image.open("clean.png"), float)
     # Other masks, rounded, and with local means.
     assert found == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)), abs=3)
+    Image.fromarray(np.full((64, 64), 12, np.uint8)).save("blank.png")
+    text = run_cli("fit", "blank.png", "--steps", "1", "--reference", "blank.png", "--json").stdout
+    assert "NaN" not in text
+    assert json.loads(text)["psnr"] > 20
 
 
 def test_reference_is_scored(work: Path) -> None:

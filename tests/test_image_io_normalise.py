@@ -223,6 +223,25 @@ def test_in_the_whole_range_is_as_read_in_it(
     np.testing.assert_array_equal(own.pixels, before)
 
 
+def test_what_is_bright_in_a_dark_image_of_8_bits_is_in_the_range(tmp_path: Path) -> None:
+    """A cell of 30 pixels, in which noise is to be removed as well, and a hot pixel beside it."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(11, 1.5, (128, 128, 1))
+    samples[60:65, 70:76] = rng.normal(180, 15, (5, 6, 1))
+    cell = samples[60:65, 70:76].round().max()
+    samples[20, 20] = 240
+    low, high = range_of(tmp_path, samples.clip(0, 255).round().astype(np.uint8))
+    assert low < 10
+    assert high == cell
+
+
+def test_constant_8_bits_have_the_range_of_their_type(tmp_path: Path) -> None:
+    assert range_of(tmp_path, np.full((16, 16, 1), 10, np.uint8)) == (0, 255)
+    samples = np.full((64, 64, 1), 10, np.uint8)
+    samples[5, 5] = 200
+    assert range_of(tmp_path, samples) == (10, 200)
+
+
 def test_as_the_papers_have_it_8_bits_stay_dark(tmp_path: Path) -> None:
     samples = (noise((32, 32)) // 20).astype(np.uint8)
     path = save(tmp_path / "in.png", samples)

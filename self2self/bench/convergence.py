@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.extremes import with_extremes, within_range, without_hot_pixels
-from self2self.metrics import psnr
+from self2self.metrics import from_black_to_white, psnr
 from self2self.padding import Padding
 from self2self.runtime.engine import FloatArray, engine_class
 from self2self.runtime.ensemble import run_ensemble
@@ -35,7 +35,7 @@ def convergence(
     passes: int,
     *,
     reference: FloatArray | None = None,
-    peak: float = 1.0,
+    black_and_white: tuple[float, float] = (0.0, 1.0),
     on_progress: Callable[[Moments], None] = lambda moments: None,
 ) -> dict[str, Any]:
     """Run one ensemble, whose passes are drawn as `infer` draws them, and look at its mean on the way.
@@ -46,7 +46,7 @@ def convergence(
         engine: `--engine` name.
         passes: how many in all.
         reference: clean image of the same shape, for PSNR.
-        peak: from black to white in units of the pixels, for the same.
+        black_and_white: in units of the pixels, for the same.
         on_progress: called after every pass.
 
     Returns:
@@ -75,6 +75,10 @@ def convergence(
         # One pass at a time, so that every number of passes is met.
         run_ensemble(running, maker, sampling, batch=1, on_progress=look)
     final = means[passes]
+    scores = None
+    if reference is not None:
+        clean = from_black_to_white(reference, black_and_white)
+        scores = [_finite(psnr(from_black_to_white(mean, black_and_white), clean)) for mean in means.values()]
     return {
         "engine": engine,
         "recipe": contract.recipe,
@@ -84,7 +88,7 @@ def convergence(
         "flips": sampling.flips,
         "passes": list(means),
         "distance_grey_levels": [None if n == passes else _distance(mean, final) for n, mean in means.items()],
-        "psnr": None if reference is None else [_finite(psnr(mean, reference, peak)) for mean in means.values()],
+        "psnr": scores,
     }
 
 

@@ -78,8 +78,9 @@ class Stored:
 class Image:
     """An image for the network, and what it takes to write another one like it.
 
-    `stored = pixels * scale + offset`. An image fills [0, 1], but for hot pixels and other extremes of dark images,
-    which lie outside, as far as they are; nothing is clipped. See `normalise.choose_scale` and `extremes`.
+    `stored = pixels * scale + offset`. An image that was not read in the whole range of its type fills [0, 1], but for
+    hot pixels and other extremes of dark images, which lie outside, as far as they are; nothing is clipped. See
+    `normalise.choose_scale` and `extremes`.
     """
 
     pixels: NDArray[np.float32]
@@ -95,7 +96,8 @@ class Image:
     scale: float
     """Stored value of `pixels` = 0, and stored units per unit of `pixels` (never 0)."""
     white: float | None
-    """Stored value that is white in images of this type (255, 65535, 1), if this one uses that range; None else."""
+    """Stored value that is white in images of this type (255, 65535, 1), if this one uses that range, as one of 8
+    bits always does; None else."""
     sha256: str
     lossless: bool
     """False for JPEG and lossy WebP."""
@@ -109,9 +111,11 @@ class Image:
         return self.offset, self.offset + self.scale
 
     @property
-    def peak(self) -> float:
-        """From black to white in units of `pixels`, for PSNR; 1, its own range, where nobody can tell white."""
-        return 1.0 if self.white is None else self.white / self.scale
+    def black_and_white(self) -> tuple[float, float]:
+        """Black and white in units of `pixels`, for scores; where nobody can tell white, the ends of its own range."""
+        if self.white is None:
+            return 0.0, 1.0
+        return -self.offset / self.scale, (self.white - self.offset) / self.scale
 
 
 def check_size(width: int, height: int) -> None:

@@ -72,7 +72,8 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     The least and the greatest value become 0 and 1, or the ends of the headroom around the bulk, where those are
     nearer: the bulk is the 0.2th to the 99.8th percentile of what is neither saturated nor a hot pixel. Headroom is
     `HEADROOM` of the bulk, but for values between 0 and the white of their type: it grows from there where the bulk
-    fills a quarter of that range, until, where it fills a half, all values are within.
+    fills a quarter of that range, until, where it fills a half, all values are within. Of 8 bits, which are never
+    many times as wide as a bulk, all but hot pixels are within.
 
     Args:
         values: stored.
@@ -85,7 +86,8 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise Refused(f"has values from {low:g} to {high:g}, which no number type can subtract. Rescale it.")
-    bulk_low, bulk_high = _bulk(values)
+    sample = _without_outliers(values)
+    bulk_low, bulk_high = _bulk(sample)
     span = bulk_high - bulk_low
     white = WHITES.get(values.dtype.name)
     filled = 0.0 if white is None or low < 0 or high > white else span / white
@@ -93,6 +95,13 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
         white = None
     if whole_range and white is not None:
         return Scale(0.0, white, (0.0, 1.0), white)
+    if values.dtype == np.uint8:
+        first, last = float(sample.min()), float(sample.max())
+        if first == last:
+            # All but a few values are the same: the few are the signal, if there are any.
+            first, last = (low, high) if low < high else (0.0, 255.0)
+        scale = last - first
+        return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)), white)
     if low == high:
         # A prediction that is off by less than half of the range comes back as that one value.
         return Scale(low, LEAST_SCALE, (0.0, 1.0), white)
@@ -141,7 +150,7 @@ def restore(pixels: Array, offset: float, scale: float, dtype: np.dtype[Any]) ->
 
 
 def in_whole_range(image: Image) -> Image:
-    """A copy of `image` as `read_image` gives it with `whole_range`; itself where that is the same."""
+    """A copy of `image` as `read_image` gives it with `whole_range`, of floats but for rounding; or itself."""
     if image.white is None or image.range == (0, image.white):
         return image
     pixels = np.empty_like(image.pixels)
@@ -152,14 +161,17 @@ def in_whole_range(image: Image) -> Image:
     return replace(image, pixels=pixels, offset=0.0, scale=image.white)
 
 
-def _bulk(values: Array) -> tuple[float, float]:
+def _without_outliers(values: Array) -> NDArray[np.float64]:
     flat = values.reshape(-1)
     step = -(-flat.size // SAMPLES)
     # A step that is a multiple of 2 or 3 could visit one channel or one Bayer column only.
     while step > 1 and (step % 2 == 0 or step % 3 == 0):
         step += 1
     sample = flat[::step].astype(np.float64)
-    sample = sample[~_outliers(values, sample, step)]
+    return sample[~_outliers(values, sample, step)]
+
+
+def _bulk(sample: NDArray[np.float64]) -> tuple[float, float]:
     # "higher" and "lower" take a value that exists, one rank inside: in a small image, interpolation
     # would mix in a part of a single hot pixel, however hot.
     low = float(np.percentile(sample, LOW_PERCENTILE, method="higher"))
@@ -171,6 +183,7 @@ def _outliers(values: Array, sample: NDArray[np.float64], step: int) -> NDArray[
     """Which of a `sample`, each of so many `values`, tell nothing of the bulk: far off, and alone or saturated.
 
     Of dark images, a few hundred of these would be the upper end of the bulk, and all else a small part of its range.
+    In 8 bits, what is saturated is not that far off, and counts.
     """
     outliers = np.zeros(len(sample), np.bool_)
     low, high = np.percentile(sample, (INNER, 100 - INNER))
@@ -179,7 +192,8 @@ def _outliers(values: Array, sample: NDArray[np.float64], step: int) -> NDArray[
         return outliers
     reach = FAR * (high - low)
     far = np.flatnonzero((sample < low - reach) | (sample > high + reach))
-    outliers[far] = (sample[far] == sample.max()) | (sample[far] == sample.min())
+    if values.dtype != np.uint8:
+        outliers[far] = (sample[far] == sample.max()) | (sample[far] == sample.min())
     rows, columns, channels = np.unravel_index(far * step, values.shape)
     for channel in range(values.shape[2]):
         here = channels == channel

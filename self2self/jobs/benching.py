@@ -190,7 +190,7 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             _fastest(result["cases"], names),
             options.curve_passes,
             reference=clean,
-            peak=image.peak,
+            black_and_white=image.black_and_white,
             on_progress=lambda moments: observer.passed(moments, options.curve_passes),
         )
     return result

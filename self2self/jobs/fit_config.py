@@ -73,14 +73,16 @@ class FitOptions:
         return bool(self.iqa) or self.iqa_weights is not None
 
 
-def suited(image: Image, options: FitOptions) -> tuple[Image, Noise, bool]:
+def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -> tuple[Image, Noise, bool]:
     """The image in the range that suits a fit, its noise there, and whether that is the whole range of its type.
 
     The recipes of the paper see that. So does a fit whose noise is correlated: of a dark photograph, stretched, the
-    start weights take weak and coarse noise for texture (docs/experiments.md).
+    start weights take weak and coarse noise for texture (docs/experiments.md). With `whole_range` that is decided.
     """
     noise = noise_of(image)
-    if not (as_published(options.recipe) or noise.correlated):
+    if whole_range is None:
+        whole_range = as_published(options.recipe) or noise.correlated
+    if not whole_range:
         return image, noise, False
     whole = in_whole_range(image)
     return whole, noise if whole is image else noise_of(whole), True
@@ -214,11 +216,17 @@ def differences(stored: RunConfig, asked: RunConfig) -> str:
     return "; ".join(changed) or "its recipe is of another version"
 
 
+def _range(config: RunConfig) -> str:
+    if config.whole_range:
+        return "from black to white"
+    return "its own" if config.image_range is None else "{:g} to {:g}".format(*config.image_range)
+
+
 def _settings(config: RunConfig) -> dict[str, str]:
     recipe = config.recipe
     return {
         "image": config.image_sha256[:8],
-        "range": "unknown" if config.image_range is None else "{:g} to {:g}".format(*config.image_range),
+        "range": _range(config),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

@@ -23,6 +23,7 @@ class PageFits:
     Attributes:
         fitting: options of the first.
         first: its run folder; those of the others lie in it, and go when the page after them is done.
+        whole_range: as `suited` decided for page 1, so that every page goes on in the range of the one before.
         observer: whom to tell.
         force: whether a fit with other settings may be replaced.
         fitted: that of page 1, if this job made or found it.
@@ -31,6 +32,7 @@ class PageFits:
 
     fitting: FitOptions
     first: Run
+    whole_range: bool
     observer: Observer
     force: bool = False
     fitted: Fitted | None = None
@@ -48,7 +50,7 @@ class PageFits:
             # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
-        image, noise, whole_range = suited(image, options)
+        image, noise, whole_range = suited(image, options, self.whole_range)
         fitted, model, exported = fit_model(
             image, options, self.observer, noise, whole_range=whole_range, force=self.force
         )

@@ -29,7 +29,7 @@ from self2self.files import atomic_write
 from self2self.image_io.image import Array
 
 SETTINGS, WRITTEN = "stack.json", "deviations.written"
-PARTS_FORMAT = 1
+PARTS_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

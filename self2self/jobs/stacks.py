@@ -71,7 +71,7 @@ def _one_model(job: StackJob, model: Model, start: float) -> FinishedStack:
 def _model_each(job: StackJob, fitting: FitOptions, start: float) -> FinishedStack:
     first, noise, whole_range = suited(job.stack.read_page(0), fitting)
     config = configure(first, fitting, noise, job.observer, whole_range=whole_range)
-    fits = PageFits(fitting, run_folder(config, fitting), job.observer, job.options.force)
+    fits = PageFits(fitting, run_folder(config, fitting), whole_range, job.observer, job.options.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()

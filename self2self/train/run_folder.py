@@ -91,8 +91,8 @@ class RunConfig:
         return replace(
             self,
             start_sha256=self.start_sha256 if other.start_sha256 else None,
+            # That of versions that did not note it was the whole one.
             image_range=self.image_range if other.image_range else None,
-            whole_range=self.whole_range if other.image_range else True,
         )
 
 
@@ -269,12 +269,18 @@ class Run:
                 iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
                 image_range=checked_range(values.get("image_range")),
-                whole_range=bool(values.get("whole_range", True)),
+                whole_range=_boolean(values.get("whole_range", True)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(
                 f"{self.config_path}: is damaged ({type(error).__name__}: {error}). Fit again with --force."
             ) from error
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
 
 
 class History:

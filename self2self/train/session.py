@@ -19,7 +19,7 @@ from self2self.diagnosis import central
 from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.extremes import with_extremes, without_hot_pixels
 from self2self.files import atomic_write
-from self2self.metrics import psnr, ssim
+from self2self.metrics import from_black_to_white, psnr, ssim
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
 from self2self.train.iqa import IqaTerm
@@ -96,7 +96,7 @@ def fit_run(
     *,
     resume: bool = False,
     reference: FloatArray | None = None,
-    peak: float = 1.0,
+    black_and_white: tuple[float, float] = (0.0, 1.0),
     on_report: Callable[[FitReport], None] | None = None,
     go_on: str = "Give the same command with --resume to go on.",
 ) -> FitReport:
@@ -108,7 +108,7 @@ def fit_run(
         pixels: float32 (C, H, W).
         resume: go on from the folder's state.
         reference: clean image of the same shape, for the history alone.
-        peak: from black to white in units of the pixels, for its scores.
+        black_and_white: in units of the pixels, for its scores.
         on_report: called after every step.
         go_on: what a user who interrupts the fit is told to do, one sentence.
 
@@ -135,7 +135,7 @@ def fit_run(
             run.clear()
             run.create(config)
         history.restart(state.step)
-        reporter = Reporter(run, config, pixels, reference, peak, history, on_report, quality)
+        reporter = Reporter(run, config, pixels, reference, black_and_white, history, on_report, quality)
         with interrupts() as interrupted:
 
             def on_step(state: FitState) -> None:
@@ -164,7 +164,7 @@ class Reporter:
         config: RunConfig,
         pixels: FloatArray,
         reference: FloatArray | None,
-        peak: float,
+        black_and_white: tuple[float, float],
         history: History,
         on_report: Callable[[FitReport], None] | None,
         quality: IqaTerm | None = None,
@@ -173,7 +173,7 @@ class Reporter:
         self._config = config
         self._pixels = pixels
         self._reference = reference
-        self._peak = peak
+        self._ends = black_and_white
         self._history = history
         self._on_report = on_report
         self._quality = quality
@@ -240,9 +240,10 @@ class Reporter:
         self._look_seconds = self._looked - start
         if self._reference is None:
             return None, None
-        reference = central(self._reference, PREVIEW_SIDE)
-        similar = ssim(clean, reference, self._peak) if min(reference.shape[1:]) >= 11 else None
-        return psnr(clean, reference, self._peak), similar
+        found, wanted = (
+            from_black_to_white(pixels, self._ends) for pixels in (clean, central(self._reference, PREVIEW_SIDE))
+        )
+        return psnr(found, wanted), ssim(found, wanted) if min(wanted.shape[1:]) >= 11 else None
 
 
 def encode_preview(pixels: FloatArray) -> bytes:

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks import make_pairs, methods
 from benchmarks.pairs import load_pair, load_pairs, sample
 from self2self.image_io import read_image
+from self2self.metrics import from_black_to_white
 from self2self.train.recipes import RECIPES
 
 LISTS = Path(__file__).parents[2] / "benchmarks" / "lists"
@@ -50,6 +51,13 @@ def test_a_dark_image_is_seen_as_the_product_sees_it_and_scored_by_black_and_whi
         **methods.recipe_inputs(fast, pair),
         "range": [pytest.approx(noisy.min() / 255, abs=1e-5), pytest.approx(noisy.max() / 255, abs=1e-5)],
     }
+
+
+def test_scores_are_those_of_black_to_white(tmp_path: Path) -> None:
+    clean = np.tile(np.linspace(0.1, 0.3, 32, dtype=np.float32), (32, 1))[None]
+    ends = (-0.25, 1.5)
+    stretched = clean * (ends[1] - ends[0]) + ends[0]
+    np.testing.assert_allclose(from_black_to_white(stretched, ends), clean, atol=1e-6)
 
 
 def test_12_bits_in_16_have_one_scale_for_both(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ SHARES = np.random.default_rng(1).integers(0, 256, (40, 50))
         # Each fills the range of its type.
         ((SHARES * 257).astype(np.uint16), SHARES.astype(np.uint8), SHARES * 257),
         ((SHARES / 255).astype(np.float32), SHARES.astype(np.uint8), SHARES / 255),
+        ((SHARES // 9).astype(np.uint8), (SHARES // 9 / 255).astype(np.float32), SHARES // 9),
         # 8 bits always do, however dark the image is.
         ((SHARES // 9).astype(np.uint8), (SHARES * 100).astype(np.uint16), SHARES * 100 / 257),
     ],
