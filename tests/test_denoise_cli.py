@@ -1,5 +1,6 @@
 """`self2self denoise`: one image in one go, and a fit that is there already: finished, interrupted or damaged."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,18 @@ def test_a_dark_image_is_brought_to_the_range_and_the_recipe_of_the_paper_sees_i
     run_cli("export", "paper")
     values_of = parse_json(run_cli("infer", "paper", "dark.png", "-o", "p.png", "--passes", "1", "--json"))
     assert values_of["range"] == [0, 255]
+
+
+def test_a_run_that_noted_no_range_had_read_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(10, 31, (64, 64), np.uint8)).save("dark.png")
+    options = ("--steps", "1", "--passes", "1", "--drop-rate", "0.2", "--run", "run")
+    run_cli("denoise", "dark.png", *options)
+    path = Run(Path("run")).config_path
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if not key.endswith("_range")}))
+    told = run_cli("denoise", "dark.png", *options, "-o", "again.png", expect=2).stderr
+    assert "holds a fit with other settings (range from black to white, asked for its own)" in told
 
 
 def test_a_dark_image_with_correlated_noise_keeps_its_range_from_black_to_white(

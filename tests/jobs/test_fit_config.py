@@ -4,13 +4,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
-from self2self.jobs.fit_config import FitOptions, configure, differences
+from self2self.jobs.fit_config import FitOptions, configure, differences, suited
 from self2self.jobs.observer import Observer, noise_of
 from self2self.train import natural as natural_module
 from self2self.train.checkpoint import save_model
@@ -19,6 +22,28 @@ from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
 from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
+
+
+def test_the_whole_range_is_for_the_papers_and_for_correlated_noise_or_as_was_decided(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    independent = rng.normal(40, 5, (96, 96))
+    for name, values in (("own", independent), ("blotches", gaussian_filter(independent, 1) * 3 - 80)):
+        Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(tmp_path / f"{name}.png")
+    own, blotches = (read_image(tmp_path / f"{name}.png") for name in ("own", "blotches"))
+    image, noise, whole = suited(own, FitOptions())
+    assert (image, noise.correlated, whole) == (own, False, False)
+    in_grey_levels = noise.sigma * own.scale / 255
+    assert in_grey_levels == pytest.approx(5, rel=0.1)
+    for given, options, decided in (
+        (own, FitOptions(recipe="paper"), None),
+        (own, FitOptions(), True),
+        (blotches, FitOptions(), None),
+    ):
+        image, noise, whole = suited(given, options, decided)
+        assert (image.range, whole) == ((0, 255), True)
+    assert noise.correlated
+    assert suited(blotches, FitOptions(), False)[0] is blotches
+    assert suited(own, FitOptions(), True)[1].sigma == pytest.approx(in_grey_levels, rel=1e-3)
 
 
 def earlier_run(folder: Path, init: str, channels: int = 3) -> str:
