@@ -18,8 +18,9 @@ from benchmarks.pairs import FloatArray, Pair
 from benchmarks.product import exported
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.diagnosis import central, measure_noise
+from self2self.jobs.fit_config import wants_whole_range
 from self2self.runtime.denoise import denoise
-from self2self.runtime.sampling import Passes, as_published
+from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState
 from self2self.train.natural import natural_files, start_of, takes_texture
 from self2self.train.prediction import predict
@@ -50,9 +51,9 @@ def changes(text: str) -> dict[str, Any]:
 
 
 def seen_by(recipe: str, pair: Pair) -> Pair:
-    """`pair` in the range in which the product brings an image to a recipe (`jobs.fit_config.suited`)."""
+    """`pair` in the range in which the product brings an image to a recipe."""
     seen = pair.in_range()
-    return pair if as_published(recipe) or measure_noise(central(seen.noisy)).correlated else seen
+    return pair if wants_whole_range(recipe, measure_noise(central(seen.noisy))) else seen
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:

@@ -218,13 +218,11 @@ class Contract:
                 steps=int(field("steps")),
                 image_sha256=str(field("image_sha256")),
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
-                whole_range=json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true")),
+                whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
             )
-            if not isinstance(contract.whole_range, bool):
-                raise ValueError(f"whole_range {contract.whole_range!r}")
             if contract.precision not in PRECISIONS:
                 raise ValueError(f"precision {contract.precision!r}")
             if not masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in masks):
@@ -262,6 +260,17 @@ def checked_range(values: Any) -> tuple[float, float] | None:
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"range {values!r}")
     return low, high
+
+
+def checked_flag(value: object) -> bool:
+    """True or false as JSON has them.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
 
 
 def _checked_dim(dim: object) -> int | str:

@@ -100,8 +100,7 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
         if first == last:
             # All but a few values are the same: the few are the signal, if there are any.
             first, last = (low, high) if low < high else (0.0, 255.0)
-        scale = last - first
-        return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)), white)
+        return _scale_to(first, last - first, low, high, white)
     if low == high:
         # A prediction that is off by less than half of the range comes back as that one value.
         return Scale(low, LEAST_SCALE, (0.0, 1.0), white)
@@ -112,7 +111,10 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     first = max(low, bulk_low - headroom * span)
     last = min(high, bulk_low + span + headroom * span)
     # The floor keeps the farthest outlier finite in float32.
-    scale = max(last - first, (high - low) * 1e-30)
+    return _scale_to(first, max(last - first, (high - low) * 1e-30), low, high, white)
+
+
+def _scale_to(first: float, scale: float, low: float, high: float, white: float | None) -> Scale:
     return Scale(first, scale, (_float32((low - first) / scale), _float32((high - first) / scale)), white)
 
 

@@ -73,6 +73,11 @@ class FitOptions:
         return bool(self.iqa) or self.iqa_weights is not None
 
 
+def wants_whole_range(recipe: str, noise: Noise) -> bool:
+    """Whether a fit by `recipe` to an image with `noise` sees it from black to white; why is told by `suited`."""
+    return as_published(recipe) or noise.correlated
+
+
 def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -> tuple[Image, Noise, bool]:
     """The image in the range that suits a fit, its noise there, and whether that is the whole range of its type.
 
@@ -81,7 +86,7 @@ def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -
     """
     noise = noise_of(image)
     if whole_range is None:
-        whole_range = as_published(options.recipe) or noise.correlated
+        whole_range = wants_whole_range(options.recipe, noise)
     if not whole_range:
         return image, noise, False
     whole = in_whole_range(image)

@@ -276,13 +276,13 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
                 f"{image.dtype} or as floats in the image's units."
             )
         stored *= image.white / reference.white
-    elif _is_of_units(reference, stored) and image.white is not None and image.white > 1 and image.range[1] > 1:
+    elif _holds_shares(reference, stored) and image.white is not None and image.white > 1 and image.range[1] > 1:
         # Dark, but nothing else than shares of white.
         stored *= image.white
     return ((stored - image.offset) / image.scale).astype(np.float32)
 
 
-def _is_of_units(image: Image, stored: NDArray[np.float64]) -> bool:
+def _holds_shares(image: Image, stored: NDArray[np.float64]) -> bool:
     return image.dtype.kind == "f" and stored.min() >= 0 and stored.max() <= 1
 
 

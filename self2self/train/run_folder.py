@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from self2self.contract import PRECISIONS, Contract, checked_range
+from self2self.contract import PRECISIONS, Contract, checked_flag, checked_range
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.files import atomic_write
 from self2self.train.iqa_weights import IqaWeights
@@ -269,18 +269,12 @@ class Run:
                 iqa=IqaWeights(**values["iqa"]) if values.get("iqa") else None,
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
                 image_range=checked_range(values.get("image_range")),
-                whole_range=_boolean(values.get("whole_range", True)),
+                whole_range=checked_flag(values.get("whole_range", True)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(
                 f"{self.config_path}: is damaged ({type(error).__name__}: {error}). Fit again with --force."
             ) from error
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
-    return value
 
 
 class History:
