@@ -22,7 +22,7 @@ from self2self.jobs.fit_config import wants_whole_range
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState
-from self2self.train.natural import natural_files, start_of, takes_texture
+from self2self.train.natural import natural_files, start_of, texture_share
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
 
@@ -41,7 +41,8 @@ def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
     recipe = recipe_for(name, init or None)
     if noisy is not None:
         recipe = recipe.for_noise(measure_noise(central(noisy)))
-        recipe = recipe.for_texture() if takes_texture(recipe, noisy) else recipe
+        texture = texture_share(recipe, noisy)
+        recipe = recipe.for_texture(texture) if texture else recipe
     return replace(recipe, **changes(rest))
 
 
@@ -60,7 +61,7 @@ def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
     """What a fit of `pair` depends on, beside its image: a row of results is used again only while this is equal."""
     channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
-    for name in ("camera", "target", "expects_clipping", "rounds_products"):
+    for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share"):
         if values[name] == LATER_FIELDS[name]:
             # Rows from before there was a choice need not be measured again.
             del values[name]

@@ -24,5 +24,6 @@ def exported(state: FitState, recipe: Recipe) -> Iterator[Model]:
     network.load_state_dict(state.weights())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_model(network.eval(), Contract(channels, masks, recipe=recipe.name, steps=state.step), path)
+        contract = Contract(channels, masks, recipe=recipe.name, steps=state.step, noisy_share=recipe.noisy_share)
+        export_model(network.eval(), contract, path)
         yield load_model(path)

@@ -140,6 +140,8 @@ class Contract:
             not note it.
         whole_range: whether 0 and 1 are black and white (`image_io.read_image`), as in those versions, for this image
             and all others.
+        noisy_share: of the image itself in the finished result, beside that of the mean prediction, from 0 up to less
+            than 1; the graph knows nothing of it.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this.
         minimum_size: height and width have to be at least this.
@@ -153,6 +155,7 @@ class Contract:
     image_sha256: str = ""
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
+    noisy_share: float = 0.0
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
@@ -181,6 +184,7 @@ class Contract:
             "image_sha256": self.image_sha256,
             "image_range": self.image_range,
             "whole_range": self.whole_range,
+            "noisy_share": self.noisy_share,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
@@ -219,6 +223,7 @@ class Contract:
                 image_sha256=str(field("image_sha256")),
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
+                noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
@@ -271,6 +276,17 @@ def checked_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
     return value
+
+
+def checked_share(value: object) -> float:
+    """A number from 0 up to less than 1, as JSON has it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"share {value!r}")
+    return float(value)
 
 
 def _checked_dim(dim: object) -> int | str:

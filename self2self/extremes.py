@@ -98,6 +98,19 @@ def without_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatAr
     return cleaned
 
 
+def mix_in(prediction: FloatArray, pixels: FloatArray, share: float) -> None:
+    """Change `prediction` to a mixture of which `share` is the noisy image `pixels`, as far as that is in [0, 1].
+
+    Args:
+        prediction: float32 (C, H, W), of the network.
+        pixels: float32 (C, H, W).
+        share: from 0 to 1.
+    """
+    for top in range(0, pixels.shape[1], LINES):
+        lines = prediction[:, top : top + LINES]
+        lines += np.float32(share) * (within_range(pixels[:, top : top + LINES]) - lines)
+
+
 def with_extremes(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:
     """The result from a mean prediction and the noisy image.
 

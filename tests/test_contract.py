@@ -29,6 +29,7 @@ CONTRACT = Contract(
     image_sha256="0f" * 32,
     image_range=(12.0, 4095.5),
     whole_range=False,
+    noisy_share=0.8,
     precision="fp16",
 )
 
@@ -116,7 +117,7 @@ def test_a_later_schema_is_refused_with_its_number() -> None:
 KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 
-LATER_KEYS = {"self2self.image_range", "self2self.whole_range"}
+LATER_KEYS = {"self2self.image_range", "self2self.whole_range", "self2self.noisy_share"}
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - LATER_KEYS))
@@ -129,9 +130,11 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
         Contract.from_metadata(metadata, "m.onnx")
 
 
-def test_files_of_before_there_was_a_range() -> None:
+def test_files_of_before_there_was_a_range_or_a_share() -> None:
     metadata = {key: value for key, value in CONTRACT.to_metadata().items() if key not in LATER_KEYS}
-    assert Contract.from_metadata(metadata, "m.onnx") == replace(CONTRACT, image_range=None, whole_range=True)
+    assert Contract.from_metadata(metadata, "m.onnx") == replace(
+        CONTRACT, image_range=None, whole_range=True, noisy_share=0.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,11 @@ def test_files_of_before_there_was_a_range() -> None:
         ("image_range", '"12"'),
         ("whole_range", "1"),
         ("whole_range", "null"),
+        ("noisy_share", "1"),
+        ("noisy_share", "-0.1"),
+        ("noisy_share", "NaN"),
+        ("noisy_share", "true"),
+        ("noisy_share", '"0.5"'),
         ("channels", "three"),
         ("channels", "0"),
         ("channels", "Infinity"),

@@ -13,7 +13,7 @@ from self2self.jobs.observer import Observer, noise_of
 from self2self.masks import check_seed
 from self2self.runtime.sampling import as_published
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, takes_texture
+from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, texture_share
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
 
@@ -132,12 +132,14 @@ def configure(
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
     recipe = recipe.for_noise(noise)
-    if options.drop_rate is None and takes_texture(recipe, image.pixels):
-        recipe = recipe.for_texture()
+    texture = texture_share(recipe, image.pixels) if options.drop_rate is None else 0.0
+    if texture:
         observer.note(
-            f"{image.path}: has fine texture, which can look like noise that neighbours share; so no more than "
-            f"{100 * recipe.rate_of_passes:g} % of its pixels are hidden at a time, to keep it, and with it some noise."
+            f"{image.path}: has fine texture, which can look like noise that neighbours share; to keep it, the result "
+            f"gets {100 * texture:.0f} % of what was taken for noise back "
+            f"(--drop-rate {recipe.rate_of_passes:g} removes all)."
         )
+        recipe = recipe.for_texture(texture)
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")

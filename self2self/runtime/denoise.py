@@ -74,8 +74,9 @@ def denoise(
             masks that were made there. The two make different masks, and the device draws passes as
             `device_sampling` says.
         allow_fallback: use ``"auto"``, and say so, if `engine` does not work here.
-        restore: whether the result gets back what passes lose of the image: local means (`local_means`) and, unless it
-            takes the memory of `pixels`, fine detail (`lost_detail`). None leaves it to the model's recipe.
+        restore: whether the result gets back what passes lose of the image: texture (`Contract.noisy_share`), local
+            means (`local_means`) and, unless it takes the memory of `pixels`, fine detail (`lost_detail`). None leaves
+            it to the model's recipe.
 
     Raises:
         UsageError: how to draw passes, `batch`, `memory`, `engine` or `mask_source` is wrong.

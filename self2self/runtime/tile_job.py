@@ -85,7 +85,7 @@ class TileJob:
         may_cap_batch: a `batch` that does not fit may become smaller.
         prepared: where the engine comes from and stays; None for one of the job's own.
         mask_source: ``"host"`` or ``"device"``.
-        restore: whether the result gets back local means (`local_means`) and fine detail (`lost_detail`).
+        restore: whether the result gets back what passes lose of the image, as for `denoise`.
         lines: of the output that are finished.
     """
 
@@ -136,7 +136,8 @@ class TileJob:
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
         deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
         means = LocalMeans(self.pixels.shape) if self.restore else None
-        image_canvas = Canvas(plan, self.padding, out, self.pixels, means)
+        share = contract.noisy_share if self.restore else 0.0
+        image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         most = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
@@ -177,8 +178,8 @@ class TileJob:
                 image_canvas.add(row, column, result.moments.mean())
                 if deviation_canvas is not None:
                     deviation_canvas.add(row, column, result.moments.standard_deviation())
-                share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
-                variance += share * result.moments.standard_error() ** 2
+                part = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
+                variance += part * result.moments.standard_error() ** 2
                 passes += result.moments.count
                 self.lines = image_canvas.lines
                 for key, spent in result.seconds.items():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.contract import SIZE_MULTIPLE, Contract
-from self2self.extremes import with_extremes
+from self2self.extremes import mix_in, with_extremes
 from self2self.local_means import LocalMeans
 from self2self.padding import Padding
 from self2self.runtime.model import Model
@@ -175,6 +175,7 @@ class Canvas:
         out: float32 (C, H, W), without padding; filled from top to bottom.
         noisy: the image, where predictions for it are put together (`extremes.with_extremes`); may be `out`.
         means: is shown every line of `noisy` and of the predictions.
+        noisy_share: of `noisy` in the output, beside that of the predictions.
     """
 
     def __init__(
@@ -184,12 +185,14 @@ class Canvas:
         out: NDArray[np.float32],
         noisy: NDArray[np.float32] | None = None,
         means: LocalMeans | None = None,
+        noisy_share: float = 0.0,
     ) -> None:
         self._plan = plan
         self._padding = padding
         self._out = out
         self._noisy = noisy
         self._means = means
+        self._noisy_share = noisy_share
         self._strip = np.zeros((out.shape[0], plan.rows.tile, plan.columns.length), np.float32)
         self.lines = 0
         """Lines of the output that are finished."""
@@ -214,6 +217,8 @@ class Canvas:
         if self._noisy is None:
             self._out[:, begin:end] = lines
         else:
+            if self._noisy_share:
+                mix_in(lines, self._noisy[:, begin:end], self._noisy_share)
             if self._means is not None:
                 self._means.see(begin, self._noisy[:, begin:end], lines)
             with_extremes(lines, self._noisy[:, begin:end], self._out[:, begin:end])

@@ -113,8 +113,8 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
 
 
-def takes_texture(recipe: Recipe, pixels: NDArray[np.float32]) -> bool:
-    """Whether the start weights take an image's texture for noise that neighbours share.
+def texture_share(recipe: Recipe, pixels: NDArray[np.float32]) -> float:
+    """How much of what the start weights take for noise that neighbours share is texture of the image.
 
     The two look the same to `diagnosis`. A network that sees less of an image takes more of its texture away, but
     hardly more of its noise. So what the start weights take away is compared between the share of pixels that is
@@ -123,15 +123,20 @@ def takes_texture(recipe: Recipe, pixels: NDArray[np.float32]) -> bool:
     Args:
         recipe: after `Recipe.for_noise`; one that found no such noise takes no texture for it.
         pixels: float32 (C, H, W), the noisy image.
+
+    Returns:
+        share of the variance of what is taken away where much is hidden by which it exceeds that of the other, a
+        multiple of a tenth; 0 where the other is not exceeded by far (`MOST_TAKEN`).
     """
     if recipe.target != "simulated":
-        return False
+        return 0.0
     from self2self.train.prediction import predict
 
     weights = natural_weights(len(pixels), recipe.camera)
     image = within_range(central(pixels, TRIED_SIDE))
     much, little = (
         float(np.std(image - predict(weights, image, tried, passes=COMPARED_PASSES)))
-        for tried in (recipe, recipe.for_texture())
+        for tried in (recipe, recipe.for_texture(0.0))
     )
-    return much > MOST_TAKEN * little
+    # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
+    return min(0.9, round(1 - (little / much) ** 2, 1)) if much > MOST_TAKEN * little else 0.0

@@ -30,6 +30,7 @@ LATER_FIELDS: dict[str, Any] = {
     "target": "hidden",
     "expects_clipping": False,
     "rounds_products": False,
+    "noisy_share": 0.0,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -54,7 +55,7 @@ nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 FOR_TEXTURE = 0.05
-"""Both drop rates where hiding so much takes more than noise away (`natural.takes_texture`)."""
+"""Both drop rates where hiding more takes more than noise away (`natural.texture_share`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
 """Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
 start weights make images of few photons too dark, so little of them is kept."""
@@ -93,6 +94,7 @@ class Recipe:
         fitted_share: how far the weights for inference go from those that the fit started from to the fitted
             ones; 1 for all the way. Has no meaning for a start from random weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
+        noisy_share: of the noisy image in the result, where texture was taken for noise (`natural.texture_share`).
         quality_weight: factor of the no-reference quality term, where `fit` is given one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -118,6 +120,7 @@ class Recipe:
     average_decay: float | None = None
     fitted_share: float = 1.0
     pass_drop_rate: float | None = None
+    noisy_share: float = 0.0
     quality_weight: float = 2e-8
     encoder_width: int = 48
     decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
@@ -185,9 +188,9 @@ class Recipe:
             fitted_share=share,
         )
 
-    def for_texture(self) -> Recipe:
-        """A copy that hides little, for an image with fine texture and correlated noise."""
-        return replace(self, input_drop_rate=FOR_TEXTURE, pass_drop_rate=FOR_TEXTURE)
+    def for_texture(self, share: float) -> Recipe:
+        """A copy that hides little, and gives back what is texture, for an image of which `share` of the noise is."""
+        return replace(self, input_drop_rate=FOR_TEXTURE, pass_drop_rate=FOR_TEXTURE, noisy_share=share)
 
     def with_options(
         self,
@@ -233,6 +236,8 @@ def validated(recipe: Recipe) -> Recipe:
         raise UsageError(f"orientations is {recipe.orientations}; expected one of {ORIENTATIONS}.")
     if not 0 < recipe.fitted_share <= 1:
         raise UsageError(f"fitted_share is {recipe.fitted_share:g}; expected more than 0, and at most 1.")
+    if not 0 <= recipe.noisy_share < 1:
+        raise UsageError(f"noisy_share is {recipe.noisy_share:g}; expected from 0 up to less than 1.")
     if recipe.pass_drop_rate is not None:
         quantise_keep(recipe.pass_drop_rate)
     if len(recipe.decoder_widths) != LEVELS:

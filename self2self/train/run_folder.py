@@ -80,6 +80,7 @@ class RunConfig:
             image_sha256=self.image_sha256,
             image_range=self.image_range,
             whole_range=self.whole_range,
+            noisy_share=self.recipe.noisy_share,
         )
 
     def same_fit(self, other: RunConfig) -> bool:

@@ -17,7 +17,7 @@ from self2self.jobs.fit_config import FitOptions, configure, differences, suited
 from self2self.jobs.observer import Observer, noise_of
 from self2self.train import natural as natural_module
 from self2self.train.checkpoint import save_model
-from self2self.train.natural import natural_weights
+from self2self.train.natural import natural_weights, texture_share
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
 from tests.commands import write_noisy
@@ -137,9 +137,14 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
     notes: list[str] = []
     observer = Observer(note=notes.append)
     config = configure(image, FitOptions(), noise_of(image), observer)
-    assert config.recipe == recipe_for("fast").for_noise(noise_of(image)).for_texture()
-    assert [note for note in notes if "has fine texture" in note and "no more than 5 % of its pixels" in note] == notes
+    by_noise = recipe_for("fast").for_noise(noise_of(image))
+    share = texture_share(by_noise, image.pixels)
+    assert share > 0
+    assert config.recipe == by_noise.for_texture(share)
+    assert config.contract(steps=1).noisy_share == share
     assert len(notes) == 1
+    assert "has fine texture" in notes[0]
+    assert f"gets {100 * share:.0f} % of what was taken for noise back (--drop-rate 0.4 removes all)" in notes[0]
     assert configure(image, FitOptions(drop_rate=0.3), noise_of(image), observer).recipe.input_drop_rate == 0.3
     assert len(notes) == 1
 

@@ -190,6 +190,27 @@ def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
     np.testing.assert_allclose(image, pixels if kept else pixels + shift, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "restore", "share"), [("fast", None, 0.8), ("fast", False, 0.0), ("paper", None, 0.0)]
+)
+def test_a_share_of_the_image_is_in_the_result(uses: Uses, recipe: str, restore: bool | None, share: float) -> None:
+    wrong = np.float32(0.1) * (-1) ** np.add.outer(np.arange(96), np.arange(64))
+
+    def with_pattern(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
+        return repeat_image(image, masks) + wrong
+
+    uses(with_pattern)
+    model = fake_model()
+    model = replace(model, contract=replace(model.contract, recipe=recipe, noisy_share=0.8))
+    pixels = np.random.default_rng(0).uniform(0.2, 0.8, (3, 96, 64)).astype(np.float32)
+    pixels[0, 40, 30] = 1.5
+    image = denoise(model, pixels.copy(), passes=1, restore=restore).image
+    np.testing.assert_allclose(
+        np.delete(image - pixels, 40, axis=1), (1 - share) * np.delete(wrong, 40, axis=0)[None].repeat(3, 0), atol=1e-4
+    )
+    assert image[0, 40, 30] > 1
+
+
 @pytest.mark.parametrize("name", ["ort", "torch"])
 def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_model: Model, name: str) -> None:
     import torch

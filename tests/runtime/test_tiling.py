@@ -71,9 +71,12 @@ def test_weights_sum_to_one_and_edges_count_for_nothing(length: int, largest: in
     width=st.integers(100, 400),
     in_place=st.booleans(),
     largest=st.sampled_from([128, 160, 256]),
+    share=st.sampled_from([0.0, 0.7]),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_canvas_gives_back_what_it_is_cut_from(height: int, width: int, in_place: bool, largest: int) -> None:
+def test_a_canvas_gives_back_what_it_is_cut_from(
+    height: int, width: int, in_place: bool, largest: int, share: float
+) -> None:
     image = np.random.default_rng(0).random((2, height, width), dtype=np.float32)
     expected = image.copy()
     padding = Padding.for_size(height, width)
@@ -81,13 +84,14 @@ def test_a_canvas_gives_back_what_it_is_cut_from(height: int, width: int, in_pla
     assert np.array_equal(image[:, rows[:, None], columns], padding.pad(image))
     plan = TilePlan.cut(len(rows), len(columns), largest)
     out = image if in_place else np.empty_like(image)
-    canvas = Canvas(plan, padding, out)
+    canvas = Canvas(plan, padding, out, image, noisy_share=share) if share else Canvas(plan, padding, out)
     for row, top in enumerate(plan.rows.starts):
         for column, left in enumerate(plan.columns.starts):
             lines = rows[top : top + plan.rows.tile, None]
-            canvas.add(row, column, image[:, lines, columns[left : left + plan.columns.tile]])
+            prediction = image[:, lines, columns[left : left + plan.columns.tile]]
+            canvas.add(row, column, prediction / 2 if share else prediction)
     assert canvas.lines == height
-    np.testing.assert_allclose(out, expected, atol=1e-6)
+    np.testing.assert_allclose(out, expected * (0.5 + share / 2) if share else expected, atol=1e-6)
 
 
 def test_tile_sizes_are_halved_down_to_the_smallest() -> None:
