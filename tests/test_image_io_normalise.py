@@ -235,6 +235,14 @@ def test_what_is_bright_in_a_dark_image_of_8_bits_is_in_the_range(tmp_path: Path
     assert high == cell
 
 
+def test_of_a_large_image_of_8_bits_the_fewest_bright_pixels_count_unless_hot(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(8, 13, (2100, 2100, 1), np.uint8)
+    # Every fifth column is looked at to find the bulk.
+    samples[1000:1002, 1006:1009] = [[[180], [190], [185]], [[170], [200], [175]]]
+    samples[300, 302] = 255
+    assert range_of(tmp_path, samples) == (8, 200)
+
+
 def test_constant_8_bits_have_the_range_of_their_type(tmp_path: Path) -> None:
     assert range_of(tmp_path, np.full((16, 16, 1), 10, np.uint8)) == (0, 255)
     samples = np.full((64, 64, 1), 10, np.uint8)

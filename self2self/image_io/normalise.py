@@ -98,7 +98,7 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     if values.dtype == np.uint8:
         first, last = float(sample.min()), float(sample.max())
         if first == last:
-            # All but a few values are the same: the few are the signal, if there are any.
+            # All but hot pixels are the same: those are the signal, if there are any.
             first, last = (low, high) if low < high else (0.0, 255.0)
         return _scale_to(first, last - first, low, high, white)
     if low == high:
@@ -164,13 +164,23 @@ def in_whole_range(image: Image) -> Image:
 
 
 def _without_outliers(values: Array) -> NDArray[np.float64]:
+    """Values of which the bulk tells that of all of them; of 8 bits, the least and the greatest are those of all."""
     flat = values.reshape(-1)
     step = -(-flat.size // SAMPLES)
     # A step that is a multiple of 2 or 3 could visit one channel or one Bayer column only.
     while step > 1 and (step % 2 == 0 or step % 3 == 0):
         step += 1
     sample = flat[::step].astype(np.float64)
-    return sample[~_outliers(values, sample, step)]
+    low, high = np.percentile(sample, (INNER, 100 - INNER))
+    # Where nearly all values are the same, others are few photons.
+    if values.ndim != 3 or min(values.shape[:2]) < 2 or low == high:
+        low, high = -np.inf, np.inf
+    kept = sample[~_outliers(values, np.arange(0, flat.size, step), sample, low, high)]
+    if values.dtype != np.uint8 or step == 1:
+        return kept
+    # Those few that are between the evenly spread ones.
+    missed = np.flatnonzero((flat < kept.min()) | (flat > kept.max()))
+    return np.concatenate([kept, flat[missed][~_outliers(values, missed, flat[missed], low, high)]])
 
 
 def _bulk(sample: NDArray[np.float64]) -> tuple[float, float]:
@@ -181,22 +191,22 @@ def _bulk(sample: NDArray[np.float64]) -> tuple[float, float]:
     return (low, high) if low <= high else (high, low)
 
 
-def _outliers(values: Array, sample: NDArray[np.float64], step: int) -> NDArray[np.bool_]:
-    """Which of a `sample`, each of so many `values`, tell nothing of the bulk: far off, and alone or saturated.
+def _outliers(
+    values: Array, places: NDArray[np.integer], sample: NDArray[Any], low: float, high: float
+) -> NDArray[np.bool_]:
+    """Which of a `sample`, at `places` of all `values`, tell nothing of the bulk: far off, and alone or saturated.
 
     Of dark images, a few hundred of these would be the upper end of the bulk, and all else a small part of its range.
-    In 8 bits, what is saturated is not that far off, and counts.
+    In 8 bits, what is saturated is not that far off, and counts. The `low` and `high` of them enclose nearly all.
     """
     outliers = np.zeros(len(sample), np.bool_)
-    low, high = np.percentile(sample, (INNER, 100 - INNER))
-    # Where nearly all values are the same, others are few photons.
-    if values.ndim != 3 or min(values.shape[:2]) < 2 or low == high:
+    if not np.isfinite(high - low):
         return outliers
     reach = FAR * (high - low)
     far = np.flatnonzero((sample < low - reach) | (sample > high + reach))
     if values.dtype != np.uint8:
         outliers[far] = (sample[far] == sample.max()) | (sample[far] == sample.min())
-    rows, columns, channels = np.unravel_index(far * step, values.shape)
+    rows, columns, channels = np.unravel_index(places[far], values.shape)
     for channel in range(values.shape[2]):
         here = channels == channel
         outliers[far[here]] |= stand_alone(values[..., channel], rows[here], columns[here])[0]
