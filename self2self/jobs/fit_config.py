@@ -132,13 +132,7 @@ def configure(
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
     recipe = recipe.for_noise(noise)
-    texture = texture_share(recipe, image.pixels) if options.drop_rate is None else 0.0
-    if texture:
-        observer.note(
-            f"{image.path}: has fine texture, which can look like noise that neighbours share; to keep it, the result "
-            f"gets {100 * texture:.0f} % of what was taken for noise back "
-            f"(--drop-rate {recipe.rate_of_passes:g} removes all)."
-        )
+    if options.drop_rate is None and (texture := texture_share(recipe, image.pixels)):
         recipe = recipe.for_texture(texture)
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:

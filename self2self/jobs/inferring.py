@@ -99,8 +99,8 @@ class Finished:
             values["report"] = str(self.report)
         if self.fitted is not None:
             fit = self.fitted.to_json()
-            keys = ("run", "recipe", "init", "steps", "drop_rate", "pass_drop_rate", "loss", "device", "quality_term")
-            values |= {key: fit[key] for key in keys}
+            keys = ("run", "recipe", "init", "steps", "drop_rate", "pass_drop_rate", "noisy_share", "loss", "device")
+            values |= {key: fit[key] for key in (*keys, "quality_term")}
         return values
 
 

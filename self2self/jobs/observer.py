@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from self2self.diagnosis import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, central, measure_noise
 from self2self.image_io import Image
+from self2self.train.recipes import FOR_CORRELATED, Recipe
 
 if TYPE_CHECKING:
     from self2self.runtime.moments import Moments
-    from self2self.train.recipes import Recipe
     from self2self.train.session import FitReport
 
 
@@ -54,12 +54,20 @@ def noise_of(image: Image) -> Noise:
     return measure_noise(central(image.pixels))
 
 
+TEXTURE_NOTE = (
+    "neighbouring pixels share what could be noise (correlation {}), but most of it is fine texture; so {:.0f} % of "
+    "what was taken for noise comes back in the result (--drop-rate {:g} keeps all of it out)."
+)
+
+
 def tell_noise(image: Image, noise: Noise, recipe: Recipe, observer: Observer) -> None:
     """Warn if the noise of the image is correlated, and say what the fit does about it."""
     if not noise.correlated:
         return
     note = CORRELATED_NOTE
-    if recipe.target == "simulated":
+    if recipe.noisy_share:
+        note = TEXTURE_NOTE.format("{:.2f}", 100 * recipe.noisy_share, FOR_CORRELATED.pass_drop_rate)
+    elif recipe.target == "simulated":
         does = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
         note = f"{SHARED_NOTE}, {does}. {BETTER_SOURCE}"
     observer.note(f"{image.path}: {note.format(noise.correlation)}")

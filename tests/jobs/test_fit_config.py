@@ -14,7 +14,7 @@ from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
 from self2self.jobs.fit_config import FitOptions, configure, differences, suited
-from self2self.jobs.observer import Observer, noise_of
+from self2self.jobs.observer import Observer, noise_of, tell_noise
 from self2self.train import natural as natural_module
 from self2self.train.checkpoint import save_model
 from self2self.train.natural import natural_weights, texture_share
@@ -134,19 +134,26 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
 
     Picture.fromarray(data.grass()[100:228, 100:228]).save(tmp_path / "grass.png")
     image = read_image(tmp_path / "grass.png")
+    noise = noise_of(image)
     notes: list[str] = []
     observer = Observer(note=notes.append)
-    config = configure(image, FitOptions(), noise_of(image), observer)
-    by_noise = recipe_for("fast").for_noise(noise_of(image))
+    config = configure(image, FitOptions(), noise, observer)
+    by_noise = recipe_for("fast").for_noise(noise)
     share = texture_share(by_noise, image.pixels)
     assert share > 0
     assert config.recipe == by_noise.for_texture(share)
     assert config.contract(steps=1).noisy_share == share
+    tell_noise(image, noise, config.recipe, observer)
     assert len(notes) == 1
-    assert "has fine texture" in notes[0]
-    assert f"gets {100 * share:.0f} % of what was taken for noise back (--drop-rate 0.4 removes all)" in notes[0]
-    assert configure(image, FitOptions(drop_rate=0.3), noise_of(image), observer).recipe.input_drop_rate == 0.3
-    assert len(notes) == 1
+    assert (
+        f"so {100 * share:.0f} % of what was taken for noise comes back in the result (--drop-rate 0.4 keeps"
+        in notes[0]
+    )
+
+    chosen = configure(image, FitOptions(drop_rate=0.4), noise, observer).recipe
+    assert (chosen.input_drop_rate, chosen.noisy_share) == (0.4, 0)
+    tell_noise(image, noise, chosen, observer)
+    assert "the fit learns from noise simulated like it" in notes[1]
 
 
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
