@@ -22,7 +22,7 @@ from self2self.jobs.fit_config import wants_whole_range
 from self2self.runtime.denoise import denoise
 from self2self.runtime.sampling import Passes
 from self2self.train.fit import FitState
-from self2self.train.natural import natural_files, start_of, texture_share
+from self2self.train.natural import natural_files, start_of, suit_image
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
 
@@ -40,9 +40,7 @@ def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
     name, _, init = head.partition(":")
     recipe = recipe_for(name, init or None)
     if noisy is not None:
-        recipe = recipe.for_noise(measure_noise(central(noisy)))
-        texture = texture_share(recipe, noisy)
-        recipe = recipe.for_texture(texture) if texture else recipe
+        recipe = suit_image(recipe, measure_noise(central(noisy)), noisy)
     return replace(recipe, **changes(rest))
 
 

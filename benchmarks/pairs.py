@@ -11,8 +11,9 @@ or the clean one is a sample of scikit-image, and the noise is made (`benchmarks
     {"name": "page", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 128}
 
 `top`, `left` and `size` cut a square from both images before anything else sees them, and `channel` takes one of
-their channels, from 0. `sigma` is in 8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`.
-`photons` says of an image of one channel that its noise is that of photons.
+their channels, from 0. `sigma` is in 8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`. With
+`blur` in its place it is Gaussian and spread over neighbouring pixels (`with_blurred_noise`). `photons` says of an
+image of one channel that its noise is that of photons.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from self2self.image_io import Image, read_image
 from self2self.image_io.normalise import WHITES, choose_scale, normalise
@@ -104,6 +106,20 @@ def black_to_white(image: Image) -> FloatArray:
     return ((image.pixels.astype(np.float64) * image.scale + image.offset) / white).astype(np.float32)
 
 
+def with_blurred_noise(clean: FloatArray, sigma: float, blur: float, rng: np.random.Generator) -> FloatArray:
+    """Gaussian noise of `sigma` grey levels, of which neighbours share a little, as after a resampling; 8 bits.
+
+    Args:
+        clean: float32 (C, H, W) in [0, 1].
+        sigma: standard deviation of the noise, in 8-bit grey levels.
+        blur: that of the Gaussian that spreads it, in pixels.
+        rng: source of randomness.
+    """
+    noise = gaussian_filter(rng.standard_normal(clean.shape), (0, blur, blur))
+    noisy = clean + noise * (sigma / 255 / noise.std())
+    return np.asarray(np.round(np.clip(noisy, 0, 1) * 255) / 255, np.float32)
+
+
 def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
     """One pair of a list that lies in `folder`."""
     if "sample" not in entry:
@@ -111,7 +127,10 @@ def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
         noisy, clean = (cut(black_to_white(image), entry) for image in images)
         return Pair(entry["name"], noisy, clean, entry.get("sigma"), entry.get("photons", False), images[0].dtype.name)
     clean = cut(sample(entry["sample"]), entry)
-    noisy = add_noise(clean, entry["noise"], entry["sigma"], np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    if "blur" in entry:
+        return Pair(entry["name"], with_blurred_noise(clean, entry["sigma"], entry["blur"], rng), clean, entry["sigma"])
+    noisy = add_noise(clean, entry["noise"], entry["sigma"], rng)
     return Pair(entry["name"], noisy, clean, entry["sigma"] if entry["noise"] == "gaussian" else None)
 
 

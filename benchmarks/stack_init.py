@@ -27,7 +27,7 @@ from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
 from self2self.diagnosis import central, measure_noise
 from self2self.runtime.denoise import denoise
-from self2self.train.natural import start_of
+from self2self.train.natural import start_of, suit_image
 from self2self.train.recipes import Recipe, following
 from self2self.train.synthetic import add_noise
 
@@ -73,7 +73,7 @@ def main() -> None:
         for text in args.recipe or ["fast"]:
             first, second = (seen_by(text, frame) for frame in pair)
             recipe = named_recipe(text, first.noisy)
-            follow = following(recipe, recipe).for_noise(measure_noise(central(second.noisy)))
+            follow = suit_image(following(recipe, recipe), measure_noise(central(second.noisy)), second.noisy)
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
             plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
             heads = {

@@ -13,7 +13,7 @@ from self2self.jobs.observer import Observer, noise_of
 from self2self.masks import check_seed
 from self2self.runtime.sampling import as_published
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, texture_share
+from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, suit_image
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
 
@@ -114,26 +114,30 @@ def configure(
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
     if start == "natural" and options.init is None:
-        chosen = recipe.for_noise(noise)
-        if not predict_an_image(natural_weights(channels, chosen.camera), image.pixels, chosen):
+        suiting = suit_image(recipe, noise, image.pixels)
+        if predict_an_image(natural_weights(channels, suiting.camera), image.pixels, suiting):
+            recipe = suiting
+        else:
             observer.note(
                 "the start weights make no image of this one; fitting from scratch, which takes longer "
                 "(--init natural starts from them all the same)."
             )
             start = "scratch"
             recipe = recipe_for(options.recipe, start)
+    elif start in INITS:
+        recipe = suit_image(recipe, noise, image.pixels)
     if start not in INITS:
         run = Run(Path(start))
         earlier = run.config()
         if earlier.channels != channels:
             raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
-        recipe = following(recipe, earlier.recipe)
+        recipe = suit_image(following(recipe, earlier.recipe), noise, image.pixels)
         start = str(run.folder.resolve())
     elif start == "natural" and not has_natural_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
-    recipe = recipe.for_noise(noise)
-    if options.drop_rate is None and (texture := texture_share(recipe, image.pixels)):
-        recipe = recipe.for_texture(texture)
+    if options.drop_rate is not None:
+        # Whoever chooses what is hidden chooses what is taken for noise.
+        recipe = replace(recipe, noisy_share=0.0)
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")

@@ -62,7 +62,7 @@ TEXTURE_NOTE = (
 
 def tell_noise(image: Image, noise: Noise, recipe: Recipe, observer: Observer) -> None:
     """Warn if the noise of the image is correlated, and say what the fit does about it."""
-    if not noise.correlated:
+    if not noise.correlated and recipe.target != "simulated":
         return
     note = CORRELATED_NOTE
     if recipe.noisy_share:

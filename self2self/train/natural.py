@@ -6,20 +6,20 @@ them has seen images other than the user's; ``--init scratch`` has not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from self2self.diagnosis import central
+from self2self.diagnosis import GREY_LEVELS, Noise, autocorrelation, central
 from self2self.errors import UsageError
 from self2self.extremes import within_range
+from self2self.train.recipes import FOR_CORRELATED, Recipe
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-
-    from self2self.train.recipes import Recipe
 
 FOLDER = Path(__file__).parent.parent / "weights"
 TRIED_SIDE = 256
@@ -30,6 +30,15 @@ COMPARED_PASSES = 4
 MOST_TAKEN = 1.5
 """So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
 1.42 times is, of texture 1.5 to 2.6 times (docs/experiments.md)."""
+MOST_MEASURED = 0.9
+"""Where neighbours share their noise, what is measured of it is less than this share of what is taken away with little
+hidden: of the noise of cameras 0.2 to 0.8, of slightly blurred noise 0.8. Of independent noise it is 0.9 and more, and
+where texture is measured with it 1.0 to 3 (docs/experiments.md)."""
+LITTLE_CORRELATION, TAKEN_CORRELATION = 0.07, 0.06
+"""What is measured in an image above the first may be noise of which neighbours share a little, and is if what is
+taken away is above the second: that of independent noise of any kind is up to 0.05 (docs/experiments.md)."""
+LEAST_SHARED = 4.0
+"""From this strength on, in 8-bit grey levels, it matters: what is weaker may be the grain of a clean image."""
 FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
 CAMERA_FILES = {1: FOLDER / "natural-grey-camera.safetensors", 3: FOLDER / "natural-rgb-camera.safetensors"}
 """How those differ from them that have seen more of the noise that a camera's processing spreads over neighbouring
@@ -113,30 +122,51 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
 
 
-def texture_share(recipe: Recipe, pixels: NDArray[np.float32]) -> float:
-    """How much of what the start weights take for noise that neighbours share is texture of the image.
+def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
+    """`recipe` as it suits an image, from its noise, and where neighbours seem to share that, from a trial.
 
-    The two look the same to `diagnosis`. A network that sees less of an image takes more of its texture away, but
-    hardly more of its noise. So what the start weights take away is compared between the share of pixels that is
-    hidden for such noise, and next to none.
+    Fine texture, or impulses, and noise that neighbours share look the same to `diagnosis`, but not to a network:
+
+    - A little correlation is that of the noise, if what the start weights take away is correlated as well.
+    - A network that sees less of an image takes more of its texture away, but hardly more of its noise. And what is
+      measured as noise is too little where it is shared, but counts fine texture, which a network that sees most of an
+      image keeps. So what the start weights take away while little is hidden is compared with both. Where they take
+      texture for the most part, as little is hidden in the fit and in the passes, and the result gets that share of
+      the difference back by which hiding much takes more than hiding little: what is not noise of it, as in Wiener's
+      filter.
 
     Args:
-        recipe: after `Recipe.for_noise`; one that found no such noise takes no texture for it.
+        recipe: before `Recipe.for_noise`; one that does not choose by the noise stays what it is.
+        noise: what was measured in `pixels`.
         pixels: float32 (C, H, W), the noisy image.
+    """
+    chosen = recipe.for_noise(noise)
+    faint = noise.correlation <= LITTLE_CORRELATION or noise.sigma < LEAST_SHARED
+    certain = not noise.correlated and (faint or chosen.camera)
+    if recipe.pass_drop_rate is None or certain or not has_natural_weights(len(pixels)):
+        return chosen
+    little = chosen.for_little_correlation()
+    taken, correlation = _taken(pixels, little)
+    if not noise.correlated:
+        return little if correlation > TAKEN_CORRELATION else chosen
+    more, _ = _taken(pixels, replace(little, pass_drop_rate=FOR_CORRELATED.pass_drop_rate))
+    if more <= MOST_TAKEN * taken and noise.sigma < MOST_MEASURED * taken:
+        return chosen
+    # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
+    share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
+    return chosen.for_texture(int(10 * share) / 10)
+
+
+def _taken(pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
+    """What the start weights take away of the middle of an image.
 
     Returns:
-        share of the variance of what is taken away where much is hidden by which it exceeds that of the other, a
-        multiple of a tenth; 0 where the other is not exceeded by far (`MOST_TAKEN`).
+        its standard deviation, in 8-bit grey levels, and how correlated it is between neighbours, the mean of both
+        directions.
     """
-    if recipe.target != "simulated":
-        return 0.0
     from self2self.train.prediction import predict
 
-    weights = natural_weights(len(pixels), recipe.camera)
     image = within_range(central(pixels, TRIED_SIDE))
-    much, little = (
-        float(np.std(image - predict(weights, image, tried, passes=COMPARED_PASSES)))
-        for tried in (recipe, recipe.for_texture(0.0))
-    )
-    # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
-    return min(0.9, round(1 - (little / much) ** 2, 1)) if much > MOST_TAKEN * little else 0.0
+    taken = image - predict(natural_weights(len(pixels), recipe.camera), image, recipe, passes=COMPARED_PASSES)
+    lags = autocorrelation(taken)
+    return GREY_LEVELS * float(np.std(taken)), (lags[0][1] + lags[1][0]) / 2

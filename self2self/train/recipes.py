@@ -54,8 +54,11 @@ BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.
 nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
+FOR_LITTLE = Choice(0.05, 0.05, 1.0)
+"""Where neighbours share so little of their noise that a network can tell, though a fit would learn it
+(`natural.suit_image`)."""
 FOR_TEXTURE = 0.05
-"""Both drop rates where hiding more takes more than noise away (`natural.texture_share`)."""
+"""Both drop rates where hiding more takes more than noise away (`natural.suit_image`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
 """Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
 start weights make images of few photons too dark, so little of them is kept."""
@@ -94,7 +97,7 @@ class Recipe:
         fitted_share: how far the weights for inference go from those that the fit started from to the fitted
             ones; 1 for all the way. Has no meaning for a start from random weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
-        noisy_share: of the noisy image in the result, where texture was taken for noise (`natural.texture_share`).
+        noisy_share: of the noisy image in the result, where texture was taken for noise (`natural.suit_image`).
         quality_weight: factor of the no-reference quality term, where `fit` is given one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -186,6 +189,17 @@ class Recipe:
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=share,
+        )
+
+    def for_little_correlation(self) -> Recipe:
+        """A copy for noise of which neighbours share a little: too little for `for_noise` to tell."""
+        return replace(
+            self,
+            camera=True,
+            target="simulated",
+            input_drop_rate=FOR_LITTLE.fit_drop_rate,
+            pass_drop_rate=FOR_LITTLE.pass_drop_rate,
+            fitted_share=FOR_LITTLE.fitted_share,
         )
 
     def for_texture(self, share: float) -> Recipe:

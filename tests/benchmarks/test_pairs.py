@@ -81,7 +81,7 @@ def test_noise_is_made_on_a_sample_and_only_gaussian_noise_has_a_sigma() -> None
     assert load_pair({**entry, "noise": "poisson"}, Path()).sigma is None
 
 
-@pytest.mark.parametrize("name", ["unlike", "noises"])
+@pytest.mark.parametrize("name", ["unlike", "noises", "weak", "shared"])
 def test_lists_of_the_repository_load(name: str) -> None:
     entries = json.loads((LISTS / f"{name}.json").read_text())
     pairs = load_pairs(LISTS / f"{name}.json")
@@ -89,6 +89,16 @@ def test_lists_of_the_repository_load(name: str) -> None:
     assert len({pair.name for pair in pairs}) == len(pairs)
     assert all(pair.noisy.shape == pair.clean.shape == (pair.clean.shape[0], 128, 128) for pair in pairs)
     assert all(pair.clean.std() > 0.01 for pair in pairs)
+
+
+def test_blurred_noise_is_as_strong_as_the_list_says_and_shared_by_neighbours() -> None:
+    entry = {"name": "moon", "sample": "moon", "blur": 0.5, "sigma": 10, "top": 100, "left": 100, "size": 128}
+    pair = load_pair(entry, Path("nowhere"))
+    noise = 255 * (pair.noisy - pair.clean)
+    assert abs(float(noise.std()) - 10) < 0.1
+    assert 0.2 < np.mean(noise[:, 1:] * noise[:, :-1]) / 100 < 0.3
+    assert (pair.sigma, float(pair.noisy.min()) >= 0) == (10, True)
+    np.testing.assert_allclose(255 * pair.noisy, np.rint(255 * pair.noisy), atol=1e-4)
 
 
 def test_some_of_a_list_and_a_name_that_it_lacks() -> None:

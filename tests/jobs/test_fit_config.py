@@ -17,7 +17,7 @@ from self2self.jobs.fit_config import FitOptions, configure, differences, suited
 from self2self.jobs.observer import Observer, noise_of, tell_noise
 from self2self.train import natural as natural_module
 from self2self.train.checkpoint import save_model
-from self2self.train.natural import natural_weights, texture_share
+from self2self.train.natural import natural_weights
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
 from tests.commands import write_noisy
@@ -139,7 +139,7 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
     observer = Observer(note=notes.append)
     config = configure(image, FitOptions(), noise, observer)
     by_noise = recipe_for("fast").for_noise(noise)
-    share = texture_share(by_noise, image.pixels)
+    share = config.recipe.noisy_share
     assert share > 0
     assert config.recipe == by_noise.for_texture(share)
     assert config.contract(steps=1).noisy_share == share
