@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from self2self.bench import measure
 from self2self.runtime.engine import engine_statuses
@@ -43,6 +44,12 @@ CASE = {
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No rests. Threads are one each (conftest): with more, a pass of so small a network takes seconds."""
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.0)
+
+
+def write_clean(path: Path) -> str:
+    """What is under the noise of `write_noisy`: with every pass, a mean comes nearer to it, if not to the noise."""
+    Image.fromarray(np.full((64, 70, 3), 120, np.uint8)).save(path)
+    return str(path)
 
 
 def check_case(case: dict[str, Any]) -> None:
@@ -97,7 +104,8 @@ def test_every_engine_at_every_size_and_batch(tiny_onnx: Path, tmp_path: Path, m
 def test_a_run_with_memory_curve_page_and_comparison(work: Path) -> None:
     run = str(next(work.glob("runs/*")))
     common = ["bench", run, "--engine", "ort", "--batch", "1", "--rounds", "1", "--passes", "1", "--curve", "3"]
-    shown = run_cli(*common, "-o", "old.json", "--html", "page.html", "--reference", "noisy.png").stdout
+    reference = write_clean(work / "clean.png")
+    shown = run_cli(*common, "-o", "old.json", "--html", "page.html", "--reference", reference).stdout
     values = json.loads((work / "old.json").read_text())
     # The image has 64x70 pixels.
     assert [(case["engine"], case["width"]) for case in values["cases"]] == [("plain", 96), ("ort", 96)]
@@ -120,7 +128,8 @@ def test_a_run_with_memory_curve_page_and_comparison(work: Path) -> None:
 
 def test_the_curve_of_a_run_beside_another_network(work: Path, tiny_onnx: Path) -> None:
     run = next(work.glob("runs/*"))
-    arguments = ["--size", "64", "--curve-of", str(run), "--reference", "noisy.png", "--curve", "2", *QUICK]
+    reference = write_clean(work / "clean.png")
+    arguments = ["--size", "64", "--curve-of", str(run), "--reference", reference, "--curve", "2", *QUICK]
     values = parse_json(run_cli("bench", str(tiny_onnx), *arguments, "--html", "page.html", "--json"))
     assert values["model"]["source"] == tiny_onnx.name
     assert [case["width"] for case in values["cases"]] == [64, 64]
