@@ -231,7 +231,8 @@ def test_existing_files_are_replaced_with_force(
 
 def test_ctrl_c_writes_nothing(tiny_onnx: Path, tmp_path: Path) -> None:
     arguments = ("bench", str(tiny_onnx), "--size", "64", "--rounds", "100000", "-o", "out.json")
-    code, error = interrupt(*arguments, folder=tmp_path, after_seconds=5)
+    # While modules are still imported, which takes seconds, it would end without a word.
+    code, error = interrupt(*arguments, folder=tmp_path, after_seconds=10)
     assert code == 130, error
     assert error == "error: interrupted; nothing was written.\n"
     assert list(tmp_path.iterdir()) == []
