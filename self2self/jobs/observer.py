@@ -62,7 +62,8 @@ TEXTURE_NOTE = (
 
 def tell_noise(image: Image, noise: Noise, recipe: Recipe, observer: Observer) -> None:
     """Warn if the noise of the image is correlated, and say what the fit does about it."""
-    if not noise.correlated and recipe.target != "simulated":
+    suited_otherwise = recipe.target != "simulated" and recipe.pass_drop_rate is not None
+    if suited_otherwise or (not noise.correlated and recipe.target != "simulated"):
         return
     note = CORRELATED_NOTE
     if recipe.noisy_share:

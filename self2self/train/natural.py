@@ -127,7 +127,8 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
 
     Fine texture, or impulses, and noise that neighbours share look the same to `diagnosis`, but not to a network:
 
-    - A little correlation is that of the noise, if what the start weights take away is correlated as well.
+    - A correlation is that of the noise only if what the start weights take away is correlated as well; impulses are
+      not, whatever texture there is between them.
     - A network that sees less of an image takes more of its texture away, but hardly more of its noise. And what is
       measured as noise is too little where it is shared, but counts fine texture, which a network that sees most of an
       image keeps. So what the start weights take away while little is hidden is compared with both. Where they take
@@ -151,7 +152,8 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
         return little if correlation > TAKEN_CORRELATION else chosen
     more, _ = _taken(pixels, replace(little, pass_drop_rate=FOR_CORRELATED.pass_drop_rate))
     if more <= MOST_TAKEN * taken and noise.sigma < MOST_MEASURED * taken:
-        return chosen
+        independent = recipe.for_noise(replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0))
+        return chosen if correlation > TAKEN_CORRELATION else independent
     # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
     return chosen.for_texture(int(10 * share) / 10)

@@ -181,6 +181,20 @@ def detailed(channels: int) -> FloatArray:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_impulses_are_independent_whatever_is_between_them(channels: int) -> None:
+    from skimage import data
+
+    clean = np.ascontiguousarray(data.astronaut()[192:320, 192:320].transpose(2, 0, 1)[:channels], np.float32) / 255
+    noisy = add_noise(clean, "impulse", 10, np.random.default_rng(0))
+    noise = measure_noise(noisy)
+    assert noise.correlated
+    independent = replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0)
+    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    assert chosen == RECIPES["fast"].for_noise(independent)
+    assert chosen.target == "hidden"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("sigma", [8, 20])
 def test_noise_that_neighbours_share_a_little_is_told_from_other_noise(channels: int, sigma: float) -> None:
     clean = detailed(channels)
