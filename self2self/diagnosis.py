@@ -121,8 +121,7 @@ class Residual:
     @property
     def correlated(self) -> bool:
         """Whether neighbours are correlated in what was removed, over the whole image and in its flat parts."""
-        nearest = (self.autocorrelation[0][1] + self.autocorrelation[1][0]) / 2
-        return nearest > CORRELATED and self.noise.correlated
+        return between_neighbours(self.autocorrelation) > CORRELATED and self.noise.correlated
 
     def to_json(self) -> dict[str, Any]:
         """What ``"residual"`` holds in the JSON of a command."""
@@ -188,6 +187,11 @@ def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
     if total[0, 0] <= 1e-14 * float(np.square(values, dtype=np.float64).mean()) * len(values):
         return ((0.0,) * LAGS,) * LAGS
     return tuple(tuple(float(value) for value in row) for row in total / total[0, 0])
+
+
+def between_neighbours(lags: tuple[tuple[float, ...], ...]) -> float:
+    """Of an `autocorrelation`, that between neighbouring pixels, mean of both directions."""
+    return (lags[0][1] + lags[1][0]) / 2
 
 
 def estimate_sigma(pixels: FloatArray) -> tuple[float, tuple[float, ...]]:

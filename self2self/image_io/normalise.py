@@ -172,15 +172,17 @@ def _without_outliers(values: Array) -> NDArray[np.float64]:
         step += 1
     sample = flat[::step].astype(np.float64)
     low, high = np.percentile(sample, (INNER, 100 - INNER))
+    reach = FAR * (high - low)
     # Where nearly all values are the same, others are few photons.
     if values.ndim != 3 or min(values.shape[:2]) < 2 or low == high:
-        low, high = -np.inf, np.inf
-    kept = sample[~_outliers(values, np.arange(0, flat.size, step), sample, low, high)]
+        reach = np.inf
+    near = (low - reach, high + reach)
+    kept = sample[~_outliers(values, np.arange(0, flat.size, step), sample, near)]
     if values.dtype != np.uint8 or step == 1:
         return kept
     # Those few that are between the evenly spread ones.
     missed = np.flatnonzero((flat < kept.min()) | (flat > kept.max()))
-    return np.concatenate([kept, flat[missed][~_outliers(values, missed, flat[missed], low, high)]])
+    return np.concatenate([kept, flat[missed][~_outliers(values, missed, flat[missed], near)]])
 
 
 def _bulk(sample: NDArray[np.float64]) -> tuple[float, float]:
@@ -192,18 +194,17 @@ def _bulk(sample: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _outliers(
-    values: Array, places: NDArray[np.integer], sample: NDArray[Any], low: float, high: float
+    values: Array, places: NDArray[np.integer], sample: NDArray[Any], near: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Which of a `sample`, at `places` of all `values`, tell nothing of the bulk: far off, and alone or saturated.
+    """Which of a `sample`, at `places` of all `values`, tell nothing of the bulk: not `near`, and alone or saturated.
 
     Of dark images, a few hundred of these would be the upper end of the bulk, and all else a small part of its range.
-    In 8 bits, what is saturated is not that far off, and counts. The `low` and `high` of them enclose nearly all.
+    In 8 bits, what is saturated is not that far off, and counts.
     """
     outliers = np.zeros(len(sample), np.bool_)
-    if not np.isfinite(high - low):
+    far = np.flatnonzero((sample < near[0]) | (sample > near[1]))
+    if not far.size:
         return outliers
-    reach = FAR * (high - low)
-    far = np.flatnonzero((sample < low - reach) | (sample > high + reach))
     if values.dtype != np.uint8:
         outliers[far] = (sample[far] == sample.max()) | (sample[far] == sample.min())
     rows, columns, channels = np.unravel_index(places[far], values.shape)

@@ -62,13 +62,14 @@ TEXTURE_NOTE = (
 
 def tell_noise(image: Image, noise: Noise, recipe: Recipe, observer: Observer) -> None:
     """Warn if the noise of the image is correlated, and say what the fit does about it."""
-    suited_otherwise = recipe.target != "simulated" and recipe.pass_drop_rate is not None
-    if suited_otherwise or (not noise.correlated and recipe.target != "simulated"):
+    simulated = recipe.target == "simulated"
+    # A recipe that chooses by the image has found that it is none of that kind, whatever was measured.
+    if not simulated and (recipe.pass_drop_rate is not None or not noise.correlated):
         return
     note = CORRELATED_NOTE
     if recipe.noisy_share:
         note = TEXTURE_NOTE.format("{:.2f}", 100 * recipe.noisy_share, FOR_CORRELATED.pass_drop_rate)
-    elif recipe.target == "simulated":
+    elif simulated:
         does = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
         note = f"{SHARED_NOTE}, {does}. {BETTER_SOURCE}"
     observer.note(f"{image.path}: {note.format(noise.correlation)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from self2self.diagnosis import GREY_LEVELS, Noise, autocorrelation, central
+from self2self.diagnosis import GREY_LEVELS, Noise, autocorrelation, between_neighbours, central
 from self2self.errors import UsageError
 from self2self.extremes import within_range
 from self2self.train.recipes import FOR_CORRELATED, Recipe
@@ -147,20 +147,21 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
     if recipe.pass_drop_rate is None or certain or not has_natural_weights(len(pixels)):
         return chosen
     little = chosen.for_little_correlation()
-    taken, correlation = _taken(pixels, little)
+    weights = natural_weights(len(pixels), camera=True)
+    taken, correlation = _taken(weights, pixels, little)
     if not noise.correlated:
         return little if correlation > TAKEN_CORRELATION else chosen
-    more, _ = _taken(pixels, replace(little, pass_drop_rate=FOR_CORRELATED.pass_drop_rate))
+    more, _ = _taken(weights, pixels, replace(little, pass_drop_rate=FOR_CORRELATED.pass_drop_rate))
     if more <= MOST_TAKEN * taken and noise.sigma < MOST_MEASURED * taken:
         independent = recipe.for_noise(replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0))
         return chosen if correlation > TAKEN_CORRELATION else independent
     # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
-    return chosen.for_texture(int(10 * share) / 10)
+    return chosen.for_little_correlation(noisy_share=int(10 * share) / 10)
 
 
-def _taken(pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
-    """What the start weights take away of the middle of an image.
+def _taken(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
+    """What start weights take away of the middle of an image.
 
     Returns:
         its standard deviation, in 8-bit grey levels, and how correlated it is between neighbours, the mean of both
@@ -169,6 +170,5 @@ def _taken(pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
     from self2self.train.prediction import predict
 
     image = within_range(central(pixels, TRIED_SIDE))
-    taken = image - predict(natural_weights(len(pixels), recipe.camera), image, recipe, passes=COMPARED_PASSES)
-    lags = autocorrelation(taken)
-    return GREY_LEVELS * float(np.std(taken)), (lags[0][1] + lags[1][0]) / 2
+    taken = image - predict(weights, image, recipe, passes=COMPARED_PASSES)
+    return GREY_LEVELS * float(np.std(taken)), between_neighbours(autocorrelation(taken))

@@ -55,10 +55,8 @@ nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 FOR_LITTLE = Choice(0.05, 0.05, 1.0)
-"""Where neighbours share so little of their noise that a network can tell, though a fit would learn it
-(`natural.suit_image`)."""
-FOR_TEXTURE = 0.05
-"""Both drop rates where hiding more takes more than noise away (`natural.suit_image`)."""
+"""Where neighbours share so little of their noise that a network can tell, though a fit would learn it, and where
+hiding more takes more than noise away (`natural.suit_image`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
 """Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
 start weights make images of few photons too dark, so little of them is kept."""
@@ -191,8 +189,8 @@ class Recipe:
             fitted_share=share,
         )
 
-    def for_little_correlation(self) -> Recipe:
-        """A copy for noise of which neighbours share a little: too little for `for_noise` to tell."""
+    def for_little_correlation(self, noisy_share: float = 0.0) -> Recipe:
+        """A copy for noise of which neighbours share a little, or of which `noisy_share` is the image's texture."""
         return replace(
             self,
             camera=True,
@@ -200,11 +198,8 @@ class Recipe:
             input_drop_rate=FOR_LITTLE.fit_drop_rate,
             pass_drop_rate=FOR_LITTLE.pass_drop_rate,
             fitted_share=FOR_LITTLE.fitted_share,
+            noisy_share=noisy_share,
         )
-
-    def for_texture(self, share: float) -> Recipe:
-        """A copy that hides little, and gives back what is texture, for an image of which `share` of the noise is."""
-        return replace(self, input_drop_rate=FOR_TEXTURE, pass_drop_rate=FOR_TEXTURE, noisy_share=share)
 
     def with_options(
         self,

@@ -141,7 +141,7 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
     by_noise = recipe_for("fast").for_noise(noise)
     share = config.recipe.noisy_share
     assert share > 0
-    assert config.recipe == by_noise.for_texture(share)
+    assert config.recipe == by_noise.for_little_correlation(noisy_share=share)
     assert config.contract(steps=1).noisy_share == share
     tell_noise(image, noise, config.recipe, observer)
     assert len(notes) == 1
