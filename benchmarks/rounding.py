@@ -1,15 +1,17 @@
-"""What the rounding of the engine `torch-amx` costs an ensemble, on any CPU.
+"""What the rounding of the engines `torch-amx` and `torch-int8` costs an ensemble.
 
     python -m benchmarks.rounding -o benchmarks/results/rounding.json
 
-The photographs and fits of `benchmarks.precision`. Three means of the same balanced passes: in float32; in bfloat16
-with weights that were rounded to the nearest once; and in bfloat16 as the engine does it, where passes take turns in
-weights that are rounded up here and down there.
+The photographs and fits of `benchmarks.precision`. Means of the same balanced passes: in float32; in bfloat16 with
+weights that were rounded to the nearest once; in bfloat16 as `torch-amx` does it, where passes take turns in weights
+that are rounded up here and down there; and in integers of 8 bits, with weights rounded once and as `torch-int8` does
+it. The integers need a CPU with VNNI.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,33 @@ from benchmarks.pairs import FloatArray
 from benchmarks.precision import PHOTOGRAPHS, fitted, noisy_and_clean
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.contract import Contract
+from self2self.contract import Contract, MaskSpec
 from self2self.diagnosis import measure_noise
 from self2self.masks import MaskMaker
 from self2self.metrics import psnr
-from self2self.runtime.rounded import SETS, RoundedNetwork
+from self2self.runtime.integers import IntegerNetwork
+from self2self.runtime.rounded import RoundedNetwork
+from self2self.runtime.torch_amx import TorchAmxEngine
+from self2self.runtime.torch_int8 import TorchInt8Engine
+from self2self.runtime.torch_passes import RoundingNetwork
 from self2self.runtime.windows import in_turn
+from self2self.system import multiplies_bytes
 from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import recipe_for
 
 PASSES = 50
-WAYS = {"nearest": 1, "sets": SETS}
-"""How many sets of weights there are."""
+
+
+def networks_of(network: Self2SelfNet, image: torch.Tensor, specs: Sequence[MaskSpec]) -> dict[str, RoundingNetwork]:
+    """What runs the passes, by the engine that does so, or what is rounded once."""
+    made: dict[str, RoundingNetwork] = {
+        "bfloat16, once": RoundedNetwork(network, image, 1, in_turn, sets=1),
+        TorchAmxEngine.name: RoundedNetwork(network, image, 1, in_turn),
+    }
+    if multiplies_bytes():
+        made["int8, once"] = IntegerNetwork(network, image, specs, 1, in_turn, sets=1)
+        made[TorchInt8Engine.name] = IntegerNetwork(network, image, specs, 1, in_turn)
+    return made
 
 
 @torch.inference_mode()
@@ -43,10 +60,10 @@ def differences(
     maker = MaskMaker(
         contract.masks, {"H": noisy.shape[1], "W": noisy.shape[2]}, contract.seed, balanced=True, channels_last=True
     )
-    networks = {way: RoundedNetwork(network, image, 1, in_turn, sets=sets) for way, sets in WAYS.items()}
+    networks = networks_of(network, image, contract.masks)
     exact = np.zeros(noisy.shape)
-    means = {way: np.zeros(noisy.shape) for way in WAYS}
-    of_a_pass = dict.fromkeys(WAYS, 0.0)
+    means = {way: np.zeros(noisy.shape) for way in networks}
+    of_a_pass = dict.fromkeys(networks, 0.0)
     for index in range(PASSES):
         masks = [torch.from_numpy(mask) for mask in maker.make(index, 1).values()]
         plain = network(image, *masks)[0].double().numpy()
@@ -87,7 +104,7 @@ def main() -> None:
         for found in differences(*fitted(noisy, recipe_for("fast").for_noise(measure_noise(noisy))), noisy, clean):
             rows.append({"image": name, "sigma": sigma, **found})
             print(
-                f"{name:10} {sigma:2} {found['way']:8} {found['psnr_change']:+.4f} dB, "
+                f"{name:10} {sigma:2} {found['way']:14} {found['psnr_change']:+.4f} dB, "
                 f"mean {found['rms_of_the_mean']:.3f}, pass {found['rms_of_a_pass']:.3f} grey levels",
                 flush=True,
             )

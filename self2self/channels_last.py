@@ -67,13 +67,24 @@ def framed(
         else:
             masked(part, factors[:, place], inner[:, place])
         first = place.stop
-    if top:
-        out[:, :, 0] = out[:, :, 2]
-    if bottom:
-        out[:, :, -1] = out[:, :, -3]
-    out[..., 0] = out[..., 2]
-    out[..., -1] = out[..., -3]
+    reflect_border(out, above=above, below=below)
     return out
+
+
+def reflect_border(frame: Tensor, *, above: bool = False, below: bool = False) -> None:
+    """Fill the border of one pixel with what is inside of it, reflected, in place.
+
+    Args:
+        frame: [N, C, H + 2, W + 2].
+        above: as for `framed`, whether the first row is there already.
+        below: whether the last row is.
+    """
+    if not above:
+        frame[:, :, 0] = frame[:, :, 2]
+    if not below:
+        frame[:, :, -1] = frame[:, :, -3]
+    frame[..., 0] = frame[..., 2]
+    frame[..., -1] = frame[..., -3]
 
 
 def fold_border(gradient: Tensor) -> Tensor:

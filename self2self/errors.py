@@ -60,6 +60,7 @@ class Obstacle(StrEnum):
     GPU_NOT_SERVED = "gpu-not-served"
     BOTH_PACKAGES = "both-onnxruntime-packages"
     CPU_WITHOUT_AMX = "cpu-without-amx"
+    CPU_WITHOUT_VNNI = "cpu-without-vnni"
     NO_PROVIDER = "provider-not-in-build"
     LIBRARY_MISSING = "library-missing"
     LIBRARY_VERSION = "library-of-another-version"
@@ -154,6 +155,8 @@ def pytorch_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
-            raise MemoryError(first_line(error)) from error
+        said = first_line(error)
+        # The last is oneDNN's, which says "a primitive descriptor" where it lacks the operation, not the memory.
+        if "allocate memory" in str(error) or "out of memory" in str(error) or said == "could not create a primitive":
+            raise MemoryError(said) from error
         raise

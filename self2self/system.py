@@ -42,12 +42,30 @@ def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Args:
         cpuinfo: where Linux lists what the CPU can.
     """
-    if cpuinfo.is_file() and "amx_bf16" not in cpuinfo.read_text().split():
+    return _cpu_has({"amx_bf16"}, cpuinfo)
+
+
+def multiplies_bytes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies integers of 8 bits several times as fast as float32 (VNNI), and PyTorch has it do so.
+
+    As far as PyTorch and Linux tell, as for `multiplies_bfloat16`.
+    """
+    if not _cpu_has({"avx512_vnni", "avx_vnni"}, cpuinfo):
+        return False
+    import torch
+
+    return all(hasattr(torch.ops.onednn, name) for name in ("qconv_prepack", "qconv_pointwise"))
+
+
+def _cpu_has(features: set[str], cpuinfo: Path) -> bool:
+    """Whether the CPU has one of `features`, which Linux and PyTorch call alike."""
+    if cpuinfo.is_file() and not features & set(cpuinfo.read_text().split()):
         return False
     import torch
 
     known: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(known().get("amx_bf16", False))
+    found = known()
+    return any(found.get(feature, False) for feature in features)
 
 
 def free_memory_bytes() -> int:

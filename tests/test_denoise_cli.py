@@ -26,7 +26,11 @@ def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: p
     assert values["output"] == "image.denoised.png"
     assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
     # Whatever is fastest here.
-    providers = {"mnn": "MNN CPU", "torch-amx": "PyTorch CPU in bfloat16"}
+    providers = {
+        "mnn": "MNN CPU",
+        "torch-amx": "PyTorch CPU in bfloat16",
+        "torch-int8": "PyTorch CPU in 8-bit integers",
+    }
     assert values["engine"] == get_engine("auto").name
     assert values["provider"] == providers[values["engine"]]
     assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}

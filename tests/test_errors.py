@@ -88,6 +88,8 @@ def test_the_first_line_of_what_an_error_says_or_else_what_it_is(text: str, line
         ("CUDA out of memory. Tried to allocate 2 GiB", MemoryError),
         ("CUDA error: out of memory", MemoryError),
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", MemoryError),
+        ("could not create a primitive", MemoryError),
+        ("could not create a primitive descriptor for the convolution forward propagation primitive", RuntimeError),
         ("a bug", RuntimeError),
     ],
 )

@@ -62,14 +62,25 @@ ALLOWED: dict[str, set[str]] = {
 
 ONLY_IN_FUNCTIONS: dict[str, set[str]] = {
     "runtime.fused": {"train.network"},
+    "runtime.integer_layers": {"train.network"},
+    "runtime.integers": {"train.network"},
+    "runtime.ranges": {"train.network"},
     "runtime.rounded": {"train.network"},
+    "runtime.torch_int8": {"train.network"},
     "runtime.torch_engine": {"train.network", "train.recipes"},
     "runtime.trt": {"export.engine_cache", "export.tensorrt"},
 }
 """The reference engine runs the network that was fitted, and so do those that compute it in other ways, which take it
 by its type; TensorRT's engines are built at first use."""
 
-DEFINES_NETWORKS = {"bench.plain", "channels_last", "runtime.rounded"}
+DEFINES_NETWORKS = {
+    "bench.plain",
+    "channels_last",
+    "runtime.integer_layers",
+    "runtime.integers",
+    "runtime.ranges",
+    "runtime.rounded",
+}
 """Modules outside `train` that cannot be read without torch; import them inside functions."""
 
 AT_THE_TOP_OF_FRONT = {"errors", *FRONT}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -96,15 +97,47 @@ print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
     assert done.stdout.splitlines()[-1] == "10000 False"
 
 
-def test_a_cpu_without_amx_costs_no_pytorch(tmp_path: Path) -> None:
+def test_a_cpu_without_amx_or_vnni_costs_no_pytorch(tmp_path: Path) -> None:
     """PyTorch takes seconds to load, and the engines that are taken instead do without."""
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile\n")
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile avx512_vnni_of_another_name\n")
     script = f"""
 import sys
 from pathlib import Path
-from self2self.system import multiplies_bfloat16
-print(multiplies_bfloat16(Path({str(cpuinfo)!r})), "torch" in sys.modules)
+from self2self.system import multiplies_bfloat16, multiplies_bytes
+cpuinfo = Path({str(cpuinfo)!r})
+print(multiplies_bfloat16(cpuinfo), multiplies_bytes(cpuinfo), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
+    assert done.stdout == "False False False\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "operators", "able"),
+    [
+        ("avx512_vnni", {"avx512_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        ("avx_vnni", {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        # Linux has it, PyTorch does not see it, or lacks an operator.
+        ("avx512_vnni", {"avx512_vnni": False}, ("qconv_prepack", "qconv_pointwise"), False),
+        ("avx512_vnni", {"avx512_vnni": True}, ("qconv_pointwise",), False),
+        # Another system has no such list.
+        (None, {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        (None, {}, ("qconv_prepack", "qconv_pointwise"), False),
+    ],
+)
+def test_integers_need_a_cpu_and_operators_for_them(
+    said: str | None,
+    known: dict[str, bool],
+    operators: tuple[str, ...],
+    able: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    cpuinfo = tmp_path / "cpuinfo"
+    if said is not None:
+        cpuinfo.write_text(f"flags : fpu {said} avx2\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace(**dict.fromkeys(operators)))
+    assert system.multiplies_bytes(cpuinfo) is able

@@ -52,9 +52,9 @@ class Engine(ABC):
     """The pass that the next run begins with, for an engine whose passes differ by more than their masks."""
     copy_seconds: float | None = None
     """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
-    rounds_to: ClassVar[Literal["tf32", "bfloat16"] | None] = None
-    """What float32 values are rounded to before they are multiplied: 10 bits, or 8, where only means of passes are
-    exact (`rounded`)."""
+    rounds_to: ClassVar[Literal["tf32", "bfloat16", "int8"] | None] = None
+    """What float32 values are rounded to before they are multiplied: 10 bits; or 8, or integers, where only means of
+    passes are exact (`rounded`, `integer_layers`)."""
     host_channels_last: ClassVar[bool] = False
     """Whether the host makes its masks with the channels of a pixel side by side; of one seed, they are others."""
     channels_last_masks: ClassVar[bool] = False
@@ -193,13 +193,14 @@ ENGINES: dict[str, str] = {
     "trt-rtx": "self2self.runtime.trt:TrtRtxEngine",
     "ort-trt": "self2self.runtime.ort_trt:OrtTrtEngine",
     "torch-amx": "self2self.runtime.torch_amx:TorchAmxEngine",
+    "torch-int8": "self2self.runtime.torch_int8:TorchInt8Engine",
     "mnn": "self2self.runtime.mnn_engine:MnnEngine",
     "ort": "self2self.runtime.ort:OrtEngine",
     "torch": "self2self.runtime.torch_engine:TorchEngine",
 }
 """Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
 
-AUTO = ("torch-cuda", "torch-amx", "mnn", "ort", "torch")
+AUTO = ("torch-cuda", "torch-amx", "torch-int8", "mnn", "ort", "torch")
 """What `--engine auto` tries, best first by passes a second (docs/engines.md).
 
 Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,

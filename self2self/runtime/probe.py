@@ -38,8 +38,18 @@ TF32_TOLERANCE = 1e-2
 """For engines that round products to 10 bits."""
 BFLOAT16_TOLERANCE = 0.1
 """For engines that round to 8 bits."""
+INT8_TOLERANCE = 0.3
+"""For engines that round to integers of 8 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
-_PACKAGES = {"mnn": "MNN", "torch": "torch", "torch-amx": "torch", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
+_TOLERANCES = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, "int8": INT8_TOLERANCE, None: TOLERANCE}
+_PACKAGES = {
+    "mnn": "MNN",
+    "torch": "torch",
+    "torch-amx": "torch",
+    "torch-int8": "torch",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt-rtx",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +164,7 @@ def check(engine: str, folder: Path) -> Probed:
             reason=f"a small model fails ({reason})",
             fix=fix,
         )
-    tolerance = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, None: TOLERANCE}[kind.rounds_to]
+    tolerance = _TOLERANCES[kind.rounds_to]
     # Not `difference > tolerance`, which is False for NaN.
     if not difference <= tolerance:
         return Probed(
