@@ -103,9 +103,14 @@ def rounded_weights(weight: Tensor, sets: int = SETS) -> tuple[list[Tensor], Ten
     return made, step
 
 
-def packed(weight: Tensor, scale: Tensor) -> Tensor:
-    """`weight`, int8 [outputs, inputs, 3, 3], in the memory order that `convolve` takes."""
-    laid_out: Tensor = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, [1, 1], [0, 0], [1, 1], 1, None)
+def packed(weight: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+    """`weight`, int8 [outputs, inputs, 3, 3], in the memory order that `convolve` takes for results of `size`.
+
+    Up to 6x6 pixels it is another one than above; putting weights in order took a hundred times as long as such a
+    convolution. A part of the rows of a larger image takes the order of the whole.
+    """
+    padded = [1, weight.shape[1], size[0] + 2, size[1] + 2]
+    laid_out: Tensor = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, [1, 1], [0, 0], [1, 1], 1, padded)
     return laid_out
 
 
@@ -178,13 +183,16 @@ class LaidOut:
 
     Attributes:
         finite: whether the network has numbers only; otherwise there is nothing else.
-        steps: by the name of the module that makes an activation, and as ``joined.LEVEL`` of what a decoder joins.
+        sizes: height and width of an activation, by the name of the module that makes it, or as ``joined.LEVEL``, of
+            what a decoder joins.
+        steps: of the same activations, but for the last.
         stem: the first convolution.
         sets: of the others.
     """
 
     def __init__(self, network: Self2SelfNet, image: Tensor, specs: Sequence[MaskSpec], sets: int) -> None:
         inputs = _inputs()
+        self.sizes = _sizes(*image.shape[2:])
         ranges = Ranges(network, image, specs, ["stem", *inputs])
         self.finite = ranges.is_finite() and all(bool(value.isfinite().all()) for value in network.parameters())
         if not self.finite:
@@ -194,7 +202,9 @@ class LaidOut:
         read = {name: Steps.joined([self.steps[maker] for maker in makers]) for name, makers in inputs.items()}
         self.stem = _float_gated(network, self.steps["stem"].step)
         made = {name: _rounded(network, name, read[name], ranges.means[name], sets) for name in inputs}
-        self.sets = [_layers({name: of[index] for name, of in made.items()}, self.steps) for index in range(sets)]
+        self.sets = [
+            _layers({name: of[index] for name, of in made.items()}, self.steps, self.sizes) for index in range(sets)
+        ]
         self.steps |= {f"joined.{level}": read[f"decoder_first.{level}"] for level in range(LEVELS)}
 
 
@@ -207,6 +217,16 @@ def _inputs() -> dict[str, list[str]]:
         inputs[f"decoder_second.{level}"] = [f"decoder_first.{level}"]
         below = f"decoder_second.{level}"
     return {**inputs, "head": [below]}
+
+
+def _sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
+    """As `LaidOut.sizes`, for an image of `height` and `width`."""
+    halved = [(height >> level, width >> level) for level in range(LEVELS + 1)]
+    sizes = {"stem": halved[0], "head": halved[0]}
+    sizes |= {f"encoder.{level}": size for level, size in enumerate(halved)}
+    for level, size in enumerate(halved[LEVELS - 1 :: -1]):
+        sizes |= {f"{part}.{level}": size for part in ("joined", "decoder_first", "decoder_second")}
+    return sizes
 
 
 def _parameters(network: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -249,10 +269,10 @@ class _Rounded:
     scale: Tensor
     bias: Tensor
 
-    def layer(self, unit: Tensor | float = 1.0, outputs: slice = slice(None)) -> IntegerLayer:
-        """Some of the outputs, in units of `unit`."""
+    def layer(self, size: tuple[int, int], unit: Tensor | float = 1.0, outputs: slice = slice(None)) -> IntegerLayer:
+        """Some of the outputs, in units of `unit`, for results of `size`."""
         scale = self.scale[outputs] / unit
-        weight = packed(self.weight[outputs].contiguous(), scale)
+        weight = packed(self.weight[outputs].contiguous(), scale, size)
         return IntegerLayer(weight, scale, self.bias[outputs] / unit, torch.zeros(len(scale), dtype=torch.int64))
 
 
@@ -273,19 +293,21 @@ def _rounded(network: Self2SelfNet, name: str, read: Steps, mean: Tensor, sets: 
     return made
 
 
-def _layers(rounded: Mapping[str, _Rounded], steps: Mapping[str, Steps]) -> Layers:
+def _layers(
+    rounded: Mapping[str, _Rounded], steps: Mapping[str, Steps], sizes: Mapping[str, tuple[int, int]]
+) -> Layers:
     """A set of weights; what a layer makes is in units of `steps`."""
 
     def gated(name: str) -> Gated:
-        unit = steps[name].step
+        unit, size = steps[name].step, sizes[name]
         half = len(unit)
-        return rounded[name].layer(unit, slice(half)), rounded[name].layer(outputs=slice(half, None))
+        return rounded[name].layer(size, unit, slice(half)), rounded[name].layer(size, outputs=slice(half, None))
 
     def plain(name: str) -> IntegerLayer:
-        return rounded[name].layer(steps[name].step)
+        return rounded[name].layer(sizes[name], steps[name].step)
 
     return Layers(
         [gated(f"encoder.{level}") for level in range(LEVELS + 1)],
         [(plain(f"decoder_first.{level}"), plain(f"decoder_second.{level}")) for level in range(LEVELS)],
-        rounded["head"].layer(),
+        rounded["head"].layer(sizes["head"]),
     )

@@ -94,7 +94,9 @@ class IntegerNetwork:
         with torch.inference_mode():
             self._made = LaidOut(self._network, image, self._specs, self._count)
             if self._made.finite:
-                self._zeros = {name: _Zeros(steps, self._width(name)) for name, steps in self._made.steps.items()}
+                self._zeros = {
+                    name: _Zeros(steps, self._made.sizes[name][1]) for name, steps in self._made.steps.items()
+                }
 
     def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
         """One pass.
@@ -221,12 +223,6 @@ class IntegerNetwork:
         count = min(height // unit, max(1, round(height * row_values / self._strip_values)))
         edges = [unit * (height // unit * index // count) for index in range(count + 1)]
         return [slice(first, last) for first, last in pairwise(edges)]
-
-    def _width(self, name: str) -> int:
-        """Of an activation in pixels."""
-        kind, _, level = name.partition(".")
-        full = self._planes.shape[3]
-        return full if kind == "stem" else full >> (int(level) if kind == "encoder" else LEVELS - 1 - int(level))
 
 
 def _active(layer: IntegerLayer, frame: Tensor, rows: slice, zeros: _Zeros) -> Tensor:

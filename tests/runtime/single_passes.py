@@ -55,5 +55,5 @@ def integers_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         convolved = (sums * layer.scale.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)).float()
         return convolved.contiguous(memory_format=torch.channels_last)
 
-    monkeypatch.setattr(integer_layers, "packed", lambda weight, scale: weight)
+    monkeypatch.setattr(integer_layers, "packed", lambda weight, scale, size: weight)
     monkeypatch.setattr(integer_layers, "convolve", convolve)

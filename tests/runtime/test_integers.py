@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from self2self.contract import LEVELS, MaskSpec
 from self2self.masks import MaskMaker
 from self2self.runtime import integers
-from self2self.runtime.integer_layers import LARGEST_WEIGHT, SETS, Steps, rounded_weights
+from self2self.runtime.integer_layers import LARGEST_WEIGHT, SETS, LaidOut, Steps, rounded_weights
 from self2self.runtime.integers import IntegerNetwork, as_bytes
 from self2self.runtime.model import Model
 from self2self.runtime.ranges import Ranges, telling_tiles
@@ -129,7 +130,7 @@ def test_passes_take_turns_in_the_sets() -> None:
     assert all(not torch.equal(made(masks, index, shared=False), first) for index in range(1, SETS))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(2, 4), st.integers(2, 4), st.sampled_from([1, 500, 4_000, 60_000]), st.integers(1, 3))
 def test_strips_and_threads_change_nothing(
     tiny: Fitted, tiny_model: Model, rows: int, columns: int, values: int, workers: int
@@ -223,6 +224,26 @@ def test_ranges_are_those_of_the_modules(tiny: Fitted) -> None:
     assert not tiny.network.stem._forward_hooks
 
 
+@torch.inference_mode()
+def test_layers_are_laid_out_for_the_sizes_that_they_have(tiny: Fitted, tiny_model: Model) -> None:
+    image = picture(64, 96)
+    made = LaidOut(tiny.network, image, tiny.contract.masks, 1)
+    sizes = {}
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda module, inputs, result: sizes.update({name: tuple(result.shape[2:])})
+
+    hooks = [
+        tiny.network.get_submodule(name).register_forward_hook(noting(name)) for name in made.sizes if name[0] != "j"
+    ]
+    tiny.network(image, *tensors_for(tiny_model, (64, 96), 0))
+    for hook in hooks:
+        hook.remove()
+    assert {name: size for name, size in made.sizes.items() if name in sizes} == sizes
+    assert {name for name in made.sizes if name not in sizes} == {f"joined.{level}" for level in range(LEVELS)}
+
+
+@torch.inference_mode()
 def test_of_a_large_image_the_telling_tiles_are_looked_at() -> None:
     image = torch.full((1, 1, 1024, 1152), 0.5)
     image[..., 700, 900] = 1.0
