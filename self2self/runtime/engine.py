@@ -80,13 +80,14 @@ class Engine(ABC):
         self.image = np.ascontiguousarray(image)
 
     def set_image(self, image: FloatArray) -> None:
-        """Exchange the image for another of the same size, without preparing anything again.
+        """Exchange the image for another of the same size, without loading the model again.
 
         Args:
             image: float32 [1, C, H, W].
 
         Raises:
             UsageError: `image` has another type or shape than the first one.
+            MemoryError: what depends on the image does not fit.
         """
         if image.dtype != np.float32 or image.shape != self.image.shape:
             raise UsageError(

@@ -195,6 +195,7 @@ class LaidOut:
         self.sizes = _sizes(*image.shape[2:])
         ranges = Ranges(network, image, specs, ["stem", *inputs])
         self.finite = ranges.is_finite() and all(bool(value.isfinite().all()) for value in network.parameters())
+        self.steps: dict[str, Steps] = {}
         if not self.finite:
             return
         matters = _how_much_channels_matter(network, inputs, ranges)

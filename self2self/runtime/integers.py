@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 STRIP_VALUES = 300_000
 """Values that a convolution makes of a strip, about: 1.2 MB in float32."""
+_MIRRORINGS: tuple[list[int], ...] = ([], [2], [3], [2, 3])
+"""Axes along which the passes of an ensemble see the image mirrored (`orientation`)."""
 
 
 def as_bytes(values: Tensor) -> Tensor:
@@ -80,23 +81,18 @@ class IntegerNetwork:
         self._network, self._specs, self._count = network, specs, sets
         self._workers, self._side_by_side = workers, side_by_side
         self._strip_values = strip_values
-        self._values: tuple[float, ...] | None = None
+        self._image: Tensor | None = None
         _without_warnings()
         self.use_image(image)
 
     def use_image(self, image: Tensor) -> None:
-        """Exchange the image, float32 [1, C, H, W]; all layers are made anew, but for the same one mirrored."""
+        """Exchange the image, float32 [1, C, H, W]; all layers are made anew, unless it is the one before, mirrored."""
+        if self._image is None or not any(torch.equal(self._image.flip(axes), image) for axes in _MIRRORINGS):
+            with torch.inference_mode():
+                made = LaidOut(self._network, image, self._specs, self._count)
+                zeros = {name: _Zeros(steps, made.sizes[name][1]) for name, steps in made.steps.items()}
+            self._made, self._zeros, self._image = made, zeros, image.clone()
         self._planes = torch.cat([torch.ones_like(image), image], dim=1).contiguous(memory_format=torch.channels_last)
-        values = tuple(float(of) for of in (image.min(), image.max(), image.double().sum(), image.double().norm()))
-        if self._values is not None and np.allclose(values, self._values, rtol=1e-9, atol=0):
-            return
-        self._values = values
-        with torch.inference_mode():
-            self._made = LaidOut(self._network, image, self._specs, self._count)
-            if self._made.finite:
-                self._zeros = {
-                    name: _Zeros(steps, self._made.sizes[name][1]) for name, steps in self._made.steps.items()
-                }
 
     def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
         """One pass.

@@ -1,4 +1,4 @@
-"""One engine for many images, or tiles, of one size: preparing it takes seconds, a new image nothing."""
+"""One engine for many images, or tiles, of one size: preparing it takes seconds, a new image little or nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Self
 
 from self2self.runtime.engine import Engine, FloatArray
+from self2self.runtime.ensemble import PassTooLarge
 from self2self.runtime.model import Model
 
 
@@ -20,10 +21,17 @@ class Prepared:
 
         Raises:
             Self2SelfError: as for `Engine` and its `prepare`.
+            PassTooLarge: there is no memory for what a kept engine makes of `image`.
         """
         kept = self._engine
         if kept is not None and type(kept) is kind and kept.model is model and kept.image.shape == image.shape:
-            kept.set_image(image)
+            try:
+                kept.set_image(image)
+            except MemoryError as error:
+                self.close()
+                raise PassTooLarge(
+                    "out of memory: the engine does not fit. Close other programs or denoise a smaller image."
+                ) from error
         else:
             # Before the next is made: two of them may not fit into memory.
             self.close()

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from self2self.train.network import Self2SelfNet
 
 TILE = 128
-"""Sides of what runs at a time, about: a larger image runs in tiles, for little memory."""
+"""Sides of what runs at a time, at most: a larger image runs in tiles, for little memory."""
 _MOST_TILES = 16
 """Of more, some are left out."""
 _FEWEST_VALUES, _MOST_LOOKS = 3_000_000, 32
-"""Values of the last activation that are seen, at least: a small image, or network, is looked at several times."""
+"""Values of the widest activation that are seen, at least: a small image, or network, is looked at several times."""
 
 
 class Ranges:
@@ -59,7 +59,7 @@ class Ranges:
 
         hooks = [network.get_submodule(name).register_forward_hook(watching(name)) for name in names]
         tiles = telling_tiles(image)
-        values = network.decoder_widths[-1] * sum(tile.shape[2] * tile.shape[3] for tile in tiles)
+        values = max(network.decoder_widths) * sum(tile.shape[2] * tile.shape[3] for tile in tiles)
         looks = tiles * min(_MOST_LOOKS, -(-_FEWEST_VALUES // values))
         try:
             for index, tile in enumerate(looks):
@@ -97,7 +97,7 @@ def telling_tiles(image: Tensor) -> list[Tensor]:
 
 
 def _parts(length: int) -> list[slice]:
-    """Parts of about `TILE` of a side that is a multiple of 32 from 64 up, which each of them is, too."""
-    count = max(1, length // TILE)
+    """Parts, of `TILE` at most, of a side that is a multiple of 32 from 64 up, which each of them is, too."""
+    count = -(-length // TILE)
     edges = [32 * (length // 32 * index // count) for index in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TILE = 128
-"""Sides of what the passes in float32 see that tell the ranges, about (`ranges.TILE`, which needs PyTorch)."""
-_LAYOUT_BYTES = 25.0
-"""What these take for each element of their masks, the integer weights included.
+"""Sides of what the passes in float32 see that tell the ranges, at most (`ranges.TILE`, which needs PyTorch)."""
+_LOOK_BYTES = 25.0
+"""What these take for each element of their masks."""
+_WEIGHT_BYTES = 30
+"""What each weight takes in all: ten sets of bytes, packed and not, and in float32."""
+_STRIP_BYTES = 4 * 10**6
+"""What a thread takes for its strips.
 
-Peaks at 128x128 (two passes), 256x256, 512x512 and 1024x1024 (one pass) on two threads: 115, 112, 278 and 850 MB for
-the paper's network (166, 200, 403 and 1214 by these), 116, 118, 213 and 653 MB for the fast one (112, 135, 273, 822).
+Peaks at 64x64 and 128x128 (two passes), 224x224, 256x256, 512x512 and 1024x1024 (one pass) on two threads: 62, 100,
+121, 115, 286 and 856 MB for the paper's network (75, 203, 221, 237, 440 and 1252 by these), 52, 82, 89, 91, 213 and
+653 MB for the fast one (53, 142, 154, 165, 303 and 852).
 """
 
 
@@ -39,8 +44,12 @@ class TorchInt8Engine(PassesSideBySide):
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """As for every engine; a third of what float32 takes, but for the passes in float32 that tell the ranges."""
-        tile = {axis: min(pixels, _TILE) for axis, pixels in axes.items()}
-        return cls.further_pass_bytes(contract, axes) + pass_bytes(contract, tile, _LAYOUT_BYTES)
+        further = cls.further_pass_bytes(contract, axes)
+        look = pass_bytes(contract, {axis: min(pixels, _TILE) for axis, pixels in axes.items()}, _LOOK_BYTES)
+        channels = [int(spec.dims[0]) for spec in contract.masks[1:]]
+        weights = 9 * sum(width * (joined + width) for joined, width in zip(channels[::2], channels[1::2], strict=True))
+        # The more threads, the lower their strips: all together they are the image.
+        return further + look + _WEIGHT_BYTES * weights + min(compute_threads() * _STRIP_BYTES, further)
 
     @classmethod
     def version(cls) -> str:

@@ -96,7 +96,8 @@ class PassesSideBySide(Engine):
         import torch
 
         if self._network is not None:
-            self._network.use_image(torch.from_numpy(self.image))
+            with pytorch_memory():
+                self._network.use_image(torch.from_numpy(self.image))
 
     def _side_by_side(self, work: Work, count: int) -> None:
         """Run `work` in threads of ours, each of which PyTorch may share out to as many as are left over."""
@@ -113,9 +114,11 @@ class PassesSideBySide(Engine):
                 torch.set_num_threads(share)
             work(index)
 
-        self._workers.run(shared, count)
-        # What a thread sets is its own, but also what threads that come later begin with.
-        torch.set_num_threads(threads)
+        try:
+            self._workers.run(shared, count)
+        finally:
+            # What a thread sets is its own, but also what threads that come later begin with.
+            torch.set_num_threads(threads)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """The passes of the batch, side by side; the result is a new array."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from self2self.errors import EngineUnavailableError
 from self2self.masks import MaskMaker
 from self2self.runtime import torch_amx, torch_int8, torch_passes
 from self2self.runtime.engine import get_engine
-from self2self.runtime.ensemble import run_ensemble
+from self2self.runtime.ensemble import PassTooLarge, run_ensemble
 from self2self.runtime.model import Model, load_model
+from self2self.runtime.prepared import Prepared
 from self2self.runtime.probe import BFLOAT16_TOLERANCE, INT8_TOLERANCE, TF32_TOLERANCE
 from self2self.runtime.probe_model import make_case
 from self2self.runtime.rounded import SETS
@@ -94,14 +96,53 @@ def test_many_threads_need_no_more_than_the_image_once_more(tiny_model: Model, m
     assert further < needed[0] < needed[1] < needed[2] == 2 * further
 
 
-def test_laying_out_integers_takes_no_more_for_a_larger_image(tiny_model: Model) -> None:
-    def needed(side: int) -> list[int]:
-        axes = {"H": side, "W": side}
-        kinds = TorchInt8Engine.pass_bytes, TorchInt8Engine.further_pass_bytes
-        return [of(tiny_model.contract, axes) for of in kinds]
+def test_laying_out_integers_takes_no_more_for_a_larger_image(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def besides(side: int, threads: int) -> int:
+        monkeypatch.setattr(torch_int8, "compute_threads", lambda: threads)
+        axes, contract = {"H": side, "W": side}, tiny_model.contract
+        return TorchInt8Engine.pass_bytes(contract, axes) - TorchInt8Engine.further_pass_bytes(contract, axes)
 
-    layout = {side: one - further for side in (64, 128, 1024) for one, further in [needed(side)]}
-    assert 0 < 4 * layout[64] == layout[128] == layout[1024]
+    assert 0 < besides(64, 1) < besides(128, 1)
+    # But for the strips of the threads, which all together are the image.
+    assert besides(1024, 1) < besides(128, 1) + 5 * 10**6
+    assert besides(1024, 1) < besides(1024, 4) < besides(1024, 256) == besides(1024, 512)
+
+
+def test_threads_that_come_after_a_pass_that_failed_begin_as_before(
+    kind: type[PassesSideBySide], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_passes, "compute_threads", lambda: 4)
+    before = torch.get_num_threads()
+    with kind(tiny_model, np.zeros((1, 3, 64, 64), np.float32)) as engine:
+
+        def fail(*arguments: object, shared: bool) -> torch.Tensor:
+            raise RuntimeError("can't allocate memory")
+
+        engine._network = fail
+        with pytest.raises(MemoryError):
+            engine.run(masks_for(tiny_model, (64, 64), 0, 2))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
+
+
+def test_an_image_for_which_there_is_no_memory_is_told_as_such(
+    kind: type[PassesSideBySide], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that smaller tiles are tried."""
+    image = np.zeros((1, 3, 64, 64), np.float32)
+    with Prepared() as prepared:
+        engine = prepared.engine_for(kind, tiny_model, image, str)
+
+        def fail(image: torch.Tensor) -> None:
+            raise RuntimeError("can't allocate memory")
+
+        monkeypatch.setattr(engine._network, "use_image", fail)
+        with pytest.raises(PassTooLarge, match=r"out of memory.*smaller image"):
+            prepared.engine_for(kind, tiny_model, image + 1, str)
+        # What was kept is gone, and the next is made anew.
+        assert prepared.engine_for(kind, tiny_model, image, str) is not engine
 
 
 @pytest.mark.parametrize(
