@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from self2self.contract import Contract, mask_specs, quantise_keep
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 # Before torch is loaded: on tensors this small, threads that wait for each other cost the most time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What machine a test runs on, and what else runs there, says nothing of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TINY_ENCODER = 4
 TINY_DECODER = (6, 6, 6, 4, 4)
