@@ -161,7 +161,7 @@ def test_noise_of_photons_is_said_to_be_stronger_where_it_is_brighter() -> None:
     assert measure_noise(clean + white(clean.shape, 20)).text.endswith("grey levels")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.sampled_from([1, 3]), st.integers(8, 70), st.integers(8, 70)),
     scale=st.floats(0.01, 1000),
@@ -178,7 +178,7 @@ def test_scale_scales_sigma_and_offset_changes_nothing(
     np.testing.assert_allclose(autocorrelation(noisy * scale + offset), autocorrelation(noisy), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shape=st.tuples(st.sampled_from([1, 3, 4]), st.integers(8, 40), st.integers(8, 40)), dtype=st.sampled_from("fd"))
 def test_any_size_has_finite_figures(shape: tuple[int, int, int], dtype: str) -> None:
     noise = measure_noise(white(shape, 20).astype(dtype))

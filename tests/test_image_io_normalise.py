@@ -16,7 +16,7 @@ from self2self.image_io import read_image, write_image
 from self2self.image_io.normalise import in_whole_range
 from tests.image_files import load, noise, round_trip, save
 
-COMMON = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+COMMON = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @COMMON

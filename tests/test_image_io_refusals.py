@@ -194,7 +194,7 @@ def test_damaged_bytes(tmp_path: Path, form: str, capfd: pytest.CaptureFixture[s
     places = st.one_of(st.integers(0, min(300, len(sound)) - 1), st.integers(0, len(sound) - 1))
     flips = st.lists(st.tuples(places, st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 255]))), max_size=4)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(flips=flips, cut=st.one_of(st.just(len(sound)), st.integers(1, len(sound))))
     def damage(flips: list[tuple[int, int]], cut: int) -> None:
         data = bytearray(sound)

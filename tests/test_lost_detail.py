@@ -65,7 +65,7 @@ def test_a_share_comes_back_of_a_lattice_as_weak_as_the_noise(channels: int) -> 
     assert 0.25 < share < 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(64, 200),
     width=st.integers(64, 200),

@@ -87,7 +87,6 @@ def test_a_mask_without_dimensions_drops_whole_passes() -> None:
     assert 400 < mask.sum() < 600
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**64), first=st.integers(0, 10_000), splits=st.lists(st.integers(1, 3), min_size=1, max_size=4)
 )
@@ -218,7 +217,7 @@ def test_balanced_masks_are_those_of_an_independent_formulation() -> None:
 
 
 @given(keep=st.integers(1, 256))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_block_drops_every_element_equally_often(keep: int) -> None:
     kept = balanced_masks([MaskSpec("a", (64, 64), keep)], 2 * BLOCK, BLOCK)["a"].sum(0)
     # Shifts are whole bytes, so the count may be off by one also where ten keep probabilities are a whole number.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from self2self.padding import Padding, padded_size
@@ -23,7 +23,6 @@ def sample(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2 if dtype is np.bool_ else 200, shape).astype(dtype)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, LEADING, DTYPES)
 def test_crop_undoes_pad(height: int, width: int, leading: tuple[int, ...], dtype: type) -> None:
     image = sample((*leading, height, width), dtype)
@@ -36,7 +35,6 @@ def test_crop_undoes_pad(height: int, width: int, leading: tuple[int, ...], dtyp
     assert np.shares_memory(cropped, padded)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_padded_sizes_are_the_least_that_the_network_takes(height: int, width: int) -> None:
     padding = Padding.for_size(height, width)
@@ -48,7 +46,6 @@ def test_padded_sizes_are_the_least_that_the_network_takes(height: int, width: i
         assert 0 <= after - before <= 1
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_padding_is_endless_reflection(height: int, width: int) -> None:
     image = sample((height, width), np.uint8)

@@ -24,17 +24,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from self2self.contract import LEVELS, MaskSpec
-from self2self.masks import BLOCK
 from self2self.runtime.ranges import Ranges
+from self2self.runtime.rounded import SETS, Layer, parameters_of
 
 if TYPE_CHECKING:
     from self2self.train.network import Self2SelfNet
 
-SETS = BLOCK
-"""Roundings of the weights, of which passes take turns; each orientation of the image has a block of them in turn."""
 LARGEST_BYTE, LARGEST_WEIGHT = 255, 127
 _MARGIN = 1.25
 """Times the range that was seen: passes with other masks go beyond it (docs/experiments.md)."""
@@ -147,19 +144,7 @@ class IntegerLayer:
         return convolve(padded, self)
 
 
-@dataclass(frozen=True, slots=True)
-class FloatLayer:
-    """A convolution of float32."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, padded: Tensor) -> Tensor:
-        """Float32 [1, inputs, H + 2, W + 2] to [1, outputs, H, W]."""
-        return F.conv2d(padded, self.weight, self.bias)
-
-
-Gated = tuple[FloatLayer, FloatLayer] | tuple[IntegerLayer, IntegerLayer]
+Gated = tuple[Layer, Layer] | tuple[IntegerLayer, IntegerLayer]
 """Feature, in units of its steps, and gate; as one convolution, the halves of its result would not be contiguous."""
 
 
@@ -230,19 +215,13 @@ def _sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _parameters(network: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """Weights and biases of the convolution that is the module `name`, or in it."""
-    weight, bias = (tensor.detach() for tensor in network.get_submodule(name).parameters())
-    return weight, bias
-
-
 def _how_much_channels_matter(
     network: nn.Module, inputs: Mapping[str, Sequence[str]], ranges: Ranges
 ) -> dict[str, Tensor]:
     """For each activation, range times weight (RMS) of its channels, in units of the largest in what reads them."""
     matters: dict[str, Tensor] = {}
     for name, makers in inputs.items():
-        weight, _ = _parameters(network, name)
+        weight, _ = parameters_of(network.get_submodule(name))
         spans = [ranges.span(maker) for maker in makers]
         effect = torch.cat(spans) * weight.square().mean(dim=(0, 2, 3)).sqrt()
         effect /= effect.max().clamp(min=1e-30)
@@ -251,13 +230,13 @@ def _how_much_channels_matter(
     return matters
 
 
-def _float_gated(network: nn.Module, unit: Tensor) -> Gated:
+def _float_gated(network: Self2SelfNet, unit: Tensor) -> Gated:
     """The stem, whose features are in units of `unit`."""
-    weight, bias = _parameters(network, "stem")
+    weight, bias = parameters_of(network.stem)
     half = len(unit)
 
-    def layer(weight: Tensor, bias: Tensor) -> FloatLayer:
-        return FloatLayer(weight.contiguous(memory_format=torch.channels_last), bias.contiguous())
+    def layer(weight: Tensor, bias: Tensor) -> Layer:
+        return Layer(weight.contiguous(memory_format=torch.channels_last), bias.contiguous())
 
     return layer(weight[:half] / unit.view(-1, 1, 1, 1), bias[:half] / unit), layer(weight[half:], bias[half:])
 
@@ -279,7 +258,7 @@ class _Rounded:
 
 def _rounded(network: Self2SelfNet, name: str, read: Steps, mean: Tensor, sets: int) -> list[_Rounded]:
     """The convolution `name` in each set; `read` and `mean` are those of what it reads."""
-    weight, bias = _parameters(network, name)
+    weight, bias = parameters_of(network.get_submodule(name))
     # What is kept is scaled by the weights, not by the mask.
     unit = read.step / network.decoder_keep if name.startswith("decoder") else read.step
     weight = weight * unit.view(1, -1, 1, 1)

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from self2self.channels_last import as_factors, framed, reflect_border
 from self2self.contract import LEVELS, NEGATIVE_SLOPE, MaskSpec
-from self2self.runtime.integer_layers import LARGEST_BYTE, SETS, Gated, IntegerLayer, LaidOut, Steps
+from self2self.orientation import MIRRORED, turned
+from self2self.runtime.integer_layers import LARGEST_BYTE, Gated, IntegerLayer, LaidOut, Steps
+from self2self.runtime.rounded import SETS
 from self2self.runtime.windows import SideBySide, in_turn
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 STRIP_VALUES = 300_000
 """Values that a convolution makes of a strip, about: 1.2 MB in float32."""
-_MIRRORINGS: tuple[list[int], ...] = ([], [2], [3], [2, 3])
-"""Axes along which the passes of an ensemble see the image mirrored (`orientation`)."""
 
 
 def as_bytes(values: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ class IntegerNetwork:
 
     def use_image(self, image: Tensor) -> None:
         """Exchange the image, float32 [1, C, H, W]; all layers are made anew, unless it is the one before, mirrored."""
-        if self._image is None or not any(torch.equal(self._image.flip(axes), image) for axes in _MIRRORINGS):
+        laid_out = self._image
+        if laid_out is None or not any(torch.equal(turned(laid_out, index), image) for index in range(MIRRORED)):
             with torch.inference_mode():
                 made = LaidOut(self._network, image, self._specs, self._count)
                 zeros = {name: _Zeros(steps, made.sizes[name][1]) for name, steps in made.steps.items()}

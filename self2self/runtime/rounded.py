@@ -64,13 +64,14 @@ def _starts(shape: tuple[int, ...], sets: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """A convolution: weights [outputs, inputs, 3, 3] and biases, rounded."""
+class Layer:
+    """A convolution: weights [outputs, inputs, 3, 3] and biases, of one type."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, padded: Tensor) -> Tensor:
+        """[1, inputs, H + 2, W + 2] to [1, outputs, H, W], of their type."""
         return F.conv2d(padded, self.weight, self.bias)
 
 
@@ -78,8 +79,8 @@ class _Layer:
 class _Gated:
     """A gated convolution as two: halves of one's result are not contiguous, and take ten times as long to go over."""
 
-    feature: _Layer
-    gate: _Layer
+    feature: Layer
+    gate: Layer
 
     def __call__(self, padded: Tensor) -> Tensor:
         feature = F.leaky_relu_(self.feature(padded), NEGATIVE_SLOPE)
@@ -90,8 +91,8 @@ class _Gated:
 class _Layers:
     stem: _Gated
     encoder: list[_Gated]
-    decoder: list[tuple[_Layer, _Layer]]
-    head: _Layer
+    decoder: list[tuple[Layer, Layer]]
+    head: Layer
 
 
 class RoundedNetwork:
@@ -116,7 +117,7 @@ class RoundedNetwork:
         sets: int = SETS,
     ) -> None:
         self._sets = [_rounded_layers(network, index, sets) for index in range(sets)]
-        self._head_bias = _parameters(network.head)[1].view(1, -1, 1, 1)
+        self._head_bias = parameters_of(network.head)[1].view(1, -1, 1, 1)
         self._workers, self._side_by_side = workers, side_by_side
         self._widest = network.encoder_width + network.decoder_widths[-2]
         self._strip_values = strip_values
@@ -261,37 +262,37 @@ class _Window:
 def _rounded_layers(network: Self2SelfNet, index: int, sets: int) -> _Layers:
     """The layers of `network`, rounded for the set `index` of so many."""
 
-    def layer(weight: Tensor, bias: Tensor | None) -> _Layer:
+    def layer(weight: Tensor, bias: Tensor | None) -> Layer:
         placed = rounded(weight, index, sets).contiguous(memory_format=torch.channels_last)
-        return _Layer(placed, None if bias is None else rounded(bias, index, sets))
+        return Layer(placed, None if bias is None else rounded(bias, index, sets))
 
     def gated(weight: Tensor, bias: Tensor) -> _Gated:
         half = len(bias) // 2
         return _Gated(layer(weight[:half], bias[:half]), layer(weight[half:], bias[half:]))
 
-    stem, stem_bias = _parameters(network.stem.conv)
+    stem, stem_bias = parameters_of(network.stem.conv)
     # The image comes in two parts that are weighted alike.
     stem = torch.cat([stem, stem[:, network.channels :]], dim=1)
     # What is kept is scaled by the weights, not by the mask.
     scale = 1.0 / network.decoder_keep
 
-    def scaled(convolution: torch.nn.Module) -> _Layer:
-        weight, bias = _parameters(convolution)
+    def scaled(convolution: torch.nn.Module) -> Layer:
+        weight, bias = parameters_of(convolution)
         return layer(weight * scale, bias)
 
     return _Layers(
         gated(stem, stem_bias),
-        [gated(*_parameters(block.conv)) for block in network.encoder],  # type: ignore[arg-type]
+        [gated(*parameters_of(block.conv)) for block in network.encoder],  # type: ignore[arg-type]
         [
             (scaled(first), scaled(second))
             for first, second in zip(network.decoder_first, network.decoder_second, strict=True)
         ],
         # Its bias is added in float32.
-        layer(_parameters(network.head)[0], None),
+        layer(parameters_of(network.head)[0], None),
     )
 
 
-def _parameters(convolution: torch.nn.Module) -> tuple[Tensor, Tensor]:
-    """Its weights and biases."""
+def parameters_of(convolution: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """Weights and biases of a module that is, or has, a single convolution."""
     weight, bias = (tensor.detach() for tensor in convolution.parameters())
     return weight, bias

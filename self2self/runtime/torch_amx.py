@@ -6,10 +6,8 @@ rounding to bfloat16 costs, the ensemble gives back (`rounded`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from self2self.contract import Contract
 from self2self.errors import Obstacle
 from self2self.runtime.torch_engine import network_of
 from self2self.runtime.torch_passes import PassesSideBySide, RoundingNetwork
@@ -18,27 +16,17 @@ from self2self.system import compute_threads, multiplies_bfloat16
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRIP_BYTES = 20 * 10**6
-"""What a thread takes for its strips, whether all work on one pass or on several.
-
-Peaks at 128x128 (two passes), 256x256, 512x512 and 1024x1024 (one pass) on two threads: 57, 100, 315 and 1037 MB for
-the paper's network (93, 146, 463 and 1731 by these), 36, 103, 237 and 910 MB for the fast one (76, 112, 327 and 1186).
-"""
-
 
 class TorchAmxEngine(PassesSideBySide):
     """The CPU, in bfloat16 whatever the model's precision."""
 
     name = "torch-amx"
     rounds_to = "bfloat16"
+    # Peaks at 128x128 (two passes), 256x256, 512x512 and 1024x1024 (one pass) on two threads: 57, 100, 315 and 1037 MB
+    # for the paper's network (93, 146, 463 and 1731 by these), 36, 103, 237 and 910 MB for the fast one (76, 112, 327
+    # and 1186).
     mask_element_bytes = 5.0
-
-    @classmethod
-    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """As for every engine; half of what float32 takes."""
-        further = cls.further_pass_bytes(contract, axes)
-        # The more threads, the lower their strips: all together they are the image, which has no more without strips.
-        return further + min(compute_threads() * _STRIP_BYTES, further)
+    strip_bytes = 20 * 10**6
 
     @classmethod
     def version(cls) -> str:

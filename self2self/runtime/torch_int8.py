@@ -25,13 +25,6 @@ _LOOK_BYTES = 25.0
 """What these take for each element of their masks."""
 _WEIGHT_BYTES = 30
 """What each weight takes in all: ten sets of bytes, packed and not, and in float32."""
-_STRIP_BYTES = 4 * 10**6
-"""What a thread takes for its strips.
-
-Peaks at 64x64 and 128x128 (two passes), 224x224, 256x256, 512x512 and 1024x1024 (one pass) on two threads: 62, 100,
-121, 115, 286 and 856 MB for the paper's network (75, 203, 221, 237, 440 and 1252 by these), 52, 82, 89, 91, 213 and
-653 MB for the fast one (53, 142, 154, 165, 303 and 852).
-"""
 
 
 class TorchInt8Engine(PassesSideBySide):
@@ -39,17 +32,19 @@ class TorchInt8Engine(PassesSideBySide):
 
     name = "torch-int8"
     rounds_to = "int8"
+    # Peaks at 64x64 and 128x128 (two passes), 224x224, 256x256, 512x512 and 1024x1024 (one pass) on two threads: 62,
+    # 100, 121, 115, 286 and 856 MB for the paper's network (75, 203, 221, 237, 440 and 1252 by these and those above),
+    # 52, 82, 89, 91, 213 and 653 MB for the fast one (53, 142, 154, 165, 303 and 852).
     mask_element_bytes = 3.2
+    strip_bytes = 4 * 10**6
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
         """As for every engine; a third of what float32 takes, but for the passes in float32 that tell the ranges."""
-        further = cls.further_pass_bytes(contract, axes)
         look = pass_bytes(contract, {axis: min(pixels, _TILE) for axis, pixels in axes.items()}, _LOOK_BYTES)
         channels = [int(spec.dims[0]) for spec in contract.masks[1:]]
         weights = 9 * sum(width * (joined + width) for joined, width in zip(channels[::2], channels[1::2], strict=True))
-        # The more threads, the lower their strips: all together they are the image.
-        return further + look + _WEIGHT_BYTES * weights + min(compute_threads() * _STRIP_BYTES, further)
+        return super().pass_bytes(contract, axes) + look + _WEIGHT_BYTES * weights
 
     @classmethod
     def version(cls) -> str:

@@ -48,6 +48,8 @@ class PassesSideBySide(Engine):
     copy_seconds: float = 0.0
     mask_element_bytes: ClassVar[float]
     """What each pass takes for an element of its masks, these included."""
+    strip_bytes: ClassVar[int]
+    """What a thread takes for its strips, whether all work on one pass or on several."""
     _network: RoundingNetwork | None = None
 
     def __init__(self, model: Model, image: FloatArray) -> None:
@@ -55,6 +57,13 @@ class PassesSideBySide(Engine):
         height, width = image.shape[2:]
         self._most = self.useful_batch({"H": height, "W": width})
         self._workers = Workers(compute_threads())
+
+    @classmethod
+    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """As for every engine; less than float32 takes."""
+        further = cls.further_pass_bytes(contract, axes)
+        # The more threads, the lower their strips: all together they are the image, which has no more without strips.
+        return further + min(compute_threads() * cls.strip_bytes, further)
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 TF32_TOLERANCE = 1e-3
 """Of engines that round products of float32 values to 10 bits."""
 BFLOAT16_TOLERANCE = 0.08
-"""Of engines that round to 8 bits; predictions are up to 4 here. Their means: `test_torch_amx`."""
+"""Of engines that round to 8 bits; predictions are up to 4 here. Their means: `test_rounded`."""
 INT8_TOLERANCE = 0.4
 """Of engines that round to integers of 8 bits, of which a channel's range has 255; their means: `test_integers`."""
 SIZES = [(64, 64), (64, 96)]

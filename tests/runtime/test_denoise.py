@@ -58,7 +58,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
     batch=st.sampled_from([None, 1, 3]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_identity_returns_the_image(
     height: int, width: int, channels: int, passes: int, batch: int | None, seed: int
 ) -> None:

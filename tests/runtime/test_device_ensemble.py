@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from self2self.contract import INPUT_MASK
@@ -141,7 +141,6 @@ def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
     assert np.array_equal(engine.image, upright), "the next image is compared with this one"
 
 
-@settings(deadline=None)
 @given(
     passes=st.integers(1, 3 * ROUND), batch=st.sampled_from([None, 1, 3, 64]), tolerance=st.sampled_from([None, 1e-9])
 )

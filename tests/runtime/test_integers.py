@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from self2self.contract import LEVELS, MaskSpec
 from self2self.masks import MaskMaker
 from self2self.runtime import integers
-from self2self.runtime.integer_layers import LARGEST_WEIGHT, SETS, LaidOut, Steps, _rounded, rounded_weights
+from self2self.runtime.integer_layers import LARGEST_WEIGHT, LaidOut, Steps, _rounded, rounded_weights
 from self2self.runtime.integers import IntegerNetwork, as_bytes
 from self2self.runtime.model import Model
 from self2self.runtime.ranges import Ranges, telling_tiles
+from self2self.runtime.rounded import SETS
 from self2self.runtime.windows import in_turn
 from tests.conftest import Fitted
 from tests.runtime.single_passes import drawn_network, integers_anywhere, one_after_the_other, rms, tensors_for
@@ -39,7 +40,7 @@ def picture(*size: int, seed: int = 5, channels: int = 3) -> torch.Tensor:
     return torch.rand((1, channels, *size), generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([1, 2, 10]), st.floats(-20, 20), st.integers(0, 2**31))
 def test_weights_are_right_over_all_sets_and_their_sums_in_each(
     outputs: int, inputs: int, sets: int, exponent: float, seed: int
@@ -159,7 +160,7 @@ def test_passes_take_turns_in_the_sets() -> None:
     assert all(not torch.equal(made(masks, index, shared=False), first) for index in range(1, SETS))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(2, 4), st.integers(2, 4), st.sampled_from([1, 500, 4_000, 60_000]), st.integers(1, 3))
 def test_strips_and_threads_change_nothing(
     tiny: Fitted, tiny_model: Model, rows: int, columns: int, values: int, workers: int

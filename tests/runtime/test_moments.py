@@ -23,7 +23,7 @@ from self2self.runtime.moments import Moments
     offset=st.floats(-2, 2),
     spread=st.floats(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_moments_are_those_of_numpy(seed: int, groups: list[int], offset: float, spread: float) -> None:
     count = sum(groups)
     values = offset + spread * np.random.default_rng(seed).standard_normal((count, 2, 3, 4))

@@ -37,7 +37,7 @@ def test_what_bfloat16_holds_is_kept() -> None:
     assert rounded(worst, SETS - 1).isnan().all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(2, 4), st.integers(2, 4), st.sampled_from([1, 4_000, 20_000, 60_000]), st.integers(1, 3))
 def test_strips_change_nothing(
     tiny: Fitted, tiny_model: Model, rows: int, columns: int, values: int, workers: int

@@ -34,7 +34,7 @@ limits = st.integers(SMALLEST_TILE // 32, 20).map(lambda n: 32 * n)
 
 
 @given(height=multiples, width=multiples, largest=limits)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_tiles_of_one_size_cover_the_image(height: int, width: int, largest: int) -> None:
     plan = TilePlan.cut(height, width, largest)
     for axis in (plan.rows, plan.columns):
@@ -50,7 +50,7 @@ def test_tiles_of_one_size_cover_the_image(height: int, width: int, largest: int
 
 
 @given(length=multiples, largest=limits)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_weights_sum_to_one_and_edges_count_for_nothing(length: int, largest: int) -> None:
     axis = TilePlan.cut(length, 64, largest).rows
     total = np.zeros(length)
@@ -73,7 +73,7 @@ def test_weights_sum_to_one_and_edges_count_for_nothing(length: int, largest: in
     largest=st.sampled_from([128, 160, 256]),
     share=st.sampled_from([0.0, 0.7]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_canvas_gives_back_what_it_is_cut_from(
     height: int, width: int, in_place: bool, largest: int, share: float
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_larger_tile_that_takes_less_is_found(tiny_model: Model) -> None:
 
 
 @given(height=st.integers(2, 200), width=st.integers(2, 200), megabytes=st.integers(0, 3000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_chosen_fits_by_its_own_estimate(tiny_model: Model, height: int, width: int, megabytes: int) -> None:
     size = 32 * height, 32 * width
     room = megabytes * 10**6

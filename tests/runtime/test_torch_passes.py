@@ -90,7 +90,7 @@ def test_many_threads_need_no_more_than_the_image_once_more(tiny_model: Model, m
     axes = {"H": 1024, "W": 1024}
     needed = []
     for threads in (1, 2, 256):
-        monkeypatch.setattr(torch_amx, "compute_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(torch_passes, "compute_threads", lambda threads=threads: threads)
         needed.append(TorchAmxEngine.pass_bytes(tiny_model.contract, axes))
     further = TorchAmxEngine.further_pass_bytes(tiny_model.contract, axes)
     assert further < needed[0] < needed[1] < needed[2] == 2 * further
@@ -100,7 +100,7 @@ def test_laying_out_integers_takes_no_more_for_a_larger_image(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def besides(side: int, threads: int) -> int:
-        monkeypatch.setattr(torch_int8, "compute_threads", lambda: threads)
+        monkeypatch.setattr(torch_passes, "compute_threads", lambda: threads)
         axes, contract = {"H": side, "W": side}, tiny_model.contract
         return TorchInt8Engine.pass_bytes(contract, axes) - TorchInt8Engine.further_pass_bytes(contract, axes)
 

@@ -32,7 +32,7 @@ from self2self.workers import Workers
 
 
 @given(length=st.integers(1, 300).map(lambda n: 2 * n), largest=st.integers(2, 400), reach=st.integers(0, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_spans_of_one_size_cover_an_axis_with_enough_around(length: int, largest: int, reach: int) -> None:
     found = spans(length, largest, reach)
     assert [span.first for span in found] == [0, *(span.last for span in found[:-1])]

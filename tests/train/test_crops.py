@@ -9,7 +9,7 @@ from self2self.train.crops import CropSampler
 from tests.train.test_fit import image_of
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(8, 150), width=st.integers(8, 150), crop=st.sampled_from([None, 64, 96]))
 def test_crops_cover_the_image_evenly_and_padding_never_counts(height: int, width: int, crop: int | None) -> None:
     image = np.arange(height * width, dtype=np.float32).reshape(1, height, width)

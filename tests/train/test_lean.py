@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -65,7 +65,6 @@ def test_bfloat16_differs_by_rounding_and_leaves_float32_behind() -> None:
     assert 0 < float((gained - wanted).norm() / wanted.norm()) < 0.03
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=2),
     st.integers(2, 6),

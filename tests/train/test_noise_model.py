@@ -105,7 +105,7 @@ def test_the_ends_of_the_range_do_not_hide_the_noise() -> None:
     assert np.abs(np.log(band_powers(again) / band_powers(true))).max() < np.log(2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(8, 80),
     width=st.integers(8, 80),
