@@ -85,7 +85,7 @@ def run_ensemble(
     moments = Moments(upright.shape[1:], maker.block, *tile)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     chooser = BatchChooser(largest_batch) if batch is None else BatchChooser(batch, fixed=True)
-    orientation = 0
+    orientation = following = 0
     while moments.count < sampling.passes and not _is_settled(moments, sampling):
         start = time.perf_counter()
         count = min(chooser.batch, sampling.passes - moments.count)
@@ -93,10 +93,10 @@ def run_ensemble(
             # A run has one image, so it does not go beyond the block.
             count = min(count, BLOCK - moments.count % BLOCK)
             following = moments.count // BLOCK % MIRRORED
-            if following != orientation:
-                orientation = following
-                engine.set_image(np.ascontiguousarray(turned(upright, orientation)))
         try:
+            if following != orientation:
+                engine.set_image(np.ascontiguousarray(turned(upright, following)))
+                orientation = following
             masks = maker.make(moments.count, count)
             made = time.perf_counter()
             engine.first_pass = moments.count

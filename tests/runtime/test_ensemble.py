@@ -14,10 +14,10 @@ from self2self.errors import FileFormatError
 from self2self.masks import BLOCK, BoolArray
 from self2self.orientation import MIRRORED, turned
 from self2self.runtime.engine import FloatArray
-from self2self.runtime.ensemble import expected_passes, not_finite, run_ensemble
+from self2self.runtime.ensemble import PassTooLarge, expected_passes, not_finite, run_ensemble
 from self2self.runtime.moments import Moments
 from self2self.runtime.sampling import Sampling
-from tests.runtime.fakes import SIZE, fake_engine, fake_maker, fake_model, hide_pixels
+from tests.runtime.fakes import SIZE, fake_engine, fake_maker, fake_model, hide_pixels, repeat_image
 
 
 def test_the_batch_does_not_change_the_result() -> None:
@@ -128,6 +128,35 @@ def test_flips_average_over_the_mirrored_image() -> None:
     for index, image in enumerate(images):
         np.testing.assert_array_equal(image, turned(upright, index // 3))
     np.testing.assert_array_equal(engine.image, upright)
+
+
+def test_a_mirrored_image_that_does_not_fit_is_tried_again_with_fewer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine(repeat_image)
+    notes: list[str] = []
+    engine.note = notes.append
+    failures = iter([True])
+    used = []
+
+    def use_image() -> None:
+        if next(failures, False):
+            raise MemoryError
+        used.append(engine.image)
+
+    monkeypatch.setattr(engine, "_use_image", use_image)
+    sampling = Sampling(MIRRORED * BLOCK, tolerance=None, balanced=False, flips=True)
+    moments = run_ensemble(engine, fake_maker(), sampling, batch=4).moments
+    assert engine.counts == [4, 4, 2] + [2] * 5 * (MIRRORED - 1)
+    assert notes == ["out of memory; going on with 2 passes at a time."]
+    np.testing.assert_allclose(moments.mean(), engine.image[0], atol=1e-6)
+    # Each once it fits, and the upright one in the end.
+    assert [image.tobytes() for image in used] == [
+        turned(engine.image, index % MIRRORED).tobytes() for index in range(1, MIRRORED + 1)
+    ]
+
+    # Not even one pass at a time: the caller may have smaller tiles.
+    failures = iter([True] * 3)
+    with pytest.raises(PassTooLarge):
+        run_ensemble(engine, fake_maker(), sampling, batch=2)
 
 
 @pytest.mark.parametrize("flips", [False, True])
