@@ -59,7 +59,7 @@ def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
     """What a fit of `pair` depends on, beside its image: a row of results is used again only while this is equal."""
     channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
-    for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share"):
+    for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"):
         if values[name] == LATER_FIELDS[name]:
             # Rows from before there was a choice need not be measured again.
             del values[name]

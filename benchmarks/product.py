@@ -24,6 +24,13 @@ def exported(state: FitState, recipe: Recipe) -> Iterator[Model]:
     network.load_state_dict(state.weights())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        contract = Contract(channels, masks, recipe=recipe.name, steps=state.step, noisy_share=recipe.noisy_share)
+        contract = Contract(
+            channels,
+            masks,
+            recipe=recipe.name,
+            steps=state.step,
+            noisy_share=recipe.noisy_share,
+            even_noise=recipe.even_noise,
+        )
         export_model(network.eval(), contract, path)
         yield load_model(path)

@@ -142,6 +142,8 @@ class Contract:
             and all others.
         noisy_share: of the image itself in the finished result, beside that of the mean prediction, from 0 up to less
             than 1; the graph knows nothing of it.
+        even_noise: whether noise counts as equally strong at every brightness, whatever an image looks like, when lost
+            detail comes back (`Recipe.even_noise`).
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this.
         minimum_size: height and width have to be at least this.
@@ -156,6 +158,7 @@ class Contract:
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
     noisy_share: float = 0.0
+    even_noise: bool = False
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
@@ -185,6 +188,7 @@ class Contract:
             "image_range": self.image_range,
             "whole_range": self.whole_range,
             "noisy_share": self.noisy_share,
+            "even_noise": self.even_noise,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
@@ -224,6 +228,7 @@ class Contract:
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
+                even_noise=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "even_noise", "false"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),

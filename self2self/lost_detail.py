@@ -46,7 +46,7 @@ MARGIN = 0.25
 """By which energy may exceed the noise, as chance has it (docs/experiments.md)."""
 
 
-def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
+def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = False) -> None:
     """Give `result` back what it lacks of `noisy`, in place.
 
     Values in [0, 1] stay there, and others as they are. Nothing changes in images smaller than a square, and where
@@ -55,11 +55,12 @@ def restore_detail(result: FloatArray, noisy: FloatArray) -> None:
     Args:
         result: float32 (C, H, W).
         noisy: the image that it was made of, of the same shape.
+        even_noise: whether the noise is known not to depend on the signal, though it may look like it.
     """
     if min(result.shape[1:]) < SQUARE:
         return
     kind = measure_noise(central(noisy))
-    if kind.correlated or kind.signal_dependent:
+    if kind.correlated or (kind.signal_dependent and not even_noise):
         return
     variances, scales, brightness, peaks = _squares(noisy, result)
     if np.median(peaks) > MOST_PEAKED:

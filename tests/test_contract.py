@@ -30,6 +30,7 @@ CONTRACT = Contract(
     image_range=(12.0, 4095.5),
     whole_range=False,
     noisy_share=0.8,
+    even_noise=True,
     precision="fp16",
 )
 
@@ -117,7 +118,7 @@ def test_a_later_schema_is_refused_with_its_number() -> None:
 KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 
-LATER_KEYS = {"self2self.image_range", "self2self.whole_range", "self2self.noisy_share"}
+LATER_KEYS = {"self2self.image_range", "self2self.whole_range", "self2self.noisy_share", "self2self.even_noise"}
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - LATER_KEYS))
@@ -133,7 +134,7 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
 def test_files_of_before_there_was_a_range_or_a_share() -> None:
     metadata = {key: value for key, value in CONTRACT.to_metadata().items() if key not in LATER_KEYS}
     assert Contract.from_metadata(metadata, "m.onnx") == replace(
-        CONTRACT, image_range=None, whole_range=True, noisy_share=0.0
+        CONTRACT, image_range=None, whole_range=True, noisy_share=0.0, even_noise=False
     )
 
 
@@ -152,6 +153,8 @@ def test_files_of_before_there_was_a_range_or_a_share() -> None:
         ("noisy_share", "NaN"),
         ("noisy_share", "true"),
         ("noisy_share", '"0.5"'),
+        ("even_noise", "1"),
+        ("even_noise", "null"),
         ("channels", "three"),
         ("channels", "0"),
         ("channels", "Infinity"),

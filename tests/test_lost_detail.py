@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from self2self import lost_detail
+from self2self.diagnosis import measure_noise
 from self2self.lost_detail import SQUARE, restore_detail
 
 FloatArray = np.ndarray
@@ -130,6 +131,21 @@ def test_other_noise_stays_away(kind: str) -> None:
     assert rms(back) < 0.03 * rms(noise)
     blocks = (np.square(values).reshape(16, 16, 12, 16).mean((1, 3)) for values in (back, noise))
     assert np.sqrt(np.divide(*blocks)).max() < 0.15
+
+
+def test_texture_of_bright_parts_comes_back_where_noise_is_known_to_be_even() -> None:
+    """It makes noise look as if it depended on the signal."""
+    rows, columns = np.mgrid[:256, :192]
+    smooth = (0.1 + 0.6 * (columns % 64 >= 40))[None].astype(np.float32)
+    lattice = (8 / 255 * (-1.0) ** (rows + columns) * (smooth > 0.5)).astype(np.float32)
+    lost = (rows % 128 < 48) & (columns >= 64) & (columns < 128)
+    clean, result = smooth + lattice, smooth + lattice * ~lost
+    noisy = clean + white(clean.shape, 1)
+    assert measure_noise(noisy).signal_dependent
+    np.testing.assert_array_equal(restored(result, noisy), result)
+    changed = result.copy()
+    restore_detail(changed, noisy, even_noise=True)
+    assert rms(changed - clean) < 0.4 * rms(result - clean)
 
 
 def test_a_hot_pixel_stays_removed() -> None:

@@ -138,7 +138,7 @@ def fit_job(
         raise occupied(run)
     tell_noise(image, noise, config.recipe, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
-    return replace(fitted, noise=noise)
+    return replace(fitted, noise=config.recipe.judged(noise))
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:

@@ -266,6 +266,7 @@ def denoise_job(
     tell_notes(image, observer)
     image, noise, whole_range = suited(image, fitting)
     fitted, model, exported = fit_model(image, fitting, observer, noise, whole_range=whole_range, force=options.force)
+    noise = fitted.config.recipe.judged(noise)
     try:
         return infer_image(
             model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise

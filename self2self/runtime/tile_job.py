@@ -189,7 +189,7 @@ class TileJob:
             began = time.perf_counter()
             means.restore(out)
             if out is not self.pixels:
-                restore_detail(out, self.pixels)
+                restore_detail(out, self.pixels, even_noise=contract.even_noise)
             seconds["reduce"] += time.perf_counter() - began
         return Denoised(
             image=out,

@@ -27,6 +27,8 @@ TRIED_SIDE = 256
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
 COMPARED_PASSES = 4
+HIDDEN_PASSES = 2
+"""Of the middle of an image they hide as many values as there are pixels in 160x160 at a drop rate of 0.2."""
 MOST_TAKEN = 1.5
 """So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
 1.42 times is, of texture 1.5 to 2.6 times (docs/experiments.md)."""
@@ -123,10 +125,13 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
 
 
 def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
-    """`recipe` as it suits an image, from its noise, and where neighbours seem to share that, from a trial.
+    """`recipe` as it suits an image, from its noise, and where that is not as simple as it can be, from a trial.
 
-    Fine texture, or impulses, and noise that neighbours share look the same to `diagnosis`, but not to a network:
+    Fine texture, or impulses, and noise that neighbours share or that depends on the signal look the same to
+    `diagnosis`, but not to a network:
 
+    - Noise of photons grows with the brightness, and so does texture often. Where those start weights that know the
+      former best do not predict hidden values better than the others do, it is texture.
     - A correlation is that of the noise only if what the start weights take away is correlated as well; impulses are
       not, whatever texture there is between them.
     - A network that sees less of an image takes more of its texture away, but hardly more of its noise. And what is
@@ -142,6 +147,8 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
         pixels: float32 (C, H, W), the noisy image.
     """
     chosen = recipe.for_noise(noise)
+    if chosen.camera and not noise.correlated and _is_even(pixels, chosen):
+        chosen = replace(recipe.for_noise(replace(noise, signal_dependent=False)), even_noise=True)
     faint = noise.correlation <= LITTLE_CORRELATION or noise.sigma < LEAST_SHARED
     certain = not noise.correlated and (faint or chosen.camera)
     if recipe.pass_drop_rate is None or certain or not has_natural_weights(len(pixels)):
@@ -158,6 +165,20 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
     # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
     return chosen.for_little_correlation(noisy_share=int(10 * share) / 10)
+
+
+def _is_even(pixels: NDArray[np.float32], recipe: Recipe) -> bool:
+    """Whether noise that seems to depend on the signal does not: the weights that know photons predict no better."""
+    from self2self.train.prediction import hidden_error
+
+    image = central(pixels, TRIED_SIDE)
+    if not has_natural_weights(len(image)):
+        return False
+    ordinary, of_photons = (
+        hidden_error(natural_weights(len(image), camera), image, recipe, passes=HIDDEN_PASSES)
+        for camera in (False, True)
+    )
+    return ordinary <= of_photons
 
 
 def _taken(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from self2self.contract import INPUT_MASK
 from self2self.extremes import within_range
-from self2self.masks import MaskMaker
+from self2self.masks import BoolArray, MaskMaker
 from self2self.padding import Padding
 from self2self.train.lean import fastest
 from self2self.train.network import Self2SelfNet, placed
@@ -17,7 +20,6 @@ from self2self.train.recipes import Recipe
 FloatArray = NDArray[np.float32]
 
 
-@torch.no_grad()
 def predict(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0, skip: int = 0
 ) -> FloatArray:
@@ -34,6 +36,40 @@ def predict(
     Returns:
         float32 (C, H, W), not clamped.
     """
+    total = np.zeros(image.shape, np.float64)
+    for prediction, _ in _passes(weights, image, recipe, range(skip, skip + passes), seed):
+        total += prediction
+    return (total / passes).astype(np.float32)
+
+
+def hidden_error(
+    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
+) -> float:
+    """Mean squared error of predictions for the values that are hidden from them.
+
+    Noise that pixels do not share adds its variance to the error of every predictor alike, so the one that has least
+    is nearest to the clean image (Batson and Royer 2019, "Noise2Self", proposition 1).
+
+    Args:
+        weights: as for `predict`, as is what follows.
+        image: float32 (C, H, W).
+        recipe: of the fit; its passes hide values.
+        passes: how many.
+        seed: of the masks.
+    """
+    image = within_range(image)
+    errors = [
+        np.square(prediction - image, dtype=np.float64)[~seen].mean()
+        for prediction, seen in _passes(weights, image, recipe, range(passes), seed)
+    ]
+    return float(np.mean(errors))
+
+
+@torch.no_grad()
+def _passes(
+    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, indices: range, seed: int
+) -> Iterator[tuple[FloatArray, BoolArray]]:
+    """Predictions, and which values of the image each has seen, both (C, H, W)."""
     channels, height, width = image.shape
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
@@ -43,8 +79,8 @@ def predict(
     network.load_state_dict(weights)
     computes = fastest(placed(network, device), recipe)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
-    total = np.zeros(padded.shape[1:], np.float64)
-    for index in range(skip, skip + passes):
-        masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
-        total += computes(padded, *masks)[0].cpu().numpy()
-    return padding.crop((total / passes).astype(np.float32))
+    for index in indices:
+        made = maker.make(index, 1)
+        masks = [torch.from_numpy(mask).to(device) for mask in made.values()]
+        prediction = computes(padded, *masks)[0].cpu().numpy()
+        yield padding.crop(prediction), padding.crop(made[INPUT_MASK][0])

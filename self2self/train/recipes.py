@@ -31,6 +31,7 @@ LATER_FIELDS: dict[str, Any] = {
     "expects_clipping": False,
     "rounds_products": False,
     "noisy_share": 0.0,
+    "even_noise": False,
 }
 """Fields that runs of earlier versions do not have, and what those versions did."""
 
@@ -96,6 +97,8 @@ class Recipe:
             ones; 1 for all the way. Has no meaning for a start from random weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
         noisy_share: of the noisy image in the result, where texture was taken for noise (`natural.suit_image`).
+        even_noise: whether the noise is as strong at every brightness, though it does not look like it, because bright
+            parts have more texture (`natural.suit_image`).
         quality_weight: factor of the no-reference quality term, where `fit` is given one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -122,6 +125,7 @@ class Recipe:
     fitted_share: float = 1.0
     pass_drop_rate: float | None = None
     noisy_share: float = 0.0
+    even_noise: bool = False
     quality_weight: float = 2e-8
     encoder_width: int = 48
     decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
@@ -188,6 +192,10 @@ class Recipe:
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=share,
         )
+
+    def judged(self, noise: Noise) -> Noise:
+        """`noise` as a trial has found it to be, whatever was measured."""
+        return replace(noise, signal_dependent=False) if self.even_noise else noise
 
     def for_little_correlation(self, noisy_share: float = 0.0) -> Recipe:
         """A copy for noise of which neighbours share a little, or of which `noisy_share` is the image's texture."""

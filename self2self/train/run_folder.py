@@ -81,6 +81,7 @@ class RunConfig:
             image_range=self.image_range,
             whole_range=self.whole_range,
             noisy_share=self.recipe.noisy_share,
+            even_noise=self.recipe.even_noise,
         )
 
     def same_fit(self, other: RunConfig) -> bool:

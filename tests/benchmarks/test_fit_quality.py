@@ -168,7 +168,7 @@ def test_rows_from_before_there_were_weights_for_cameras_still_count() -> None:
 
 def test_rows_of_the_papers_recipe_count_whatever_fast_has_learnt_since() -> None:
     inputs = methods.recipe_inputs(RECIPES["paper"], blank(3))["recipe"]
-    assert not {"camera", "target", "expects_clipping", "rounds_products", "noisy_share"} & set(inputs)
+    assert not {"camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"} & set(inputs)
     assert {"expects_clipping", "rounds_products"} <= set(methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"])
 
 

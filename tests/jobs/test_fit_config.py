@@ -14,6 +14,7 @@ from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
 from self2self.jobs.fit_config import FitOptions, configure, differences, suited
+from self2self.jobs.fitting import fit_job
 from self2self.jobs.observer import Observer, noise_of, tell_noise
 from self2self.train import natural as natural_module
 from self2self.train.checkpoint import save_model
@@ -154,6 +155,21 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
     assert (chosen.input_drop_rate, chosen.noisy_share) == (0.4, 0)
     tell_noise(image, noise, chosen, observer)
     assert "the fit learns from noise simulated like it" in notes[1]
+
+
+def test_texture_of_bright_parts_is_even_noise_in_the_model_and_for_the_user(tmp_path: Path) -> None:
+    from skimage import data
+
+    rocket = data.rocket()[149:277, 256:384, 0] + np.random.default_rng(0).normal(0, 1, (128, 128))
+    Image.fromarray(rocket.round().clip(0, 255).astype(np.uint8)).save(tmp_path / "rocket.png")
+    options = FitOptions(steps=1)
+    image, noise, _ = suited(read_image(tmp_path / "rocket.png"), options)
+    assert noise.signal_dependent
+    config = configure(image, options, noise, Observer())
+    assert config.recipe.even_noise
+    assert config.contract(steps=1).even_noise
+    fitted = fit_job(tmp_path / "rocket.png", replace(options, run=tmp_path / "run"), observer=Observer())
+    assert fitted.to_json()["noise"]["signal_dependent"] is False
 
 
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:

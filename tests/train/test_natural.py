@@ -217,6 +217,36 @@ def test_noise_that_neighbours_share_a_little_is_told_from_other_noise(channels:
         assert suit_image(recipe, noise, independent) == recipe.for_noise(noise), kind
 
 
+def grey_of(name: str, top: int, left: int) -> FloatArray:
+    from skimage import data
+
+    pixels = np.atleast_3d(getattr(data, name)())
+    return np.ascontiguousarray(pixels[top : top + 128, left : left + 128, 0], np.float32)[None] / 255
+
+
+@pytest.mark.parametrize(("name", "top", "left"), [("rocket", 149, 256), ("brick", 192, 192)])
+def test_texture_of_bright_parts_is_no_noise_of_photons(name: str, top: int, left: int) -> None:
+    noisy = add_noise(grey_of(name, top, left), "gaussian", 1, np.random.default_rng(0))
+    noise = measure_noise(noisy)
+    assert noise.signal_dependent
+    recipe = RECIPES["fast"]
+    chosen = suit_image(recipe, noise, noisy)
+    assert chosen == replace(recipe.for_noise(replace(noise, signal_dependent=False)), even_noise=True)
+    assert not chosen.camera
+
+
+@pytest.mark.parametrize(("photons", "seed"), [(200, 0), (100, 1)])
+def test_noise_of_photons_is(photons: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    spots = np.full((128, 128), 0.02)
+    spots[rng.integers(0, 128, 60), rng.integers(0, 128, 60)] += rng.uniform(5, 60, 60)
+    clean = gaussian_filter(spots, 2)
+    noisy = (rng.poisson(clean / clean.max() * photons) / photons / 2)[None].astype(np.float32)
+    noise = measure_noise(noisy)
+    assert noise.signal_dependent
+    assert suit_image(RECIPES["fast"], noise, noisy) == RECIPES["fast"].for_noise(noise)
+
+
 def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "predict", None)
     image = textured("grass")

@@ -11,7 +11,7 @@ from self2self.padding import Padding
 from self2self.train import lean
 from self2self.train.natural import natural_weights
 from self2self.train.network import Self2SelfNet
-from self2self.train.prediction import predict
+from self2self.train.prediction import hidden_error, predict
 from self2self.train.recipes import RECIPES
 
 FAST = RECIPES["fast"]
@@ -51,3 +51,38 @@ def test_it_is_the_mean_of_plain_passes(
         assert difference.mean() < 0.003
     else:
         assert difference.max() < 2e-5
+
+
+def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
+    image = np.random.default_rng(0).uniform(-0.1, 1.1, (1, 50, 71)).astype(np.float32)
+    inside = np.clip(image, 0, 1)
+    weights = natural_weights(1)
+    recipe = replace(FAST, pass_drop_rate=0.2)
+    specs = recipe.pass_masks(1)
+    padding = Padding.for_size(*image.shape[1:])
+    maker = MaskMaker(specs, {"H": 64, "W": 96}, 3)
+    errors = []
+    for index in range(2):
+        seen = padding.crop(maker.make(index, 1)[specs[0].name][0])
+        prediction = predict(weights, image, recipe, passes=1, seed=3, skip=index)
+        hidden = [tuple(at) for at in np.argwhere(~seen)]
+        errors.append(sum(float(prediction[at] - inside[at]) ** 2 for at in hidden) / len(hidden))
+    assert hidden_error(weights, image, recipe, passes=2, seed=3) == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_noise_adds_the_same_to_the_error_of_every_predictor() -> None:
+    """So errors rank predictors as they would be ranked by a clean image."""
+    y, x = np.mgrid[:96, :96]
+    clean = (0.5 + 0.2 * np.sin(x / 9) * np.cos(y / 6))[None].astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 0.03, clean.shape).astype(np.float32)
+    good = natural_weights(1)
+    poor = {name: tensor * (0.97 if name == "head.weight" else 1) for name, tensor in good.items()}
+    recipe = replace(FAST, pass_drop_rate=0.2)
+    errors = {name: hidden_error(w, clean + noise, recipe) for name, w in (("good", good), ("poor", poor))}
+    variance = float(np.var(noise))
+    assert variance < errors["good"] < 1.2 * variance
+    truth = {
+        name: np.mean([np.square(predict(w, clean + noise, recipe, passes=1, skip=i) - clean) for i in range(4)])
+        for name, w in (("good", good), ("poor", poor))
+    }
+    assert errors["poor"] - errors["good"] == pytest.approx(truth["poor"] - truth["good"], rel=0.2)
