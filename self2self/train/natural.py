@@ -27,8 +27,8 @@ TRIED_SIDE = 256
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
 COMPARED_PASSES = 4
-HIDDEN_PASSES = 2
-"""Of the middle of an image they hide as many values as there are pixels in 160x160 at a drop rate of 0.2."""
+LITTLE_HIDDEN = 0.05
+"""Where little is hidden in a trial; the limits below are for this."""
 MOST_TAKEN = 1.5
 """So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
 1.42 times is, of texture 1.5 to 2.6 times (docs/experiments.md)."""
@@ -130,8 +130,9 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
     Fine texture, or impulses, and noise that neighbours share or that depends on the signal look the same to
     `diagnosis`, but not to a network:
 
-    - Noise of photons grows with the brightness, and so does texture often. Where those start weights that know the
-      former best do not predict hidden values better than the others do, it is texture.
+    - Noise of photons grows with the brightness, and so does texture often; and where most of an image has no photons,
+      it seems to have no noise. It is that of photons if those start weights that know it best predict hidden values
+      better than the others do. Where it only seems to be, it is texture.
     - A correlation is that of the noise only if what the start weights take away is correlated as well; impulses are
       not, whatever texture there is between them.
     - A network that sees less of an image takes more of its texture away, but hardly more of its noise. And what is
@@ -147,38 +148,42 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
         pixels: float32 (C, H, W), the noisy image.
     """
     chosen = recipe.for_noise(noise)
-    if chosen.camera and not noise.correlated and _is_even(pixels, chosen):
-        chosen = replace(recipe.for_noise(replace(noise, signal_dependent=False)), even_noise=True)
+    of_photons = recipe.for_noise(replace(noise, signal_dependent=True))
+    may_be = of_photons.camera and (noise.signal_dependent or noise.sigma == 0)
+    if may_be and not noise.correlated and has_natural_weights(len(pixels)):
+        if _photons_are_known_best(pixels, of_photons):
+            return of_photons
+        even = recipe.for_noise(replace(noise, signal_dependent=False))
+        chosen = replace(even, even_noise=noise.signal_dependent)
     faint = noise.correlation <= LITTLE_CORRELATION or noise.sigma < LEAST_SHARED
-    certain = not noise.correlated and (faint or chosen.camera)
+    certain = not noise.correlated and faint
     if recipe.pass_drop_rate is None or certain or not has_natural_weights(len(pixels)):
         return chosen
     little = chosen.for_little_correlation()
     weights = natural_weights(len(pixels), camera=True)
-    taken, correlation = _taken(weights, pixels, little)
+    taken, correlation = _taken(weights, pixels, replace(little, pass_drop_rate=LITTLE_HIDDEN))
     if not noise.correlated:
         return little if correlation > TAKEN_CORRELATION else chosen
     more, _ = _taken(weights, pixels, replace(little, pass_drop_rate=FOR_CORRELATED.pass_drop_rate))
     if more <= MOST_TAKEN * taken and noise.sigma < MOST_MEASURED * taken:
-        independent = recipe.for_noise(replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0))
-        return chosen if correlation > TAKEN_CORRELATION else independent
+        if correlation > TAKEN_CORRELATION:
+            return chosen
+        return suit_image(recipe, replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0), pixels)
     # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
     return chosen.for_little_correlation(noisy_share=int(10 * share) / 10)
 
 
-def _is_even(pixels: NDArray[np.float32], recipe: Recipe) -> bool:
-    """Whether noise that seems to depend on the signal does not: the weights that know photons predict no better."""
+def _photons_are_known_best(pixels: NDArray[np.float32], recipe: Recipe) -> bool:
+    """Whether the start weights that know noise of photons predict hidden values best, at the drop rate of `recipe`."""
     from self2self.train.prediction import hidden_error
 
     image = central(pixels, TRIED_SIDE)
-    if not has_natural_weights(len(image)):
-        return False
     ordinary, of_photons = (
-        hidden_error(natural_weights(len(image), camera), image, recipe, passes=HIDDEN_PASSES)
+        hidden_error(natural_weights(len(image), camera), image, recipe, passes=COMPARED_PASSES)
         for camera in (False, True)
     )
-    return ordinary <= of_photons
+    return of_photons < ordinary
 
 
 def _taken(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:

@@ -45,7 +45,7 @@ def predict(
 def hidden_error(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
 ) -> float:
-    """Mean squared error of predictions for the values that are hidden from them.
+    """Mean squared error of predictions for the values that are hidden from them; 0 where none is.
 
     Noise that pixels do not share adds its variance to the error of every predictor alike, so the one that has least
     is nearest to the clean image (Batson and Royer 2019, "Noise2Self", proposition 1).
@@ -58,11 +58,11 @@ def hidden_error(
         seed: of the masks.
     """
     image = within_range(image)
-    errors = [
-        np.square(prediction - image, dtype=np.float64)[~seen].mean()
-        for prediction, seen in _passes(weights, image, recipe, range(passes), seed)
-    ]
-    return float(np.mean(errors))
+    total, count = 0.0, 0
+    for prediction, seen in _passes(weights, image, recipe, range(passes), seed):
+        total += float(np.square(prediction - image, dtype=np.float64)[~seen].sum())
+        count += int(np.count_nonzero(~seen))
+    return total / max(1, count)
 
 
 @torch.no_grad()

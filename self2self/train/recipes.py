@@ -50,12 +50,17 @@ class Choice(NamedTuple):
     fitted_share: float
 
 
-BY_SIGMA = ((17.0, Choice(0.1, 0.1, 0.5)), (35.0, Choice(0.2, 0.1, 0.5)), (math.inf, Choice(0.2, 0.2, 0.3)))
+BY_SIGMA = (
+    (9.0, Choice(0.1, 0.02, 0.5)),
+    (17.0, Choice(0.1, 0.05, 0.5)),
+    (35.0, Choice(0.2, 0.1, 0.5)),
+    (math.inf, Choice(0.2, 0.2, 0.3)),
+)
 """Standard deviation of the noise up to which a row holds, in 8-bit grey levels, and the choice; found on images that
 nothing is reported on (docs/experiments.md), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
-FOR_LITTLE = Choice(0.05, 0.05, 1.0)
+FOR_LITTLE = Choice(0.05, 0.02, 1.0)
 """Where neighbours share so little of their noise that a network can tell, though a fit would learn it, and where
 hiding more takes more than noise away (`natural.suit_image`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
@@ -195,7 +200,10 @@ class Recipe:
 
     def judged(self, noise: Noise) -> Noise:
         """`noise` as a trial has found it to be, whatever was measured."""
-        return replace(noise, signal_dependent=False) if self.even_noise else noise
+        if self.even_noise:
+            return replace(noise, signal_dependent=False)
+        # Noise that neighbours share is learnt by simulating it.
+        return replace(noise, signal_dependent=True) if self.camera and self.target == "hidden" else noise
 
     def for_little_correlation(self, noisy_share: float = 0.0) -> Recipe:
         """A copy for noise of which neighbours share a little, or of which `noisy_share` is the image's texture."""

@@ -137,7 +137,7 @@ def test_texture_that_looks_like_noise_of_neighbours_is_kept(name: str) -> None:
     assert 0.5 < share < 1
     assert chosen == by_noise.for_little_correlation(noisy_share=share)
     assert chosen != by_noise
-    assert chosen.pass_drop_rate == chosen.input_drop_rate < 0.1
+    assert chosen.rate_of_passes < chosen.input_drop_rate < 0.1
     weights = natural_weights(1, camera=True)
     before, after = (np.clip(predict(weights, noisy, r), 0, 1) for r in (by_noise, chosen))
     assert psnr(after, clean) > psnr(before, clean) + 3
@@ -235,16 +235,45 @@ def test_texture_of_bright_parts_is_no_noise_of_photons(name: str, top: int, lef
     assert not chosen.camera
 
 
-@pytest.mark.parametrize(("photons", "seed"), [(200, 0), (100, 1)])
-def test_noise_of_photons_is(photons: int, seed: int) -> None:
+def few_photons(photons: int, seed: int) -> FloatArray:
+    """Spots before a dark ground; the brightest one has so many."""
     rng = np.random.default_rng(seed)
     spots = np.full((128, 128), 0.02)
     spots[rng.integers(0, 128, 60), rng.integers(0, 128, 60)] += rng.uniform(5, 60, 60)
     clean = gaussian_filter(spots, 2)
-    noisy = (rng.poisson(clean / clean.max() * photons) / photons / 2)[None].astype(np.float32)
+    return np.asarray((rng.poisson(clean / clean.max() * photons) / photons / 2)[None], np.float32)
+
+
+@pytest.mark.parametrize(("photons", "seed"), [(200, 0), (100, 1)])
+def test_noise_of_photons_is(photons: int, seed: int) -> None:
+    noisy = few_photons(photons, seed)
     noise = measure_noise(noisy)
     assert noise.signal_dependent
-    assert suit_image(RECIPES["fast"], noise, noisy) == RECIPES["fast"].for_noise(noise)
+    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    assert chosen == RECIPES["fast"].for_noise(noise)
+    assert chosen.judged(noise) == noise
+
+
+@pytest.mark.parametrize("photons", [10, 20, 60])
+def test_where_most_pixels_have_no_photons_there_is_noise_all_the_same(photons: int) -> None:
+    noisy = few_photons(photons, 0)
+    noise = measure_noise(noisy)
+    assert (noise.sigma, noise.signal_dependent) == (0, False)
+    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    of_photons = replace(noise, signal_dependent=True)
+    assert chosen == RECIPES["fast"].for_noise(of_photons)
+    assert chosen.camera
+    assert chosen.judged(noise) == of_photons
+
+
+def test_a_picture_without_noise_has_none() -> None:
+    picture = np.full((1, 128, 128), 0.2, np.float32)
+    picture[:, 40:88, 32:96] = 0.8
+    noise = measure_noise(picture)
+    assert noise.sigma == 0
+    chosen = suit_image(RECIPES["fast"], noise, picture)
+    assert chosen == RECIPES["fast"].for_noise(noise)
+    assert not chosen.camera
 
 
 def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,13 +61,14 @@ def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
     specs = recipe.pass_masks(1)
     padding = Padding.for_size(*image.shape[1:])
     maker = MaskMaker(specs, {"H": 64, "W": 96}, 3)
-    errors = []
+    errors: list[float] = []
     for index in range(2):
         seen = padding.crop(maker.make(index, 1)[specs[0].name][0])
         prediction = predict(weights, image, recipe, passes=1, seed=3, skip=index)
-        hidden = [tuple(at) for at in np.argwhere(~seen)]
-        errors.append(sum(float(prediction[at] - inside[at]) ** 2 for at in hidden) / len(hidden))
+        errors += [float(prediction[tuple(at)] - inside[tuple(at)]) ** 2 for at in np.argwhere(~seen)]
     assert hidden_error(weights, image, recipe, passes=2, seed=3) == pytest.approx(np.mean(errors), rel=1e-5)
+    # Hidden is the pixel beside it, in the padding.
+    assert hidden_error(weights, image[:, :1, :1], replace(FAST, pass_drop_rate=0.0), passes=1) == 0
 
 
 def test_noise_adds_the_same_to_the_error_of_every_predictor() -> None:
