@@ -51,8 +51,8 @@ class Choice(NamedTuple):
 
 
 BY_SIGMA = (
-    (9.0, Choice(0.1, 0.02, 0.5)),
-    (17.0, Choice(0.1, 0.05, 0.5)),
+    (12.0, Choice(0.1, 0.02, 0.5)),
+    (17.0, Choice(0.1, 0.1, 0.5)),
     (35.0, Choice(0.2, 0.1, 0.5)),
     (math.inf, Choice(0.2, 0.2, 0.3)),
 )
