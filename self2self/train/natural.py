@@ -179,6 +179,8 @@ def _photons_are_known_best(pixels: NDArray[np.float32], recipe: Recipe) -> bool
     from self2self.train.prediction import hidden_error
 
     image = central(pixels, TRIED_SIDE)
+    if image.min() == image.max():
+        return False
     ordinary, of_photons = (
         hidden_error(natural_weights(len(image), camera), image, recipe, passes=COMPARED_PASSES)
         for camera in (False, True)

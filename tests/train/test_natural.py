@@ -264,11 +264,13 @@ def test_where_most_pixels_have_no_photons_there_is_noise_all_the_same(photons: 
     assert chosen == RECIPES["fast"].for_noise(of_photons)
     assert chosen.camera
     assert chosen.judged(noise) == of_photons
+    assert of_photons.text == "noise in bright parts, and none where there is no light"
 
 
-def test_a_picture_without_noise_has_none() -> None:
+@pytest.mark.parametrize("brighter", [0.0, 0.6])
+def test_a_picture_without_noise_has_none(brighter: float) -> None:
     picture = np.full((1, 128, 128), 0.2, np.float32)
-    picture[:, 40:88, 32:96] = 0.8
+    picture[:, 40:88, 32:96] += brighter
     noise = measure_noise(picture)
     assert noise.sigma == 0
     chosen = suit_image(RECIPES["fast"], noise, picture)
