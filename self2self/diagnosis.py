@@ -86,6 +86,7 @@ class Noise:
     @property
     def text(self) -> str:
         """Its level in words, for people."""
+        # It would read 0.0, that of the dark.
         if self.signal_dependent and self.sigma < 0.05:
             return "noise in bright parts, and none where there is no light"
         grows = ", stronger where it is brighter" if self.signal_dependent else ""

@@ -148,16 +148,16 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
         pixels: float32 (C, H, W), the noisy image.
     """
     chosen = recipe.for_noise(noise)
+    if recipe.pass_drop_rate is None or not has_natural_weights(len(pixels)):
+        return chosen
     of_photons = recipe.for_noise(replace(noise, signal_dependent=True))
-    may_be = of_photons.camera and (noise.signal_dependent or noise.sigma == 0)
-    if may_be and not noise.correlated and has_natural_weights(len(pixels)):
+    if of_photons.camera and not noise.correlated and (noise.signal_dependent or noise.sigma == 0):
         if _photons_are_known_best(pixels, of_photons):
             return of_photons
         even = recipe.for_noise(replace(noise, signal_dependent=False))
         chosen = replace(even, even_noise=noise.signal_dependent)
     faint = noise.correlation <= LITTLE_CORRELATION or noise.sigma < LEAST_SHARED
-    certain = not noise.correlated and faint
-    if recipe.pass_drop_rate is None or certain or not has_natural_weights(len(pixels)):
+    if faint and not noise.correlated:
         return chosen
     little = chosen.for_little_correlation()
     weights = natural_weights(len(pixels), camera=True)

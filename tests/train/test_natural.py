@@ -280,6 +280,7 @@ def test_a_picture_without_noise_has_none(brighter: float) -> None:
 
 def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "predict", None)
+    monkeypatch.setattr(prediction, "hidden_error", None)
     image = textured("grass")
     for correlation, recipe in (
         (0.0, RECIPES["fast"]),

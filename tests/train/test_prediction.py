@@ -67,7 +67,7 @@ def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
         prediction = predict(weights, image, recipe, passes=1, seed=3, skip=index)
         errors += [float(prediction[tuple(at)] - inside[tuple(at)]) ** 2 for at in np.argwhere(~seen)]
     assert hidden_error(weights, image, recipe, passes=2, seed=3) == pytest.approx(np.mean(errors), rel=1e-5)
-    # Hidden is the pixel beside it, in the padding.
+    # Where nothing is hidden, nothing is wrong.
     assert hidden_error(weights, image[:, :1, :1], replace(FAST, pass_drop_rate=0.0), passes=1) == 0
 
 
