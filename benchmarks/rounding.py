@@ -24,7 +24,7 @@ from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.contract import Contract, MaskSpec
 from self2self.diagnosis import measure_noise
-from self2self.masks import MaskMaker
+from self2self.masks import Draws, MaskMaker
 from self2self.metrics import psnr
 from self2self.runtime.integers import IntegerNetwork
 from self2self.runtime.rounded import RoundedNetwork
@@ -57,9 +57,8 @@ def differences(
 ) -> list[dict[str, Any]]:
     """For each way to round, how far the mean of `PASSES` passes, and a pass, is from float32."""
     image = torch.from_numpy(noisy)[None]
-    maker = MaskMaker(
-        contract.masks, {"H": noisy.shape[1], "W": noisy.shape[2]}, contract.seed, balanced=True, channels_last=True
-    )
+    axes = {"H": noisy.shape[1], "W": noisy.shape[2]}
+    maker = MaskMaker(contract.masks, axes, contract.seed, draws=Draws.BALANCED, channels_last=True)
     networks = networks_of(network, image, contract.masks)
     exact = np.zeros(noisy.shape)
     means = {way: np.zeros(noisy.shape) for way in networks}

@@ -37,7 +37,7 @@ from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.diagnosis import measure_noise
-from self2self.masks import BLOCK, MaskMaker
+from self2self.masks import BLOCK, Draws, MaskMaker
 from self2self.orientation import turned, turned_back
 from self2self.padding import Padding
 from self2self.train.fit import FitState, fit, new_state
@@ -103,7 +103,7 @@ def ensemble(weights: Weights, pixels: FloatArray, recipe: Recipe, passes: int, 
     total = np.zeros(pixels.shape, np.float64)
     for block in range(passes // BLOCK):
         padded = np.ascontiguousarray(padding.pad(turned(pixels, block % turns)))
-        maker = MaskMaker(specs, {"H": padded.shape[1], "W": padded.shape[2]}, 0, balanced=True)
+        maker = MaskMaker(specs, {"H": padded.shape[1], "W": padded.shape[2]}, 0, draws=Draws.BALANCED)
         masks = [torch.from_numpy(mask) for mask in maker.make(block * BLOCK, BLOCK).values()]
         prediction = network(torch.from_numpy(padded)[None].expand(BLOCK, -1, -1, -1), *masks).sum(0).numpy()
         total += turned_back(padding.crop(prediction), block % turns)

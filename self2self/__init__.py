@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from self2self.jobs import InferOptions as InferOptions
     from self2self.jobs import Observer as Observer
     from self2self.jobs import denoise_job as denoise_job
+    from self2self.masks import Draws as Draws
     from self2self.masks import MaskMaker as MaskMaker
     from self2self.runtime.denoise import denoise as denoise
     from self2self.runtime.engine import Engine as Engine
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Contract": "self2self.contract",
     "Denoised": "self2self.runtime.tile_job",
+    "Draws": "self2self.masks",
     "Engine": "self2self.runtime.engine",
     "Finished": "self2self.jobs",
     "FinishedStack": "self2self.jobs",

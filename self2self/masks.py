@@ -5,12 +5,22 @@ same masks wherever and whenever it is made. One random byte decides one element
 (``byte < keep_count``), because drawing 32-bit uniforms costs five times as much, and the masks
 of one pass at 256x256 have 21 million elements.
 
+Drawing bytes takes longer than all else, so passes may share them (`Draws`). Each pass alone always has the same
+distribution as one with bytes of its own.
+
 Balanced masks share the bytes of ten passes: pass t of a block adds t/10 of a turn to every byte,
-modulo 256, before it is compared. Each pass alone has the same distribution as an independent one,
-and different elements stay independent, but within a block every element is dropped equally often
-(to one pass; exactly where ten drop rates are a whole number), so what single elements add to the
-ensemble's variance cancels. This is systematic sampling, a form of the antithetic variates of
-Hammersley and Morton (1956).
+modulo 256, before it is compared. Different elements stay independent, but within a block every element
+is dropped equally often (to one pass; exactly where ten drop rates are a whole number), so what single
+elements add to the ensemble's variance cancels. This is systematic sampling, a form of the antithetic
+variates of Hammersley and Morton (1956).
+
+Paired masks share the bytes of 127 passes: pass t takes the exclusive or of these and of a pad, from its t-th offset
+on. Two passes differ by the exclusive or of two parts of the pad, which is as random as the pad itself and tells
+nothing to who has seen one of them. So any two passes are independent, and the variance of the mean, which depends on
+pairs alone, is that of independent passes (two-point sampling, Chor and Goldreich 1989). No two pairs of offsets
+are equally far apart (Erdos and Turan 1941): what pairs of passes have in common by chance would add up where they are.
+All pieces of a mask have one pad, which then stays in the cache: each piece of a pass is independent of all of another
+pass, but products of elements that lie whole pieces apart are not.
 
 The bytes are those of numpy's SFC64 seeded through SeedSequence; numpy guarantees both streams
 for all versions (NEP 19). Each piece of a mask has a stream of its own, so that several threads can
@@ -21,7 +31,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from enum import IntEnum
+from dataclasses import dataclass
+from enum import Enum, IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +43,7 @@ from self2self.system import compute_threads
 from self2self.workers import Workers
 
 BoolArray = NDArray[np.bool_]
+ByteArray = NDArray[np.uint8]
 
 BLOCK = 10
 """Passes that share balanced masks; drop rates of 0.1, 0.2, 0.4, 0.7 and 0.9 are whole tenths.
@@ -43,14 +55,33 @@ On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 a
 PIECE = 2**20
 """Elements that share a random stream: of one mask, in the order of its memory. So many that seeding their stream, 14
 microseconds, is a small part of the time."""
-_AT_ONCE = 2**18
-"""Random bytes that are drawn at a time where none are kept: so few that they are compared while they are in the cache,
-which saves a fifth of the time against a whole piece. Whole words of the stream, so that it does not depend on this."""
-_KEPT = 2**25
-"""Random bytes that are kept for the other passes of a block, at most; drawing them takes four times as long as turning
-and comparing them."""
+_AT_ONCE = 2**17
+"""Random bytes that are drawn, turned and compared at a time: so few that they are in the cache meanwhile, which saves
+a fifth of the time against a whole piece. Whole words of the stream, so that it does not depend on this."""
+_KEPT = 2**26
+"""Random bytes that are kept for other passes, at most: those of the first pieces. Drawing them takes twice as long as
+all else."""
 _WORTH_SHARING = 4 * PIECE
 """Elements from which on several threads gain more than it costs to wake them."""
+
+
+_SHARING = 127
+"""Passes that share what is drawn for paired masks; a prime number."""
+_OFFSETS = [2 * _SHARING * turn + turn**2 % _SHARING for turn in range(_SHARING)]
+"""Where in the pad each of them begins: a Sidon set, whose differences are all different."""
+_PAD = 2**32 - 1
+"""In the place of a piece's number: the stream of a mask's pad."""
+
+
+class Draws(Enum):
+    """Which passes share random bytes, and how."""
+
+    OWN = "own"
+    """None do."""
+    PAIRED = "paired"
+    """Long runs of passes, any two of which are independent."""
+    BALANCED = "balanced"
+    """Ten passes, which drop every element equally often."""
 
 
 class Stream(IntEnum):
@@ -82,6 +113,24 @@ def _bit_generator(seed: int, stream: Stream, *words: int) -> np.random.SFC64:
     return np.random.SFC64(np.random.SeedSequence((seed, int(stream), *words)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a mask that has a random stream of its own.
+
+    Attributes:
+        mask, number: which piece of which mask.
+        length: elements.
+        sharing: passes that share its bytes.
+        kept: whether these are kept for the other passes.
+    """
+
+    mask: int
+    number: int
+    length: int
+    sharing: int
+    kept: bool
+
+
 class MaskMaker:
     """Makes the masks of consecutive passes into arrays that it reuses.
 
@@ -90,7 +139,8 @@ class MaskMaker:
         axes: sizes of the data axes, for example ``{"H": 64, "W": 96}``.
         seed: non-negative seed of all passes.
         stream: which of the seed's independent streams.
-        balanced: whether each `BLOCK` passes drop every element equally often.
+        draws: which passes share random bytes. Paired masks do where these are kept, and those of images that are too
+            large for that have bytes of their own from there on.
         channels_last: whether the channels of a pixel, not the pixels of a channel, are side by side in memory. Random
             bytes follow the memory, so the masks are others.
 
@@ -106,23 +156,23 @@ class MaskMaker:
         seed: int,
         stream: Stream = Stream.ENSEMBLE,
         *,
-        balanced: bool = False,
+        draws: Draws = Draws.OWN,
         channels_last: bool = False,
     ) -> None:
         self.specs = tuple(specs)
         self.seed = seed
         self.stream = stream
-        self.block = BLOCK if balanced else 1
-        """Passes whose masks depend on each other."""
+        self.draws = draws
+        self.block = BLOCK if draws is Draws.BALANCED else 1
+        """Passes the variance of whose mean is not that of independent ones."""
         self.place = 0
         self._channels_last = channels_last
         self._shapes = [self._in_memory(spec.shape(axes)) for spec in self.specs]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
-        self._pieces = [(number, start) for number, size in enumerate(self._sizes) for start in range(0, size, PIECE)]
+        self._pieces = self._in_pieces()
         self._buffers: list[BoolArray] = []
-        self._keeps = self.block > 1 and sum(self._sizes) <= _KEPT
-        self._drawn: dict[tuple[int, int], tuple[tuple[int, int], NDArray[np.uint8]]] = {}
-        """For each piece the block and the place that its bytes were drawn for, and the bytes."""
+        self._drawn: dict[tuple[int, int], tuple[tuple[int, int], ByteArray]] = {}
+        """By numbers of mask and piece, the block and the place that bytes were drawn for, and the bytes."""
         self._threads = compute_threads()
         self._workers = Workers(self._threads)
 
@@ -135,12 +185,12 @@ class MaskMaker:
         """
         if not self._buffers or self._buffers[0].shape[0] < count:
             self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
-        jobs = [(offset, *piece) for offset in range(count) for piece in self._pieces]
+        jobs = [(offset, piece) for offset in range(count) for piece in self._pieces]
         shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _WORTH_SHARING else 1
 
         def work(share: int) -> None:
-            for offset, number, start in jobs[share::shares]:
-                self._fill(first_pass + offset, offset, number, start)
+            for offset, piece in jobs[share::shares]:
+                self._fill(first_pass + offset, offset, piece)
 
         self._workers.run(work, shares)
         made = (buffer[:count] for buffer in self._buffers)
@@ -151,41 +201,70 @@ class MaskMaker:
     def _in_memory(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[1:], *shape[:1]) if self._channels_last else shape
 
-    def _fill(self, index: int, row: int, number: int, first: int) -> None:
-        """Fill one piece, from element `first` on, of one mask of one pass."""
-        spec = self.specs[number]
+    def _in_pieces(self) -> list[_Piece]:
+        """All masks, in pieces."""
+        pieces = []
+        room = 0 if self.draws is Draws.OWN else _KEPT
+        for mask, size in enumerate(self._sizes):
+            for start in range(0, size, PIECE):
+                length = min(PIECE, size - start)
+                room -= length
+                sharing = self.block
+                if self.draws is Draws.PAIRED and room >= 0:
+                    sharing = _SHARING
+                pieces.append(_Piece(mask, start // PIECE, length, sharing, kept=room >= 0))
+        return pieces
+
+    def _fill(self, index: int, row: int, piece: _Piece) -> None:
+        """Fill one piece of one mask of one pass."""
+        keep_count = self.specs[piece.mask].keep_count
+        first = piece.number * PIECE
         # A slice, because an index into a mask without dimensions would give a copy.
-        target = self._buffers[number][row : row + 1].reshape(-1)[first : first + PIECE]
-        if spec.keep_count == KEEP_LEVELS:
+        target = self._buffers[piece.mask][row : row + 1].reshape(-1)[first : first + piece.length]
+        if keep_count == KEEP_LEVELS:
             target.fill(True)
             return
-        block, turn = divmod(index, self.block)
-        shift = np.uint8(turn * KEEP_LEVELS // self.block)
+        block, turn = divmod(index, piece.sharing)
+        pad = self._pad(block, piece.mask)[_OFFSETS[turn] :] if turn and self.draws is Draws.PAIRED else None
+        turned = np.empty(min(piece.length, _AT_ONCE), np.uint8)
         done = 0
-        for drawn in self._random_bytes(block, number, first, target.size):
-            part = target[done : done + drawn.size]
-            done += drawn.size
-            # The mask's own memory, which is written next anyhow, takes the turned bytes; those that are kept stay.
-            turned = np.add(drawn, shift, out=part.view(np.uint8)) if turn else drawn
-            np.less(turned, np.uint8(spec.keep_count), out=part)
+        for drawn in self._random_bytes(block, piece):
+            count = drawn.size
+            if pad is not None:
+                drawn = np.bitwise_xor(drawn, pad[done : done + count], out=turned[:count])
+            elif turn:
+                drawn = np.add(drawn, np.uint8(turn * KEEP_LEVELS // BLOCK), out=turned[:count])
+            np.less(drawn, np.uint8(keep_count), out=target[done : done + count])
+            done += count
 
-    def _random_bytes(self, block: int, number: int, first: int, count: int) -> Iterator[NDArray[np.uint8]]:
-        """The `count` bytes of the piece from element `first` on of one mask, for all passes of `block`, in parts."""
-        drawn_for, kept = self._drawn.get((number, first), (None, None))
-        if kept is not None and drawn_for == (block, self.place):
-            yield kept
-            return
-        bits = _bit_generator(self.seed, self.stream, block, self.place, number, first // PIECE)
-        at_once = count if self._keeps else _AT_ONCE
-        for start in range(0, count, at_once):
-            drawn = _bytes_of(bits, min(at_once, count - start))
-            if self._keeps:
-                # Another thread may be at another block; each goes on with what it has in hand.
-                self._drawn[number, first] = (block, self.place), drawn
-            yield drawn
+    def _random_bytes(self, block: int, piece: _Piece) -> Iterator[ByteArray]:
+        """The bytes that all passes of `block` share for `piece`, in parts."""
+        starts = range(0, piece.length, _AT_ONCE)
+        if piece.kept:
+            kept = self._kept(block, piece.mask, piece.number, piece.length)
+            yield from (kept[start : start + _AT_ONCE] for start in starts)
+        else:
+            bits = self._stream(block, piece.mask, piece.number)
+            yield from (_bytes_of(bits, min(_AT_ONCE, piece.length - start)) for start in starts)
+
+    def _pad(self, block: int, mask: int) -> ByteArray:
+        """What the passes of `block` that share a mask's bytes differ by."""
+        return self._kept(block, mask, _PAD, min(PIECE, self._sizes[mask]) + _OFFSETS[-1])
+
+    def _kept(self, block: int, mask: int, number: int, count: int) -> ByteArray:
+        """The first `count` bytes of a stream, drawn once for all passes of a block."""
+        drawn_for, drawn = self._drawn.get((mask, number), (None, None))
+        if drawn is None or drawn_for != (block, self.place):
+            drawn = _bytes_of(self._stream(block, mask, number), count)
+            # Another thread may be at another block, or at the same; each goes on with what it has in hand.
+            self._drawn[mask, number] = (block, self.place), drawn
+        return drawn
+
+    def _stream(self, block: int, mask: int, number: int) -> np.random.SFC64:
+        return _bit_generator(self.seed, self.stream, block, self.place, mask, number)
 
 
-def _bytes_of(bits: np.random.SFC64, count: int) -> NDArray[np.uint8]:
+def _bytes_of(bits: np.random.SFC64, count: int) -> ByteArray:
     """The next `count` bytes of a stream, and what is left of the last word is lost."""
     words = bits.random_raw(-(-count // 8))
     if sys.byteorder == "big":

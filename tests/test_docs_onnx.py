@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from self2self import MaskMaker, denoise, load_model
+from self2self import Draws, MaskMaker, denoise, load_model
 from self2self.runtime.sampling import sampling_for
 from tests.commands import ROOT, picture, write_noisy
 
@@ -21,7 +21,7 @@ class SameMasks:
     """Stands in for the program's generator: numbers that make the masks of self2self."""
 
     def __init__(self, model: Path) -> None:
-        maker = MaskMaker(load_model(model).contract.masks, {"H": 64, "W": 96}, seed=0)
+        maker = MaskMaker(load_model(model).contract.masks, {"H": 64, "W": 96}, seed=0, draws=Draws.PAIRED)
         self._masks: Iterator[NDArray[np.bool_]] = (
             mask for index in range(PASSES) for mask in maker.make(index, 1).values()
         )

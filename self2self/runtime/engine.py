@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from self2self.budget import pass_bytes
 from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
-from self2self.masks import BoolArray, MaskMaker
+from self2self.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.model import Model
 
 FloatArray = NDArray[np.float32]
@@ -101,7 +101,8 @@ class Engine(ABC):
         """What makes masks on the host for passes over the image, in the memory order that the engine takes."""
         axes = dict(zip("HW", self.image.shape[2:], strict=True))
         specs = self.model.contract.masks
-        return MaskMaker(specs, axes, seed, balanced=balanced, channels_last=self.host_channels_last)
+        draws = Draws.BALANCED if balanced else Draws.PAIRED
+        return MaskMaker(specs, axes, seed, draws=draws, channels_last=self.host_channels_last)
 
     def _use_image(self) -> None:  # noqa: B027 - not every engine holds a copy
         """Renew what `prepare` made of `self.image`; nothing to do before it."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from self2self.contract import INPUT_MASK, Contract, MaskSpec
-from self2self.masks import BoolArray, MaskMaker
+from self2self.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime import denoise
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model
@@ -85,6 +85,6 @@ def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0
     return engine
 
 
-def fake_maker(seed: int = 0, channels: int = 3, *, balanced: bool = False) -> MaskMaker:
+def fake_maker(seed: int = 0, channels: int = 3, *, draws: Draws = Draws.OWN) -> MaskMaker:
     """Masks for `fake_model`."""
-    return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed, balanced=balanced)
+    return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed, draws=draws)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from self2self.errors import InputError, UsageError
-from self2self.masks import BoolArray, MaskMaker
+from self2self.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime import denoise as module
 from self2self.runtime.denoise import check_counts, denoise
 from self2self.runtime.engine import Engine, FloatArray
@@ -222,7 +222,7 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
 
     # 50 to 64 rows and 70 to 96 columns, by numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
-    maker = MaskMaker(tiny.contract.masks, {"H": 64, "W": 96}, seed)
+    maker = MaskMaker(tiny.contract.masks, {"H": 64, "W": 96}, seed, draws=Draws.PAIRED)
     predictions = []
     with torch.inference_mode():
         for index in range(passes):

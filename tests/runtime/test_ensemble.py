@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from self2self.errors import FileFormatError
-from self2self.masks import BLOCK, BoolArray
+from self2self.masks import BLOCK, BoolArray, Draws
 from self2self.orientation import MIRRORED, turned
 from self2self.runtime.engine import FloatArray
 from self2self.runtime.ensemble import PassTooLarge, expected_passes, not_finite, run_ensemble
@@ -160,12 +160,12 @@ def test_a_mirrored_image_that_does_not_fit_is_tried_again_with_fewer_passes(mon
 
 
 @pytest.mark.parametrize("flips", [False, True])
-@pytest.mark.parametrize("balanced", [False, True])
-def test_the_batch_does_not_change_any_way_to_sample(balanced: bool, flips: bool) -> None:
+@pytest.mark.parametrize("draws", Draws)
+def test_the_batch_does_not_change_any_way_to_sample(draws: Draws, flips: bool) -> None:
     results = []
     for batch in (1, 3, 8, None):
-        maker = fake_maker(balanced=balanced)
-        sampling = Sampling(57, tolerance=None, balanced=balanced, flips=flips)
+        maker = fake_maker(draws=draws)
+        sampling = Sampling(57, tolerance=None, balanced=draws is Draws.BALANCED, flips=flips)
         results.append(run_ensemble(fake_engine(), maker, sampling, batch=batch).moments)
     for moments in results[1:]:
         np.testing.assert_allclose(moments.mean(), results[0].mean(), rtol=0, atol=1e-6)
@@ -175,7 +175,8 @@ def test_the_batch_does_not_change_any_way_to_sample(balanced: bool, flips: bool
 def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None:
     def error(balanced: bool) -> float:
         sampling = Sampling(40, tolerance=None, balanced=balanced, flips=False)
-        return run_ensemble(fake_engine(), fake_maker(balanced=balanced), sampling).moments.standard_error()
+        maker = fake_maker(draws=Draws.BALANCED if balanced else Draws.PAIRED)
+        return run_ensemble(fake_engine(), maker, sampling).moments.standard_error()
 
     # The shifts are whole bytes, so with a drop rate of one half it is next to nothing.
     assert error(balanced=True) < 0.1 * error(balanced=False)
