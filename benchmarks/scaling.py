@@ -3,8 +3,8 @@
     python -m benchmarks.scaling -o benchmarks/results/scaling.json
     python -m benchmarks.scaling --side 64 --side 128 --recipe fast --rounds 2 -o RESULT.json
 
-The network of `--recipe` with random weights runs over squares of noise as `infer` runs it, so that an
-image that does not fit into memory is cut into tiles, whose overlap is in the time. Sizes take turns,
+The network of `--recipe` with random weights runs over squares of noise as `infer` runs it: as many passes side by
+side as it chooses, and an image that does not fit into memory is cut into tiles, whose overlap is in the time. Sizes take turns,
 in an order that rotates. The smaller sizes have so many passes that their laps have as many pixels as
 one pass of the largest; the larger ones have `--least`, because the first pass of an ensemble also pays
 for memory that nothing has touched before. Masks, passes and sums are counted; preparing the engine, once
@@ -36,7 +36,7 @@ from self2self.train.recipes import recipe_for
 SIDES = (128, 256, 512, 1024, 2048)
 
 
-def lap(model: Model, side: int, passes: int, engine: str, memory: int | None) -> dict[str, Any]:
+def lap(model: Model, side: int, passes: int, engine: str, batch: int | None, memory: int | None) -> dict[str, Any]:
     """One ensemble after a pass to warm up, on an engine of its own."""
     pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
     with Prepared() as prepared:
@@ -48,7 +48,7 @@ def lap(model: Model, side: int, passes: int, engine: str, memory: int | None) -
                 pixels,
                 engine=engine,
                 sampling=sampling,
-                batch=1,
+                batch=batch,
                 memory=memory,
                 uncertainty=False,
                 prepared=prepared,
@@ -58,7 +58,8 @@ def lap(model: Model, side: int, passes: int, engine: str, memory: int | None) -
         idle()
         done = run(passes)
     seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
-    return {"nanoseconds": 1e9 * seconds / (passes * side**2), "engine": done.engine, "tiles": done.tiles}
+    nanoseconds = 1e9 * seconds / (passes * side**2)
+    return {"nanoseconds": nanoseconds, "engine": done.engine, "batch": done.batch, "tiles": done.tiles}
 
 
 def passes_for(side: int, largest: int, least: int, most: int) -> int:
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--least", type=int, default=4, help="passes of the largest sizes")
     parser.add_argument("--recipe", default="paper")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--batch", type=int, help="passes a run; default: as infer chooses")
     parser.add_argument("--memory", help="as for infer; default: half of what is free")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
@@ -87,13 +89,14 @@ def main() -> None:
             for side in rotated(sides, number):
                 idle()
                 passes = passes_for(side, sides[-1], args.least, args.passes)
-                laps[side].append(lap(model, side, passes, args.engine, memory))
+                laps[side].append(lap(model, side, passes, args.engine, args.batch, memory))
                 print(f"round {number} {side:5} {laps[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True)
     rows = [
         {
             "side": side,
             "passes": passes_for(side, sides[-1], args.least, args.passes),
             "engine": done[0]["engine"],
+            "batches": sorted({entry["batch"] for entry in done}),
             "tiles": done[0]["tiles"],
             "nanoseconds_per_pixel_pass": spread([entry["nanoseconds"] for entry in done]),
         }

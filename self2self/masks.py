@@ -58,7 +58,7 @@ microseconds, is a small part of the time."""
 _AT_ONCE = 2**17
 """Random bytes that are drawn, turned and compared at a time: so few that they are in the cache meanwhile, which saves
 a fifth of the time against a whole piece. Whole words of the stream, so that it does not depend on this."""
-_KEPT = 2**26
+_KEPT = 5 * 2**23
 """Random bytes that are kept for other passes, at most: those of the first pieces. Drawing them takes twice as long as
 all else."""
 _WORTH_SHARING = 4 * PIECE

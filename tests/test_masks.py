@@ -43,7 +43,7 @@ def slow_masks(
     stream: int = 0,
     place: int = 0,
     draws: Draws = Draws.OWN,
-    most_kept: int = 2**26,
+    most_kept: int = 5 * 2**23,
 ) -> dict[str, BoolArray]:
     """Masks of one pass, element by element: each piece of each mask has a stream of its own."""
     masks = {}

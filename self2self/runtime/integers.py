@@ -113,15 +113,15 @@ class IntegerNetwork:
         bits = [mask.view(torch.uint8).contiguous(memory_format=torch.channels_last) for mask in dropout]
         run = self._side_by_side if shared else in_turn
         frame = framed((self._planes,), as_factors(input_mask.repeat(1, 2, 1, 1), torch.float32))
-        frame, _ = self._gated("stem", self._made.stem, frame, run)
-        skips = []
+        frame = self._gated("stem", self._made.stem, frame, run)
+        skips: list[Tensor] = []
         for level, gated in enumerate(layers.encoder):
-            frame, skip = self._gated(f"encoder.{level}", gated, frame, run, pools=level < LEVELS)
-            skips.append(skip)
+            frame = self._gated(f"encoder.{level}", gated, frame, run, pools=level < LEVELS, skips=skips)
         x = skips.pop()
         for level, (first, second) in enumerate(layers.decoder):
-            frame = self._joined(level, x, skips.pop(), bits[2 * level], run)
-            frame = self._masked(f"decoder_first.{level}", first, frame, bits[2 * level + 1], run)
+            frame = self._masked(level, first, x, skips.pop(), bits[2 * level : 2 * level + 2], run)
+            # Freed here and not below: the last two frames are what a pass has to hold.
+            del x
             last = level == LEVELS - 1
             x = self._activated(f"decoder_second.{level}", second, frame, run, frames=last)
         return layers.head(x)
@@ -130,20 +130,29 @@ class IntegerNetwork:
     # kept as its difference from the byte of 0, modulo 256: so 0 and 1 mask it as factors.
 
     def _gated(
-        self, name: str, layers: Gated, frame: Tensor, run: SideBySide, *, pools: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """A gated convolution: its frame, pooled or as it is, and its differences from 0."""
+        self,
+        name: str,
+        layers: Gated,
+        frame: Tensor,
+        run: SideBySide,
+        *,
+        pools: bool = False,
+        skips: list[Tensor] | None = None,
+    ) -> Tensor:
+        """A gated convolution: its frame, pooled or as it is; its differences from 0 are added to `skips`."""
         feature, gate = layers
         zeros = self._zeros[name]
         channels, (height, width) = zeros.bytes.shape[1], _inside(frame)
         factor = 2 if pools else 1
-        out, differences = _frame(channels, height // factor, width // factor), _bytes(channels, height, width)
+        out = _frame(channels, height // factor, width // factor)
+        differences = None if skips is None else _bytes(channels, height, width)
 
         def compute(rows: slice) -> None:
             padded = _padded(frame, rows)
             x = F.leaky_relu_(feature(padded), NEGATIVE_SLOPE).mul_(gate(padded).sigmoid_())
             x = as_bytes(x.add_(zeros.floats))
-            torch.sub(x, zeros.bytes, out=differences[:, :, rows])
+            if differences is not None:
+                torch.sub(x, zeros.bytes, out=differences[:, :, rows])
             if pools:
                 even, odd = (torch.maximum(x[:, :, row::2, ::2], x[:, :, row::2, 1::2]) for row in (0, 1))
                 x = torch.maximum(even, odd)
@@ -151,34 +160,41 @@ class IntegerNetwork:
 
         self._over_strips(compute, height, channels * width, run)
         reflect_border(out)
-        return out, differences
+        if skips is not None and differences is not None:
+            skips.append(differences)
+        return out
 
-    def _joined(self, level: int, below: Tensor, skip: Tensor, mask: Tensor, run: SideBySide) -> Tensor:
-        """The frame of `below`, enlarged, and `skip`, both masked."""
+    def _joined(self, level: int, below: Tensor, skip: Tensor, mask: Tensor, rows: slice) -> Tensor:
+        """The frame of `rows` of `below`, enlarged, and of `skip`, both masked.
+
+        By strips, because the frame of all rows would be the most that a pass has to hold.
+        """
         zeros = self._zeros[f"joined.{level}"]
         split = below.shape[1]
         _, channels, height, width = mask.shape
-        out = _frame(channels, height, width)
-
-        def compute(rows: slice) -> None:
-            inner = _inner(out, rows)
-            half = below[:, :, rows.start // 2 : rows.stop // 2]
-            inner[:, :split] = F.interpolate(half, scale_factor=2.0, mode="nearest")
-            inner[:, split:] = skip[:, :, rows]
-            inner.mul_(mask[:, :, rows]).add_(zeros.bytes)
-
-        self._over_strips(compute, height, channels * width, run)
-        reflect_border(out)
+        first, last = max(0, rows.start - 1), min(height, rows.stop + 1)
+        above, under = first < rows.start, last > rows.stop
+        out = _frame(channels, rows.stop - rows.start, width)
+        inner = out[:, :, 1 - above : out.shape[2] - 1 + under, 1:-1]
+        enlarged = F.interpolate(below[:, :, first // 2 : -(-last // 2)], scale_factor=2.0, mode="nearest")
+        inner[:, :split] = enlarged[:, :, first % 2 : first % 2 + last - first]
+        inner[:, split:] = skip[:, :, first:last]
+        inner.mul_(mask[:, :, first:last]).add_(zeros.bytes)
+        reflect_border(out, above=above, below=under)
         return out
 
-    def _masked(self, name: str, layer: IntegerLayer, frame: Tensor, mask: Tensor, run: SideBySide) -> Tensor:
-        """A convolution with its activation: the frame of the masked result."""
-        zeros = self._zeros[name]
-        _, channels, height, width = mask.shape
+    def _masked(
+        self, level: int, layer: IntegerLayer, below: Tensor, skip: Tensor, masks: Sequence[Tensor], run: SideBySide
+    ) -> Tensor:
+        """A decoder's first convolution, of what it joins, with its activation: the frame of the masked result."""
+        before, after = masks
+        zeros = self._zeros[f"decoder_first.{level}"]
+        _, channels, height, width = after.shape
         out = _frame(channels, height, width)
 
         def compute(rows: slice) -> None:
-            x = _active(layer, frame, rows, zeros).sub_(zeros.bytes).mul_(mask[:, :, rows])
+            joined = self._joined(level, below, skip, before, rows)
+            x = _active(layer, joined, zeros).sub_(zeros.bytes).mul_(after[:, :, rows])
             torch.add(x, zeros.bytes, out=_inner(out, rows))
 
         self._over_strips(compute, height, channels * width, run)
@@ -192,7 +208,7 @@ class IntegerNetwork:
         out = _frame(channels, height, width) if frames else _bytes(channels, height, width)
 
         def compute(rows: slice) -> None:
-            x = _active(layer, frame, rows, zeros)
+            x = _active(layer, _padded(frame, rows), zeros)
             if frames:
                 _inner(out, rows).copy_(x)
             else:
@@ -222,9 +238,9 @@ class IntegerNetwork:
         return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def _active(layer: IntegerLayer, frame: Tensor, rows: slice, zeros: _Zeros) -> Tensor:
-    """Rows of a convolution's activated result, as bytes."""
-    return as_bytes(F.leaky_relu_(layer(_padded(frame, rows)), NEGATIVE_SLOPE).add_(zeros.floats))
+def _active(layer: IntegerLayer, padded: Tensor, zeros: _Zeros) -> Tensor:
+    """A convolution's activated result, as bytes."""
+    return as_bytes(F.leaky_relu_(layer(padded), NEGATIVE_SLOPE).add_(zeros.floats))
 
 
 def _bytes(channels: int, height: int, width: int) -> Tensor:
