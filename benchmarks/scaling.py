@@ -4,19 +4,23 @@
     python -m benchmarks.scaling --side 64 --side 128 --recipe fast --rounds 2 -o RESULT.json
 
 The network of `--recipe` with random weights runs over squares of noise as `infer` runs it: as many passes side by
-side as it chooses, and an image that does not fit into memory is cut into tiles, whose overlap is in the time. Sizes take turns,
-in an order that rotates. The smaller sizes have so many passes that their laps have as many pixels as
-one pass of the largest; the larger ones have `--least`, because the first pass of an ensemble also pays
-for memory that nothing has touched before. Masks, passes and sums are counted; preparing the engine, once
-for each size and round, is not. The figure of a size is its median over the rounds; `spread` is the
-largest figure over the least, less one.
+side as it chooses, and an image that does not fit into memory is cut into tiles, whose overlap is in the time. All
+sizes are prepared and warmed up first, and take turns then, in an order that rotates. The smaller ones have so many
+passes that their laps have as many pixels as one pass of the largest; the larger ones have `--least`, because the first
+pass of an ensemble also pays for memory that nothing has touched before. Masks, passes and sums are counted. The
+figure of a size is the median over the rounds of its time in units of the geometric mean of all sizes in that
+round, because machines get slower and faster from minute to minute; `spread` is the largest figure over the least,
+less one.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -36,30 +40,30 @@ from self2self.train.recipes import recipe_for
 SIDES = (128, 256, 512, 1024, 2048)
 
 
-def lap(model: Model, side: int, passes: int, engine: str, batch: int | None, memory: int | None) -> dict[str, Any]:
-    """One ensemble after a pass to warm up, on an engine of its own."""
-    pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
-    with Prepared() as prepared:
+class Square:
+    """An ensemble over a square of noise, prepared and warm."""
 
-        def run(count: int) -> Any:
-            sampling = Sampling(count, None, balanced=False, flips=False)
-            return denoise(
-                model,
-                pixels,
-                engine=engine,
-                sampling=sampling,
-                batch=batch,
-                memory=memory,
-                uncertainty=False,
-                prepared=prepared,
-            )
+    def __init__(self, model: Model, side: int, engine: str, batch: int | None, memory: int | None) -> None:
+        pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
+        self.prepared = Prepared()
+        self._side = side
+        self._run = partial(
+            denoise,
+            model,
+            pixels,
+            engine=engine,
+            batch=batch,
+            memory=memory,
+            uncertainty=False,
+            prepared=self.prepared,
+        )
 
-        run(1)
-        idle()
-        done = run(passes)
-    seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
-    nanoseconds = 1e9 * seconds / (passes * side**2)
-    return {"nanoseconds": nanoseconds, "engine": done.engine, "batch": done.batch, "tiles": done.tiles}
+    def lap(self, passes: int) -> dict[str, Any]:
+        """One ensemble: its time, and how it ran."""
+        done = self._run(sampling=Sampling(passes, None, balanced=False, flips=False))
+        seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
+        nanoseconds = 1e9 * seconds / (passes * self._side**2)
+        return {"nanoseconds": nanoseconds, "engine": done.engine, "batch": done.batch, "tiles": done.tiles}
 
 
 def passes_for(side: int, largest: int, least: int, most: int) -> int:
@@ -83,28 +87,38 @@ def main() -> None:
     sides = sorted(set(args.side or SIDES))
     memory = parse_memory(args.memory)
     laps: dict[int, list[dict[str, Any]]] = {side: [] for side in sides}
-    with tempfile.TemporaryDirectory() as folder:
+    passes = {side: passes_for(side, sides[-1], args.least, args.passes) for side in sides}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = random_subject(recipe_for(args.recipe), Path(folder)).model
+        squares = {side: Square(model, side, args.engine, args.batch, memory) for side in sides}
+        for side, square in squares.items():
+            stack.enter_context(square.prepared)
+            square.lap(1)
+            print(f"prepared {side}", flush=True)
         for number in range(args.rounds):
             for side in rotated(sides, number):
                 idle()
-                passes = passes_for(side, sides[-1], args.least, args.passes)
-                laps[side].append(lap(model, side, passes, args.engine, args.batch, memory))
+                laps[side].append(squares[side].lap(passes[side]))
                 print(f"round {number} {side:5} {laps[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True)
+    rounds = [geometric_mean([laps[side][number]["nanoseconds"] for side in sides]) for number in range(args.rounds)]
     rows = [
         {
             "side": side,
-            "passes": passes_for(side, sides[-1], args.least, args.passes),
+            "passes": passes[side],
             "engine": done[0]["engine"],
             "batches": sorted({entry["batch"] for entry in done}),
             "tiles": done[0]["tiles"],
             "nanoseconds_per_pixel_pass": spread([entry["nanoseconds"] for entry in done]),
+            "of_the_round": spread([entry["nanoseconds"] / mean for entry, mean in zip(done, rounds, strict=True)]),
         }
         for side, done in laps.items()
     ]
-    medians = [row["nanoseconds_per_pixel_pass"]["median"] for row in rows]
+    medians = [row["of_the_round"]["median"] for row in rows]
     for row in rows:
-        print(f"{row['side']:5} {row['tiles']:3} tiles {row['nanoseconds_per_pixel_pass']['median']:9.1f} ns")
+        print(
+            f"{row['side']:5} {row['tiles']:3} tiles {row['nanoseconds_per_pixel_pass']['median']:9.1f} ns, "
+            f"{row['of_the_round']['median']:.3f} of the round"
+        )
     result = {
         "command": shown_command("python -m benchmarks.scaling"),
         **environment(),

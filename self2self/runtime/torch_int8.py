@@ -23,7 +23,7 @@ _TILE = 128
 """Sides of what the passes in float32 see that tell the ranges, at most (`ranges.TILE`, which needs PyTorch)."""
 _LOOK_BYTES = 25.0
 """What these take for each element of their masks."""
-_WEIGHT_BYTES = 30
+_WEIGHT_BYTES = 35
 """What each weight takes in all: ten sets of bytes, packed and not, and in float32."""
 
 
@@ -32,9 +32,9 @@ class TorchInt8Engine(PassesSideBySide):
 
     name = "torch-int8"
     rounds_to = "int8"
-    # Peaks at 64x64 and 128x128 (two passes), 224x224, 256x256, 512x512 and 1024x1024 (one pass) on two threads: 62,
-    # 100, 121, 115, 286 and 856 MB for the paper's network (75, 203, 221, 237, 440 and 1252 by these and those above),
-    # 52, 82, 89, 91, 213 and 653 MB for the fast one (53, 142, 154, 165, 303 and 852).
+    # Peaks at 64x64 and 128x128 (eight passes), 256x256 (two), 512x512 and 1024x1024 (one) on two threads: 87, 145,
+    # 189, 346 and 886 MB for the paper's network (106, 310, 310, 445 and 1257 by these and those above), 73, 118, 151,
+    # 260 and 634 MB for the fast one (74, 215, 215, 307 and 857).
     mask_element_bytes = 3.2
     strip_bytes = 4 * 10**6
 

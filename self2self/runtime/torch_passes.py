@@ -16,7 +16,7 @@ from self2self.masks import BoolArray
 from self2self.runtime.engine import Engine, FloatArray
 from self2self.runtime.model import Model
 from self2self.runtime.torch_engine import TorchEngine
-from self2self.system import compute_threads
+from self2self.system import compute_threads, trim_heap
 from self2self.workers import Work, Workers
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _SIDE_BY_SIDE_PIXELS = 2**16
 """Up to so many pixels passes run side by side; above, threads that share one pass do in less memory."""
+_PIXELS_A_RUN = 2**17
+"""In all passes of a run, about. Threads wait for each other at its end, which costs passes over 128x128 a sixth of
+their time where each thread has one, and little where it has four."""
 
 
 class RoundingNetwork(Protocol):
@@ -55,7 +58,8 @@ class PassesSideBySide(Engine):
     def __init__(self, model: Model, image: FloatArray) -> None:
         super().__init__(model, image)
         height, width = image.shape[2:]
-        self._most = self.useful_batch({"H": height, "W": width})
+        self._at_a_time = compute_threads() if _run_side_by_side(height, width) else 1
+        """Passes at the same time."""
         self._workers = Workers(compute_threads())
 
     @classmethod
@@ -72,8 +76,11 @@ class PassesSideBySide(Engine):
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """A pass for each thread; of a large image one."""
-        return compute_threads() if axes["H"] * axes["W"] <= _SIDE_BY_SIDE_PIXELS else 1
+        """A pass for each thread, or several of a small image; of a large image one."""
+        height, width = axes["H"], axes["W"]
+        if not _run_side_by_side(height, width):
+            return 1
+        return max(compute_threads(), _PIXELS_A_RUN // (height * width))
 
     @classmethod
     def version_where(cls, able: Callable[[], bool], obstacle: Obstacle, reason: str) -> str:
@@ -100,6 +107,8 @@ class PassesSideBySide(Engine):
         import torch
 
         self._network = self._rounding(torch.from_numpy(self.image))
+        # What making the layers took, for the passes.
+        trim_heap()
 
     def _use_image(self) -> None:
         import torch
@@ -137,17 +146,19 @@ class PassesSideBySide(Engine):
         count = len(next(iter(masks.values())))
         given = [torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks]
         predictions = np.empty((count, *self.image.shape[1:]), np.float32)
-        threads = min(count, self._most)
+        threads = min(count, self._at_a_time)
         copied = [0.0] * threads
+        indices = iter(range(count))
 
-        def compute(first: int) -> None:
+        def compute(worker: int) -> None:
             with torch.inference_mode():
-                for index in range(first, count, threads):
+                # Whoever is done takes the next one: virtual processors are not equally fast all the time.
+                for index in indices:
                     masks_of_pass = [mask[index : index + 1] for mask in given]
                     prediction = network(masks_of_pass, self.first_pass + index, shared=threads == 1)
                     start = time.perf_counter()
                     predictions[index] = prediction[0].numpy()
-                    copied[first] += time.perf_counter() - start
+                    copied[worker] += time.perf_counter() - start
 
         with pytorch_memory():
             self._side_by_side(compute, threads)
@@ -158,3 +169,7 @@ class PassesSideBySide(Engine):
         """Free the network and the threads."""
         self._network = None
         self._workers.close()
+
+
+def _run_side_by_side(height: int, width: int) -> bool:
+    return height * width <= _SIDE_BY_SIDE_PIXELS
