@@ -64,7 +64,6 @@ all else."""
 _WORTH_SHARING = 4 * PIECE
 """Elements from which on several threads gain more than it costs to wake them."""
 
-
 _SHARING = 127
 """Passes that share what is drawn for paired masks; a prime number."""
 _OFFSETS = [2 * _SHARING * turn + turn**2 % _SHARING for turn in range(_SHARING)]

@@ -25,8 +25,8 @@ from self2self.runtime.windows import SideBySide, in_turn
 if TYPE_CHECKING:
     from self2self.train.network import Self2SelfNet
 
-STRIP_VALUES = 300_000
-"""Values that a convolution makes of a strip, about: 1.2 MB in float32."""
+STRIP_VALUES = 800_000
+"""Values that a convolution makes of a strip, about: 3.2 MB in float32."""
 
 
 def as_bytes(values: Tensor) -> Tensor:
