@@ -87,6 +87,16 @@ def test_threads_that_are_left_over_are_shared(
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(
+    ("side", "threads", "passes"), [(64, 2, 32), (128, 2, 8), (128, 16, 16), (256, 2, 2), (256, 16, 16), (288, 16, 1)]
+)
+def test_small_images_have_several_passes_for_each_thread_and_large_ones_a_single_one_for_all(
+    side: int, threads: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_passes, "compute_threads", lambda: threads)
+    assert TorchInt8Engine.useful_batch({"H": side, "W": side}) == passes
+
+
 def test_many_threads_need_no_more_than_the_image_once_more(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = {"H": 1024, "W": 1024}
     needed = []
