@@ -145,7 +145,10 @@ class IntegerNetwork:
         channels, (height, width) = zeros.bytes.shape[1], _inside(frame)
         factor = 2 if pools else 1
         out = _frame(channels, height // factor, width // factor)
-        differences = None if skips is None else _bytes(channels, height, width)
+        differences = None
+        if skips is not None:
+            differences = _bytes(channels, height, width)
+            skips.append(differences)
 
         def compute(rows: slice) -> None:
             padded = _padded(frame, rows)
@@ -160,8 +163,6 @@ class IntegerNetwork:
 
         self._over_strips(compute, height, channels * width, run)
         reflect_border(out)
-        if skips is not None and differences is not None:
-            skips.append(differences)
         return out
 
     def _joined(self, level: int, below: Tensor, skip: Tensor, mask: Tensor, rows: slice) -> Tensor:
