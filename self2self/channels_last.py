@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
@@ -85,6 +86,21 @@ def reflect_border(frame: Tensor, *, above: bool = False, below: bool = False) -
         frame[:, :, -1] = frame[:, :, -3]
     frame[..., 0] = frame[..., 2]
     frame[..., -1] = frame[..., -3]
+
+
+def enlarged(x: Tensor, rows: slice) -> Tensor:
+    """`rows` of `x` at twice its size, each pixel four times.
+
+    Args:
+        x: [N, C, H, W].
+        rows: of the result's 2 H, with a start and a stop.
+
+    Returns:
+        [N, C, rows, 2 W].
+    """
+    made = F.interpolate(x[:, :, rows.start // 2 : -(-rows.stop // 2)], scale_factor=2.0, mode="nearest")
+    first = rows.start % 2
+    return made[:, :, first : first + rows.stop - rows.start]
 
 
 def fold_border(gradient: Tensor) -> Tensor:

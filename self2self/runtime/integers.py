@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from self2self.channels_last import as_factors, framed, reflect_border
+from self2self.channels_last import as_factors, enlarged, framed, reflect_border
 from self2self.contract import LEVELS, NEGATIVE_SLOPE, MaskSpec
 from self2self.orientation import MIRRORED, turned
 from self2self.runtime.integer_layers import LARGEST_BYTE, Gated, IntegerLayer, LaidOut, Steps
@@ -177,8 +177,7 @@ class IntegerNetwork:
         above, under = first < rows.start, last > rows.stop
         out = _frame(channels, rows.stop - rows.start, width)
         inner = out[:, :, 1 - above : out.shape[2] - 1 + under, 1:-1]
-        enlarged = F.interpolate(below[:, :, first // 2 : -(-last // 2)], scale_factor=2.0, mode="nearest")
-        inner[:, :split] = enlarged[:, :, first % 2 : first % 2 + last - first]
+        inner[:, :split] = enlarged(below, slice(first, last))
         inner[:, split:] = skip[:, :, first:last]
         inner.mul_(mask[:, :, first:last]).add_(zeros.bytes)
         reflect_border(out, above=above, below=under)

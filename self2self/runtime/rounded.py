@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from self2self.channels_last import as_factors, framed
+from self2self.channels_last import as_factors, enlarged, framed
 from self2self.contract import LEVELS, NEGATIVE_SLOPE
 from self2self.masks import BLOCK
 from self2self.runtime.windows import SideBySide, in_turn
@@ -213,9 +213,7 @@ class RoundedNetwork:
 
         def compute(rows: slice) -> tuple[Tensor]:
             window = _Window.around(rows, _HALO_OUT, height)
-            top, bottom = window.rows.start, window.rows.stop
-            x = F.interpolate(below[:, :, top // 2 : -(-bottom // 2)], scale_factor=2.0, mode="nearest")
-            x = x[:, :, top % 2 : top % 2 + bottom - top]
+            x = enlarged(below, window.rows)
             x = first(window.padded(x, skip[:, :, window.rows], mask=masks[0][:, :, window.rows]))
             x = F.leaky_relu_(x, NEGATIVE_SLOPE)
             x = F.leaky_relu_(second(window.padded(x, mask=masks[1][:, :, window.rows])), NEGATIVE_SLOPE)
