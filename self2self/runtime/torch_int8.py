@@ -32,9 +32,9 @@ class TorchInt8Engine(PassesSideBySide):
 
     name = "torch-int8"
     rounds_to = "int8"
-    # Peaks at 64x64 and 128x128 (eight passes), 256x256 (two), 512x512 and 1024x1024 (one) on two threads: 87, 145,
-    # 189, 346 and 886 MB for the paper's network (106, 310, 310, 445 and 1257 by these and those above), 73, 118, 151,
-    # 260 and 634 MB for the fast one (74, 215, 215, 307 and 857).
+    # Peaks at 64x64 and 128x128 (eight passes), 256x256 (two), 512x512 and 1024x1024 (one) on two threads: 85, 150,
+    # 207, 339 and 889 MB for the paper's network (106, 310, 310, 445 and 1257 by these and those above), 74, 132, 166,
+    # 288 and 651 MB for the fast one (74, 215, 215, 307 and 857).
     mask_element_bytes = 3.2
     strip_bytes = 4 * 10**6
 
