@@ -22,7 +22,7 @@ test: $(STAMP)
 
 gpu-test: $(STAMP)
 	$(BIN)/python cli.py engines
-	$(BIN)/python -m pytest tests/gpu tests/runtime/test_conformance.py
+	$(BIN)/python -m pytest tests/gpu tests/runtime/engines/test_conformance.py
 
 gpu-bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results_file import write_result
 from self2self.bench.environment import shown_command
-from self2self.diagnosis import CORRELATED, measure_noise
+from self2self.imaging.noise import CORRELATED, measure_noise
 
 SMOOTH = ("astronaut", "camera", "chelsea", "coffee", "brick", "rocket", "moon", "coins", "retina", "page", "text")
 TEXTURED = ("grass", "gravel", "immunohistochemistry", "hubble_deep_field")

@@ -29,9 +29,9 @@ LIMITS = {"export": 30.0, "trt-rtx": 20.0}
 
 def export(folder: Path, size: tuple[int, int]) -> dict[str, float]:
     """Trace, write, run at another size and batch, and compare with PyTorch, as `self2self export` does."""
-    from self2self.contract import Contract
     from self2self.export import export_model
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.contract import Contract
+    from self2self.model.network import Self2SelfNet
     from self2self.train.recipes import recipe_for
 
     recipe = recipe_for("paper")
@@ -45,9 +45,9 @@ def export(folder: Path, size: tuple[int, int]) -> dict[str, float]:
 
 def engine(folder: Path, size: tuple[int, int]) -> dict[str, float]:
     """Build an engine from the file that `export` wrote."""
-    from self2self.export.engine_cache import load_or_build, request_for
-    from self2self.export.tensorrt import TENSORRT_RTX
-    from self2self.profiles import Profile
+    from self2self.runtime.engines.profiles import Profile
+    from self2self.runtime.engines.tensorrt.builder import TENSORRT_RTX
+    from self2self.runtime.engines.tensorrt.cache import load_or_build, request_for
     from self2self.runtime.model import load_model
 
     path = folder / "model.onnx"

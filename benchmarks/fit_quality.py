@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.methods import Row, baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
 from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import ResultsFile
-from self2self.options import parse_passes
+from self2self.cli.options import parse_passes
 
 
 def show(row: Row) -> None:

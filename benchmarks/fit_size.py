@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.pairs import sample
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.train.synthetic import add_noise
+from self2self.train.synthetic_noise import add_noise
 
 
 def write_image(path: Path, side: int) -> None:

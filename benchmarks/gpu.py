@@ -24,14 +24,14 @@ import numpy as np
 
 from benchmarks.gpu_verdicts import entries, table, verdicts
 from benchmarks.results_file import write_result
+from self2self.bench.benchmark_model import Subject, random_subject
 from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
-from self2self.bench.subject import Subject, random_subject
 from self2self.errors import EngineUnavailableError, Self2SelfError
-from self2self.nvidia import Gpu, NoGpu, find_gpu
-from self2self.runtime.device_ensemble import DeviceEngine, masks_for, run_device_ensemble
-from self2self.runtime.engine import NEEDS_GPU, Engine, get_engine
+from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
+from self2self.runtime.engines.engine import NEEDS_GPU, Engine, get_engine
+from self2self.runtime.ensemble.device_loop import DeviceEngine, masks_for, run_device_ensemble
 from self2self.runtime.model import Model, load_model
 from self2self.train.recipes import recipe_for
 
@@ -163,7 +163,7 @@ def plain_contender(subject: Subject, image: np.ndarray[Any, Any], device: Devic
     """The plain loop on the device."""
     import torch
 
-    from self2self.bench.plain import PlainSelf2Self, plain_ensemble
+    from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
 
     network = PlainSelf2Self.from_network(subject.network).to(device.name).eval()
     drop_rate = 1 - subject.model.contract.masks[0].keep_probability

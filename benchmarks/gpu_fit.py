@@ -27,8 +27,8 @@ from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
 from self2self.errors import EngineUnavailableError
 from self2self.train import fit as fitting
-from self2self.train.natural import start_of
 from self2self.train.recipes import Recipe, recipe_for
+from self2self.train.start_weights import start_of
 from self2self.train.steps import GraphedSteps, Steps, steps_for
 
 SIZE = (256, 256)

@@ -26,14 +26,14 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.results_file import write_result
+from self2self.bench.benchmark_model import random_subject
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
-from self2self.bench.subject import random_subject
-from self2self.graph import note_weights
-from self2self.masks import MaskMaker
-from self2self.runtime import mnn_graph
-from self2self.runtime.engine import Engine, engine_class
+from self2self.model.graph import note_weights
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import Engine, engine_class
+from self2self.runtime.engines.mnn import graph as mnn_graph
 from self2self.runtime.model import load_model
 from self2self.train.recipes import recipe_for
 

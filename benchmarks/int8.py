@@ -31,13 +31,13 @@ from benchmarks.results_file import write_result
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
-from self2self.contract import IMAGE, PREDICTION, Contract
 from self2self.export.precision import middle
 from self2self.export.rounding_loss import measured_change
 from self2self.export.to_onnx import to_onnx
 from self2self.export.verify import open_session
-from self2self.jobs.fitting import read_fitted_image, read_reference
-from self2self.masks import MaskMaker
+from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.model.contract import IMAGE, PREDICTION, Contract
+from self2self.model.masks import MaskMaker
 from self2self.train.checkpoint import load_network
 from self2self.train.run_folder import Run
 

@@ -32,7 +32,7 @@ from self2self.train.fit import FitState, FloatArray, QualityTerm, fit, new_stat
 from self2self.train.iqa import IqaTerm, random_paq2piq
 from self2self.train.iqa_weights import find_weights
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.synthetic import add_noise
+from self2self.train.synthetic_noise import add_noise
 
 CPU = torch.device("cpu")
 CROP = {"top": 30, "left": 160, "size": 128}

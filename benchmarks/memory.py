@@ -45,9 +45,9 @@ def prepare(folder: Path, size: int, network: str) -> None:
     import tifffile
     import torch
 
-    from self2self.contract import Contract, mask_specs, quantise_keep
     from self2self.export.to_onnx import to_onnx
-    from self2self.train.network import Self2SelfNet, initialise
+    from self2self.model.contract import Contract, mask_specs, quantise_keep
+    from self2self.model.network import Self2SelfNet, initialise
 
     encoder, decoder = WIDTHS[network]
     net = Self2SelfNet(3, encoder, decoder, quantise_keep(0.4) / 256)
@@ -65,7 +65,7 @@ def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, ste
     """`infer` in this process, or `denoise` with a fit of `steps`."""
     from self2self.image_io import read_image, write_image  # noqa: F401
     from self2self.jobs import FitOptions, InferOptions, Observer, denoise_job, infer_job
-    from self2self.runtime.engine import get_engine
+    from self2self.runtime.engines.engine import get_engine
 
     get_engine(engine)
     import imagecodecs  # noqa: F401
@@ -105,9 +105,9 @@ def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
     """The plain PyTorch loop in this process."""
     import torch
 
-    from self2self.bench.plain import PlainSelf2Self, plain_ensemble
+    from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
     from self2self.image_io import read_image
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
     stored = torch.load(folder / "weights.pt")
     encoder, decoder = WIDTHS[stored["network"]]
@@ -124,7 +124,7 @@ def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and add to the results file."""
-    from self2self.options import parse_memory
+    from self2self.cli.options import parse_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 16")

@@ -17,14 +17,14 @@ from benchmarks.clocked import Stopwatch, clocked_fit
 from benchmarks.pairs import FloatArray, Pair
 from benchmarks.product import exported
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
-from self2self.diagnosis import central, measure_noise
+from self2self.imaging.noise import central, measure_noise
 from self2self.jobs.fit_config import wants_whole_range
-from self2self.runtime.denoise import denoise
-from self2self.runtime.sampling import Passes
+from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.pass_plan import Passes
 from self2self.train.fit import FitState
-from self2self.train.natural import natural_files, start_of, suit_image
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
+from self2self.train.start_weights import natural_files, start_of, suit_image
 
 Row = dict[str, Any]
 LOOK_PASSES = 32

@@ -11,7 +11,7 @@ or the clean one is a sample of scikit-image, and the noise is made (`benchmarks
     {"name": "page", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 128}
 
 `top`, `left` and `size` cut a square from both images before anything else sees them, and `channel` takes one of
-their channels, from 0. `sigma` is in 8-bit grey levels; for the kinds of noise see `self2self.train.synthetic`. With
+their channels, from 0. `sigma` is in 8-bit grey levels; `self2self.train.synthetic_noise` has the kinds of noise. With
 `blur` in its place it is Gaussian and spread over neighbouring pixels (`with_blurred_noise`). `photons` says of an
 image of one channel that its noise is that of photons.
 """
@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from self2self.image_io import Image, read_image
-from self2self.image_io.normalise import WHITES, choose_scale, normalise
-from self2self.metrics import psnr, ssim
-from self2self.train.synthetic import add_noise
+from self2self.image_io.value_range import WHITES, choose_scale, normalise
+from self2self.imaging.metrics import psnr, ssim
+from self2self.train.synthetic_noise import add_noise
 
 FloatArray = NDArray[np.float32]
 

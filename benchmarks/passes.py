@@ -31,17 +31,17 @@ from benchmarks.pairs import FloatArray, Pair, load_pairs
 from benchmarks.product import exported
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.files import atomic_write
-from self2self.padding import Padding
-from self2self.runtime.engine import Engine, get_engine
-from self2self.runtime.ensemble import run_ensemble
+from self2self.imaging.padding import Padding
+from self2self.machine.files import atomic_write
+from self2self.runtime.engines.engine import Engine, get_engine
+from self2self.runtime.ensemble.host_loop import run_ensemble
+from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.pass_plan import Sampling, sampling_for
 from self2self.runtime.model import Model, load_model
-from self2self.runtime.moments import Moments
-from self2self.runtime.sampling import Sampling, sampling_for
 from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import fit, new_state
-from self2self.train.natural import start_of
 from self2self.train.recipes import Recipe, recipe_for
+from self2self.train.start_weights import start_of
 
 MARKS = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
 SEED = 0

@@ -22,13 +22,13 @@ from benchmarks.diagnosis import load
 from benchmarks.pairs import FloatArray
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.contract import Contract
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, middle
 from self2self.export.to_onnx import to_onnx
+from self2self.model.contract import Contract
+from self2self.model.network import Self2SelfNet
 from self2self.train.fit import fit, new_state
-from self2self.train.natural import start_of
-from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe, recipe_for
+from self2self.train.start_weights import start_of
 
 PHOTOGRAPHS = (("astronaut", 25), ("coffee", 10), ("camera", 25), ("rocket", 50))
 SIZE = (128, 128)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from self2self.contract import Contract
 from self2self.export import export_model
+from self2self.model.contract import Contract
+from self2self.model.network import Self2SelfNet
 from self2self.runtime.model import Model, load_model
 from self2self.train.fit import FitState
-from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from self2self.bench.charts import COLOURS, GREY
-from self2self.files import atomic_path
+from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

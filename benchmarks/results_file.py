@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from self2self.bench.environment import environment, shown_command
-from self2self.files import atomic_write
+from self2self.machine.files import atomic_write
 
 Row = dict[str, Any]
 KEYS = ("image", "method")

@@ -22,18 +22,18 @@ from benchmarks.pairs import FloatArray
 from benchmarks.precision import PHOTOGRAPHS, fitted, noisy_and_clean
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.contract import Contract, MaskSpec
-from self2self.diagnosis import measure_noise
-from self2self.masks import Draws, MaskMaker
-from self2self.metrics import psnr
-from self2self.runtime.integers import IntegerNetwork
-from self2self.runtime.rounded import RoundedNetwork
-from self2self.runtime.torch_amx import TorchAmxEngine
-from self2self.runtime.torch_int8 import TorchInt8Engine
-from self2self.runtime.torch_passes import RoundingNetwork
-from self2self.runtime.windows import in_turn
-from self2self.system import multiplies_bytes
-from self2self.train.network import Self2SelfNet
+from self2self.imaging.metrics import psnr
+from self2self.imaging.noise import measure_noise
+from self2self.machine.system import multiplies_bytes
+from self2self.model.contract import Contract, MaskSpec
+from self2self.model.masks import Draws, MaskMaker
+from self2self.model.network import Self2SelfNet
+from self2self.runtime.engines.torch_cpu.bf16 import TorchAmxEngine
+from self2self.runtime.engines.torch_cpu.bf16_network import RoundedNetwork
+from self2self.runtime.engines.torch_cpu.int8 import TorchInt8Engine
+from self2self.runtime.engines.torch_cpu.int8_network import IntegerNetwork
+from self2self.runtime.engines.torch_cpu.passes import RoundingNetwork
+from self2self.runtime.engines.windows import in_turn
 from self2self.train.recipes import recipe_for
 
 PASSES = 50

@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import write_result
+from self2self.bench.benchmark_model import random_subject
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
-from self2self.bench.subject import random_subject
-from self2self.options import parse_memory
-from self2self.runtime.denoise import denoise
+from self2self.cli.options import parse_memory
+from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.pass_plan import Sampling
 from self2self.runtime.model import Model
-from self2self.runtime.prepared import Prepared
-from self2self.runtime.sampling import Sampling
 from self2self.train.recipes import recipe_for
 
 SIDES = (128, 256, 512, 1024, 2048)

@@ -25,11 +25,11 @@ from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, seen_b
 from benchmarks.pairs import Pair, cut, sample
 from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
-from self2self.diagnosis import central, measure_noise
-from self2self.runtime.denoise import denoise
-from self2self.train.natural import start_of, suit_image
+from self2self.imaging.noise import central, measure_noise
+from self2self.runtime.ensemble.denoise import denoise
 from self2self.train.recipes import Recipe, following
-from self2self.train.synthetic import add_noise
+from self2self.train.start_weights import start_of, suit_image
+from self2self.train.synthetic_noise import add_noise
 
 SIZE, SHIFT = 128, (3, 2)
 IMAGES = "chelsea:80:100,camera:60:190,coins:60:100"

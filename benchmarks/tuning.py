@@ -36,15 +36,15 @@ from benchmarks.methods import seen_by
 from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
-from self2self.diagnosis import measure_noise
-from self2self.masks import BLOCK, Draws, MaskMaker
-from self2self.orientation import turned, turned_back
-from self2self.padding import Padding
+from self2self.imaging.noise import measure_noise
+from self2self.imaging.orientation import turned, turned_back
+from self2self.imaging.padding import Padding
+from self2self.model.masks import BLOCK, Draws, MaskMaker
+from self2self.model.network import Self2SelfNet, placed
 from self2self.train.fit import FitState, fit, new_state
-from self2self.train.natural import start_of
-from self2self.train.network import Self2SelfNet, placed
 from self2self.train.recipes import RECIPES, Recipe
-from self2self.train.synthetic import add_noise
+from self2self.train.start_weights import start_of
+from self2self.train.synthetic_noise import add_noise
 
 FloatArray = NDArray[np.float32]
 Weights = dict[str, torch.Tensor]

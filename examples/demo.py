@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from self2self.image_io import read_image
-from self2self.metrics import psnr, ssim
+from self2self.imaging.metrics import psnr, ssim
 
 EXAMPLES = Path(__file__).parent
 ROOT = EXAMPLES.parent

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from self2self.train.synthetic import add_noise
+from self2self.train.synthetic_noise import add_noise
 
 FOLDER = Path(__file__).parent
 TOP, LEFT, SIZE = 20, 90, 256

@@ -4,7 +4,7 @@
 
 Weights that came from others by some thousand steps differ from them by little, so that whole numbers of 8 bits, and
 what one of them is worth in each output channel, tell the difference about as exactly as bfloat16 tells weights.
-`self2self.train.natural` puts both together again.
+`self2self.train.start_weights` puts both together again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from self2self.train.natural import STEPS, with_difference
+from self2self.train.start_weights import STEPS, with_difference
 
 LARGEST = 127
 

@@ -24,13 +24,13 @@ from clean_crops import MICROGRAPHS, WAYS, load_photographs, sample_clean, soft
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from self2self.contract import mask_specs
-from self2self.masks import MaskMaker, Stream, generator
+from self2self.model.contract import mask_specs
+from self2self.model.masks import MaskMaker, Stream, generator
+from self2self.model.network import Self2SelfNet, initialise
 from self2self.train.adam import Adam
-from self2self.train.lean import LeanNetwork
+from self2self.train.fused_forward import LeanNetwork
 from self2self.train.muon import Muon, moment_names
-from self2self.train.network import Self2SelfNet, initialise
-from self2self.train.synthetic import NOISES, add_noise
+from self2self.train.synthetic_noise import NOISES, add_noise
 
 ENCODER_WIDTH = 48
 DECODER_WIDTHS = (96, 96, 96, 64, 32)

@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # For type checkers and editors, which do not see what `__getattr__` gives.
-    from self2self.contract import Contract as Contract
-    from self2self.contract import MaskSpec as MaskSpec
     from self2self.errors import Self2SelfError as Self2SelfError
     from self2self.export import export_model as export_model
     from self2self.image_io import Image as Image
@@ -37,41 +35,43 @@ if TYPE_CHECKING:
     from self2self.jobs import InferOptions as InferOptions
     from self2self.jobs import Observer as Observer
     from self2self.jobs import denoise_job as denoise_job
-    from self2self.masks import Draws as Draws
-    from self2self.masks import MaskMaker as MaskMaker
-    from self2self.runtime.denoise import denoise as denoise
-    from self2self.runtime.engine import Engine as Engine
+    from self2self.model.contract import Contract as Contract
+    from self2self.model.contract import MaskSpec as MaskSpec
+    from self2self.model.masks import Draws as Draws
+    from self2self.model.masks import MaskMaker as MaskMaker
+    from self2self.model.network import Self2SelfNet as Self2SelfNet
+    from self2self.runtime.engines.engine import Engine as Engine
+    from self2self.runtime.ensemble.denoise import denoise as denoise
+    from self2self.runtime.ensemble.tile_loop import Denoised as Denoised
     from self2self.runtime.model import Model as Model
     from self2self.runtime.model import load_model as load_model
-    from self2self.runtime.tile_job import Denoised as Denoised
     from self2self.train.fit import FitState as FitState
     from self2self.train.fit import fit as fit
     from self2self.train.fit import new_state as new_state
-    from self2self.train.network import Self2SelfNet as Self2SelfNet
     from self2self.train.recipes import Recipe as Recipe
     from self2self.train.recipes import recipe_for as recipe_for
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Contract": "self2self.contract",
-    "Denoised": "self2self.runtime.tile_job",
-    "Draws": "self2self.masks",
-    "Engine": "self2self.runtime.engine",
+    "Contract": "self2self.model.contract",
+    "Denoised": "self2self.runtime.ensemble.tile_loop",
+    "Draws": "self2self.model.masks",
+    "Engine": "self2self.runtime.engines.engine",
     "Finished": "self2self.jobs",
     "FinishedStack": "self2self.jobs",
     "FitOptions": "self2self.jobs",
     "FitState": "self2self.train.fit",
     "Image": "self2self.image_io",
     "InferOptions": "self2self.jobs",
-    "MaskMaker": "self2self.masks",
-    "MaskSpec": "self2self.contract",
+    "MaskMaker": "self2self.model.masks",
+    "MaskSpec": "self2self.model.contract",
     "Model": "self2self.runtime.model",
     "Observer": "self2self.jobs",
     "Recipe": "self2self.train.recipes",
     "Self2SelfError": "self2self.errors",
-    "Self2SelfNet": "self2self.train.network",
-    "denoise": "self2self.runtime.denoise",
+    "Self2SelfNet": "self2self.model.network",
+    "denoise": "self2self.runtime.ensemble.denoise",
     "denoise_job": "self2self.jobs",
     "export_model": "self2self.export",
     "fit": "self2self.train.fit",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from self2self.contract import Contract, mask_specs, quantise_keep
+from self2self.model.contract import Contract, mask_specs, quantise_keep
 
 if TYPE_CHECKING:
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
 # Before torch is loaded: on tensors this small, threads that wait for each other cost the most time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,7 +49,7 @@ def build_fitted(
     """What the fixture `make_fitted` gives; also for scripts in another process."""
     import torch
 
-    from self2self.train.network import Self2SelfNet, initialise
+    from self2self.model.network import Self2SelfNet, initialise
 
     network = Self2SelfNet(channels, encoder_width, decoder_widths, quantise_keep(drop_rate) / 256)
     initialise(network, "kaiming", torch.Generator().manual_seed(seed))

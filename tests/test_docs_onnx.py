@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from self2self import Draws, MaskMaker, denoise, load_model
-from self2self.runtime.sampling import sampling_for
+from self2self.runtime.ensemble.pass_plan import sampling_for
 from tests.commands import ROOT, picture, write_noisy
 
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.extremes import with_extremes, within_range, without_hot_pixels
-from self2self.metrics import from_black_to_white, psnr
-from self2self.padding import Padding
-from self2self.runtime.engine import FloatArray, engine_class
-from self2self.runtime.ensemble import run_ensemble
+from self2self.imaging.metrics import from_black_to_white, psnr
+from self2self.imaging.outliers import with_extremes, within_range, without_hot_pixels
+from self2self.imaging.padding import Padding
+from self2self.runtime.engines.engine import FloatArray, engine_class
+from self2self.runtime.ensemble.host_loop import run_ensemble
+from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.pass_plan import sampling_for
 from self2self.runtime.model import Model
-from self2self.runtime.moments import Moments
-from self2self.runtime.sampling import sampling_for
 
 STEPS = (1, 2, 3, 5, 7)
 """Passes to look at, in every decade."""

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from self2self.system import available_cpus
+from self2self.machine.system import available_cpus
 
 PACKAGES = (
     "self2self",

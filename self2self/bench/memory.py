@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from self2self.errors import Self2SelfError
-from self2self.system import peak_memory_bytes
+from self2self.machine.system import peak_memory_bytes
 
 RUNS = 2
 """Runs of one batch; the second one shows what a pool keeps between runs."""
@@ -80,8 +80,8 @@ def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -
 def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
     import numpy as np
 
-    from self2self.runtime.device_ensemble import ensemble_on
-    from self2self.runtime.engine import NEEDS_GPU, engine_class
+    from self2self.runtime.engines.engine import NEEDS_GPU, engine_class
+    from self2self.runtime.ensemble.device_loop import ensemble_on
     from self2self.runtime.model import load_model
 
     model = load_model(path)
@@ -98,9 +98,9 @@ def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int,
 def _run_plain(path: Path, size: tuple[int, int]) -> tuple[int, int | None]:
     import torch
 
-    from self2self.bench.plain import PlainSelf2Self, plain_ensemble
+    from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
+    from self2self.runtime.engines.torch_cpu.reference import network_of
     from self2self.runtime.model import load_model
-    from self2self.runtime.torch_engine import network_of
 
     network = network_of(load_model(path))
     plain = PlainSelf2Self.from_network(network).eval()

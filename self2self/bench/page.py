@@ -7,7 +7,7 @@ from typing import Any
 
 from self2self.bench.charts import distance_chart, memory_chart, parts_chart, psnr_chart, throughput_chart
 from self2self.bench.table import case_name
-from self2self.html import inline_svg, render
+from self2self.report.html import inline_svg, render
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from self2self.bench import measure
+from self2self.bench.benchmark_model import Subject
 from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
-from self2self.bench.subject import Subject
 from self2self.errors import Self2SelfError
-from self2self.runtime.device_ensemble import ensemble_on
-from self2self.runtime.engine import NEEDS_GPU, Engine, engine_class
-from self2self.runtime.ensemble import Ensemble
+from self2self.runtime.engines.engine import NEEDS_GPU, Engine, engine_class
+from self2self.runtime.ensemble.device_loop import ensemble_on
+from self2self.runtime.ensemble.host_loop import Ensemble
 
 if TYPE_CHECKING:
-    from self2self.bench.plain import PlainSelf2Self
+    from self2self.bench.plain_loop import PlainSelf2Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _plain(subject: Subject, image: np.ndarray[Any, Any], plan: Plan) -> tuple[C
     """The plain loop, warm: batch 1, eager, contiguous, with its own draws."""
     import torch
 
-    from self2self.bench.plain import PlainSelf2Self
+    from self2self.bench.plain_loop import PlainSelf2Self
 
     network: PlainSelf2Self = PlainSelf2Self.from_network(subject.network).eval()
     pixels = torch.from_numpy(image)
@@ -138,7 +138,7 @@ def _plain(subject: Subject, image: np.ndarray[Any, Any], plan: Plan) -> tuple[C
     case = Case(PLAIN, "PyTorch CPU", "fp32", 1, (image.shape[2], image.shape[3]), plan.passes)
 
     def run(passes: int) -> Lap:
-        from self2self.bench.plain import plain_ensemble
+        from self2self.bench.plain_loop import plain_ensemble
 
         start = time.perf_counter()
         plain_ensemble(network, pixels, passes, drop_rate)

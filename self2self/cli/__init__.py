@@ -51,7 +51,7 @@ def root(
 
 def main() -> None:
     """Entry point of the `self2self` command."""
-    from self2self.system import wait_briefly
+    from self2self.machine.system import wait_briefly
 
     wait_briefly()
     arguments = sys.argv[1:]

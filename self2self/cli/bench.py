@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from self2self.console import Console, reported
-from self2self.options import AsJson, Force, Quiet, parse_side
+from self2self.cli.console import Console, reported
+from self2self.cli.options import AsJson, Force, Quiet, parse_side
 
 
 @reported

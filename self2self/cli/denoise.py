@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from self2self.cli.console import Console, reported
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
-from self2self.console import Console, reported
+from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
 from self2self.errors import UsageError
-from self2self.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
 
 if TYPE_CHECKING:
     from self2self.jobs import Finished, FinishedStack

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.console import Console, reported
-from self2self.options import AsJson, Quiet
+from self2self.cli.console import Console, reported
+from self2self.cli.options import AsJson, Quiet
 
 if TYPE_CHECKING:
-    from self2self.runtime.probe import Probed
+    from self2self.runtime.engines.probe import Probed
 
 
 @reported
@@ -27,7 +27,7 @@ def engines(
     """
     from dataclasses import asdict
 
-    from self2self.runtime.probe import notes, probe_engines
+    from self2self.runtime.engines.probe import notes, probe_engines
 
     console = Console(as_json=as_json, quiet=quiet)
     found, remarks = probe_engines(timeout), notes()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from self2self.console import Console, range_text, standard_error_text
+from self2self.cli.console import Console, range_text, standard_error_text
 
 if TYPE_CHECKING:
     from self2self.jobs import Finished, FinishedStack, ImageBatch

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from self2self.console import Console, reported
+from self2self.cli.console import Console, reported
+from self2self.cli.options import AsJson, Force, Precision, Quiet, parse_batches, parse_size
 from self2self.errors import UsageError
-from self2self.options import AsJson, Force, Precision, Quiet, parse_batches, parse_size
 
 
 @reported
@@ -90,7 +90,7 @@ def export(
     With --engine, build an engine of TensorRT from that file; --size is then what it is best for.
     """
     from self2self.jobs import EngineOptions, engine_job, export_job, precision_job
-    from self2self.profiles import BATCHES
+    from self2self.runtime.engines.profiles import BATCHES
     from self2self.train.run_folder import Run
 
     console = Console(as_json=as_json, quiet=quiet)

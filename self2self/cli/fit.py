@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from self2self.cli.console import Console, range_text, reported
 from self2self.cli.groups import RecipeGroup, with_groups
-from self2self.console import Console, range_text, reported
+from self2self.cli.options import AsJson, Device, Force, Page, Quiet, Seed
 from self2self.errors import UsageError
-from self2self.options import AsJson, Device, Force, Page, Quiet, Seed
 
 
 @reported

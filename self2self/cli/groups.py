@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from self2self.options import (
+from self2self.cli.options import (
     AllowFallback,
     Batch,
     DropRate,

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from self2self.cli.console import Console, reported
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
-from self2self.console import Console, reported
+from self2self.cli.options import AsJson, Force, ImageOutput, Quiet, Seed
 from self2self.errors import InputError, UsageError
-from self2self.options import AsJson, Force, ImageOutput, Quiet, Seed
 
 
 @reported

@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from self2self.export.verify import DEFAULT_TOLERANCE, Verification, verify_file
-from self2self.files import atomic_path
+from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
-    from self2self.contract import Contract
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.contract import Contract
+    from self2self.model.network import Self2SelfNet
 
 __all__ = ["export_model"]
 

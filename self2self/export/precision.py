@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.contract import IMAGE, PRECISIONS, PREDICTION, Contract
 from self2self.errors import InputError, UsageError, VerificationError
 from self2self.export.rounding_loss import bounded_change, measured_change, signed_residual
 from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
 from self2self.export.verify import Verification, open_session, verify_file
-from self2self.extremes import within_range
-from self2self.files import atomic_path
-from self2self.masks import MaskMaker
+from self2self.imaging.outliers import within_range
+from self2self.machine.files import atomic_path
+from self2self.model.contract import IMAGE, PRECISIONS, PREDICTION, Contract
+from self2self.model.masks import MaskMaker
 
 if TYPE_CHECKING:
     import torch
 
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
 FloatArray = NDArray[np.float32]
 

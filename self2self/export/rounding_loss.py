@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.diagnosis import GREY_LEVELS, measure_noise
 from self2self.errors import InputError
+from self2self.imaging.noise import GREY_LEVELS, measure_noise
 
 Array = NDArray[Any]
 

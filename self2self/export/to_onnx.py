@@ -1,6 +1,6 @@
 """The network becomes one ONNX file that describes itself.
 
-The masks are ordinary inputs, so the graph (`self2self.graph`) holds no random and no dropout node, which engines
+The masks are ordinary inputs, so the graph (`self2self.model.graph`) holds no random and no dropout node, which engines
 treat as identity. Nothing in it depends on the size of the image: convolutions pad by constants and the upsampling
 scales by a constant factor.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from self2self.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
 from self2self.errors import UsageError
-from self2self.files import atomic_write
-from self2self.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph, note_weights
-from self2self.padding import padded_size
+from self2self.imaging.padding import padded_size
+from self2self.machine.files import atomic_write
+from self2self.model.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
+from self2self.model.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph, note_weights
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
 BF16_OPSET_VERSION = 22
 """The first in which a convolution takes bfloat16."""
@@ -83,7 +83,7 @@ def serialise(model: onnx.ModelProto) -> bytes:
 
 def host_copy(network: Self2SelfNet) -> Self2SelfNet:
     """A float32 copy on the CPU in the plain memory format, in evaluation mode."""
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
     twin = Self2SelfNet(network.channels, network.encoder_width, network.decoder_widths, network.decoder_keep)
     twin.load_state_dict(network.state_dict())

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.contract import IMAGE, PREDICTION, Contract
-from self2self.device_notes import without_device_notes
 from self2self.errors import VerificationError, first_line
-from self2self.masks import MaskMaker
+from self2self.machine.device_notes import without_device_notes
+from self2self.model.contract import IMAGE, PREDICTION, Contract
+from self2self.model.masks import MaskMaker
 
 if TYPE_CHECKING:
     import onnx
 
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
 DEFAULT_TOLERANCE = 1e-4
 """Largest accepted difference in units of the image's range [0, 1]; a fortieth of a grey level."""

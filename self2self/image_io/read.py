@@ -13,7 +13,7 @@ import numpy as np
 from self2self.errors import InputError, ResourceError
 from self2self.image_io import pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Refused, Stored
-from self2self.image_io.normalise import EXACT_SPAN, choose_scale, normalise
+from self2self.image_io.value_range import EXACT_SPAN, choose_scale, normalise
 
 SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from self2self.errors import InputError, OutputError, UsageError
-from self2self.files import atomic_path
 from self2self.image_io.image import Array, Image, Stored
 from self2self.image_io.read import check_finite, decoding, format_of, image_from, read_image
 from self2self.image_io.tiff_pages import Pages, list_pages, read_stored, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
+from self2self.machine.files import atomic_path
 
 
 class Stack:

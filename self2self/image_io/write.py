@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from self2self.errors import InputError, OutputError
-from self2self.files import atomic_path, atomic_write, check_new
 from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, Stored
-from self2self.image_io.normalise import restore
 from self2self.image_io.read import format_of
+from self2self.image_io.value_range import restore
+from self2self.machine.files import atomic_path, atomic_write, check_new
 
 EXTENSIONS = {
     ".png": "png",

@@ -4,15 +4,15 @@ Each job takes plain options, tells an `Observer` how far it is, and returns wha
 line prints. Everything that can be refused is refused before the first slow step.
 """
 
-from self2self.jobs.benching import BenchOptions, bench_job
-from self2self.jobs.exporting import EngineOptions, engine_job, export_job, exported_path, precision_job
+from self2self.jobs.bench import BenchOptions, bench_job
+from self2self.jobs.ensemble_options import InferOptions
+from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, precision_job
+from self2self.jobs.fit import Fitted, fit_job
 from self2self.jobs.fit_config import FitOptions
-from self2self.jobs.fitting import Fitted, fit_job
 from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.infer_options import InferOptions
-from self2self.jobs.inferring import Finished, denoise_job, infer_job
+from self2self.jobs.infer import Finished, denoise_job, infer_job
 from self2self.jobs.observer import Observer
-from self2self.jobs.stack_job import FinishedStack
+from self2self.jobs.stack_pages import FinishedStack
 
 __all__ = [
     "BenchOptions",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from self2self.diagnosis import Noise
 from self2self.errors import UsageError
 from self2self.image_io import Image, image_hash
-from self2self.image_io.normalise import in_whole_range
+from self2self.image_io.value_range import in_whole_range
+from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer, noise_of
-from self2self.masks import check_seed
-from self2self.runtime.sampling import as_published
+from self2self.model.masks import check_seed
+from self2self.runtime.ensemble.pass_plan import as_published
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.natural import has_natural_weights, natural_weights, predict_an_image, suit_image
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
+from self2self.train.start_weights import has_natural_weights, natural_weights, predict_an_image, suit_image
 
 FIT_PAGES = ("first", "each")
 

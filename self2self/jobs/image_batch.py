@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from self2self.errors import InterruptedRun, Self2SelfError
 
 if TYPE_CHECKING:
-    from self2self.jobs.infer_options import InferOptions
+    from self2self.jobs.ensemble_options import InferOptions
     from self2self.jobs.observer import Observer
 
 

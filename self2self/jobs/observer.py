@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.diagnosis import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, central, measure_noise
 from self2self.image_io import Image
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, central, measure_noise
 from self2self.train.recipes import FOR_CORRELATED, Recipe
 
 if TYPE_CHECKING:
-    from self2self.runtime.moments import Moments
+    from self2self.runtime.ensemble.moments import Moments
     from self2self.train.session import FitReport
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.image_io import Image
+from self2self.jobs.fit import Fitted
 from self2self.jobs.fit_config import FitOptions, suited
-from self2self.jobs.fitting import Fitted
-from self2self.jobs.inferring import fit_model
+from self2self.jobs.infer import fit_model
 from self2self.jobs.observer import Observer
 from self2self.runtime.model import Model
 from self2self.train.recipes import FOLLOWING_SHARE

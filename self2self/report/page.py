@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.diagnosis import CORRELATED, GREY_LEVELS, Noise, Residual
 from self2self.errors import OutputError
-from self2self.files import atomic_write, check_new
-from self2self.html import render
+from self2self.imaging.noise import CORRELATED, GREY_LEVELS, Noise, Residual
+from self2self.machine.files import atomic_write, check_new
 from self2self.report import pictures
+from self2self.report.html import render
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.html import inline_svg
+from self2self.report.html import inline_svg
 
 MAX_SIDE = 1600
 """Larger images are reduced; a page of a hundred megabytes opens nowhere."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.contract import IMAGE, PREDICTION, Contract
 from self2self.errors import FileFormatError, InputError, UsageError
-from self2self.graph import damaged_weights
+from self2self.model.contract import IMAGE, PREDICTION, Contract
+from self2self.model.graph import damaged_weights
 
 if TYPE_CHECKING:
     import onnx

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.contract import Contract
 from self2self.errors import FileFormatError, InputError, UsageError
-from self2self.files import atomic_write
+from self2self.machine.files import atomic_write
+from self2self.model.contract import Contract
 from self2self.train.recipes import Recipe
 from self2self.train.run_folder import ELSEWHERE, STATE, Run
 
 if TYPE_CHECKING:
     import torch
 
+    from self2self.model.network import Self2SelfNet
     from self2self.train.fit import FitState
-    from self2self.train.network import Self2SelfNet
 
 DIGEST = "tensors_sha256"
 """Of the tensors of a file, in its metadata."""
@@ -109,7 +109,7 @@ def load_network(path: Path) -> tuple[Self2SelfNet, Contract]:
     Raises:
         InputError, FileFormatError: as for `load_weights`.
     """
-    from self2self.train.network import Self2SelfNet
+    from self2self.model.network import Self2SelfNet
 
     tensors, recipe, contract = load_weights(path)
     network = Self2SelfNet(

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.diagnosis import SATURATED_SHARE, central
-from self2self.noise_curve import deviations_at_the_ends
+from self2self.imaging.noise import SATURATED_SHARE, central
+from self2self.imaging.noise_curve import deviations_at_the_ends
 
 FloatArray = NDArray[np.float32]
 

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from self2self.contract import MaskSpec
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
-from self2self.extremes import within_range, without_hot_pixels
-from self2self.masks import MaskMaker, Stream, generator
-from self2self.nvidia import built_for
+from self2self.imaging.outliers import within_range, without_hot_pixels
+from self2self.machine.nvidia import built_for
+from self2self.model.contract import MaskSpec
+from self2self.model.masks import MaskMaker, Stream, generator
+from self2self.model.network import Self2SelfNet, initialise, placed
 from self2self.train.adam import Adam
 from self2self.train.clipping import measure_clipping
-from self2self.train.crops import HiddenPixels, Lessons
 from self2self.train.muon import Muon
-from self2self.train.network import Self2SelfNet, initialise, placed
 from self2self.train.recipes import Recipe
-from self2self.train.rehearsal import Rehearsal
+from self2self.train.samples import HiddenPixels, Lessons
+from self2self.train.simulated_targets import Rehearsal
 from self2self.train.steps import QualityTerm, steps_for
 
 FloatArray = NDArray[np.float32]

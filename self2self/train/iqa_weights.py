@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError, OutputError, first_line
-from self2self.files import atomic_path
+from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from self2self.diagnosis import robust_scale
-from self2self.noise_curve import by_brightness
+from self2self.imaging.noise import robust_scale
+from self2self.imaging.noise_curve import by_brightness
 
 FloatArray = NDArray[np.float32]
 Estimate = Callable[[FloatArray, int], FloatArray]

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.contract import INPUT_MASK
-from self2self.extremes import within_range
-from self2self.masks import BoolArray, MaskMaker
-from self2self.padding import Padding
-from self2self.train.lean import fastest
-from self2self.train.network import Self2SelfNet, placed
+from self2self.imaging.outliers import within_range
+from self2self.imaging.padding import Padding
+from self2self.model.contract import INPUT_MASK
+from self2self.model.masks import BoolArray, MaskMaker
+from self2self.model.network import Self2SelfNet, placed
+from self2self.train.fused_forward import fastest
 from self2self.train.recipes import Recipe
 
 FloatArray = NDArray[np.float32]

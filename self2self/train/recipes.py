@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from self2self.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
-from self2self.diagnosis import Noise
 from self2self.errors import UsageError
+from self2self.imaging.noise import Noise
+from self2self.model.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
 
 INITS = ("scratch", "natural")
 

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from self2self.contract import PRECISIONS, Contract, checked_flag, checked_range
 from self2self.errors import FileFormatError, InputError, UsageError, writing
-from self2self.files import atomic_write
+from self2self.machine.files import atomic_write
+from self2self.model.contract import PRECISIONS, Contract, checked_flag, checked_range
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from self2self.diagnosis import central
 from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
-from self2self.extremes import with_extremes, without_hot_pixels
-from self2self.files import atomic_write
-from self2self.metrics import from_black_to_white, psnr, ssim
+from self2self.imaging.metrics import from_black_to_white, psnr, ssim
+from self2self.imaging.noise import central
+from self2self.imaging.outliers import with_extremes, without_hot_pixels
+from self2self.machine.files import atomic_write
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
 from self2self.train.iqa import IqaTerm
-from self2self.train.natural import start_of
 from self2self.train.prediction import predict
 from self2self.train.recipes import INITS
 from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
+from self2self.train.start_weights import start_of
 
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints; a step in progress may add to it, and 30 s are promised."""

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from self2self.errors import first_line
-from self2self.orientation import turned, turned_back
+from self2self.imaging.orientation import turned, turned_back
+from self2self.model.network import Self2SelfNet
 from self2self.train.adam import Adam
 from self2self.train.clipping import Clipping
-from self2self.train.crops import Example
-from self2self.train.lean import fastest
+from self2self.train.fused_forward import fastest
 from self2self.train.losses import masked_loss
-from self2self.train.network import Self2SelfNet
 from self2self.train.recipes import Recipe
+from self2self.train.samples import Example
 
 QualityTerm = Callable[[Tensor], Tensor]
 """[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's

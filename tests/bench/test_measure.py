@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from self2self.bench import measure
-from self2self.train.network import Self2SelfNet
+from self2self.model.network import Self2SelfNet
 
 
 def test_the_matrix_product_has_a_speed() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from self2self.bench import memory as memory_module
 from self2self.bench.memory import measure_memory
-from self2self.system import peak_memory_bytes
+from self2self.machine.system import peak_memory_bytes
 
 
 def test_memory_of_an_engine_does_not_count_ours(tiny_onnx: Path) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from self2self.bench import measure, rounds
+from self2self.bench.benchmark_model import Subject
 from self2self.bench.rounds import Plan, run_size
-from self2self.bench.subject import Subject
 from self2self.errors import FileFormatError
-from self2self.masks import BoolArray
-from self2self.runtime.engine import Engine, FloatArray
+from self2self.model.masks import BoolArray
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
+from tests.runtime.ensemble.test_device_loop import OnDevice
 from tests.runtime.fakes import FakeEngine
-from tests.runtime.test_device_ensemble import OnDevice
 
 
 class Good(FakeEngine):

@@ -11,10 +11,10 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import Contender, rounds
 from benchmarks.gpu_verdicts import entries, table, verdicts
+from self2self.bench.benchmark_model import Subject
 from self2self.bench.cases import PLAIN, Case
-from self2self.bench.subject import Subject
 from self2self.errors import Obstacle
-from self2self.nvidia import Gpu, NoGpu
+from self2self.machine.nvidia import Gpu, NoGpu
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
 from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_fit
-from self2self.nvidia import NoGpu
+from self2self.machine.nvidia import NoGpu
 from tests.train.test_fit import TINY
 
 

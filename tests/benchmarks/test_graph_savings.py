@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from benchmarks.graph_savings import gates_apart, scale_in_weights, write_variant, zero_padding
-from self2self.masks import MaskMaker
-from self2self.runtime.engine import FloatArray
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.model import load_model
-from self2self.runtime.ort import OrtEngine
 
 IMAGE = np.random.default_rng(0).random((1, 3, 96, 96), dtype=np.float32)
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from benchmarks.int8 import DECODER, FIRST_CALIBRATION_PASS, VARIANTS, MaskedInputs, convolutions, quantise
-from self2self.contract import IMAGE, PREDICTION
 from self2self.export.verify import open_session
-from self2self.masks import MaskMaker
+from self2self.model.contract import IMAGE, PREDICTION
+from self2self.model.masks import MaskMaker
 from tests.conftest import Fitted
 
 

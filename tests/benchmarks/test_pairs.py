@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import make_pairs, methods
 from benchmarks.pairs import load_pair, load_pairs, sample
 from self2self.image_io import read_image
-from self2self.metrics import from_black_to_white
+from self2self.imaging.metrics import from_black_to_white
 from self2self.train.recipes import RECIPES
 
 LISTS = Path(__file__).parents[2] / "benchmarks" / "lists"

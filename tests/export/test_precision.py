@@ -12,17 +12,17 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from self2self.contract import PREDICTION, Contract
 from self2self.errors import FileFormatError, InputError, UsageError, VerificationError
 from self2self.export import precision as under_test
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, export_in_precision, middle
 from self2self.export.rounding_loss import bounded_change, signed_residual
 from self2self.export.to_onnx import _fix_size, host_copy, to_onnx
 from self2self.export.verify import open_session
-from self2self.masks import MaskMaker
-from self2self.runtime.engine import FloatArray, engine_class
+from self2self.model.contract import PREDICTION, Contract
+from self2self.model.masks import MaskMaker
+from self2self.model.network import Self2SelfNet
+from self2self.runtime.engines.engine import FloatArray, engine_class
 from self2self.runtime.model import load_model
-from self2self.train.network import Self2SelfNet
 from tests.conftest import Fitted
 from tests.export.test_verify import watched_shapes
 from tests.export.traced import InPrecision
@@ -274,9 +274,9 @@ def test_the_middle_of_an_image() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_tensorrt_rtx_builds_it(precision: str, exported: Callable[[str], Path]) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from self2self.export.engine_cache import request_for
-    from self2self.export.tensorrt import TENSORRT_RTX, build
-    from self2self.profiles import Profile
+    from self2self.runtime.engines.profiles import Profile
+    from self2self.runtime.engines.tensorrt.builder import TENSORRT_RTX, build
+    from self2self.runtime.engines.tensorrt.cache import request_for
 
     path = exported(precision)
     contract = load_model(path).contract

@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from self2self.contract import Contract
 from self2self.errors import OutputError, UsageError
 from self2self.export.to_onnx import IR_VERSION, OPSET_VERSION, build_model, to_onnx
-from self2self.graph import WEIGHTS
-from self2self.masks import MaskMaker
+from self2self.model.contract import Contract
+from self2self.model.graph import WEIGHTS
+from self2self.model.masks import MaskMaker
 
 BOOL, FLOAT = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
 ROOT = Path(__file__).parents[2]

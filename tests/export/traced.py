@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 import torch
 
-from self2self.contract import PREDICTION, Contract
 from self2self.export.to_onnx import OPSET_VERSION, dtype_of, host_copy
-from self2self.train.network import Self2SelfNet
+from self2self.model.contract import PREDICTION, Contract
+from self2self.model.network import Self2SelfNet
 
 
 class InPrecision(torch.nn.Module):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from self2self.contract import Contract
 from self2self.errors import EngineUnavailableError
-from self2self.masks import MaskMaker
-from self2self.runtime.denoise import denoise
-from self2self.runtime.engine import NEEDS_GPU, Engine, FloatArray, get_engine
+from self2self.model.contract import Contract
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import NEEDS_GPU, Engine, FloatArray, get_engine
+from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.model import Model, load_model
-from self2self.runtime.ort import OrtEngine
 from tests.conftest import Fitted, MakeFitted
 
 TOLERANCE = 1e-4
@@ -125,7 +125,7 @@ def test_device_memory_is_given_back(engine: type[Engine], tmp_path: Path, tiny_
 def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], model: Model) -> None:
     import torch
 
-    from self2self.runtime.device_ensemble import DeviceEngine, masks_for
+    from self2self.runtime.ensemble.device_loop import DeviceEngine, masks_for
 
     if not torch.cuda.is_available():
         pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")

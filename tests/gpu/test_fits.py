@@ -11,14 +11,14 @@ import torch
 
 from benchmarks import gpu as benchmark
 from self2self.errors import EngineUnavailableError
-from self2self.metrics import psnr
+from self2self.imaging.metrics import psnr
 from self2self.train import fit as fit_module
 from self2self.train.checkpoint import load_state, save_state
 from self2self.train.fit import FitState, fit, new_state
-from self2self.train.natural import start_of
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.run_folder import Run
+from self2self.train.start_weights import start_of
 from self2self.train.steps import GraphedSteps, Steps
 from tests.train.test_fit import image_of
 from tests.train.test_run_folder import run

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu as benchmark
-from self2self.bench.subject import Subject
-from self2self.budget import pass_bytes
+from self2self.bench.benchmark_model import Subject
 from self2self.errors import EngineUnavailableError
 from self2self.export.to_onnx import to_onnx
-from self2self.masks import MaskMaker
-from self2self.runtime.device_ensemble import DeviceEngine, free_device_bytes, masks_for, run_device_ensemble
-from self2self.runtime.engine import NEEDS_GPU, Engine, get_engine
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import NEEDS_GPU, Engine, get_engine
+from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.ensemble.device_loop import DeviceEngine, free_device_bytes, masks_for, run_device_ensemble
+from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model, load_model
-from self2self.runtime.ort import OrtEngine
 from tests.conftest import Fitted, MakeFitted
 
 HALF_TOLERANCE = 2e-3

@@ -13,14 +13,14 @@ from scipy.ndimage import gaussian_filter
 from self2self.errors import UsageError
 from self2self.image_io import read_image
 from self2self.jobs import fit_config
+from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions, configure, differences, suited
-from self2self.jobs.fitting import fit_job
 from self2self.jobs.observer import Observer, noise_of, tell_noise
-from self2self.train import natural as natural_module
+from self2self.train import start_weights as natural_module
 from self2self.train.checkpoint import save_model
-from self2self.train.natural import natural_weights
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
+from self2self.train.start_weights import natural_weights
 from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from self2self.diagnosis import measure_noise, measure_residual
 from self2self.errors import OutputError
+from self2self.imaging.noise import measure_noise, measure_residual
 from self2self.report import ReportContent, check_report, page, pictures, write_report
 from tests.browser import dump_dom, screenshot
 

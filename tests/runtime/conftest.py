@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from self2self.runtime import gpu as gpu_checks
+from self2self.runtime.engines import gpu as gpu_checks
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted
 from tests.runtime.gpu_machine import CARD

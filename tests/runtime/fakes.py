@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from self2self.contract import INPUT_MASK, Contract, MaskSpec
-from self2self.masks import BoolArray, Draws, MaskMaker
-from self2self.runtime import denoise
-from self2self.runtime.engine import Engine, FloatArray
+from self2self.model.contract import INPUT_MASK, Contract, MaskSpec
+from self2self.model.masks import BoolArray, Draws, MaskMaker
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.ensemble import denoise
 from self2self.runtime.model import Model
 
 SIZE = 64

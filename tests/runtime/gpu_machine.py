@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from self2self.nvidia import Gpu
+from self2self.machine.nvidia import Gpu
 
 CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
 

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from self2self.contract import IMAGE, PREDICTION
-from self2self.export.tensorrt import Built
-from self2self.nvidia import Gpu
-from self2self.runtime.engine import Engine
-from self2self.runtime.ort_cuda import OrtCudaEngine
-from self2self.runtime.trt import TrtEngine, TrtRtxEngine
+from self2self.machine.nvidia import Gpu
+from self2self.model.contract import IMAGE, PREDICTION
+from self2self.runtime.engines.engine import Engine
+from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
+from self2self.runtime.engines.tensorrt.builder import Built
+from self2self.runtime.engines.tensorrt.engine import TrtEngine, TrtRtxEngine
 from tests.runtime.gpu_machine import CARD
 
 
@@ -176,8 +176,8 @@ class RtxOnTheCpu(OnTheCpu, TrtRtxEngine):  # type: ignore[misc]
 def on_the_cpu(kind: type[Engine], monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     """One of the engines above, with the fake TensorRT in place if it is TensorRT's."""
     if issubclass(kind, TrtEngine):
-        monkeypatch.setattr("self2self.export.tensorrt.import_module", lambda name: fake_trt(name))
+        monkeypatch.setattr("self2self.runtime.engines.tensorrt.builder.import_module", lambda name: fake_trt(name))
         monkeypatch.setattr(
-            "self2self.export.engine_cache.build", lambda _, data, *rest, **options: Built(data, 1, 0.5)
+            "self2self.runtime.engines.tensorrt.cache.build", lambda _, data, *rest, **options: Built(data, 1, 0.5)
         )
     return kind

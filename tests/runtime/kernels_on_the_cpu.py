@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from self2self.runtime.fused import KERNELS
-from self2self.runtime.nvrtc import source
-from self2self.runtime.torch_cuda import TorchCudaEngine
+from self2self.runtime.engines.torch_cuda.engine import TorchCudaEngine
+from self2self.runtime.engines.torch_cuda.fused import KERNELS
+from self2self.runtime.engines.torch_cuda.nvrtc import source
 
 MOST_ARGUMENTS = 12
 COMPILER = shutil.which("g++") or shutil.which("clang++")

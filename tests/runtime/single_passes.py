@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from self2self.contract import LEVELS, MaskSpec, mask_specs
-from self2self.masks import BoolArray, MaskMaker
-from self2self.runtime import integer_layers
-from self2self.runtime.integer_layers import IntegerLayer
+from self2self.machine.system import multiplies_bytes
+from self2self.machine.workers import Work
+from self2self.model.contract import LEVELS, MaskSpec, mask_specs
+from self2self.model.masks import BoolArray, MaskMaker
+from self2self.model.network import Self2SelfNet, initialise
+from self2self.runtime.engines.torch_cpu import int8_layers as integer_layers
+from self2self.runtime.engines.torch_cpu.int8_layers import IntegerLayer
 from self2self.runtime.model import Model
-from self2self.system import multiplies_bytes
-from self2self.train.network import Self2SelfNet, initialise
-from self2self.workers import Work
 
 
 def masks_for(model: Model, size: tuple[int, int], first: int, count: int) -> dict[str, BoolArray]:

@@ -14,14 +14,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from self2self.contract import METADATA_PREFIX, SCHEMA_VERSION
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError, ResourceError, UsageError
 from self2self.export.to_onnx import to_onnx
-from self2self.graph import WEIGHTS, note_weights
-from self2self.masks import MaskMaker
-from self2self.runtime.engine import ENGINES, NEEDS_GPU, get_engine
+from self2self.model.contract import METADATA_PREFIX, SCHEMA_VERSION
+from self2self.model.graph import WEIGHTS, note_weights
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, get_engine
+from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.model import Model, load_model
-from self2self.runtime.ort import OrtEngine
 from tests.conftest import Fitted
 
 Change = Callable[[onnx.ModelProto], None]
@@ -314,7 +314,7 @@ def other_channels(proto: onnx.ModelProto) -> None:
 def test_a_graph_that_loads_but_does_not_run(
     changed: Callable[[Change], Path], tiny: Fitted, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from self2self.runtime.denoise import denoise
+    from self2self.runtime.ensemble.denoise import denoise
 
     model = load_model(changed(other_channels))
     with pytest.raises(FileFormatError, match=r"changed\.onnx: ONNX Runtime cannot (load|run) it"):
@@ -367,7 +367,7 @@ def test_no_memory_for_the_session(tiny_model: Model, monkeypatch: pytest.Monkey
 
 
 def test_weights_that_are_not_finite(changed: Callable[[Change], Path]) -> None:
-    from self2self.runtime.denoise import denoise
+    from self2self.runtime.ensemble.denoise import denoise
 
     def poison(proto: onnx.ModelProto) -> None:
         for tensor in proto.graph.initializer:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from self2self.runtime.denoise import denoise
+from self2self.runtime.engines.onnxruntime.cpu import installed_packages
+from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.model import Model
-from self2self.runtime.ort import installed_packages
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("denoise", "engine", "ensemble", "model", "ort", "torch_engine")
@@ -49,8 +49,8 @@ for name in ("torch", "onnxscript", "torchvision"):
     sys.modules[name] = None  # importing it raises ImportError
 import numpy as np
 from self2self.errors import EngineUnavailableError
-from self2self.runtime.denoise import denoise
-from self2self.runtime.engine import engine_statuses, get_engine
+from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.engines.engine import engine_statuses, get_engine
 from self2self.runtime.model import load_model
 pixels = np.load(sys.argv[2])
 result = denoise(load_model(sys.argv[1]), pixels, engine="auto", passes=5, seed=3)
@@ -84,7 +84,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from self2self.errors import EngineUnavailableError
-from self2self.runtime.engine import get_engine
+from self2self.runtime.engines.engine import get_engine
 for name in ("ort", "torch"):
     try:
         get_engine(name)
@@ -109,7 +109,7 @@ def test_libraries_that_do_not_load(tmp_path: Path) -> None:
 NOISY = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from self2self.runtime.ort import import_onnxruntime
+from self2self.runtime.engines.onnxruntime.cpu import import_onnxruntime
 import_onnxruntime("ort")
 """
 
@@ -131,7 +131,7 @@ def test_an_environment_without_a_stderr(tiny_model: Model) -> None:
     script = (
         "import os, sys\n"
         "os.close(2)\n"
-        "from self2self.runtime.ort import import_onnxruntime\n"
+        "from self2self.runtime.engines.onnxruntime.cpu import import_onnxruntime\n"
         "import_onnxruntime('ort')\n"
         "print('ok')"
     )

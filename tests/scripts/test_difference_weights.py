@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from self2self.train.natural import with_difference
+from self2self.train.start_weights import with_difference
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "difference_weights.py"
 

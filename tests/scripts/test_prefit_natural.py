@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from self2self.contract import mask_specs
-from self2self.masks import BoolArray, MaskMaker
+from self2self.model.contract import mask_specs
+from self2self.model.masks import BoolArray, MaskMaker
+from self2self.model.network import Self2SelfNet, initialise
 from self2self.train.fit import StepMasks
-from self2self.train.network import Self2SelfNet, initialise
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from benchmarks.pairs import load_pairs
-from self2self.metrics import psnr
+from self2self.imaging.metrics import psnr
 from self2self.train import fit as fit_module
 from self2self.train.clipping import Clipping, measure_clipping
 from self2self.train.fit import fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
 from self2self.train.steps import Steps
-from tests.test_noise_curve import ramp
+from tests.imaging.test_noise_curve import ramp
 from tests.train.test_fit import CPU, TINY, fitted, image_of, same_weights
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from self2self.contract import mask_specs
 from self2self.errors import UsageError
-from self2self.metrics import psnr
-from self2self.orientation import turned
-from self2self.train.crops import CropSampler
+from self2self.imaging.metrics import psnr
+from self2self.imaging.orientation import turned
+from self2self.model.contract import mask_specs
 from self2self.train.fit import FitState, StepMasks, fit, learning_rate, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe, recipe_for
+from self2self.train.samples import CropSampler
 
 CPU = torch.device("cpu")
 TINY = Recipe(

@@ -11,8 +11,8 @@ import torch
 
 from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.jobs import FitOptions, Observer, fit_job
+from self2self.jobs.fit import Fitted
 from self2self.jobs.fit_config import resumable
-from self2self.jobs.fitting import Fitted
 from self2self.train import iqa, session
 from self2self.train.fit import new_state
 from self2self.train.iqa import IqaTerm, WholeImagePool

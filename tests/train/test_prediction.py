@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from self2self.masks import MaskMaker
-from self2self.padding import Padding
-from self2self.train import lean
-from self2self.train.natural import natural_weights
-from self2self.train.network import Self2SelfNet
+from self2self.imaging.padding import Padding
+from self2self.model.masks import MaskMaker
+from self2self.model.network import Self2SelfNet
+from self2self.train import fused_forward as lean
 from self2self.train.prediction import hidden_error, predict
 from self2self.train.recipes import RECIPES
+from self2self.train.start_weights import natural_weights
 
 FAST = RECIPES["fast"]
 

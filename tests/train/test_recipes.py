@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from self2self.diagnosis import Noise
 from self2self.errors import UsageError
+from self2self.imaging.noise import Noise
 from self2self.train.recipes import RECIPES, Recipe, following, recipe_for
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from self2self.errors import InputError, InterruptedRun, ResourceError, UsageError
-from self2self.metrics import psnr
+from self2self.imaging.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import History, Run

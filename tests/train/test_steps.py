@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from self2self.train import fit as fit_module
-from self2self.train import lean as lean_module
+from self2self.train import fused_forward as lean_module
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.recipes import RECIPES as RECIPES_OF_USERS
 from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.steps import Steps, StillSteps, steps_for
 from tests.train.test_fit import CPU, TINY, image_of
-from tests.train.test_rehearsal import SIMULATED, start_weights
+from tests.train.test_simulated_targets import SIMULATED, start_weights
 
 RECIPES = {
     "hidden": replace(TINY, orientations=8, crop=64),

@@ -1,0 +1,90 @@
+"""What is measured: the network of a fit or of a file, or one with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from self2self.bench.measure import convolution_gflop
+from self2self.model.contract import Contract
+from self2self.runtime.model import Model, load_model
+
+if TYPE_CHECKING:
+    from self2self.model.network import Self2SelfNet
+    from self2self.train.recipes import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One network, as PyTorch has it and as engines read it.
+
+    Attributes:
+        source: where the weights come from, in words.
+        network: in evaluation mode, on the CPU.
+        model: the exported file.
+    """
+
+    source: str
+    network: Self2SelfNet
+    model: Model
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is, without a path."""
+        network = self.network
+        return {
+            "source": self.source,
+            "recipe": self.model.contract.recipe,
+            "precision": self.model.contract.precision,
+            "channels": network.channels,
+            "encoder_width": network.encoder_width,
+            "decoder_widths": list(network.decoder_widths),
+            "parameters": sum(weight.numel() for weight in network.parameters()),
+        }
+
+    def gflop_per_pass(self, size: tuple[int, int]) -> float:
+        """Operations of direct convolution for one pass at (height, width), in 10^9."""
+        import torch
+
+        from self2self.model.network import Self2SelfNet
+
+        # Shapes are enough to count, and the meta device computes nothing else.
+        network = self.network
+        shape = Self2SelfNet(network.channels, network.encoder_width, network.decoder_widths).to("meta")
+        image = torch.empty(1, network.channels, *size, device="meta")
+        axes = {"H": size[0], "W": size[1]}
+        masks = [
+            torch.empty(1, *mask.shape(axes), dtype=torch.bool, device="meta") for mask in self.model.contract.masks
+        ]
+        return convolution_gflop(shape, image, *masks)
+
+
+def random_subject(recipe: Recipe, folder: Path, channels: int = 3) -> Subject:
+    """The network of `recipe` with random weights, exported into `folder`.
+
+    Raises:
+        ResourceError, OutputError: the file cannot be written.
+    """
+    import torch
+
+    from self2self.export import export_model
+    from self2self.model.network import Self2SelfNet, initialise
+
+    masks = recipe.masks(channels)
+    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability).eval()
+    initialise(network, recipe.scratch_scheme, torch.Generator().manual_seed(0))
+    path = folder / "model.onnx"
+    export_model(network, Contract(channels, masks, recipe=recipe.name), path)
+    return Subject("random weights", network, load_model(path))
+
+
+def file_subject(path: Path) -> Subject:
+    """The network that an `.onnx` file carries.
+
+    Raises:
+        InputError, FileFormatError: the file is missing, damaged or foreign.
+    """
+    from self2self.runtime.engines.torch_cpu.reference import network_of
+
+    model = load_model(path)
+    return Subject(path.name, network_of(model), model)

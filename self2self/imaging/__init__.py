@@ -1,0 +1,1 @@
+"""Arrays to arrays: noise, outliers, restoration, orientation, padding, metrics."""

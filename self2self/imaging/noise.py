@@ -1,0 +1,313 @@
+"""What an image tells about its own noise, with no clean image to compare with: how much, and of which kind.
+
+The method removes noise that is independent from pixel to pixel, because it predicts each hidden
+pixel from its neighbours; for other noise `fast` has another way. Of which kind the noise is can be seen in
+the noisy image before the fit (`measure_noise`), from which `fast` chooses its settings, and in what was
+removed after it (`measure_residual`).
+
+Levels are in 8-bit grey levels: 255 times the unit of the pixels, whose bulk lies in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.imaging.noise_curve import BLOCK, blocks_of, depends_on_the_signal
+
+FloatArray = NDArray[np.floating]
+Plane = NDArray[np.float64]
+
+GREY_LEVELS = 255.0
+
+NORMAL_MEDIAN = 0.6744897501960817
+"""Median of |x| for a standard normal x."""
+
+CLIP = 3.0
+CLIPPED_VARIANCE = 0.9733369246625415
+"""Variance of a standard normal that is cut off at ±`CLIP`."""
+
+FLATTEST = 0.25
+"""Share of an image that is looked at: where the picture changes least."""
+
+LEAST_POSITIONS = 64
+"""Fewer than this say nothing, so that of a small image more is looked at."""
+
+LEAST_BLOCKS = 16
+
+SATURATED_SHARE = 0.01
+"""From this share of values on, an end of the range counts as cut off, and what lies there is left out."""
+
+LAGS = 4
+"""Lags 0 to 3 of the autocorrelation, down and to the right."""
+
+CORRELATED = 0.2
+"""From this correlation of neighbours on, noise counts as correlated.
+
+Chosen on scikit-image's photographs (`python -m benchmarks.diagnosis`): the noise of independent
+pixels stays under it unless texture hides weak noise, and a camera's interpolation is above it.
+"""
+
+LARGEST_SIDE = 1536
+"""Pixels a side of the part that is looked at; an estimate from two million values does not get better by more."""
+
+SHARED_NOTE = "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same)"
+BETTER_SOURCE = "Better denoise the raw file, or the frame before it was scaled or compressed."
+CORRELATED_NOTE = f"{SHARED_NOTE}, and a fit learns such noise instead of removing it. {BETTER_SOURCE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of an image, estimated from the image itself.
+
+    Attributes:
+        sigma: standard deviation, in 8-bit grey levels; RMS over the channels.
+        sigma_by_channel: the same for each channel.
+        correlation: between neighbouring pixels, mean of both directions; 0 for independent pixels.
+        horizontal, vertical: between a pixel and the next one to the right, and the one below.
+        signal_dependent: whether it grows with the brightness, as that of photons does.
+    """
+
+    sigma: float
+    sigma_by_channel: tuple[float, ...]
+    correlation: float
+    horizontal: float
+    vertical: float
+    signal_dependent: bool = False
+
+    @property
+    def correlated(self) -> bool:
+        """Whether the noise is of the kind that a fit learns."""
+        return self.correlation > CORRELATED
+
+    @property
+    def text(self) -> str:
+        """Its level in words, for people."""
+        # It would read 0.0, that of the dark.
+        if self.signal_dependent and self.sigma < 0.05:
+            return "noise in bright parts, and none where there is no light"
+        grows = ", stronger where it is brighter" if self.signal_dependent else ""
+        return f"noise of about {self.sigma:.1f} grey levels{grows}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``"noise"`` holds in the JSON of a command."""
+        return {
+            "sigma": round(self.sigma, 3),
+            "sigma_by_channel": [round(value, 3) for value in self.sigma_by_channel],
+            "correlation": round(self.correlation, 4),
+            "correlation_horizontal": round(self.horizontal, 4),
+            "correlation_vertical": round(self.vertical, 4),
+            "correlated": self.correlated,
+            "signal_dependent": self.signal_dependent,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What was removed from an image: noisy minus denoised, with the denoised image clamped to its range.
+
+    Attributes:
+        mean, standard_deviation: in 8-bit grey levels.
+        autocorrelation: `LAGS` × `LAGS`, by lag down and lag to the right; 1 at lag (0, 0), and all 0
+            where nothing was removed. Structure of the image that was removed counts, too.
+        noise: the same estimates as for the noisy image, in the flattest parts of the residual.
+    """
+
+    mean: float
+    standard_deviation: float
+    autocorrelation: tuple[tuple[float, ...], ...]
+    noise: Noise
+
+    @property
+    def correlated(self) -> bool:
+        """Whether neighbours are correlated in what was removed, over the whole image and in its flat parts."""
+        return between_neighbours(self.autocorrelation) > CORRELATED and self.noise.correlated
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``"residual"`` holds in the JSON of a command."""
+        return {
+            "mean": round(self.mean, 4),
+            "standard_deviation": round(self.standard_deviation, 3),
+            "sigma": round(self.noise.sigma, 3),
+            "autocorrelation": [[round(value, 4) for value in row] for row in self.autocorrelation],
+            "correlated": self.correlated,
+        }
+
+
+def central(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
+    """A view of the middle of `pixels` [C, H, W], at most `side` a side: by default enough to measure noise in."""
+    starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
+    rows, columns = (slice(start, start + side) for start in starts)
+    return pixels[..., rows, columns]
+
+
+def measure_noise(pixels: FloatArray) -> Noise:
+    """The noise of an image.
+
+    Args:
+        pixels: (C, H, W) of at least 8x8, finite, with its bulk in [0, 1]. Level and correlation are those of any
+            affine scale; whether it depends on the signal can be told of values in the range alone.
+    """
+    return replace(_level_and_correlation(pixels), signal_dependent=depends_on_the_signal(pixels))
+
+
+def _level_and_correlation(pixels: FloatArray) -> Noise:
+    overall, channels = estimate_sigma(pixels)
+    horizontal, vertical = estimate_correlation(pixels)
+    return Noise(overall, channels, (horizontal + vertical) / 2, horizontal, vertical)
+
+
+def has_noise(pixels: FloatArray) -> bool:
+    """Whether there is any in (C, H, W): what a result of an empty page differs by is none."""
+    return estimate_sigma(pixels)[0] > 0
+
+
+def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
+    """What lies between two images of the same shape (C, H, W)."""
+    difference = np.subtract(noisy, denoised, dtype=np.float64)
+    return Residual(
+        float(difference.mean()) * GREY_LEVELS,
+        float(difference.std()) * GREY_LEVELS,
+        autocorrelation(difference),
+        _level_and_correlation(difference),
+    )
+
+
+def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
+    """Normalised autocorrelation of (C, H, W), each channel less its mean, by lag down and lag to the right."""
+    total = np.zeros((LAGS, LAGS))
+    for channel in values:
+        plane = channel - np.mean(channel, dtype=np.float64)
+        height, width = plane.shape
+        for down in range(LAGS):
+            for right in range(LAGS):
+                product = plane[: height - down, : width - right] * plane[down:, right:]
+                total[down, right] += product.mean()
+    # Rounding alone is no variance.
+    if total[0, 0] <= 1e-14 * float(np.square(values, dtype=np.float64).mean()) * len(values):
+        return ((0.0,) * LAGS,) * LAGS
+    return tuple(tuple(float(value) for value in row) for row in total / total[0, 0])
+
+
+def between_neighbours(lags: tuple[tuple[float, ...], ...]) -> float:
+    """Of an `autocorrelation`, that between neighbouring pixels, mean of both directions."""
+    return (lags[0][1] + lags[1][0]) / 2
+
+
+def estimate_sigma(pixels: FloatArray) -> tuple[float, tuple[float, ...]]:
+    """Standard deviation of the noise in 8-bit grey levels: RMS over the channels, and each channel.
+
+    Median absolute deviation of the finest diagonal Haar coefficients over 0.6745 (Donoho and
+    Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", section 5), refined by an
+    average that leaves out what is beyond three standard deviations. Only the quarter of the image
+    where the low-pass half changes least is looked at: for independent Gaussian noise that half is
+    independent of the diagonal one, so the choice does not change the result. Noise that is
+    correlated between neighbours is underestimated, and texture without any flat part is counted.
+
+    Args:
+        pixels: (C, H, W) of at least 8x8, finite.
+    """
+    sigmas = tuple(_sigma(channel.astype(np.float64)) * GREY_LEVELS for channel in pixels)
+    return float(np.sqrt(np.mean(np.square(sigmas)))), sigmas
+
+
+def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
+    """Correlation of the noise of a pixel with the one to the right of it, and with the one below it.
+
+    From blocks of 8x8 pixels less the quadratic surface that fits them best, the quarter of all
+    blocks that have least left. What the surface takes away makes independent noise look slightly
+    anticorrelated; that known amount is put back. 0 where there is no noise.
+
+    Args:
+        pixels: (C, H, W) of at least 8x8, finite.
+    """
+    projector = _less_surface()
+    sums = np.zeros(3)
+    for channel in pixels:
+        sums += _products(channel.astype(np.float64), projector)
+    if sums[0] == 0:
+        return 0.0, 0.0
+    white = _white(projector)
+    scale = BLOCK / (BLOCK - 1)
+    horizontal, vertical = (float((total / sums[0] - white) * scale) for total in sums[1:])
+    return horizontal, vertical
+
+
+def _sigma(plane: Plane) -> float:
+    a, b, c, d = plane[:-1:2, :-1:2], plane[:-1:2, 1::2], plane[1::2, :-1:2], plane[1::2, 1::2]
+    diagonal = (a - b - c + d) / 2
+    smooth = _smooth((a + b + c + d) / 4)
+    slope = np.hypot(*np.gradient(smooth))
+    sigma = robust_scale(diagonal[_flattest(slope, np.ones(slope.shape, bool))])
+    usable = np.ones(slope.shape, bool)
+    for end in _cut_off_ends(plane):
+        usable &= np.abs(smooth - end) > CLIP * sigma
+    if not usable.all() and np.count_nonzero(usable) >= LEAST_POSITIONS:
+        sigma = robust_scale(diagonal[_flattest(slope, usable)])
+    return sigma
+
+
+def _smooth(plane: Plane) -> Plane:
+    """Mean over 3x3."""
+    padded = np.pad(plane, 1, mode="edge")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9)
+
+
+def _flattest(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    values = slope[usable]
+    count = max(min(LEAST_POSITIONS, values.size), int(FLATTEST * values.size))
+    return np.asarray(usable & (slope <= np.partition(values, count - 1)[count - 1]))
+
+
+def robust_scale(values: Plane) -> float:
+    """Standard deviation of the normal part of `values`; the median alone would have the steps of 8 bits."""
+    sigma = float(np.median(np.abs(values))) / NORMAL_MEDIAN
+    for _ in range(8):
+        kept = values[np.abs(values) <= CLIP * sigma]
+        if sigma == 0 or kept.size == 0:
+            break
+        sigma = float(np.sqrt(np.mean(kept * kept) / CLIPPED_VARIANCE))
+    return sigma
+
+
+def _cut_off_ends(plane: Plane) -> list[float]:
+    """Least and greatest value, if so many pixels have it that the range must have ended there."""
+    return [float(end) for end in (plane.min(), plane.max()) if np.mean(plane == end) > SATURATED_SHARE]
+
+
+def _less_surface() -> Plane:
+    """The projection (64, 64) of a flattened block onto what a quadratic surface leaves."""
+    y, x = np.mgrid[:BLOCK, :BLOCK] / (BLOCK - 1) - 0.5
+    surface = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    basis, _ = np.linalg.qr(surface)
+    return np.asarray(np.eye(BLOCK * BLOCK) - basis @ basis.T)
+
+
+def _white(projector: Plane) -> float:
+    """Sum of products of neighbours over sum of squares that independent noise has behind `projector`."""
+    index = np.arange(BLOCK * BLOCK).reshape(BLOCK, BLOCK)
+    return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
+
+
+def _products(plane: Plane, projector: Plane) -> Plane:
+    """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
+    blocks = blocks_of(plane).reshape(-1, BLOCK * BLOCK)
+    usable = np.ones(len(blocks), bool)
+    for end in _cut_off_ends(plane):
+        usable &= np.mean(blocks == end, axis=1) < 2 * SATURATED_SHARE
+    if np.count_nonzero(usable) >= LEAST_BLOCKS:
+        blocks = blocks[usable]
+    rest = (blocks - blocks.mean(axis=1, keepdims=True)) @ projector
+    energy = np.square(rest).sum(axis=1)
+    # A flat block leaves rounding errors, which are no noise.
+    noisy = energy > 1e-20 * np.square(blocks).sum(axis=1)
+    rest, energy = rest[noisy], energy[noisy]
+    count = max(min(LEAST_BLOCKS, len(rest)), int(FLATTEST * len(rest)))
+    chosen = rest[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK, BLOCK)
+    right = (chosen[:, :, :-1] * chosen[:, :, 1:]).sum()
+    below = (chosen[:, :-1] * chosen[:, 1:]).sum()
+    return np.array([np.square(chosen).sum(), right, below])

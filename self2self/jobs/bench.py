@@ -1,0 +1,264 @@
+"""`self2self bench`: every engine that works here beside the plain PyTorch loop."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.bench.benchmark_model import Subject, file_subject, random_subject
+from self2self.bench.cases import PLAIN
+from self2self.bench.compare import BENCHMARK, SCHEMA, compare, load_result
+from self2self.bench.convergence import convergence
+from self2self.bench.environment import environment
+from self2self.bench.memory import measure_memory
+from self2self.bench.page import page
+from self2self.bench.rounds import Plan, run_size
+from self2self.errors import InputError, InterruptedRun, UsageError
+from self2self.image_io import Image
+from self2self.imaging.padding import padded_size
+from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.jobs.observer import Observer
+from self2self.machine.files import atomic_write, check_new
+from self2self.machine.nvidia import Gpu, find_gpu
+from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE
+from self2self.report.html import check_available
+from self2self.runtime.engines.engine import engine_class, engine_statuses
+from self2self.runtime.model import load_model
+from self2self.train.recipes import recipe_for
+from self2self.train.run_folder import Run
+
+Size = tuple[int, int]
+
+DEFAULT_SIZES: tuple[Size, ...] = ((128, 128), (256, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure, and where results go.
+
+    Attributes:
+        sizes: (height, width) each; none for the run's image, the model's only size, or `DEFAULT_SIZES`.
+        batches: passes a run.
+        engines: names; none for all that work here.
+        rounds: how often every case takes its turn.
+        passes: of each case in a round, at least.
+        recipe: whose network has random weights when there is no model.
+        curve_passes: of the convergence curve of a run; 0 for none.
+        curve_run: run folder for the convergence curve, where it is not that of the model; None for the model's.
+        reference: clean image of the run.
+        memory: whether peak memory is measured.
+        output, html: files of the JSON document and of the page; None for none.
+        against: an earlier JSON document; None for none.
+        force: whether existing files may be replaced.
+        command: as the user typed it, for the result.
+    """
+
+    sizes: tuple[Size, ...] = ()
+    batches: tuple[int, ...] = (1, 4)
+    engines: tuple[str, ...] = ()
+    rounds: int = 7
+    passes: int = 4
+    recipe: str = "paper"
+    curve_passes: int = 100
+    curve_run: Path | None = None
+    reference: Path | None = None
+    memory: bool = True
+    output: Path | None = None
+    html: Path | None = None
+    against: Path | None = None
+    force: bool = False
+    command: str = "self2self bench"
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything slow happens.
+
+        Raises:
+            UsageError, OutputError, EngineUnavailableError: names the option.
+        """
+        for option, least, value in (
+            ("--rounds", 1, self.rounds),
+            ("--passes", 1, self.passes),
+            ("--curve", 0, self.curve_passes),
+            *(("--batch", 1, batch) for batch in self.batches),
+        ):
+            if value < least:
+                raise UsageError(f"{option} is {value}; expected at least {least}.")
+        for height, width in self.sizes:
+            _check_size(height, width)
+        recipe_for(self.recipe)
+        for name in self.engines:
+            engine_class(name).version()
+        if self.html is not None:
+            check_available(f"--html {self.html}")
+            if self.output is not None and self.html.resolve() == self.output.resolve():
+                raise UsageError(f"-o and --html are both {self.html}. Choose another name for one of them.")
+        for option, path in (("-o", self.output), ("--html", self.html)):
+            if path is not None:
+                check_new(path, force=self.force, option=option, instead="choose another name")
+
+
+def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> dict[str, Any]:
+    """`self2self bench`: measure, write the files that were asked for, and return the JSON document.
+
+    Args:
+        model: an .onnx file or a run folder; None for the recipe's network with random weights.
+        options: what to measure.
+        observer: told what is measured, and what could not be.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    options.check()
+    before = None if options.against is None else load_result(options.against)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = _measure(model, options, observer, Path(folder))
+    except KeyboardInterrupt:
+        raise InterruptedRun("interrupted; nothing was written.") from None
+    if before is not None and options.against is not None:
+        result["against"] = {"file": options.against.name, **compare(before, result)}
+    if options.output is not None:
+        atomic_write(options.output, json.dumps(result, indent=2).encode() + b"\n")
+    if options.html is not None:
+        atomic_write(options.html, page(result).encode())
+    return result
+
+
+def _measure(model: Path | None, options: BenchOptions, observer: Observer, folder: Path) -> dict[str, Any]:
+    import torch
+
+    run = options.curve_run or model
+    image, clean = _images(run, options)
+    # Before anything slow happens.
+    fitted = None if image is None or run is None else load_model(_model_file(run))
+    subject = random_subject(recipe_for(options.recipe), folder) if model is None else file_subject(_model_file(model))
+    sizes = options.sizes or _default_sizes(subject, None if options.curve_run else image)
+    for size in sizes:
+        if subject.model.size not in (None, size):
+            height, width = subject.model.size or size
+            raise UsageError(f"{model} is fixed to {height}x{width}. Leave out --size, or export it for all sizes.")
+    statuses = {status.name: status for status in engine_statuses()}
+    names = list(dict.fromkeys(options.engines)) or [name for name, status in statuses.items() if status.works]
+    plan = Plan(names, sorted(set(options.batches)), options.passes, options.rounds, strict=bool(options.engines))
+    gpu = find_gpu()
+    result: dict[str, Any] = {
+        "benchmark": BENCHMARK,
+        "schema": SCHEMA,
+        "command": options.command,
+        "environment": {
+            **environment(),
+            "threads": torch.get_num_threads(),
+            "gpu": gpu.name if isinstance(gpu, Gpu) else None,
+        },
+        "model": subject.to_json(),
+        "engines": {name: statuses[name].version for name in names},
+        "unavailable": {name: status.problem for name, status in statuses.items() if not status.works},
+        "problems": {},
+        "rounds": options.rounds,
+        "sizes": [],
+        "cases": [],
+        "convergence": None,
+        "against": None,
+    }
+    tell = _counter(observer, len(sizes) * (plan.steps() + options.memory * plan.steps() // plan.rounds))
+    for size in dict.fromkeys(sizes):
+        measured = run_size(subject, size, plan, tell)
+        for name, problem in measured.problems.items():
+            observer.note(f"{name}: {problem}")
+            result["problems"][name] = problem
+        if options.memory:
+            for case in measured.cases:
+                tell(f"{size[0]}x{size[1]} memory of {case.engine}")
+                memory = measure_memory(case.engine, subject.model.path, size, case.batch)
+                if isinstance(memory, str):
+                    observer.note(f"peak memory of {case.engine} with batch {case.batch}: {memory}")
+                else:
+                    case.memory = memory
+        result["sizes"].append(measured.to_json())
+        result["cases"] += measured.entries()
+    if image is not None and fitted is not None and options.curve_passes:
+        result["convergence"] = convergence(
+            fitted,
+            image.pixels,
+            _fastest(result["cases"], names),
+            options.curve_passes,
+            reference=clean,
+            black_and_white=image.black_and_white,
+            on_progress=lambda moments: observer.passed(moments, options.curve_passes),
+        )
+    return result
+
+
+def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, NDArray[np.float32] | None]:
+    """The noisy image of a run, and the clean one in its units, if there is one.
+
+    Raises:
+        UsageError, InputError: a reference without a run, or of another shape.
+    """
+    if run is None or not run.is_dir():
+        if options.curve_run is not None:
+            raise UsageError(f"--curve-of {run}: is no run folder. Make one: self2self denoise IMAGE --run {run}")
+        if options.reference is not None:
+            raise UsageError("--reference works with a run folder: self2self bench RUN --reference CLEAN")
+        return None, None
+    image = read_fitted_image(Run(run).config())
+    return image, None if options.reference is None else read_reference(options.reference, image)
+
+
+def _model_file(model: Path) -> Path:
+    """The .onnx file of a run folder, or the file itself.
+
+    Raises:
+        InputError: the run was not exported yet.
+    """
+    if not model.is_dir():
+        return model
+    run = Run(model)
+    run.config()
+    if not run.onnx_path.is_file():
+        raise InputError(f"{model}: has no {run.onnx_path.name} yet. Make it: self2self export {model}")
+    return run.onnx_path
+
+
+def _default_sizes(subject: Subject, image: Image | None) -> tuple[Size, ...]:
+    if subject.model.size is not None:
+        return (subject.model.size,)
+    if image is None:
+        return DEFAULT_SIZES
+    contract = subject.model.contract
+    height, width = image.pixels.shape[1:]
+    return (padded_size(height, width, contract.size_multiple, contract.minimum_size),)
+
+
+def _fastest(cases: list[dict[str, Any]], names: list[str]) -> str:
+    engines = [case for case in cases if case["engine"] != PLAIN]
+    if not engines:
+        return names[0]
+    return str(max(engines, key=lambda case: case["ratio_to_plain"]["median"])["engine"])
+
+
+def _counter(observer: Observer, total: int) -> Callable[[str], None]:
+    done = 0
+
+    def tell(what: str) -> None:
+        nonlocal done
+        observer.measured(what, done, total)
+        done += 1
+
+    return tell
+
+
+def _check_size(height: int, width: int) -> None:
+    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MINIMUM_SIZE:
+        near = "x".join(map(str, padded_size(height, width)))
+        raise UsageError(
+            f"--size is {height}x{width}; expected multiples of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up, "
+            f"for example --size {near}."
+        )

@@ -1,0 +1,153 @@
+"""`self2self export`: a run to an ONNX file, or to an engine that is built ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from self2self.errors import InputError, UsageError
+from self2self.imaging.padding import padded_size
+from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.jobs.observer import Observer
+from self2self.machine.files import check_new
+from self2self.machine.nvidia import Gpu, find_gpu
+from self2self.runtime.engines.profiles import BATCHES, Profile, Size
+from self2self.runtime.model import load_model
+from self2self.train.checkpoint import load_network
+from self2self.train.run_folder import Run
+
+if TYPE_CHECKING:
+    from self2self.export.precision import PrecisionCheck
+    from self2self.export.verify import Verification
+    from self2self.runtime.engines.tensorrt.cache import Loaded
+
+
+def export_job(
+    run: Run, output: Path | None = None, *, size: tuple[int, int] | None = None, force: bool = False
+) -> tuple[Path, Verification]:
+    """`self2self export`: write and verify the ONNX file of a run.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export import export_model
+
+    run.config()
+    path = output or run.onnx_path
+    check_new(path, force=force)
+    network, contract = load_network(run.model_path)
+    return path, export_model(network, contract, path, size=size)
+
+
+def precision_job(
+    run: Run,
+    precision: str,
+    output: Path | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    reference: Path | None = None,
+    force: bool = False,
+) -> tuple[Path, Verification, PrecisionCheck]:
+    """`self2self export --precision`: an ONNX file that computes in half precision, compared on the run's image.
+
+    Args:
+        run: a finished fit.
+        precision: ``"fp16"`` or ``"bf16"``.
+        output: None for ``RUN/model.PRECISION.onnx``.
+        size: fixed (height, width); None for any.
+        reference: clean image, to compare PSNR.
+        force: whether an existing file may be replaced.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export.precision import check_precision_name, export_in_precision
+
+    check_precision_name(precision)
+    config = run.config()
+    path = output or run.onnx_path_for(precision)
+    check_new(path, force=force)
+    image = read_fitted_image(config)
+    clean = None if reference is None else read_reference(reference, image)
+    network, contract = load_network(run.model_path)
+    graph, check = export_in_precision(network, contract, path, precision, image.pixels, reference=clean, size=size)
+    return path, graph, check
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """An engine to build ahead of time.
+
+    Attributes:
+        engine: ``trt`` or ``trt-rtx``.
+        size: (height, width) that it is best for; None for that of the run's image.
+        minimum, maximum: the range of sizes that it takes; None for `size` alone.
+        batches: least, best and most passes a run.
+        capabilities: compute capabilities to build for, such as ``"8.6"``; none for the usual ones.
+        precision: of the run's ONNX file that it is built from.
+    """
+
+    engine: str
+    size: Size | None = None
+    minimum: Size | None = None
+    maximum: Size | None = None
+    batches: tuple[int, int, int] = BATCHES
+    capabilities: tuple[str, ...] = ()
+    precision: str = "fp32"
+
+
+def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observer: Observer) -> Loaded[bytes]:
+    """`self2self export --engine`: build an engine into ``engines/``, or find it there.
+
+    Args:
+        run: whose exported model the engine is built from.
+        options: which engine.
+        force: build even if there is a good one.
+        observer: told why an engine is built again.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.runtime.engines.tensorrt.builder import LIBRARIES
+    from self2self.runtime.engines.tensorrt.cache import load_or_build, request_for
+
+    library = LIBRARIES.get(options.engine)
+    if library is None:
+        raise UsageError(f"--engine is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
+    config = run.config()
+    path = exported_path(run, options.precision)
+    model = load_model(path)
+    found = find_gpu()
+    size = options.size or model.size
+    if size is None:
+        _, height, width = read_fitted_image(config).pixels.shape
+        size = padded_size(height, width, model.contract.size_multiple, model.contract.minimum_size)
+    request = request_for(
+        library,
+        path,
+        model.contract,
+        Profile(options.minimum or size, size, options.maximum or size, options.batches),
+        gpu=found if isinstance(found, Gpu) else None,
+        capabilities=options.capabilities,
+        fixed_size=model.size,
+    )
+    # Loading takes a GPU, and `infer` does it; what cannot be loaded is built again there.
+    return load_or_build(request, lambda data: data, observer.note, rebuild=force, on_progress=observer.built)
+
+
+def exported_path(run: Run, precision: str) -> Path:
+    """The ONNX file of `run` that computes in `precision`.
+
+    Raises:
+        UsageError: there is no such precision.
+        InputError: it was not exported yet.
+    """
+    from self2self.export.precision import check_precision_name
+
+    check_precision_name(precision)
+    path = run.onnx_path_for(precision)
+    if not path.is_file():
+        option = "" if precision == "fp32" else f" --precision {precision}"
+        raise InputError(f"{run.folder}: has no {path.name} yet. Make it: self2self export {run.folder}{option}")
+    return path

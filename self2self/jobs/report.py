@@ -1,0 +1,63 @@
+"""`--report`: what a job did, for the page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from self2self.image_io import Image
+from self2self.report import ReportContent, write_report
+from self2self.train.run_folder import History
+
+if TYPE_CHECKING:
+    from self2self.jobs.infer import Finished
+
+NOT_SETTINGS = {"seconds", "noise", "residual"}
+
+
+def write_job_report(path: Path, finished: Finished, image: Image, history: Path | None) -> None:
+    """Write the page about `finished`; `history` is the file of the fit, if there was one.
+
+    Raises:
+        OutputError, ResourceError: it cannot be written.
+    """
+    values = finished.to_json()
+    losses = []
+    for entry in History(history).read() if history else []:
+        step, loss = entry.get("step"), entry.get("loss")
+        if isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
+            losses.append((step, float(loss)))
+    notes = []
+    if image.dtype.name != "uint8" or image.range != (0, 255):
+        notes.append(
+            f"The file holds {image.dtype.name} values; shown are 8 bits, from {image.offset:g} (black) "
+            f"to {image.offset + image.scale:g} (white)."
+        )
+    if image.alpha is not None:
+        notes.append("Transparency is not shown.")
+    assert finished.denoised.uncertainty is not None  # noqa: S101 - a report asks for it
+    content = ReportContent(
+        name=image.path.name,
+        noisy=image.pixels,
+        denoised=finished.denoised.image,
+        uncertainty=finished.denoised.uncertainty,
+        noise=finished.noise,
+        residual=finished.residual,
+        losses=losses,
+        seconds=values["seconds"],
+        settings=[_setting(key, value) for key, value in values.items() if key not in NOT_SETTINGS],
+        standard_error=finished.denoised.standard_error,
+        notes=notes,
+    )
+    write_report(path, content)
+
+
+def _setting(key: str, value: object) -> tuple[str, str]:
+    """Name and value of an entry of `Finished.to_json`, for people."""
+    name = key.removesuffix("_bytes").replace("_", " ")
+    if value is None or isinstance(value, bool):
+        return name, {None: "none", True: "yes", False: "no"}[value]
+    if key.endswith("_bytes") and isinstance(value, int):
+        return name, f"{1e-6 * value:,.0f} MB"
+    return name, f"{value:.4g}" if isinstance(value, float) else str(value)

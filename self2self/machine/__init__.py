@@ -1,0 +1,1 @@
+"""Facts about the machine: memory, threads, files, GPUs."""

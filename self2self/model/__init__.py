@@ -1,0 +1,1 @@
+"""The network, its masks, and what export and every engine agree on."""

@@ -1,0 +1,170 @@
+"""The network as a graph of ONNX, node by node.
+
+Written down and not traced, because the network is of one fixed form: a trace by `torch.onnx` takes 3 to 5 s of what
+the user waits for, this milliseconds, and it needs no package besides `onnx`. The tests compare it with the trace of
+the same network, and every exported file is compared with what PyTorch computes (`verify`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from self2self.model.contract import IMAGE, LEVELS, METADATA_PREFIX, NEGATIVE_SLOPE, PREDICTION, Contract
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET_VERSION = 18
+"""The first with `Split` into a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
+IR_VERSION = 8
+"""The file format that came with opset 18; engines refuse a newer one than they know."""
+BATCH_AXIS = "N"
+NAME = "self2self"
+BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
+"""Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
+WEIGHTS = METADATA_PREFIX + "weights"
+"""Key of what `note_weights` writes into the metadata of a model."""
+
+
+def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
+    """The graph for images of any size, without its weights, whose names are those of the network's ``state_dict``.
+
+    Args:
+        contract: gives the masks, and by the decoder's their scale.
+        kind: type of all that is computed, of ``onnx.TensorProto``; inputs and the prediction keep theirs.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = _Nodes(kind)
+    image = IMAGE if kind == TensorProto.FLOAT else nodes.cast(IMAGE)
+    input_mask, *dropout_masks = (spec.name for spec in contract.masks)
+    kept = nodes.cast(input_mask)
+    x = nodes.add("Concat", [kept, nodes.add("Mul", [kept, image], "masked")], "stem.seen", axis=1)
+    x = nodes.gated("stem", x)
+    skips = []
+    for level in range(LEVELS + 1):
+        if level:
+            x = nodes.add("MaxPool", [x], f"encoder.{level}.pooled", kernel_shape=[2, 2], strides=[2, 2])
+        x = nodes.gated(f"encoder.{level}", x)
+        skips.append(x)
+    x = skips.pop()
+    for level in range(LEVELS):
+        # Without a region of interest, which is the second input.
+        x = nodes.add(
+            "Resize",
+            [x, "", ENLARGEMENT],
+            f"decoder.{level}.enlarged",
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
+        for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
+            layer = f"decoder_{part}.{level}"
+            scaled = nodes.add("Mul", [nodes.cast(mask), SCALE], f"{mask}.scaled")
+            x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
+            x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
+    if kind == TensorProto.FLOAT:
+        nodes.convolved("head", x, PREDICTION)
+    else:
+        nodes.add("Cast", [nodes.convolved("head", x)], PREDICTION, to=TensorProto.FLOAT)
+
+    dims = free_dims(contract)
+
+    def value(name: str, of: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, of, dims[name])
+
+    return helper.make_graph(
+        nodes.made,
+        NAME,
+        [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
+        [value(PREDICTION, TensorProto.FLOAT)],
+        [
+            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
+            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
+            helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
+        ],
+    )
+
+
+def free_dims(contract: Contract) -> dict[str, list[int | str]]:
+    """Axes of all inputs and of the prediction in a file for any size."""
+    colour_image: list[int | str] = [contract.channels, "H", "W"]
+    masks: dict[str, list[int | str]] = {spec.name: [BATCH_AXIS, *spec.dims] for spec in contract.masks}
+    return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
+
+
+class _Nodes:
+    """Nodes in the order of the data, each named after what it makes.
+
+    Args:
+        kind: type of all that is computed.
+    """
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+        self.made: list[onnx.NodeProto] = []
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A node with one output, whose name comes back."""
+        from onnx import helper
+
+        self.made.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def cast(self, name: str) -> str:
+        return self.add("Cast", [name], f"{name}.cast", to=self._kind)
+
+    def convolved(self, layer: str, x: str, output: str = "") -> str:
+        """The 3x3 convolution `layer` with its reflected border."""
+        padded = self.add("Pad", [x, BORDER], f"{layer}.padded", mode="reflect")
+        weights = [f"{layer}.weight", f"{layer}.bias"]
+        return self.add("Conv", [padded, *weights], output or f"{layer}.convolved", kernel_shape=[3, 3])
+
+    def gated(self, block: str, x: str) -> str:
+        from onnx import helper
+
+        halves = [f"{block}.feature", f"{block}.gate"]
+        split = [self.convolved(f"{block}.conv", x)]
+        self.made.append(helper.make_node("Split", split, halves, f"{block}.halves", axis=1, num_outputs=2))
+        feature = self.add("LeakyRelu", halves[:1], f"{block}.feature.active", alpha=NEGATIVE_SLOPE)
+        gate = self.add("Sigmoid", halves[1:], f"{block}.gate.open")
+        return self.add("Mul", [feature, gate], f"{block}.gated")
+
+
+def note_weights(model: onnx.ModelProto) -> None:
+    """Write into the metadata how many bytes each weight of `model` has, and the start of their SHA-256."""
+    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS), None)
+    entry = entry or model.metadata_props.add(key=WEIGHTS)
+    entry.value = json.dumps(_digests(model.graph))
+
+
+def damaged_weights(model: onnx.ModelProto) -> list[str]:
+    """Names of weights that are no longer what `note_weights` found; none where it was never called.
+
+    Programs that rewrite graphs may leave weights out, rename, cast or quantise them. What no longer has its name and
+    its length is theirs to answer for; what was hit by accident keeps both.
+
+    Raises:
+        ValueError: the note itself is damaged.
+    """
+    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS), "{}")
+    try:
+        noted = {name: (int(length), str(digest)) for name, (length, digest) in json.loads(note).items()}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{WEIGHTS} is damaged") from error
+    found = _digests(model.graph)
+    both = [(name, *noted[name], *found[name]) for name in noted if name in found]
+    return [name for name, length, digest, now, other in both if length == now and digest != other]
+
+
+def _digests(graph: onnx.GraphProto) -> dict[str, tuple[int, str]]:
+    return {
+        tensor.name: (len(tensor.raw_data), hashlib.sha256(tensor.raw_data).hexdigest()[:16])
+        for tensor in graph.initializer
+        if tensor.raw_data
+    }

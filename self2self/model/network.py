@@ -1,0 +1,136 @@
+"""The Self2Self+ network: a gated U-Net whose dropout masks are arguments.
+
+Training, export and reference inference all call this one definition. Every convolution is 3x3
+with reflect padding. The encoder (one full-resolution level, then five 2x2 max-poolings) uses
+gated convolutions; the decoder upsamples, concatenates the skip connection and convolves twice,
+with element-wise dropout before each of its ten convolutions.
+
+The official formulation of a gated convolution has two convolutions that read the same input;
+here one convolution with twice the channels computes both, and the caller's boolean masks take
+the place of ``F.dropout``. Both equal the official formulation to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from self2self.model.contract import LEVELS, NEGATIVE_SLOPE, dropout_channels
+
+
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution that keeps height and width, with reflect padding; its weights are not drawn yet."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode="reflect")
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: `initialise` does, and not from the global generator, whose numbers are the caller's."""
+
+
+class GatedConv(nn.Module):
+    """LeakyReLU(a) * sigmoid(b), where a and b are the two halves of one convolution's output."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = Conv3x3(inputs, 2 * outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H, W]."""
+        feature, gate = self.conv(x).chunk(2, dim=1)
+        return F.leaky_relu(feature, NEGATIVE_SLOPE) * torch.sigmoid(gate)
+
+
+class Self2SelfNet(nn.Module):
+    """Self2Self+ network; weights are those of `initialise` with the paper's scheme and seed 0.
+
+    Args:
+        channels: colour channels of the image.
+        encoder_width: channels of every encoder level; 48 in the paper.
+        decoder_widths: channels of the decoder levels, coarsest first; five times 96 in the paper.
+        decoder_keep: keep probability of the decoder's masks; kept activations are scaled by
+            its inverse. The input mask is not rescaled.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        encoder_width: int = 48,
+        decoder_widths: Sequence[int] = (96, 96, 96, 96, 96),
+        decoder_keep: float = 0.6,
+    ) -> None:
+        super().__init__()
+        if len(decoder_widths) != LEVELS:
+            raise ValueError(f"decoder_widths has {len(decoder_widths)} entries; expected {LEVELS}")
+        self.channels = channels
+        self.encoder_width = encoder_width
+        self.decoder_widths = tuple(decoder_widths)
+        self.decoder_keep = decoder_keep
+
+        self.stem = GatedConv(2 * channels, encoder_width)
+        self.encoder = nn.ModuleList(GatedConv(encoder_width, encoder_width) for _ in range(LEVELS + 1))
+        joined = dropout_channels(encoder_width, decoder_widths)[::2]
+        self.decoder_first = nn.ModuleList(map(Conv3x3, joined, decoder_widths))
+        self.decoder_second = nn.ModuleList(map(Conv3x3, decoder_widths, decoder_widths))
+        self.head = Conv3x3(decoder_widths[-1], channels)
+        initialise(self, "normal", torch.Generator().manual_seed(0))
+
+    def forward(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
+        """One stochastic pass for each mask of the batch.
+
+        Args:
+            image: [1 or N, C, H, W] in [0, 1]; H and W are multiples of 32 and at least 64.
+            input_mask: bool [N, C, H, W]; True keeps the pixel.
+            dropout_masks: ten bool tensors [N, c, H/s, W/s], coarsest level first; True keeps
+                the activation (shapes: `contract.mask_specs`).
+
+        Returns:
+            [N, C, H, W], the type of `image`; not clamped.
+        """
+        kept = input_mask.to(image.dtype)
+        x = self.stem(torch.cat([kept, kept * image], dim=1))
+        skips = []
+        for level, block in enumerate(self.encoder):
+            if level:
+                x = F.max_pool2d(x, 2)
+            x = block(x)
+            skips.append(x)
+        x = skips.pop()
+        for index, (first, second) in enumerate(zip(self.decoder_first, self.decoder_second, strict=True)):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = F.leaky_relu(first(self._dropout(x, dropout_masks[2 * index])), NEGATIVE_SLOPE)
+            x = F.leaky_relu(second(self._dropout(x, dropout_masks[2 * index + 1])), NEGATIVE_SLOPE)
+        prediction: Tensor = self.head(x)
+        return prediction
+
+    def _dropout(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x * (mask.to(x.dtype) * (1.0 / self.decoder_keep))
+
+
+def placed(network: Self2SelfNet, device: torch.device) -> Self2SelfNet:
+    """`network` on `device`, its weights in the memory layout in which convolutions are fastest."""
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def initialise(network: Self2SelfNet, scheme: str, generator: torch.Generator) -> None:
+    """Draw all weights anew; biases become zero.
+
+    Args:
+        network: changed in place.
+        scheme: ``"normal"`` is N(0, 0.02) as in the official code; ``"kaiming"`` is He's fan-in
+            normal for LeakyReLU, which learns from the first step.
+        generator: source of the draws, on the CPU.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            if scheme == "normal":
+                module.weight.normal_(0.0, 0.02, generator=generator)
+            else:
+                nn.init.kaiming_normal_(module.weight, NEGATIVE_SLOPE, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()

@@ -1,0 +1,1 @@
+"""Engines: what runs passes of a model, one folder a library."""

@@ -1,0 +1,282 @@
+"""What an engine is, and which ones there are.
+
+An engine runs an exported model on masks that it is given. The base class owns the life cycle
+and checks every input once; a backend, one small file each, fills in three methods. The loop
+over hundreds of passes (`ensemble`) then runs on checked inputs and checks nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import TracebackType
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
+from self2self.model.contract import Contract
+from self2self.model.masks import BoolArray, Draws, MaskMaker
+from self2self.runtime.memory_budget import pass_bytes
+from self2self.runtime.model import Model
+
+FloatArray = NDArray[np.float32]
+
+
+def _ignore(text: str) -> None:
+    return None
+
+
+class Engine(ABC):
+    """One way to run a model; use it as a context manager.
+
+    Args:
+        model: what to run.
+        image: float32 [1, C, H, W], already padded to the contract's size multiple; shared by
+            all passes.
+
+    Raises:
+        UsageError: `image` has another number of channels, type or size than the model takes.
+    """
+
+    name: ClassVar[str]
+    """What `--engine` calls it."""
+    note: Callable[[str], None] = staticmethod(_ignore)
+    """Told, in one line, what the user should know while the engine is prepared."""
+    first_pass: int = 0
+    """The pass that the next run begins with, for an engine whose passes differ by more than their masks."""
+    copy_seconds: float | None = None
+    """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
+    rounds_to: ClassVar[Literal["tf32", "bfloat16", "int8"] | None] = None
+    """What float32 values are rounded to before they are multiplied: 10 bits; or 8, or integers, where only means of
+    passes are exact (`rounded`, `integer_layers`)."""
+    host_channels_last: ClassVar[bool] = False
+    """Whether the host makes its masks with the channels of a pixel side by side; of one seed, they are others."""
+    channels_last_masks: ClassVar[bool] = False
+    """In which memory order it takes masks that are made on its device."""
+
+    def __init__(self, model: Model, image: FloatArray) -> None:
+        contract = model.contract
+        expected = f"float32 [1, {contract.channels}, H, W]"
+        if image.dtype != np.float32 or image.ndim != 4 or image.shape[:2] != (1, contract.channels):
+            raise UsageError(f"the engine got {image.dtype} {list(image.shape)}; {model.path} expects {expected}.")
+        if any(s % contract.size_multiple or s < contract.minimum_size for s in image.shape[2:]):
+            raise UsageError(
+                f"the engine got an image of {image.shape[2]}x{image.shape[3]}; expected multiples of "
+                f"{contract.size_multiple} from {contract.minimum_size} up. Pad it first."
+            )
+        if model.size is not None and image.shape[2:] != model.size:
+            height, width = model.size
+            raise UsageError(
+                f"{model.path} is fixed to {height}x{width} and this image has {image.shape[2]}x{image.shape[3]} "
+                "after padding. Export it for all sizes: self2self export --force"
+            )
+        self.model = model
+        self.image = np.ascontiguousarray(image)
+
+    def set_image(self, image: FloatArray) -> None:
+        """Exchange the image for another of the same size, without loading the model again.
+
+        Args:
+            image: float32 [1, C, H, W].
+
+        Raises:
+            UsageError: `image` has another type or shape than the first one.
+            MemoryError: what depends on the image does not fit.
+        """
+        if image.dtype != np.float32 or image.shape != self.image.shape:
+            raise UsageError(
+                f"the engine got {image.dtype} {list(image.shape)}; expected float32 {list(self.image.shape)}, "
+                "as for the image before."
+            )
+        self.image = np.ascontiguousarray(image)
+        self._use_image()
+
+    def mask_maker(self, seed: int, *, balanced: bool = False) -> MaskMaker:
+        """What makes masks on the host for passes over the image, in the memory order that the engine takes."""
+        axes = dict(zip("HW", self.image.shape[2:], strict=True))
+        specs = self.model.contract.masks
+        draws = Draws.BALANCED if balanced else Draws.PAIRED
+        return MaskMaker(specs, axes, seed, draws=draws, channels_last=self.host_channels_last)
+
+    def _use_image(self) -> None:  # noqa: B027 - not every engine holds a copy
+        """Renew what `prepare` made of `self.image`; nothing to do before it."""
+
+    @classmethod
+    def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """Memory of one pass over data of `axes`, as `budget.pass_bytes`."""
+        return pass_bytes(contract, axes)
+
+    @classmethod
+    def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
+        """Memory of each further pass of a run."""
+        return cls.pass_bytes(contract, axes)
+
+    @classmethod
+    def useful_batch(cls, axes: Mapping[str, int]) -> int:
+        """The most passes a run, over data of `axes`, that may take less time than as many runs of fewer."""
+        return sys.maxsize
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Name and version of the library, when the engine works on this machine.
+
+        Raises:
+            EngineUnavailableError: it does not; the message says why, and the line that helps.
+        """
+
+    @classmethod
+    def device_name(cls) -> str:
+        """What it computes on, where it works: the CPU, or the name of a GPU."""
+        return "CPU"
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Load the model.
+
+        Raises:
+            FileFormatError: the library cannot load this file.
+            ResourceError: the model does not fit into memory.
+        """
+
+    @abstractmethod
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """One pass for each entry of the masks' first axis.
+
+        Args:
+            masks: the contract's mask names to bool arrays [N, ...].
+
+        Returns:
+            predictions, float32 [N, C, H, W]; an engine may overwrite them in the next call.
+
+        Raises:
+            MemoryError: the batch did not fit; a smaller one may.
+            FileFormatError: the graph loads but cannot be run.
+        """
+
+    def provider(self) -> str:
+        """What really runs, for example an execution provider and a device."""
+        return self.name
+
+    def close(self) -> None:  # noqa: B027 - not every engine holds something
+        """Release what `prepare` took; safe to call twice, or after `prepare` failed."""
+
+    def __enter__(self) -> Self:
+        self.version()
+        try:
+            with pytorch_memory():
+                self.prepare()
+        except BaseException as error:
+            # Python calls __exit__ only for a block that was entered.
+            self.close()
+            if isinstance(error, MemoryError):
+                raise ResourceError(
+                    f"out of memory while loading {self.model.path}. Close other programs and try again."
+                ) from error
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+ENGINES: dict[str, str] = {
+    "trt": "self2self.runtime.engines.tensorrt.engine:TrtEngine",
+    "ort-cuda": "self2self.runtime.engines.onnxruntime.cuda:OrtCudaEngine",
+    "torch-cuda": "self2self.runtime.engines.torch_cuda.engine:TorchCudaEngine",
+    "trt-rtx": "self2self.runtime.engines.tensorrt.engine:TrtRtxEngine",
+    "ort-trt": "self2self.runtime.engines.onnxruntime.tensorrt:OrtTrtEngine",
+    "torch-amx": "self2self.runtime.engines.torch_cpu.bf16:TorchAmxEngine",
+    "torch-int8": "self2self.runtime.engines.torch_cpu.int8:TorchInt8Engine",
+    "mnn": "self2self.runtime.engines.mnn.engine:MnnEngine",
+    "ort": "self2self.runtime.engines.onnxruntime.cpu:OrtEngine",
+    "torch": "self2self.runtime.engines.torch_cpu.reference:TorchEngine",
+}
+"""Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
+
+AUTO = ("torch-cuda", "torch-amx", "torch-int8", "mnn", "ort", "torch")
+"""What `--engine auto` tries, best first by passes a second (docs/engines.md).
+
+Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,
+and an image that nobody asked them for is not the place to find out more.
+"""
+
+NEEDS_GPU: dict[str, str] = {
+    "trt": "pip install tensorrt",
+    "ort-cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "torch-cuda": "PyTorch's build for CUDA",
+    "trt-rtx": "pip install tensorrt-rtx",
+    "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+}
+"""Engines that run on an NVIDIA GPU alone, with what they need besides."""
+
+
+def get_engine(name: str) -> type[Engine]:
+    """The engine class called `name`; ``auto`` is the first that works here.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        EngineUnavailableError: it, or for ``auto`` every one of `AUTO`, does not work on this machine.
+    """
+    if name == "auto":
+        reasons = []
+        for candidate in AUTO:
+            try:
+                return get_engine(candidate)
+            except EngineUnavailableError as error:
+                reasons.append(str(error))
+        raise EngineUnavailableError("no engine works here: " + " ".join(reasons))
+    engine = engine_class(name)
+    engine.version()
+    return engine
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class called `name`, whether or not it works here.
+
+    Raises:
+        UsageError: there is no engine of that name.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: type[Engine] = getattr(import_module(module), attribute)
+    return engine
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:
+        # What find_spec says of a module that was blocked by None in sys.modules.
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A row of `self2self engines`."""
+
+    name: str
+    works: bool
+    version: str
+    problem: str
+
+
+def engine_statuses() -> list[EngineStatus]:
+    """Every engine and whether it works on this machine."""
+    statuses = []
+    for name in ENGINES:
+        try:
+            statuses.append(EngineStatus(name, True, engine_class(name).version(), ""))
+        except EngineUnavailableError as error:
+            statuses.append(EngineStatus(name, False, "", str(error)))
+    return statuses

@@ -1,0 +1,126 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.machine.device_notes import without_device_notes
+from self2self.machine.system import compute_threads
+from self2self.model.contract import IMAGE, PREDICTION
+from self2self.model.masks import BoolArray
+from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.gpu import is_distribution
+
+ERRORS_ONLY = 3
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+"""What pip calls ONNX Runtime; each of the two writes its files over those of the other."""
+
+
+class OrtEngine(Engine):
+    """ONNX Runtime with its CPU provider."""
+
+    name = "ort"
+    # It computes on the arrays that it is given.
+    copy_seconds: float = 0.0
+    _session: Any = None
+
+    @classmethod
+    def version(cls) -> str:
+        """ONNX Runtime's version."""
+        return f"ONNX Runtime {import_onnxruntime(cls.name).__version__}"
+
+    def prepare(self) -> None:
+        """Create the session."""
+        if self.model.contract.precision == "bf16":
+            raise FileFormatError(
+                f"{self.model.path}: ONNX Runtime does not run bf16 on a CPU. Export another: self2self export "
+                "--precision fp16"
+            )
+        ort = import_onnxruntime(self.name)
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = compute_threads()
+        options.inter_op_num_threads = 1
+        # The planned arena holds 18 bytes for each mask element, the unplanned one 10, at the same speed.
+        options.enable_mem_pattern = False
+        try:
+            self._session = ort.InferenceSession(str(self.model.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class of their own.
+            if _is_out_of_memory(error):
+                raise ResourceError(
+                    f"out of memory while loading {self.model.path}. Close other programs and try again."
+                ) from error
+            raise FileFormatError(
+                f"{self.model.path}: ONNX Runtime cannot load it ({first_line(error)}). "
+                "Export it again: self2self export --force"
+            ) from error
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """One session run; the result is a new array."""
+        try:
+            predictions: FloatArray = self._session.run([PREDICTION], {IMAGE: self.image, **masks})[0]
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise MemoryError(first_line(error)) from error
+            # InvalidArgument, a wrong input, stays what it is: a bug.
+            if type(error).__name__ in ("Fail", "RuntimeException"):
+                raise FileFormatError(
+                    f"{self.model.path}: ONNX Runtime cannot run it ({first_line(error)}). "
+                    "Export it again: self2self export --force"
+                ) from error
+            raise
+        return predictions
+
+    def provider(self) -> str:
+        """The provider that the session really uses."""
+        return str(self._session.get_providers()[0])
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+BOTH_INSTALLED = "both onnxruntime and onnxruntime-gpu are installed"
+REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu."
+
+
+def installed_packages() -> list[str]:
+    """Which of `PACKAGES` pip has installed; the first of them where it has none, as in a build of one's own."""
+    return [name for name in PACKAGES if is_distribution(name)] or [PACKAGES[0]]
+
+
+def import_onnxruntime(engine: str) -> Any:
+    """Import ONNX Runtime, for the engine called `engine`, without its notes on absent GPUs.
+
+    Raises:
+        EngineUnavailableError: it is not installed, or does not load here.
+    """
+    if not is_installed("onnxruntime"):
+        raise EngineUnavailableError.of(
+            engine,
+            Obstacle.NOT_INSTALLED,
+            "ONNX Runtime is not installed",
+            "Install it: pip install onnxruntime.",
+            instead="Or use --engine torch.",
+        )
+    try:
+        with without_device_notes():
+            import onnxruntime as ort
+    except (ImportError, OSError) as error:
+        installed = installed_packages()
+        if len(installed) > 1:
+            cause, reason = Obstacle.BOTH_PACKAGES, f"{BOTH_INSTALLED}, and what is left of them does not load"
+        else:
+            cause, reason = Obstacle.DOES_NOT_LOAD, f"ONNX Runtime does not load ({first_line(error)})"
+        fix = REINSTALL if len(installed) > 1 else f"Install it again: pip install --force-reinstall {installed[0]}."
+        raise EngineUnavailableError.of(engine, cause, reason, fix, instead="Or use --engine torch.") from error
+    ort.set_default_logger_severity(ERRORS_ONLY)
+    return ort
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # "std::bad_alloc" or "Failed to allocate memory for requested buffer of size ..."
+    return isinstance(error, MemoryError) or "alloc" in str(error).lower()

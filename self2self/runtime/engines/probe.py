@@ -1,0 +1,235 @@
+"""Whether each engine really works: a tiny model is run by it, in a process of its own.
+
+    python -m self2self.runtime.engines.probe ort FOLDER
+
+A version number proves little. A CUDA library may load and then crash, hang, fall back to the CPU
+or take dropout for identity. So each engine gets a fresh process with a time limit, in which it
+has to give the numbers that onnx's own reference implementation gives; what becomes of the process
+is one line of `self2self engines`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
+from self2self.machine.system import available_cpus
+from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, engine_class
+from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, installed_packages
+
+TIMEOUT_SECONDS = 60.0
+"""For one engine. TensorRT's build of the tiny model, and libraries on a cold disk, take the most."""
+TOLERANCE = 1e-3
+"""Largest accepted difference; without the masks the tiny model differs by more than 1."""
+TF32_TOLERANCE = 1e-2
+"""For engines that round products to 10 bits."""
+BFLOAT16_TOLERANCE = 0.1
+"""For engines that round to 8 bits."""
+INT8_TOLERANCE = 0.3
+"""For engines that round to integers of 8 bits."""
+_MODEL, _ARRAYS = "probe.onnx", "probe.npz"
+_TOLERANCES = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, "int8": INT8_TOLERANCE, None: TOLERANCE}
+_PACKAGES = {
+    "mnn": "MNN",
+    "torch": "torch",
+    "torch-amx": "torch",
+    "torch-int8": "torch",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt-rtx",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A row of `self2self engines`.
+
+    Attributes:
+        name: of the engine.
+        works: whether it gave the right numbers.
+        version: of its library; empty where that could not be told.
+        device: what it computes on; empty where it does not work.
+        provider: what really ran.
+        difference: largest difference of a prediction; None where there is none.
+        seconds: of its process, from start to end.
+        cause: what is in the way, for programs; empty where it works.
+        reason: the same for people.
+        fix: what would help, with the line to type.
+    """
+
+    name: str
+    works: bool
+    version: str = ""
+    device: str = ""
+    provider: str = ""
+    difference: float | None = None
+    seconds: float = 0.0
+    cause: str = ""
+    reason: str = ""
+    fix: str = ""
+
+
+def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS) -> list[Probed]:
+    """Try every engine, several at a time.
+
+    Args:
+        timeout_seconds: most time for one engine.
+
+    Raises:
+        UsageError: `timeout_seconds` is not more than 0.
+    """
+    if not timeout_seconds > 0:
+        raise UsageError(f"--timeout is {timeout_seconds:g}; expected seconds, for example --timeout 60.")
+    from self2self.runtime.engines.probe_model import make_case
+
+    # TensorRT's engines are kept beside the model, and go with the folder.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        case = make_case()
+        (folder / _MODEL).write_bytes(case.model)
+        np.savez(folder / _ARRAYS, image=case.image, expected=case.expected, **case.masks)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(min(available_cpus(), len(ENGINES))) as pool:
+            return list(pool.map(partial(probe, folder=folder, timeout_seconds=timeout_seconds), ENGINES))
+
+
+def probe(engine: str, folder: Path, timeout_seconds: float) -> Probed:
+    """Try one engine on the case in `folder`, in a process of its own."""
+    start = time.perf_counter()
+    # The interpreter finds this very package, wherever it was started from.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", __spec__.name, engine, str(folder)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        found = Probed(
+            engine,
+            works=False,
+            cause=Obstacle.TIMED_OUT,
+            reason=f"it did not finish a small model in {timeout_seconds:g} s",
+            fix=f"Give it more time: self2self engines --timeout {5 * timeout_seconds:g}.",
+        )
+    else:
+        try:
+            found = Probed(**json.loads(_result_path(folder, engine).read_bytes()))
+        except FileNotFoundError:
+            found = _died(engine, done.returncode, done.stderr.decode(errors="replace"))
+    return replace(found, seconds=round(time.perf_counter() - start, 3))
+
+
+def notes() -> list[str]:
+    """What should be known besides, whether or not it is in the way of an engine yet."""
+    if len(installed_packages()) < 2:
+        return []
+    return [f"{BOTH_INSTALLED}; each writes its files over the other's, so engines may vanish. {REINSTALL}"]
+
+
+def check(engine: str, folder: Path) -> Probed:
+    """Try one engine in this process, which should be a fresh one."""
+    version = ""
+    try:
+        kind = engine_class(engine)
+        version = kind.version()
+        device = kind.device_name()
+        provider, difference = _run(engine, folder)
+    except EngineUnavailableError as error:
+        reason = error.reason or first_line(error)
+        return Probed(engine, works=False, version=version, cause=error.cause, reason=reason, fix=error.fix)
+    except Exception as error:
+        # A library's own error says more than ours about a file that nobody will see.
+        reason = first_line(error.__cause__ or error)
+        fix = f"Install it again: {_reinstall(engine)}."
+        return Probed(
+            engine,
+            works=False,
+            version=version,
+            cause=Obstacle.OTHER,
+            reason=f"a small model fails ({reason})",
+            fix=fix,
+        )
+    tolerance = _TOLERANCES[kind.rounds_to]
+    # Not `difference > tolerance`, which is False for NaN.
+    if not difference <= tolerance:
+        return Probed(
+            engine,
+            works=False,
+            version=version,
+            provider=provider,
+            difference=difference if np.isfinite(difference) else None,
+            cause=Obstacle.WRONG_RESULT,
+            reason=f"its numbers are wrong by {difference:.2g} (at most {tolerance:g} is accepted)",
+            fix=f"Install another version: {_reinstall(engine)}.",
+        )
+    return Probed(engine, True, version, device, provider, difference)
+
+
+def _run(engine: str, folder: Path) -> tuple[str, float]:
+    """The provider that ran, and the largest difference."""
+    from self2self.runtime.model import load_model
+
+    with np.load(folder / _ARRAYS) as stored:
+        arrays: dict[str, Any] = dict(stored)
+    image, expected = arrays.pop("image"), arrays.pop("expected")
+    with engine_class(engine)(load_model(folder / _MODEL), image) as running:
+        difference = np.abs(running.run(arrays).astype(np.float64) - expected).max()
+        return running.provider(), float(difference)
+
+
+def _died(engine: str, code: int, stderr: str) -> Probed:
+    """What to say of a process that left no result."""
+    if code < 0:
+        try:
+            how = f"its libraries crashed ({signal.Signals(-code).name})"
+        except ValueError:
+            how = f"its libraries crashed (signal {-code})"
+    else:
+        lines = stderr.strip().splitlines()
+        how = f"its process ended with exit code {code}" + (f" ({lines[-1][:200]})" if lines else "")
+    return Probed(
+        engine,
+        works=False,
+        cause=Obstacle.CRASHED,
+        reason=f"{how} while a small model was tried",
+        fix=f"Install it again: {_reinstall(engine)}.",
+    )
+
+
+def _reinstall(engine: str) -> str:
+    package = _PACKAGES.get(engine) or ("onnxruntime-gpu" if engine in NEEDS_GPU else installed_packages()[0])
+    return f"pip install --force-reinstall {package}"
+
+
+def _result_path(folder: Path, engine: str) -> Path:
+    return folder / f"{engine}.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Try the engine that `arguments` name on the case in the folder, and leave the result there."""
+    engine, folder = arguments[0], Path(arguments[1])
+    # Not on stdout, which libraries write to as they like.
+    path = _result_path(folder, engine)
+    partial_path = path.with_suffix(".partial")
+    partial_path.write_text(json.dumps(asdict(check(engine, folder))))
+    partial_path.replace(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""A tiny model to try engines on, made in memory: the exported graph with a few random weights.
+
+PyTorch may be missing where only the runtime is. What the graph has to give is computed by the reference
+implementation of the onnx package, in plain numpy: no engine is judged by another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from self2self.model.contract import IMAGE, LEVELS, PREDICTION, Contract, dropout_channels, mask_specs
+from self2self.model.graph import IR_VERSION, OPSET_VERSION, network_graph
+from self2self.model.masks import BoolArray, MaskMaker
+from self2self.runtime.engines.engine import FloatArray
+
+if TYPE_CHECKING:
+    import onnx
+
+CHANNELS, ENCODER, DECODER = 1, 2, (4, 4, 4, 2, 2)
+SIZE, PASSES, SEED, DROP_RATE = 64, 2, 0, 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What engines are tried on.
+
+    Attributes:
+        model: the ONNX file.
+        image: float32 [1, C, H, W].
+        masks: of `PASSES` passes.
+        expected: predictions, float32 [N, C, H, W].
+    """
+
+    model: bytes
+    image: FloatArray
+    masks: dict[str, BoolArray]
+    expected: FloatArray
+
+
+def make_case() -> Case:
+    """The tiny model, an image and masks for it, and what it has to predict."""
+    from onnx.reference import ReferenceEvaluator
+
+    model = build_probe()
+    random = np.random.default_rng(SEED)
+    image: FloatArray = random.random((1, CHANNELS, SIZE, SIZE), dtype=np.float32)
+    maker = MaskMaker(probe_contract().masks, {"H": SIZE, "W": SIZE}, SEED)
+    masks = maker.make(0, PASSES)
+    fed: dict[str, Any] = {IMAGE: image, **masks}
+    expected: Any = ReferenceEvaluator(model).run([PREDICTION], fed)
+    return Case(model.SerializeToString(), image, masks, np.asarray(expected[0], np.float32))
+
+
+def probe_contract() -> Contract:
+    """What the tiny model says about itself."""
+    return Contract(CHANNELS, mask_specs(CHANNELS, ENCODER, DECODER, DROP_RATE, DROP_RATE), recipe="fast")
+
+
+def build_probe() -> onnx.ModelProto:
+    """The tiny model, with free batch and size."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    contract = probe_contract()
+    graph = network_graph(contract, TensorProto.FLOAT)
+    random = np.random.default_rng(SEED)
+    for layer, (inputs, outputs) in _layers().items():
+        # Of a spread that keeps the activations' size.
+        weight = random.normal(0, np.sqrt(2 / (9 * inputs)), (outputs, inputs, 3, 3))
+        bias = random.uniform(-0.2, 0.2, outputs)
+        for suffix, array in (("weight", weight), ("bias", bias)):
+            graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), f"{layer}.{suffix}"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET_VERSION)], ir_version=IR_VERSION)
+    helper.set_model_props(model, contract.to_metadata())
+    return model
+
+
+def _layers() -> dict[str, tuple[int, int]]:
+    """Channels into and out of every convolution, in the order of the data."""
+    layers = {"stem.conv": (2 * CHANNELS, 2 * ENCODER)}
+    layers |= {f"encoder.{level}.conv": (ENCODER, 2 * ENCODER) for level in range(LEVELS + 1)}
+    for level, (joined, width) in enumerate(zip(dropout_channels(ENCODER, DECODER)[::2], DECODER, strict=True)):
+        layers |= {f"decoder_first.{level}": (joined, width), f"decoder_second.{level}": (width, width)}
+    return {**layers, "head": (DECODER[-1], CHANNELS)}

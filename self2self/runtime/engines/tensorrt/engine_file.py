@@ -1,0 +1,179 @@
+"""What an engine on disk belongs to: its key, and the JSON file beside it that says so.
+
+An engine belongs to one ONNX file, one version of one library, one GPU and one range of shapes;
+with anything else it does not load, or silently computes something else. All of that is the key,
+which the JSON file keeps together with the SHA-256 of the engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from self2self.runtime.engines.profiles import Profile
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """What an engine belongs to.
+
+    Attributes:
+        model_sha256: of the ONNX file.
+        library, library_version: module that built it.
+        gpu: name and compute capability of the GPU that it was built on; empty for TensorRT-RTX.
+        capabilities: compute capabilities that it was built for; empty for the library's default.
+        precision: type inside the graph.
+        profile: shapes that it takes.
+    """
+
+    model_sha256: str
+    library: str
+    library_version: str
+    gpu: str
+    capabilities: tuple[str, ...]
+    precision: str
+    profile: Profile
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "capabilities": list(self.capabilities), "profile": self.profile.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EngineKey:
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: `values` is something else.
+        """
+        texts = {
+            name: str(values[name]) for name in cls.__dataclass_fields__ if name not in ("capabilities", "profile")
+        }
+        capabilities = tuple(map(str, values["capabilities"]))
+        return cls(**texts, capabilities=capabilities, profile=Profile.from_json(values["profile"]))
+
+    def sha256(self) -> str:
+        """One word for all of it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def difference(self, stored: EngineKey) -> str:
+        """Why an engine with the key `stored` is not the one wanted; empty when it is."""
+        if stored.model_sha256 != self.model_sha256:
+            return "it was built from another version of the model"
+        for name, title in _TITLES.items():
+            got, wanted = getattr(stored, name), getattr(self, name)
+            if got != wanted:
+                return f"it was built for {title} {_plain(got)}, not {_plain(wanted)}"
+        return ""
+
+
+_TITLES = {
+    "library": "library",
+    "library_version": "library version",
+    "gpu": "GPU",
+    "capabilities": "compute capability",
+    "precision": "precision",
+    "profile": "shapes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFile:
+    """What the JSON file beside an engine says.
+
+    Attributes:
+        key: what the engine belongs to.
+        build_seconds: how long it took.
+        layer_count: layers of the network before fusion.
+        engine_bytes: size of the engine.
+        engine_sha256: of the engine.
+    """
+
+    key: EngineKey
+    build_seconds: float
+    layer_count: int
+    engine_bytes: int
+    engine_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What is written."""
+        values = {**asdict(self), "key": self.key.to_json()}
+        return {"format_version": FORMAT_VERSION, "key_sha256": self.key.sha256(), **values}
+
+    @classmethod
+    def read(cls, path: Path) -> EngineFile:
+        """Read the JSON file at `path`.
+
+        Raises:
+            OSError: it cannot be read.
+            KeyError, TypeError, ValueError: it is damaged or of another format.
+        """
+        values = json.loads(path.read_bytes())
+        if values["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {values['format_version']}")
+        return cls(
+            EngineKey.from_json(values["key"]),
+            float(values["build_seconds"]),
+            int(values["layer_count"]),
+            int(values["engine_bytes"]),
+            str(values["engine_sha256"]),
+        )
+
+
+class UnusableEngineError(Exception):
+    """Why an engine on disk is not used; `engine_cache` builds it again and tells the user."""
+
+
+def read_engine(path: Path, key: EngineKey) -> tuple[EngineFile, bytes]:
+    """The engine at `path` and what its JSON file says, if it belongs to `key` and is whole.
+
+    Raises:
+        UnusableEngineError: says in a few words why not.
+    """
+    side = side_path(path)
+    try:
+        info = EngineFile.read(side)
+    except FileNotFoundError:
+        raise UnusableEngineError(f"{side.name} is missing") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UnusableEngineError(f"{side.name} is damaged") from error
+    difference = key.difference(info.key)
+    if difference:
+        raise UnusableEngineError(difference)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnusableEngineError(f"it cannot be read ({error.strerror})") from error
+    if len(data) != info.engine_bytes:
+        raise UnusableEngineError(f"it has {len(data)} bytes, not {info.engine_bytes}")
+    if hashlib.sha256(data).hexdigest() != info.engine_sha256:
+        raise UnusableEngineError("its bytes were changed")
+    return info, data
+
+
+def side_files(folder: Path) -> Iterator[EngineFile]:
+    """The JSON files in `folder` that can be read."""
+    for side in sorted(folder.glob("*.engine.json")):
+        try:
+            yield EngineFile.read(side)
+        except (OSError, KeyError, TypeError, ValueError):
+            continue
+
+
+def side_path(path: Path) -> Path:
+    """The JSON file of the engine at `path`."""
+    return path.with_name(path.name + ".json")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Profile):
+        return value.slug()
+    if isinstance(value, tuple):
+        return "+".join(value) or "any"
+    return str(value) or "none"

@@ -1,0 +1,145 @@
+"""PyTorch, for machines where nothing faster works.
+
+It runs the network that was fitted, with the weights that the model file carries, so that it
+needs nothing but the file either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
+from self2self.model.contract import LEVELS
+from self2self.model.masks import BoolArray
+from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.model import Model, read_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+    from self2self.model.network import Self2SelfNet
+
+
+class TorchEngine(Engine):
+    """Eager PyTorch on the CPU."""
+
+    name = "torch"
+    copy_seconds: float = 0.0
+    _network: Any = None
+    _image: Any = None
+
+    @classmethod
+    def version(cls) -> str:
+        """PyTorch's version."""
+        if not is_installed("torch"):
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.NOT_INSTALLED,
+                "PyTorch is not installed",
+                "Install it: pip install torch.",
+            )
+        try:
+            import torch
+        except (ImportError, OSError) as error:
+            raise EngineUnavailableError.of(
+                cls.name,
+                Obstacle.DOES_NOT_LOAD,
+                f"PyTorch does not load ({first_line(error)})",
+                "Install it again: pip install --force-reinstall torch.",
+            ) from error
+        return f"PyTorch {torch.__version__}"
+
+    def prepare(self) -> None:
+        """Rebuild the network from the weights of the graph's convolutions."""
+        import torch
+
+        self._network = network_of(self.model)
+        self._network.to(memory_format=torch.channels_last)
+        self._use_image()
+
+    def _use_image(self) -> None:
+        import torch
+
+        if self._network is not None:
+            self._image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
+
+    def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+        """One forward pass; the result is a new array."""
+        import torch
+
+        ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
+        with pytorch_memory(), torch.inference_mode():
+            computed = self._network(self._image, *ordered)
+            start = time.perf_counter()
+            predictions: FloatArray = computed.contiguous().numpy()
+            self.copy_seconds += time.perf_counter() - start
+        return predictions
+
+    def provider(self) -> str:
+        """Always the CPU."""
+        return "PyTorch CPU"
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network = self._image = None
+
+
+def network_of(model: Model) -> Self2SelfNet:
+    """The network that was exported, with its weights, in evaluation mode.
+
+    Raises:
+        FileFormatError: the file does not carry the weights.
+    """
+    import torch
+
+    from self2self.model.network import Self2SelfNet
+    from self2self.train.recipes import decoder_widths_of
+
+    contract = model.contract
+    try:
+        arrays = _weights(read_proto(model.path).graph)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        network = Self2SelfNet(
+            contract.channels,
+            arrays["stem.conv.weight"].shape[0] // 2,
+            decoder_widths_of(shapes),
+            contract.masks[-1].keep_probability,
+        )
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise FileFormatError(
+            f"{model.path}: does not carry the network's weights ({first_line(error)}). "
+            "Use --engine ort, or export it again: self2self export --force"
+        ) from error
+    return network.eval()
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
+    """The network's ``state_dict`` out of the convolutions of `graph`, in the order of the data.
+
+    Not by the initialisers' names: an exporter may merge weights that are equal, as the zero
+    biases of a fresh network are, leave out a bias of zeros, or rename what it converts.
+    """
+    from onnx import numpy_helper
+
+    arrays = {entry.name: entry for entry in graph.initializer}
+    layers = [
+        "stem.conv",
+        *(f"encoder.{level}.conv" for level in range(LEVELS + 1)),
+        *(f"decoder_{part}.{level}" for level in range(LEVELS) for part in ("first", "second")),
+        "head",
+    ]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    if len(convolutions) != len(layers):
+        raise ValueError(f"{len(convolutions)} convolutions; expected {len(layers)}")
+    weights = {}
+    for layer, node in zip(layers, convolutions, strict=True):
+        weight, *bias = (numpy_helper.to_array(arrays[name]).astype(np.float32) for name in node.input[1:])
+        weights[f"{layer}.weight"] = weight
+        weights[f"{layer}.bias"] = bias[0] if bias else np.zeros(len(weight), np.float32)
+    return weights

@@ -1,0 +1,1 @@
+"""PyTorch and kernels of our own on NVIDIA GPUs."""

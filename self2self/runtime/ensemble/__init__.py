@@ -1,0 +1,1 @@
+"""The ensemble: from an image and a model to the mean of many passes."""

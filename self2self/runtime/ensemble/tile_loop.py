@@ -1,0 +1,225 @@
+"""All passes of one tile, then of the next, blended into the finished image; one tile where the image fits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from self2self.imaging.detail import restore_detail
+from self2self.imaging.local_means import LocalMeans
+from self2self.imaging.padding import Padding, padded_size
+from self2self.model.masks import MaskMaker
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.ensemble.device_loop import (
+    DeviceEngine,
+    free_device_bytes,
+    largest_device_batch,
+    masks_for,
+    run_device_ensemble,
+)
+from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.host_loop import Ensemble, run_ensemble
+from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.tiles import Canvas, TilePlan, place_of
+from self2self.runtime.memory_budget import largest_host_batch
+from self2self.runtime.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """A finished image and how it was made.
+
+    Attributes:
+        image: float32 (C, H, W), in [0, 1] but for extremes of the noisy image (`extremes`).
+        uncertainty: float32 (C, H, W), standard deviation over the passes; None if it was not asked for.
+        engine: `--engine` name of what ran.
+        provider: the provider that really ran.
+        passes: number of passes; with tiles, their mean over the tiles.
+        sampling: how they were drawn.
+        batch: passes a run.
+        seed: seed of the masks.
+        seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
+        standard_error: of the mean; RMS over all values, in 8-bit grey levels. Where tiles overlap,
+            that of a single tile, which is more than that of their blend.
+        tile: (height, width) of the tiles; None if the image was not cut.
+        tiles: number of tiles; 1 if the image was not cut.
+        mask_source: ``"host"`` or ``"device"``: where the masks were made.
+        fallback: why another engine ran than the one that was asked for; empty if none did.
+    """
+
+    image: FloatArray
+    uncertainty: FloatArray | None
+    engine: str
+    provider: str
+    passes: int
+    sampling: Sampling
+    batch: int
+    seed: int
+    seconds: dict[str, float]
+    standard_error: float
+    tile: tuple[int, int] | None = None
+    tiles: int = 1
+    mask_source: str = "host"
+    fallback: str = ""
+
+    @property
+    def passes_per_second(self) -> float:
+        """Passes a second, with masks and reduction."""
+        return self.passes / max(1e-9, sum(self.seconds[key] for key in ("masks", "passes", "reduce")))
+
+
+@dataclass(slots=True)
+class TileJob:
+    """What `denoise` was asked for and has checked, for one plan of tiles after the other.
+
+    Attributes:
+        model, pixels, batch, seed, on_progress, on_note, uncertainty: as for `denoise`.
+        engine: works here.
+        sampling: how passes are drawn.
+        may_cap_batch: a `batch` that does not fit may become smaller.
+        prepared: where the engine comes from and stays; None for one of the job's own.
+        mask_source: ``"host"`` or ``"device"``.
+        restore: whether the result gets back what passes lose of the image, as for `denoise`.
+        lines: of the output that are finished.
+    """
+
+    model: Model
+    pixels: FloatArray
+    engine: type[Engine]
+    sampling: Sampling
+    batch: int | None
+    seed: int
+    on_progress: Callable[[Moments], None] | None = None
+    on_note: Callable[[str], None] = lambda text: None
+    may_cap_batch: bool = False
+    uncertainty: bool = True
+    prepared: Prepared | None = None
+    mask_source: str = "host"
+    restore: bool = False
+    lines: int = field(default=0, init=False)
+
+    @property
+    def padding(self) -> Padding:
+        """What is added around the image so that the network can take it."""
+        contract = self.model.contract
+        _, height, width = self.pixels.shape
+        return Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width with padding."""
+        contract = self.model.contract
+        _, height, width = self.pixels.shape
+        return padded_size(height, width, contract.size_multiple, contract.minimum_size)
+
+    def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
+        """All passes of one tile, then of the next.
+
+        Args:
+            plan: how the padded image is cut; of one tile for the whole.
+            out: float32 (C, H, W); becomes the result. May be `pixels`.
+            room: bytes for the engine, its masks and the sums.
+
+        Raises:
+            PassTooLarge: a single pass over a tile does not fit into memory.
+            Self2SelfError: as for the engine.
+        """
+        contract = self.model.contract
+        start = time.perf_counter()
+        # Indices are padded instead of pixels, so that no second image is held.
+        rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
+        deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
+        means = LocalMeans(self.pixels.shape) if self.restore else None
+        share = contract.noisy_share if self.restore else 0.0
+        image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
+        deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
+        most = largest_host_batch(
+            self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
+        )
+        batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
+        maker: MaskMaker | None = None
+        seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
+        variance, passes = 0.0, 0
+        with ExitStack() as stack:
+            prepared = self.prepared or stack.enter_context(Prepared())
+            for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
+                top, left = plan.rows.starts[row], plan.columns.starts[column]
+                lines = rows[top : top + plan.rows.tile, None]
+                tile = np.ascontiguousarray(
+                    self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
+                )[None]
+                np.clip(tile, 0, 1, out=tile)
+                which = (index, plan.count)
+                running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
+                if index == 0:
+                    seconds["prepare"] = time.perf_counter() - start
+                if self.mask_source == "device":
+                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
+                else:
+                    maker = maker or running.mask_maker(self.seed, balanced=self.sampling.balanced)
+                    maker.place = place_of(top, left)
+                    result = run_ensemble(
+                        running,
+                        maker,
+                        self.sampling,
+                        batch=batch,
+                        largest_batch=min(most, self.engine.useful_batch(plan.axes)),
+                        on_progress=self.on_progress,
+                        tile=which,
+                    )
+                # What the first tile found out by trials holds for the others, and so does what fitted.
+                batch = result.batch
+                image_canvas.add(row, column, result.moments.mean())
+                if deviation_canvas is not None:
+                    deviation_canvas.add(row, column, result.moments.standard_deviation())
+                part = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
+                variance += part * result.moments.standard_error() ** 2
+                passes += result.moments.count
+                self.lines = image_canvas.lines
+                for key, spent in result.seconds.items():
+                    seconds[key] += spent
+            provider = running.provider()
+        if means is not None:
+            began = time.perf_counter()
+            means.restore(out)
+            if out is not self.pixels:
+                restore_detail(out, self.pixels, even_noise=contract.even_noise)
+            seconds["reduce"] += time.perf_counter() - began
+        return Denoised(
+            image=out,
+            uncertainty=deviation,
+            engine=running.name,
+            provider=provider,
+            passes=round(passes / plan.count),
+            sampling=self.sampling,
+            batch=result.batch,
+            seed=self.seed,
+            seconds=seconds,
+            standard_error=math.sqrt(variance),
+            tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
+            tiles=plan.count,
+            mask_source=self.mask_source,
+        )
+
+    def _run_on_device(
+        self, running: Engine, axes: dict[str, int], place: int, batch: int | None, tile: tuple[int, int]
+    ) -> Ensemble:
+        if not isinstance(running, DeviceEngine):
+            raise TypeError(f"{running.name} takes no masks on a device")
+        contract = running.model.contract
+        return run_device_ensemble(
+            running,
+            masks_for(running, self.seed, place),
+            self.sampling,
+            batch=batch,
+            largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
+            on_progress=self.on_progress,
+            on_note=self.on_note,
+            tile=tile,
+        )

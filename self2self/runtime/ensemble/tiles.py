@@ -1,0 +1,229 @@
+"""Tiles: how an image that is larger than the memory budget is cut, and put together again.
+
+Tiles have one size, so that one prepared engine serves them all, and start at multiples of 32
+pixels, so that the network's poolings fall where they would in the whole image. Neighbours overlap
+by `OVERLAP` pixels or more. Of an overlap, the `MARGIN` beside a tile's edge is not used at all,
+because the padding of the convolutions shows there; over the `RAMP` in the middle one tile fades
+into the next along a raised cosine. The weights of all tiles sum to one at every pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.imaging.local_means import LocalMeans
+from self2self.imaging.outliers import mix_in, with_extremes
+from self2self.imaging.padding import Padding
+from self2self.model.contract import SIZE_MULTIPLE, Contract
+from self2self.runtime.model import Model
+
+MARGIN = 16
+"""Pixels beside a tile's edge that are not used.
+
+Measured with the start weights on the example, 512x512, four passes with the masks of the whole
+image: a cut changes the prediction by 3.7 grey levels (RMS) at the cut, 0.04 at 8 pixels from it,
+0.0006 at 12 and 0.0002 at 16. Five poolings could see farther, but what comes from there is
+local means, which an edge hardly changes (docs/design.md).
+"""
+RAMP = SIZE_MULTIPLE
+"""Pixels over which one tile fades into the next."""
+OVERLAP = 2 * MARGIN + RAMP
+SMALLEST_TILE = 2 * OVERLAP
+"""Less would see more than four tiles at some pixels."""
+BYTES_PER_VALUE = 100
+"""Sums, masks of the image's own size and temporaries, for each value of a tile."""
+PassBytes = Callable[[Contract, Mapping[str, int]], int]
+"""Memory of one pass over data of some axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The tiles along one axis.
+
+    Attributes:
+        length: of the padded image, a multiple of 32.
+        tile: of a tile, a multiple of 32.
+        starts: first pixel of each tile, multiples of 32.
+    """
+
+    length: int
+    tile: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def cut(cls, length: int, largest: int) -> Axis:
+        """As few tiles of at most `largest` pixels as cover `length`, evenly spread, and not larger than needed."""
+        if length <= largest:
+            return cls(length, length, (0,))
+        count = -(-(length - OVERLAP) // (largest - OVERLAP))
+        tile = -(-(length + (count - 1) * OVERLAP) // (count * SIZE_MULTIPLE)) * SIZE_MULTIPLE
+        steps = (length - tile) // SIZE_MULTIPLE
+        return cls(length, tile, tuple(i * steps // (count - 1) * SIZE_MULTIPLE for i in range(count)))
+
+    def weights(self, index: int) -> NDArray[np.float32]:
+        """Share of tile `index` in the result at each of its pixels, float32 (tile,)."""
+        weights = np.ones(self.tile, np.float32)
+        if index > 0:
+            weights *= self._fade(index - 1, index)
+        if index + 1 < len(self.starts):
+            weights *= 1 - self._fade(index, index)
+        return weights
+
+    def _fade(self, left: int, tile: int) -> NDArray[np.float32]:
+        """From 0 to 1 between the tiles `left` and `left` + 1, at the pixels of `tile`."""
+        middle = (self.starts[left + 1] + self.starts[left] + self.tile) // 2
+        pixels = np.arange(self.tile) + self.starts[tile] + 0.5
+        position = np.clip((pixels - middle) / RAMP + 0.5, 0, 1)
+        share: NDArray[np.float32] = (0.5 - 0.5 * np.cos(np.pi * position)).astype(np.float32)
+        return share
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """How a padded image is cut.
+
+    Attributes:
+        rows, columns: the tiles along the two axes.
+    """
+
+    rows: Axis
+    columns: Axis
+
+    @classmethod
+    def cut(cls, height: int, width: int, largest: int) -> TilePlan:
+        """Tiles of at most `largest` pixels along each axis; one tile if the image is not larger.
+
+        Args:
+            height: of the padded image, a multiple of 32.
+            width: the same.
+            largest: a multiple of 32, and at least `SMALLEST_TILE`.
+        """
+        return cls(Axis.cut(height, largest), Axis.cut(width, largest))
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The size of a tile as the masks' axes."""
+        return {"H": self.rows.tile, "W": self.columns.tile}
+
+    def weights(self, row: int, column: int) -> NDArray[np.float32]:
+        """Share of a tile in the result, float32 (tile, tile)."""
+        weights: NDArray[np.float32] = self.rows.weights(row)[:, None] * self.columns.weights(column)
+        return weights
+
+
+def place_of(top: int, left: int) -> int:
+    """Number of a tile, by where it starts, for its masks; 0 for the tile at the top left, and for a whole image."""
+    row, column = top // SIZE_MULTIPLE, left // SIZE_MULTIPLE
+    return int((row << 16) + column)
+
+
+def tile_sizes(largest: int) -> Iterator[int]:
+    """Largest tile sides to try, from `largest` down by halves to `SMALLEST_TILE`."""
+    size = largest
+    while size > SMALLEST_TILE:
+        yield size
+        size = max(SMALLEST_TILE, size // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE)
+    yield SMALLEST_TILE
+
+
+def tile_bytes(model: Model, size: tuple[int, int], side: int, pass_bytes: PassBytes) -> int:
+    """Memory of one pass, its masks and the sums, in tiles of at most `side` pixels; else as for `largest_tile`."""
+    plan = TilePlan.cut(*size, side)
+    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+    canvases = 2 * 2 * 4 * plan.rows.tile * size[1] if plan.count > 1 else 0
+    sums = BYTES_PER_VALUE * plan.rows.tile * plan.columns.tile
+    return pass_bytes(model.contract, plan.axes) + model.contract.channels * (sums + canvases)
+
+
+def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: PassBytes) -> int:
+    """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
+
+    Larger tiles may take less memory, so each is asked for.
+
+    Args:
+        model: what runs; one that is fixed to a size cannot be given tiles.
+        size: height and width of the padded image; where it fits as a whole, its longer side.
+        room: bytes for the engine, its masks and the sums.
+        pass_bytes: of the engine, `Engine.pass_bytes`.
+    """
+    largest = max(size)
+    if model.size is not None or tile_bytes(model, size, largest, pass_bytes) <= room:
+        return largest
+    unit = model.contract.size_multiple
+    sides = range(largest // unit * unit, SMALLEST_TILE, -unit)
+    return next((side for side in sides if tile_bytes(model, size, side, pass_bytes) <= room), SMALLEST_TILE)
+
+
+class Canvas:
+    """Puts tiles together, one row of tiles after the other.
+
+    Holds one row of tiles; a line of pixels goes to the output when no later tile can touch it. The
+    output may therefore be the very image that the tiles are taken from.
+
+    Args:
+        plan: how the padded image is cut.
+        padding: what was added to the image.
+        out: float32 (C, H, W), without padding; filled from top to bottom.
+        noisy: the image, where predictions for it are put together (`extremes.with_extremes`); may be `out`.
+        means: is shown every line of `noisy` and of the predictions.
+        noisy_share: of `noisy` in the output, beside that of the predictions.
+    """
+
+    def __init__(
+        self,
+        plan: TilePlan,
+        padding: Padding,
+        out: NDArray[np.float32],
+        noisy: NDArray[np.float32] | None = None,
+        means: LocalMeans | None = None,
+        noisy_share: float = 0.0,
+    ) -> None:
+        self._plan = plan
+        self._padding = padding
+        self._out = out
+        self._noisy = noisy
+        self._means = means
+        self._noisy_share = noisy_share
+        self._strip = np.zeros((out.shape[0], plan.rows.tile, plan.columns.length), np.float32)
+        self.lines = 0
+        """Lines of the output that are finished."""
+
+    def add(self, row: int, column: int, values: NDArray[np.float32]) -> None:
+        """Blend in the values (C, tile, tile) of a tile; those of one row of tiles before those of the next."""
+        plan = self._plan
+        start = plan.columns.starts[column]
+        for channel, weighted in zip(self._strip[..., start : start + plan.columns.tile], values, strict=True):
+            channel += weighted * plan.weights(row, column)
+        if column + 1 == len(plan.columns.starts):
+            self._finish(row)
+
+    def _finish(self, row: int) -> None:
+        rows = self._plan.rows
+        first = rows.starts[row]
+        last = rows.starts[row + 1] if row + 1 < len(rows.starts) else rows.length
+        top, left = self._padding.top, self._padding.left
+        height, width = self._out.shape[1:]
+        begin, end = max(first - top, 0), min(last - top, height)
+        lines = self._strip[:, begin + top - first : end + top - first, left : left + width]
+        if self._noisy is None:
+            self._out[:, begin:end] = lines
+        else:
+            if self._noisy_share:
+                mix_in(lines, self._noisy[:, begin:end], self._noisy_share)
+            if self._means is not None:
+                self._means.see(begin, self._noisy[:, begin:end], lines)
+            with_extremes(lines, self._noisy[:, begin:end], self._out[:, begin:end])
+        self.lines = end
+        done = last - first
+        kept = self._strip[:, done:].copy()
+        self._strip[:, : kept.shape[1]] = kept
+        self._strip[:, kept.shape[1] :] = 0

@@ -1,0 +1,121 @@
+"""What a terminal and a log show while a command works."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from self2self.cli.console import BESIDE_NAME, Bars, Console, range_text, reported
+from self2self.train.session import FitReport
+
+
+def drawn(name: str, *, columns: int = 80) -> list[str]:
+    """The last lines that bars draw for the second image of four, on a terminal of that width."""
+    from rich.console import Console as Terminal
+
+    bars = Bars()
+    bars.imaged(Path("folder/first.png"), 1, 4)
+    bars.paged(1, 3)
+    bars.imaged(Path("folder") / name, 2, 4)
+    bars.measured("something", 3, 20)
+    shown = Terminal(file=io.StringIO(), width=columns)
+    with shown.capture() as capture:
+        shown.print(bars._progress.get_renderable())
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (None, ""),
+        ((0.0, 255.0), ""),
+        ((7.0, 240.0), ""),
+        ((10.0, 10.0), ""),
+        # As of a mask in 8 bits.
+        ((0.0, 1.0), "; 255 grey levels are from 0 to 1"),
+        ((3.0, 61.0), "; 255 grey levels are from 3 to 61"),
+        ((-5.0, 250.0), "; 255 grey levels are from -5 to 250"),
+        ((102.0, 4095.0), "; 255 grey levels are from 102 to 4095"),
+    ],
+)
+def test_what_grey_levels_are_is_told_where_the_file_has_others(values: tuple[float, float] | None, text: str) -> None:
+    assert range_text(values) == text
+
+
+def test_bars_say_which_of_several_images_they_are_about() -> None:
+    (line,) = drawn("[b].png")
+    assert line.startswith("2/4 [b].png measuring ")
+    assert "3/20" in line
+
+
+def test_a_long_name_leaves_room_for_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a-photograph-with-a-very-long-name.png"
+    (line,) = drawn(name)
+    assert f"2/4 {name[: 80 - BESIDE_NAME - 1]}… measuring" in line
+    assert "3/20" in line
+    assert line.rstrip().endswith(" left")
+
+
+def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Log(io.TextIOWrapper):
+        """A buffered file, as stdout is when it is not a terminal."""
+
+    raw = io.BytesIO()
+    log = Log(raw, encoding="utf-8", line_buffering=False)
+    errors = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", log)
+    monkeypatch.setattr(sys, "stderr", errors)
+    console = Console(as_json=False, quiet=False)
+    with console.progress() as observer:
+        observer.imaged(Path("a.png"), 1, 2)
+    console.line("a.denoised.png: written")
+    # Before anyone flushes or closes it.
+    assert raw.getvalue().decode().splitlines() == ["a.denoised.png: written"]
+    assert errors.getvalue() == "image 1 of 2: a.png\n"
+
+
+@pytest.mark.parametrize(("loss", "text"), [(0.0, "loss 0 "), (0.25, "loss 0.25 "), (None, " steps/s")])
+def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float | None, text: str) -> None:
+    bars = Bars()
+    bars.fitted(FitReport(3, 9, loss, 1.0))
+    (task,) = bars._progress.tasks
+    assert text in task.fields["detail"]
+    assert ("loss" in task.fields["detail"]) is (loss is not None)
+    assert "nan" not in task.fields["detail"]
+
+
+def test_a_gpu_without_memory_is_told_wherever_a_command_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    @reported
+    def command() -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 5
+    assert "out of memory. Close other programs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [40, 52, 66, 80, 120])
+@pytest.mark.parametrize("several", [True, False])
+def test_bar_and_count_are_what_a_narrow_terminal_keeps(
+    columns: int, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bars = Bars()
+    if several:
+        bars.imaged(Path("a-photograph-with-a-very-long-name.png"), 2, 4)
+    bars.fitted(FitReport(1, 1000, 0.01234, 0.1))
+    bars.fitted(FitReport(500, 1000, 0.01234, 40.0))
+    with bars._terminal.capture() as capture:
+        bars._terminal.print(bars._progress.get_renderable())
+    (line,) = capture.get().splitlines()
+    assert " 500/1000" in line
+    assert "━━" in line
+    assert "fitting" in line
+    assert ("loss 0.01234  12.5 steps/s" in line) is (columns >= 80)
+    assert line.rstrip().endswith(" left") is (columns > 40)

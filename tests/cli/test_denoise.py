@@ -1,0 +1,232 @@
+"""`self2self denoise`: one image in one go, and a fit that is there already: finished, interrupted or damaged."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.model import load_model
+from self2self.train.checkpoint import load_weights
+from self2self.train.run_folder import Run
+from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
+
+
+def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    result = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--uncertainty", "std.tif", "--json")
+    values = parse_json(result)
+    assert values["output"] == "image.denoised.png"
+    assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
+    # Whatever is fastest here.
+    providers = {
+        "mnn": "MNN CPU",
+        "torch-amx": "PyTorch CPU in bfloat16",
+        "torch-int8": "PyTorch CPU in 8-bit integers",
+    }
+    assert values["engine"] == get_engine("auto").name
+    assert values["provider"] == providers[values["engine"]]
+    assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}
+    parts = sum(seconds for name, seconds in values["seconds"].items() if name != "total")
+    assert parts <= values["seconds"]["total"] + 0.1
+    assert values["loss"] > 0
+    assert values["standard_error"] > 0
+    assert values["passes_per_second"] > 0
+    assert (values["tolerance"], values["masks"], values["flips"]) == (None, "balanced", True)
+    assert values["peak_memory_bytes"] > 50e6
+    assert result.stderr == ""
+    assert (tmp_path / "std.tif").is_file()
+
+
+def test_a_dark_image_is_brought_to_the_range_and_the_recipe_of_the_paper_sees_it_as_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).integers(10, 31, (64, 64), np.uint8)
+    Image.fromarray(values).save("dark.png")
+    done = run_cli("denoise", "dark.png", *FAST, "--passes", "2")
+    assert "; 255 grey levels are from 10 to 30\n" in done.stdout
+    assert 10 <= picture(Path("dark.denoised.png")).min() <= picture(Path("dark.denoised.png")).max() <= 30
+    (run,) = map(Run, Path("runs").glob("dark-*"))
+    assert load_model(run.onnx_path).contract.image_range == (10, 30)
+    assert parse_json(run_cli("denoise", "dark.png", *FAST, "--passes", "2", "--json", "--force"))["range"] == [10, 30]
+    options = ("--recipe", "paper", "--steps", "1", "-o", "paper")
+    assert "255 grey levels" not in run_cli("fit", "dark.png", *options).stdout
+    assert Run(Path("paper")).config().image_range == (0, 255)
+    run_cli("export", "paper")
+    values_of = parse_json(run_cli("infer", "paper", "dark.png", "-o", "p.png", "--passes", "1", "--json"))
+    assert values_of["range"] == [0, 255]
+
+
+def test_a_run_that_noted_no_range_had_read_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(10, 31, (64, 64), np.uint8)).save("dark.png")
+    options = ("--steps", "1", "--passes", "1", "--drop-rate", "0.2", "--run", "run")
+    run_cli("denoise", "dark.png", *options)
+    path = Run(Path("run")).config_path
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if not key.endswith("_range")}))
+    told = run_cli("denoise", "dark.png", *options, "-o", "again.png", expect=2).stderr
+    assert "holds a fit with other settings (range from black to white, asked for its own)" in told
+
+
+def test_a_dark_image_with_correlated_noise_keeps_its_range_from_black_to_white(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).normal(0, 8, (3, 96, 96, 3))
+    pages = np.clip(40 + gaussian_filter(noise, (0, 1, 1, 0)), 0, 255).round().astype(np.uint8)
+    Image.fromarray(pages[0]).save("dark.png")
+    tifffile.imwrite("dark.tif", pages, photometric="rgb")
+    options = ("--steps", "1", "--passes", "1", "--json", "--run")
+    values = parse_json(run_cli("denoise", "dark.png", *options, "one"))
+    assert (values["noise"]["correlated"], values["range"]) == (True, [0, 255])
+    # Other images, too, as the first is: from a model, and as pages.
+    assert load_model(Run(Path("one")).onnx_path).contract.whole_range
+    Image.fromarray(pages[1]).save("next.png")
+    assert parse_json(run_cli("infer", "one", "next.png", "--passes", "1", "--json"))["range"] == [0, 255]
+    for way in ("first", "each"):
+        values = parse_json(run_cli("denoise", "dark.tif", *options, way, "--fit-pages", way, "-o", f"{way}.tif"))
+        assert [page["range"] for page in values["pages"]] == 3 * [[0, 255]]
+
+
+def test_16_bit_grey_tiff_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    monkeypatch.chdir(tmp_path)
+    counts = np.random.default_rng(0).poisson(300, (64, 64)).astype(np.uint16)
+    tifffile.imwrite("cells.tif", counts)
+    run_cli("denoise", "cells.tif", *FAST, "--passes", "2")
+    clean = tifffile.imread("cells.denoised.tif")
+    assert (clean.dtype, clean.shape) == (np.uint16, counts.shape)
+    assert abs(float(clean.mean()) - 300) < 60
+
+
+def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "image.png")
+    run_cli("denoise", "image.png", *FAST, "--passes", "3")
+    first = (tmp_path / "image.denoised.png").read_bytes()
+    again = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--batch", "2", "--force")
+    assert "using the finished fit" in again.stderr
+    assert (tmp_path / "image.denoised.png").read_bytes() == first
+
+
+def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = model.read_bytes()
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", expect=2)
+    assert "holds a fit with other settings (steps 2, asked for 3)" in result.stderr
+    assert "Keep it: self2self denoise noisy.png --run RUN, or replace it with --force" in result.stderr
+    assert model.read_bytes() == before
+    run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
+    assert model.read_bytes() == before
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force")
+    assert "note: replacing the fit in runs/noisy-" in result.stderr
+    assert Run(model.parent).config().recipe.steps == 3
+    assert load_weights(model)[2].steps == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+def test_denoise_fits_anew_where_a_run_is_damaged_but_only_by_force(work: Path, name: str) -> None:
+    run = Run(next(work.glob("runs/*")))
+    if name == "state.safetensors":
+        run.model_path.unlink()
+    damaged = run.folder / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    command = ("denoise", "noisy.png", *FAST, "--passes", "1")
+    refused = run_cli(*command, expect=6)
+    assert f"{name}: is damaged" in refused.stderr
+    assert "--force" in refused.stderr
+    again = run_cli(*command, "--force")
+    assert "note: fitting anew: " in again.stderr
+    assert run.is_fitted()
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_denoise_exports_again_what_is_damaged(work: Path) -> None:
+    model = next(work.glob("runs/*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:1000])
+    assert "note: exporting again: " in run_cli("denoise", "noisy.png", *FAST, "--passes", "1").stderr
+    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
+
+
+def test_who_interrupts_denoise_is_not_sent_to_an_option_that_it_lacks(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.train import session
+
+    @contextmanager
+    def pressed() -> Iterator[threading.Event]:
+        event = threading.Event()
+        event.set()
+        yield event
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "interrupts", pressed)
+        command = ("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/cut")
+        told = run_cli(*command, expect=130).stderr
+        assert "interrupted after step 1 of 3; it is saved in runs/cut. The same command goes on." in told
+        told = run_cli("fit", "noisy.png", "--steps", "3", "-o", "runs/fit", expect=130).stderr
+        assert "--resume" in told
+    assert "continuing the interrupted fit" in run_cli(*command).stderr
+
+
+def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    run.model_path.unlink()
+    run.onnx_path.unlink()
+    result = run_cli("denoise", "noisy.png", *FAST, "--passes", "1")
+    assert "continuing the interrupted fit" in result.stderr
+
+
+def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from self2self.jobs import infer as inferring
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inferring, "infer_image", interrupted)
+    told = run_cli("denoise", "noisy.png", *FAST, "--passes", "1", expect=130).stderr
+    run = next(work.glob("runs/*")).relative_to(work).as_posix()
+    assert f"error: interrupted; the fit is kept in {run}. The same command goes on." in told
+
+
+def test_stars_stay_and_hot_pixels_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are far brighter than the rest, which is what the network is shown; only one of them is real."""
+    import tifffile
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:96, :96]
+    sky = 400 + 200 * np.sin(rows / 17) * np.cos(columns / 23)
+    star = 30_000 * np.exp(-((rows - 30) ** 2 + (columns - 60) ** 2) / (2 * 1.5**2))
+    stored = rng.poisson(sky + star)
+    hot = ([70, 20, 50], [25, 12, 80])
+    stored[hot] = 50_000
+    tifffile.imwrite("sky.tif", stored.astype(np.uint16))
+    run_cli("denoise", "sky.tif", *FAST, "--passes", "10")
+    clean = tifffile.imread("sky.denoised.tif").astype(float)
+    around = np.s_[24:37, 54:67]
+    assert clean[around].sum() == pytest.approx((sky + star)[around].sum(), rel=0.02)
+    assert clean[30, 60] == pytest.approx(star[30, 60] + sky[30, 60], rel=0.02)
+    assert clean[hot].max() < 2 * sky.max()
+    background = np.ones_like(sky, bool)
+    background[around] = False
+    background[hot] = False
+    error, noise = (np.abs(values - sky)[background] for values in (clean, stored))
+    assert np.median(error) < 0.7 * np.median(noise)
+    assert abs((clean - sky)[background].mean()) < 2

@@ -1,0 +1,41 @@
+"""What `export --engine` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from self2self.jobs import EngineOptions, engine_job
+from self2self.jobs import export as exporting
+from self2self.jobs.observer import Observer
+from self2self.runtime.engines.profiles import Profile
+from self2self.runtime.engines.tensorrt import cache as engine_cache
+from self2self.runtime.model import Model
+from self2self.train.run_folder import Run
+from tests.runtime.fakes import fake_model
+
+
+def test_an_engine_is_built_for_the_size_that_the_model_pads_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fake_model()
+    asked: list[Profile] = []
+
+    def engine_for(contract: dict[str, int]) -> Profile:
+        made = Model(model.path, replace(model.contract, **contract))
+        monkeypatch.setattr(exporting, "load_model", lambda path: made)
+        engine_job(run, EngineOptions("trt"), observer=Observer())
+        return asked.pop()
+
+    def request_for(library: Any, path: Any, contract: Any, profile: Profile, **options: Any) -> None:
+        asked.append(profile)
+
+    run = cast(Run, SimpleNamespace(config=lambda: None))
+    monkeypatch.setattr(exporting, "exported_path", lambda run, precision: model.path)
+    monkeypatch.setattr(exporting, "read_fitted_image", lambda config: SimpleNamespace(pixels=np.zeros((3, 70, 130))))
+    monkeypatch.setattr(engine_cache, "request_for", request_for)
+    monkeypatch.setattr(engine_cache, "load_or_build", lambda request, *rest, **options: request)
+    assert engine_for({}).optimum == (96, 160)
+    assert engine_for({"size_multiple": 48, "minimum_size": 96}).optimum == (96, 144)

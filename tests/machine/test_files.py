@@ -1,0 +1,157 @@
+"""Atomic writes under real trouble: a full disk, kill -9, a folder that is not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from self2self.errors import OutputError, ResourceError
+from self2self.machine.files import atomic_path, atomic_write, check_new
+
+
+def test_replaces_whole_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    atomic_write(path, b"one")
+    path.chmod(0o640)
+    atomic_write(path, memoryview(b"two"))
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_files_obey_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "x", b"")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_path_has_the_suffix_and_folder_of_the_target(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "x.onnx") as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".onnx")
+        temporary.write_bytes(b"1")
+    assert (tmp_path / "x.onnx").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real/x")
+    atomic_write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/x").read_bytes() == b"new"
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "none/x", tmp_path / "file/x", tmp_path / "pipe", tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError) as caught:
+            atomic_write(place, b"x")
+        assert "\n" not in str(caught.value)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+FULL = """
+import resource, signal, sys
+from self2self.errors import ResourceError
+from self2self.machine.files import atomic_write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    atomic_write(sys.argv[1], bytes(100_000))
+except ResourceError as error:
+    print(error)
+"""
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    result = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
+    assert "no space left" in result.stdout
+    assert result.stderr == ""
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_enospc_is_a_resource_error(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError), atomic_path(tmp_path / "x"), Path("/dev/full").open("wb") as full:
+        full.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys, time
+from self2self.machine.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_kill_9_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    assert path.read_bytes() == b"old"
+    atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    for name, text in {
+        "old": "old: exists already. Replace it with --force, or choose another name.",
+        "folder": "folder: is a folder; expected the name of a file. Choose another name.",
+        "none/new": f"none/new: the folder {tmp_path}/none does not exist. Create it with mkdir -p {tmp_path}/none",
+    }.items():
+        with pytest.raises(OutputError) as caught:
+            check_new(tmp_path / name, force=False, option="--html", instead="choose another name")
+        assert str(caught.value) == f"--html {tmp_path}/{text}"
+    check_new(tmp_path / "new", force=False)
+    check_new(tmp_path / "old", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "old"]
+    assert (tmp_path / "old").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_cannot_be_replaced_in_the_end_is_refused_beforehand_in_the_same_words(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    with pytest.raises(OutputError) as before:
+        check_new(path, force=True)
+    with pytest.raises(OutputError) as after:
+        atomic_write(path, b"x")
+    assert str(before.value) == str(after.value)

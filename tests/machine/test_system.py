@@ -1,0 +1,143 @@
+"""Free memory: what the machine has, and what control groups leave of it; and how threads wait."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from self2self.machine import system
+from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, wait_briefly
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cgroup_free_bytes(tmp_path / "none", tmp_path) == math.inf
+    (tmp_path / "cgroup").write_text("0::/job\n")
+    group(tmp_path / "job", memory__max="max\n", memory__current="5\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == math.inf
+
+
+def test_version_2_counts_the_tightest_group_above(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("0::/slice/job\n")
+    group(
+        tmp_path / "slice/job", memory__max="900\n", memory__current="100\n", memory__stat="anon 1\ninactive_file 7\n"
+    )
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 807
+    group(tmp_path / "slice", memory__max="500\n", memory__current="300\n", memory__stat="inactive_file 50\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 250
+
+
+def test_version_1_and_a_path_that_only_the_host_has(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("8:cpu,cpuacct:/x\n7:memory:/docker/abc\n0::/\n")
+    group(
+        tmp_path / "memory",
+        memory__limit_in_bytes="1000\n",
+        memory__usage_in_bytes="1200\n",
+        memory__stat="total_inactive_file 300\ninactive_file 1\n",
+    )
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 100
+    group(tmp_path / "memory", memory__usage_in_bytes="1500\n")
+    assert cgroup_free_bytes(tmp_path / "cgroup", tmp_path) == 0
+
+
+def test_free_memory_is_the_smaller_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("self2self.machine.system.cgroup_free_bytes", lambda: 12345)
+    assert free_memory_bytes() == 12345
+    monkeypatch.setattr("self2self.machine.system.cgroup_free_bytes", lambda: math.inf)
+    assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
+
+
+def test_threads_of_an_engine_follow_the_usual_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "available_cpus", lambda: 4)
+    for value, threads in {"": 4, "1": 1, "3": 3, "9": 4, "0": 4, "2,1": 4, "many": 4}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert system.compute_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert system.compute_threads() == 4
+
+
+@pytest.mark.parametrize("said", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # So that it is taken away again, too.
+        monkeypatch.setenv(name, "active")
+        if name != said:
+            monkeypatch.delenv(name)
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(said)
+
+
+def test_the_command_says_so_before_pytorch_loads() -> None:
+    script = """
+import os, sys
+from self2self import cli
+sys.argv = ["self2self", "--version"]
+try:
+    cli.main()
+except SystemExit:
+    pass
+print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "10000 False"
+
+
+def test_a_cpu_without_amx_or_vnni_costs_no_pytorch(tmp_path: Path) -> None:
+    """PyTorch takes seconds to load, and the engines that are taken instead do without."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile avx512_vnni_of_another_name\n")
+    script = f"""
+import sys
+from pathlib import Path
+from self2self.machine.system import multiplies_bfloat16, multiplies_bytes
+cpuinfo = Path({str(cpuinfo)!r})
+print(multiplies_bfloat16(cpuinfo), multiplies_bytes(cpuinfo), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False False\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "operators", "able"),
+    [
+        ("avx512_vnni", {"avx512_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        ("avx_vnni", {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        # Linux has it, PyTorch does not see it, or lacks an operator.
+        ("avx512_vnni", {"avx512_vnni": False}, ("qconv_prepack", "qconv_pointwise"), False),
+        ("avx512_vnni", {"avx512_vnni": True}, ("qconv_pointwise",), False),
+        # Another system has no such list.
+        (None, {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
+        (None, {}, ("qconv_prepack", "qconv_pointwise"), False),
+    ],
+)
+def test_integers_need_a_cpu_and_operators_for_them(
+    said: str | None,
+    known: dict[str, bool],
+    operators: tuple[str, ...],
+    able: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    cpuinfo = tmp_path / "cpuinfo"
+    if said is not None:
+        cpuinfo.write_text(f"flags : fpu {said} avx2\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace(**dict.fromkeys(operators)))
+    assert system.multiplies_bytes(cpuinfo) is able

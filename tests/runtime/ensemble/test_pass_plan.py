@@ -1,0 +1,44 @@
+"""What decides how many passes there are, and how they are drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from self2self.errors import UsageError
+from self2self.runtime.ensemble.pass_plan import MOST_PASSES, TOLERANCE, Passes, Sampling, check_sampling, sampling_for
+
+
+@pytest.mark.parametrize("recipe", ["paper", "paper-polyu", "paper-sidd"])
+def test_the_paper_recipes_mean_500_plain_passes(recipe: str) -> None:
+    assert sampling_for(recipe) == Sampling(500, tolerance=None, balanced=False, flips=False)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "", "something of a later version"])
+def test_other_recipes_end_by_themselves(recipe: str) -> None:
+    assert sampling_for(recipe) == Sampling(MOST_PASSES, TOLERANCE, balanced=True, flips=True)
+
+
+def test_what_the_user_says_counts() -> None:
+    assert sampling_for("fast", 7, balanced=False, flips=False) == Sampling(7, None, balanced=False, flips=False)
+    assert sampling_for("fast", 500) == Sampling(500, None, balanced=True, flips=True)
+    assert sampling_for("paper", "auto", 0.5) == Sampling(MOST_PASSES, 0.5, balanced=False, flips=False)
+    assert sampling_for("paper", tolerance=0.5) == Sampling(MOST_PASSES, 0.5, balanced=False, flips=False)
+    assert sampling_for("paper", balanced=True, flips=True) == Sampling(500, None, balanced=True, flips=True)
+
+
+@pytest.mark.parametrize(
+    ("passes", "tolerance", "text"),
+    [
+        (0, None, "--passes is 0; expected at least 1, for example --passes 500, or auto."),
+        (-5, None, "--passes is -5; expected at least 1"),
+        ("auto", 0.0, "--tolerance is 0; expected more than 0"),
+        (None, float("nan"), "--tolerance is nan; expected more than 0"),
+        (None, float("inf"), "--tolerance is inf; expected more than 0"),
+        (50, 0.3, "--tolerance decides the number of passes; leave out --passes 50."),
+    ],
+)
+def test_refusals(passes: Passes | None, tolerance: float | None, text: str) -> None:
+    for check in (lambda: check_sampling(passes, tolerance), lambda: sampling_for("fast", passes, tolerance)):
+        with pytest.raises(UsageError) as caught:
+            check()
+        assert text in str(caught.value)
