@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.gpu_verdicts import entries, table, verdicts
 from benchmarks.results_file import write_result
-from self2self.bench.benchmark_model import Subject, random_subject
-from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
+from self2self.bench.benchmark_model import BenchmarkModel, random_model
+from self2self.bench.cases import PLAIN, BenchmarkCase, Timing, rotated, whole_batches
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
 from self2self.errors import EngineUnavailableError, Self2SelfError
@@ -97,7 +97,7 @@ class Contender:
         masks: makes the masks of one batch and nothing else; None for the plain loop.
     """
 
-    case: Case
+    case: BenchmarkCase
     run: Callable[[], object]
     masks: Callable[[], object] | None = None
 
@@ -118,7 +118,7 @@ def rounds(contenders: Sequence[Contender], device: Device, count: int) -> list[
             masks = 0.0
             if contender.masks is not None:
                 masks = device.seconds(contender.masks) * case.passes / case.batch
-            case.laps.append(Lap(seconds, masks=masks))
+            case.timings.append(Timing(seconds, masks=masks))
     return peaks
 
 
@@ -143,7 +143,7 @@ def engine_contenders(
             problems[label] = f"runs {ran.batch} at a time: the engine or its memory takes no more"
             continue
         total = whole_batches(passes, batch)
-        case = Case(engine.name, engine.provider(), contract.precision, batch, size, total)
+        case = BenchmarkCase(engine.name, engine.provider(), contract.precision, batch, size, total)
 
         def run(batch: int = batch, total: int = total, label: str = label) -> object:
             def note(text: str) -> None:
@@ -159,33 +159,35 @@ def engine_contenders(
     return found
 
 
-def plain_contender(subject: Subject, image: np.ndarray[Any, Any], device: Device, passes: int) -> Contender:
+def plain_contender(
+    benchmark_model: BenchmarkModel, image: np.ndarray[Any, Any], device: Device, passes: int
+) -> Contender:
     """The plain loop on the device."""
     import torch
 
     from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
 
-    network = PlainSelf2Self.from_network(subject.network).to(device.name).eval()
-    drop_rate = 1 - subject.model.contract.masks[0].keep_probability
+    network = PlainSelf2Self.from_network(benchmark_model.network).to(device.name).eval()
+    drop_rate = 1 - benchmark_model.model.contract.masks[0].keep_probability
     shown = torch.from_numpy(image).to(device.name)
-    case = Case(PLAIN, "PyTorch", "fp32", 1, (image.shape[2], image.shape[3]), passes)
+    case = BenchmarkCase(PLAIN, "PyTorch", "fp32", 1, (image.shape[2], image.shape[3]), passes)
     return Contender(case, lambda: plain_ensemble(network, shown, passes, drop_rate))
 
 
-def models_of(subject: Subject, folder: Path) -> list[Model]:
+def models_of(benchmark_model: BenchmarkModel, folder: Path) -> list[Model]:
     """The subject's model in every precision."""
     from self2self.export.to_onnx import to_onnx
 
     models = []
     for precision in PRECISIONS:
         path = folder / f"model.{precision}.onnx"
-        to_onnx(subject.network, replace(subject.model.contract, precision=precision), path)
+        to_onnx(benchmark_model.network, replace(benchmark_model.model.contract, precision=precision), path)
         models.append(load_model(path))
     return models
 
 
 def measure(
-    subject: Subject,
+    benchmark_model: BenchmarkModel,
     models: Sequence[Model],
     engines: Sequence[type[Engine]],
     device: Device,
@@ -197,9 +199,9 @@ def measure(
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Everything that is measured: the peak, the cases, the verdicts, and what did not work."""
-    image = np.random.default_rng(0).random((1, subject.network.channels, *size), dtype=np.float32)
+    image = np.random.default_rng(0).random((1, benchmark_model.network.channels, *size), dtype=np.float32)
     problems: dict[str, str] = {}
-    contenders = [plain_contender(subject, image, device, passes)]
+    contenders = [plain_contender(benchmark_model, image, device, passes)]
     with ExitStack() as stack:
         for kind in engines:
             for model in models:
@@ -215,10 +217,10 @@ def measure(
                 contenders += engine_contenders(running, device, batches, passes, problems)
         tell(f"{count} rounds of {len(contenders)} cases")
         peaks = rounds(contenders, device, count)
-    rows = entries([contender.case for contender in contenders], peaks, subject.gflop_per_pass(size))
+    rows = entries([contender.case for contender in contenders], peaks, benchmark_model.gflop_per_pass(size))
     return {
         "rounds": count,
-        "gflop_per_pass": subject.gflop_per_pass(size),
+        "gflop_per_pass": benchmark_model.gflop_per_pass(size),
         "matrix_product_gflops": spread(peaks),
         "cases": rows,
         "verdicts": verdicts(rows),
@@ -275,9 +277,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing: dict[str, str] = {}
     engines = working_engines(missing)
     with tempfile.TemporaryDirectory() as folder:
-        subject = random_subject(recipe_for("paper"), Path(folder))
-        models = models_of(subject, Path(folder))
-        result = measure(subject, models, engines, CudaDevice(), passes=args.passes, count=args.rounds, tell=tell)
+        benchmark_model = random_model(recipe_for("paper"), Path(folder))
+        models = models_of(benchmark_model, Path(folder))
+        result = measure(
+            benchmark_model, models, engines, CudaDevice(), passes=args.passes, count=args.rounds, tell=tell
+        )
     result["problems"] = missing | result["problems"]
     described = {"name": gpu.name, "capability": gpu.capability, "memory_bytes": gpu.memory_bytes}
     result = {

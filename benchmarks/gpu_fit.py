@@ -28,12 +28,12 @@ from self2self.bench.measure import spread
 from self2self.errors import EngineUnavailableError
 from self2self.train import fit as fitting
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_of
-from self2self.train.steps import GraphedSteps, Steps, steps_for
+from self2self.train.start_weights import start_weights_for_recipe
+from self2self.train.steps import GraphStepRunner, StepRunner, step_runner_for
 
 SIZE = (256, 256)
-WAYS: dict[str, Callable[..., Steps]] = {"graph": steps_for, "operators": Steps}
-UNTIMED = GraphedSteps.WARM_UP + 2
+WAYS: dict[str, Callable[..., StepRunner]] = {"graph": step_runner_for, "operators": StepRunner}
+UNTIMED = GraphStepRunner.WARM_UP + 2
 
 
 def recipes(steps: int) -> dict[str, Recipe]:
@@ -42,16 +42,16 @@ def recipes(steps: int) -> dict[str, Recipe]:
 
 
 def seconds_of_steps(
-    image: np.ndarray[Any, Any], recipe: Recipe, way: Callable[..., Steps], device: str
+    image: np.ndarray[Any, Any], recipe: Recipe, way: Callable[..., StepRunner], device: str
 ) -> list[float]:
     """Seconds of each step after the first `UNTIMED`."""
     import torch
 
-    start = start_of(recipe, image.shape[0]) if recipe.init == "natural" else None
+    start = start_weights_for_recipe(recipe, image.shape[0]) if recipe.init == "natural" else None
     state = fitting.new_state(recipe, image.shape[0], 0, torch.device(device), start)
     # The loss of a step is read before it is told, so the step is over then.
     told: list[float] = []
-    with patch.object(fitting, "steps_for", way):
+    with patch.object(fitting, "step_runner_for", way):
         fitting.fit(image, recipe, state, on_step=lambda _: told.append(time.perf_counter()))
     return np.diff(told)[UNTIMED:].tolist()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from self2self.bench.cases import PLAIN, Case
+from self2self.bench.cases import PLAIN, BenchmarkCase
 from self2self.bench.measure import spread
 
 LARGE_BATCH = 16
@@ -14,7 +14,7 @@ RATIO, MASK_SHARE, PEAK_SHARE = 8.0, 0.10, 0.40
 """What is to be reached: at least, at most, at least."""
 
 
-def entries(cases: Sequence[Case], peaks: Sequence[float], gflop: float) -> list[dict[str, Any]]:
+def entries(cases: Sequence[BenchmarkCase], peaks: Sequence[float], gflop: float) -> list[dict[str, Any]]:
     """The figures of every case; the plain loop comes first."""
     peak = spread(peaks)["median"]
     rows = []
@@ -22,7 +22,7 @@ def entries(cases: Sequence[Case], peaks: Sequence[float], gflop: float) -> list
         row = case.entry(cases[0], gflop, None if case.precision == "fp32" else peak)
         # The parts run beside each other here; what masks would take alone is known.
         del row["parts_seconds_per_pass"], row["memory"]
-        row["mask_share"] = spread([lap.masks / lap.seconds for lap in case.laps])
+        row["mask_share"] = spread([timing.masks / timing.seconds for timing in case.timings])
         rows.append(row)
     return rows
 

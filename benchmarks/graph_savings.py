@@ -26,7 +26,7 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.results_file import write_result
-from self2self.bench.benchmark_model import random_subject
+from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
@@ -161,7 +161,7 @@ def main() -> None:
     seconds: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
         folder = Path(text)
-        exported = random_subject(recipe_for(args.recipe), folder).model
+        exported = random_model(recipe_for(args.recipe), folder).model
         masks = MaskMaker(exported.contract.masks, {"H": args.side, "W": args.side}, 0).make(0, 1)
         engines, predictions = {}, {}
         for engine, name in cases:

@@ -32,7 +32,7 @@ from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
 from self2self.export.precision import middle
-from self2self.export.rounding_loss import measured_change
+from self2self.export.rounding_loss import measured_loss
 from self2self.export.to_onnx import to_onnx
 from self2self.export.verify import open_session
 from self2self.jobs.fit import read_fitted_image, read_reference
@@ -195,7 +195,7 @@ def compared(
                 "variant": variant.name,
                 "convolutions": len(variant.weights),
                 "computed_with_integers": integer_convolutions(path, folder),
-                "loss_decibels": measured_change(wide, mean, clean).estimate,
+                "loss_decibels": measured_loss(wide, mean, clean).estimate,
                 "rms_difference": 255 * float(np.sqrt(np.mean(np.square(mean - wide)))),
                 "bytes": path.stat().st_size,
             }

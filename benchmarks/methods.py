@@ -17,14 +17,14 @@ from benchmarks.clocked import Stopwatch, clocked_fit
 from benchmarks.pairs import FloatArray, Pair
 from benchmarks.product import exported
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
-from self2self.imaging.noise import central, measure_noise
+from self2self.imaging.noise import center_crop, measure_noise
 from self2self.jobs.fit_config import wants_whole_range
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.pass_plan import Passes
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
-from self2self.train.start_weights import natural_files, start_of, suit_image
+from self2self.train.start_weights import adapt_recipe, pretrained_files, start_weights_for_recipe
 
 Row = dict[str, Any]
 LOOK_PASSES = 32
@@ -40,7 +40,7 @@ def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
     name, _, init = head.partition(":")
     recipe = recipe_for(name, init or None)
     if noisy is not None:
-        recipe = suit_image(recipe, measure_noise(central(noisy)), noisy)
+        recipe = adapt_recipe(recipe, measure_noise(center_crop(noisy)), noisy)
     return replace(recipe, **changes(rest))
 
 
@@ -52,7 +52,7 @@ def changes(text: str) -> dict[str, Any]:
 def seen_by(recipe: str, pair: Pair) -> Pair:
     """`pair` in the range in which the product brings an image to a recipe."""
     seen = pair.in_range()
-    return pair if wants_whole_range(recipe, measure_noise(central(seen.noisy))) else seen
+    return pair if wants_whole_range(recipe, measure_noise(center_crop(seen.noisy))) else seen
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
@@ -64,7 +64,7 @@ def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
             # Rows from before there was a choice need not be measured again.
             del values[name]
     if recipe.init == "natural":
-        start = b"".join(path.read_bytes() for path in natural_files(channels, recipe.camera))
+        start = b"".join(path.read_bytes() for path in pretrained_files(channels, recipe.camera))
         values["start_sha256"] = hashlib.sha256(start).hexdigest()[:16]
     if (pair.offset, pair.scale) == (0, 1):
         return {"recipe": values}
@@ -106,7 +106,7 @@ def run_recipe(
         print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
         on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})
 
-    start = start_of(recipe, pair.noisy.shape[0])
+    start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
     state = clocked_fit(pair.noisy, recipe, start, watch, marks, on_mark, keep, on_restored)
     row = {**watch.seconds("fit_"), "steps": recipe.steps, **run_passes(pair, recipe, state, passes), "curve": curve}
     if keep is not None:
@@ -130,7 +130,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
 
 def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
     """How long all steps of `recipe` would take, from a few; no quality, which must not be extrapolated."""
-    start = start_of(recipe, pair.noisy.shape[0])
+    start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
     clocked_fit(pair.noisy, replace(recipe, steps=WARM_UP_STEPS), start, Stopwatch())
     watch = Stopwatch()
     clocked_fit(pair.noisy, replace(recipe, steps=CLOCKED_STEPS), start, watch)

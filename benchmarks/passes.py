@@ -36,12 +36,12 @@ from self2self.machine.files import atomic_write
 from self2self.runtime.engines.engine import Engine, get_engine
 from self2self.runtime.ensemble.host_loop import run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling, sampling_for
+from self2self.runtime.ensemble.pass_plan import PassPlan, pass_plan_for
 from self2self.runtime.model import Model, load_model
 from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import fit, new_state
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_of
+from self2self.train.start_weights import start_weights_for_recipe
 
 MARKS = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
 SEED = 0
@@ -49,20 +49,20 @@ TOLERANCE_DB = 0.01
 """How much a PSNR may differ and still be called the same."""
 
 
-def ways(longest: int) -> dict[str, Sampling]:
+def ways(longest: int) -> dict[str, PassPlan]:
     """What is compared; balanced passes need not go as far."""
     return {
-        "independent": Sampling(longest, None, balanced=False, flips=False),
-        "independent, flips": Sampling(longest, None, balanced=False, flips=True),
-        "balanced": Sampling(max(40, longest // 3), None, balanced=True, flips=False),
-        "balanced, flips": Sampling(max(40, longest // 3), None, balanced=True, flips=True),
-        "auto": sampling_for("fast"),
+        "independent": PassPlan(longest, None, balanced=False, flips=False),
+        "independent, flips": PassPlan(longest, None, balanced=False, flips=True),
+        "balanced": PassPlan(max(40, longest // 3), None, balanced=True, flips=False),
+        "balanced, flips": PassPlan(max(40, longest // 3), None, balanced=True, flips=True),
+        "auto": pass_plan_for("fast"),
     }
 
 
-def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) -> list[dict[str, float]]:
+def run_way(engine: Engine, pair: Pair, padding: Padding, pass_plan: PassPlan) -> list[dict[str, float]]:
     """The curve of one way: PSNR, standard error and seconds at `MARKS` and at the end."""
-    maker = engine.mask_maker(SEED, balanced=sampling.balanced)
+    maker = engine.mask_maker(SEED, balanced=pass_plan.balanced)
     curve: list[dict[str, float]] = []
     spent, began = 0.0, time.perf_counter()
 
@@ -74,11 +74,11 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) ->
     def on_progress(moments: Moments) -> None:
         nonlocal spent, began
         spent += time.perf_counter() - began
-        if moments.count in MARKS or moments.count == sampling.passes:
+        if moments.count in MARKS or moments.count == pass_plan.passes:
             curve.append(point(moments))
         began = time.perf_counter()
 
-    moments = run_ensemble(engine, maker, sampling, batch=2, on_progress=on_progress).moments
+    moments = run_ensemble(engine, maker, pass_plan, batch=2, on_progress=on_progress).moments
     if not curve or curve[-1]["passes"] != moments.count:
         curve.append(point(moments))
     return curve
@@ -87,7 +87,7 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, sampling: Sampling) ->
 def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
     """The exported model of a fit of `pair`, from `folder` where an earlier run left it."""
     channels = pair.noisy.shape[0]
-    start = start_of(recipe, channels)
+    start = start_weights_for_recipe(recipe, channels)
     settings = repr((recipe, SEED, start and tensors_sha256(start)))
     key = hashlib.sha256(np.ascontiguousarray(pair.noisy).tobytes() + settings.encode()).hexdigest()[:12]
     path = folder / f"{pair.name}-{recipe.name}-{key}.onnx"
@@ -105,8 +105,8 @@ def measure(pair: Pair, model: Model, longest: int) -> list[dict[str, Any]]:
     rows = []
     with get_engine("auto")(model, padded) as engine:
         run_ensemble(engine, engine.mask_maker(SEED), 2)
-        for name, sampling in ways(longest).items():
-            curve = run_way(engine, pair, padding, sampling)
+        for name, pass_plan in ways(longest).items():
+            curve = run_way(engine, pair, padding, pass_plan)
             rows.append({"image": pair.name, "way": name, "engine": engine.name, "curve": curve})
             last = curve[-1]
             print(

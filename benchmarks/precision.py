@@ -28,7 +28,7 @@ from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.train.fit import fit, new_state
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_of
+from self2self.train.start_weights import start_weights_for_recipe
 
 PHOTOGRAPHS = (("astronaut", 25), ("coffee", 10), ("camera", 25), ("rocket", 50))
 SIZE = (128, 128)
@@ -45,7 +45,7 @@ def noisy_and_clean(name: str, sigma: float) -> tuple[FloatArray, FloatArray]:
 def fitted(noisy: FloatArray, recipe: Recipe) -> tuple[Self2SelfNet, Contract]:
     """The network that `self2self fit` would save, and what it says of itself."""
     channels = noisy.shape[0]
-    start = start_of(recipe, channels)
+    start = start_weights_for_recipe(recipe, channels)
     state = fit(noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
     masks = recipe.pass_masks(channels)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)

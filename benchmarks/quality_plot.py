@@ -47,7 +47,7 @@ def curves(rows: list[dict[str, Any]], clock: str, image: str | None = None) -> 
     return table
 
 
-def draw(table: dict[str, Curve], clock: str, subject: str) -> Figure:
+def draw(table: dict[str, Curve], clock: str, benchmark_model: str) -> Figure:
     """The plot of `curves`."""
     from matplotlib.figure import Figure as NewFigure
 
@@ -65,7 +65,7 @@ def draw(table: dict[str, Curve], clock: str, subject: str) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("seconds" if clock == "wall" else "processor seconds")
     axes.set_ylabel("PSNR (dB)")
-    axes.set_title(subject, fontsize=9)
+    axes.set_title(benchmark_model, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8edf2")
     axes.set_axisbelow(True)

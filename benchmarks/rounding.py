@@ -29,25 +29,27 @@ from self2self.model.contract import Contract, MaskSpec
 from self2self.model.masks import Draws, MaskMaker
 from self2self.model.network import Self2SelfNet
 from self2self.runtime.engines.torch_cpu.bf16 import TorchAmxEngine
-from self2self.runtime.engines.torch_cpu.bf16_network import RoundedNetwork
+from self2self.runtime.engines.torch_cpu.bf16_network import Bf16Network
 from self2self.runtime.engines.torch_cpu.int8 import TorchInt8Engine
-from self2self.runtime.engines.torch_cpu.int8_network import IntegerNetwork
-from self2self.runtime.engines.torch_cpu.passes import RoundingNetwork
+from self2self.runtime.engines.torch_cpu.int8_network import Int8Network
+from self2self.runtime.engines.torch_cpu.passes import LowPrecisionNetwork
 from self2self.runtime.engines.windows import in_turn
 from self2self.train.recipes import recipe_for
 
 PASSES = 50
 
 
-def networks_of(network: Self2SelfNet, image: torch.Tensor, specs: Sequence[MaskSpec]) -> dict[str, RoundingNetwork]:
+def networks_of(
+    network: Self2SelfNet, image: torch.Tensor, specs: Sequence[MaskSpec]
+) -> dict[str, LowPrecisionNetwork]:
     """What runs the passes, by the engine that does so, or what is rounded once."""
-    made: dict[str, RoundingNetwork] = {
-        "bfloat16, once": RoundedNetwork(network, image, 1, in_turn, sets=1),
-        TorchAmxEngine.name: RoundedNetwork(network, image, 1, in_turn),
+    made: dict[str, LowPrecisionNetwork] = {
+        "bfloat16, once": Bf16Network(network, image, 1, in_turn, sets=1),
+        TorchAmxEngine.name: Bf16Network(network, image, 1, in_turn),
     }
     if multiplies_bytes():
-        made["int8, once"] = IntegerNetwork(network, image, specs, 1, in_turn, sets=1)
-        made[TorchInt8Engine.name] = IntegerNetwork(network, image, specs, 1, in_turn)
+        made["int8, once"] = Int8Network(network, image, specs, 1, in_turn, sets=1)
+        made[TorchInt8Engine.name] = Int8Network(network, image, specs, 1, in_turn)
     return made
 
 

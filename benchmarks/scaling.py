@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import write_result
-from self2self.bench.benchmark_model import random_subject
+from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
 from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.cli.options import parse_memory
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.ensemble.engine_holder import Prepared
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.engine_holder import EngineHolder
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
 from self2self.train.recipes import recipe_for
 
@@ -45,7 +45,7 @@ class Square:
 
     def __init__(self, model: Model, side: int, engine: str, batch: int | None, memory: int | None) -> None:
         pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
-        self.prepared = Prepared()
+        self.engine_holder = EngineHolder()
         self._side = side
         self._run = partial(
             denoise,
@@ -55,12 +55,12 @@ class Square:
             batch=batch,
             memory=memory,
             uncertainty=False,
-            prepared=self.prepared,
+            engine_holder=self.engine_holder,
         )
 
-    def lap(self, passes: int) -> dict[str, Any]:
+    def timing(self, passes: int) -> dict[str, Any]:
         """One ensemble: its time, and how it ran."""
-        done = self._run(sampling=Sampling(passes, None, balanced=False, flips=False))
+        done = self._run(pass_plan=PassPlan(passes, None, balanced=False, flips=False))
         seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
         nanoseconds = 1e9 * seconds / (passes * self._side**2)
         return {"nanoseconds": nanoseconds, "engine": done.engine, "batch": done.batch, "tiles": done.tiles}
@@ -86,21 +86,23 @@ def main() -> None:
     args = parser.parse_args()
     sides = sorted(set(args.side or SIDES))
     memory = parse_memory(args.memory)
-    laps: dict[int, list[dict[str, Any]]] = {side: [] for side in sides}
+    timings: dict[int, list[dict[str, Any]]] = {side: [] for side in sides}
     passes = {side: passes_for(side, sides[-1], args.least, args.passes) for side in sides}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = random_subject(recipe_for(args.recipe), Path(folder)).model
+        model = random_model(recipe_for(args.recipe), Path(folder)).model
         squares = {side: Square(model, side, args.engine, args.batch, memory) for side in sides}
         for side, square in squares.items():
-            stack.enter_context(square.prepared)
-            square.lap(1)
+            stack.enter_context(square.engine_holder)
+            square.timing(1)
             print(f"prepared {side}", flush=True)
         for number in range(args.rounds):
             for side in rotated(sides, number):
                 idle()
-                laps[side].append(squares[side].lap(passes[side]))
-                print(f"round {number} {side:5} {laps[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True)
-    rounds = [geometric_mean([laps[side][number]["nanoseconds"] for side in sides]) for number in range(args.rounds)]
+                timings[side].append(squares[side].timing(passes[side]))
+                print(
+                    f"round {number} {side:5} {timings[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True
+                )
+    rounds = [geometric_mean([timings[side][number]["nanoseconds"] for side in sides]) for number in range(args.rounds)]
     rows = [
         {
             "side": side,
@@ -111,7 +113,7 @@ def main() -> None:
             "nanoseconds_per_pixel_pass": spread([entry["nanoseconds"] for entry in done]),
             "of_the_round": spread([entry["nanoseconds"] / mean for entry, mean in zip(done, rounds, strict=True)]),
         }
-        for side, done in laps.items()
+        for side, done in timings.items()
     ]
     medians = [row["of_the_round"]["median"] for row in rows]
     for row in rows:

@@ -25,10 +25,10 @@ from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, seen_b
 from benchmarks.pairs import Pair, cut, sample
 from benchmarks.product import exported
 from benchmarks.results_file import ResultsFile
-from self2self.imaging.noise import central, measure_noise
+from self2self.imaging.noise import center_crop, measure_noise
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.train.recipes import Recipe, following
-from self2self.train.start_weights import start_of, suit_image
+from self2self.train.start_weights import adapt_recipe, start_weights_for_recipe
 from self2self.train.synthetic_noise import add_noise
 
 SIZE, SHIFT = 128, (3, 2)
@@ -73,7 +73,7 @@ def main() -> None:
         for text in args.recipe or ["fast"]:
             first, second = (seen_by(text, frame) for frame in pair)
             recipe = named_recipe(text, first.noisy)
-            follow = suit_image(following(recipe, recipe), measure_noise(central(second.noisy)), second.noisy)
+            follow = adapt_recipe(following(recipe, recipe), measure_noise(center_crop(second.noisy)), second.noisy)
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
             plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
             heads = {
@@ -83,7 +83,7 @@ def main() -> None:
             missing = [method for method, head in heads.items() if file.find(**head) is None]
             if not missing:
                 continue
-            start = start_of(recipe, channels)
+            start = start_weights_for_recipe(recipe, channels)
             _, weights = fit_frame(first, recipe, start)
             for method in missing:
                 anew = plans[method] is recipe

@@ -37,13 +37,13 @@ from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.imaging.noise import measure_noise
-from self2self.imaging.orientation import turned, turned_back
+from self2self.imaging.orientation import oriented, undo_orientation
 from self2self.imaging.padding import Padding
-from self2self.model.masks import BLOCK, Draws, MaskMaker
-from self2self.model.network import Self2SelfNet, placed
+from self2self.model.masks import PASSES_PER_BLOCK, Draws, MaskMaker
+from self2self.model.network import Self2SelfNet, to_channels_last
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.recipes import RECIPES, Recipe
-from self2self.train.start_weights import start_of
+from self2self.train.start_weights import start_weights_for_recipe
 from self2self.train.synthetic_noise import add_noise
 
 FloatArray = NDArray[np.float32]
@@ -98,22 +98,22 @@ def ensemble(weights: Weights, pixels: FloatArray, recipe: Recipe, passes: int, 
         pixels.shape[0], recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability
     ).eval()
     network.load_state_dict(weights)
-    network = placed(network, torch.device("cpu"))
+    network = to_channels_last(network, torch.device("cpu"))
     padding = Padding.for_size(*pixels.shape[1:])
     total = np.zeros(pixels.shape, np.float64)
-    for block in range(passes // BLOCK):
-        padded = np.ascontiguousarray(padding.pad(turned(pixels, block % turns)))
+    for block in range(passes // PASSES_PER_BLOCK):
+        padded = np.ascontiguousarray(padding.pad(oriented(pixels, block % turns)))
         maker = MaskMaker(specs, {"H": padded.shape[1], "W": padded.shape[2]}, 0, draws=Draws.BALANCED)
-        masks = [torch.from_numpy(mask) for mask in maker.make(block * BLOCK, BLOCK).values()]
-        prediction = network(torch.from_numpy(padded)[None].expand(BLOCK, -1, -1, -1), *masks).sum(0).numpy()
-        total += turned_back(padding.crop(prediction), block % turns)
-    return (total / (passes // BLOCK * BLOCK)).astype(np.float32)
+        masks = [torch.from_numpy(mask) for mask in maker.make(block * PASSES_PER_BLOCK, PASSES_PER_BLOCK).values()]
+        prediction = network(torch.from_numpy(padded)[None].expand(PASSES_PER_BLOCK, -1, -1, -1), *masks).sum(0).numpy()
+        total += undo_orientation(padding.crop(prediction), block % turns)
+    return (total / (passes // PASSES_PER_BLOCK * PASSES_PER_BLOCK)).astype(np.float32)
 
 
 def fitted(pair: Pair, recipe: Recipe, marks: set[float]) -> tuple[dict[float, Weights], float]:
     """Weights after each share of the steps in `marks`, and the seconds of the whole fit."""
     channels = pair.noisy.shape[0]
-    start = start_of(recipe, channels)
+    start = start_weights_for_recipe(recipe, channels)
     state = new_state(replace(recipe, fitted_share=1.0), channels, 0, torch.device("cpu"), start)
     kept = {0.0: state.weights()}
     steps = {round(mark * recipe.steps): mark for mark in marks}
@@ -167,8 +167,10 @@ def main() -> None:
     args = parser.parse_args()
     looks = args.infer or [""]
     for text in looks:
-        if (DEFAULTS | settings(text))["passes"] < BLOCK:
-            parser.error(f"--infer {text}: expected at least passes={BLOCK}, a whole block of balanced passes")
+        if (DEFAULTS | settings(text))["passes"] < PASSES_PER_BLOCK:
+            parser.error(
+                f"--infer {text}: expected at least passes={PASSES_PER_BLOCK}, a whole block of balanced passes"
+            )
     marks = {float((DEFAULTS | settings(text))["at"]) for text in looks}
     rows: list[dict[str, Any]] = []
     made = pairs(args.images.split(","), args.noise or ["gaussian:25"])

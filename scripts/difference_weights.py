@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from self2self.train.start_weights import STEPS, with_difference
+from self2self.train.start_weights import QUANTISATION_STEPS, with_difference
 
 LARGEST = 127
 
@@ -32,7 +32,7 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str,
         numbers = torch.round(by_channel / steps.float()).clamp(-LARGEST, LARGEST)
         stored[name] = numbers.to(torch.int8).view(change.shape).contiguous()
         all_steps.append(steps.flatten())
-    return stored | {STEPS: torch.cat(all_steps)}
+    return stored | {QUANTISATION_STEPS: torch.cat(all_steps)}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ The public API in one list; importing the package loads nothing heavy. What the 
 
     import self2self
 
-    finished = self2self.denoise_job("noisy.tif", self2self.FitOptions(), self2self.InferOptions(passes=50))
+    finished = self2self.denoise_job("noisy.tif", self2self.FitOptions(), self2self.EnsembleOptions(passes=50))
     print(finished.output)
 
 Passes of a model that was exported before, from array to array::
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from self2self.image_io import Image as Image
     from self2self.image_io import read_image as read_image
     from self2self.image_io import write_image as write_image
-    from self2self.jobs import Finished as Finished
-    from self2self.jobs import FinishedStack as FinishedStack
+    from self2self.jobs import DenoiseResult as DenoiseResult
+    from self2self.jobs import EnsembleOptions as EnsembleOptions
     from self2self.jobs import FitOptions as FitOptions
-    from self2self.jobs import InferOptions as InferOptions
     from self2self.jobs import Observer as Observer
+    from self2self.jobs import StackResult as StackResult
     from self2self.jobs import denoise_job as denoise_job
     from self2self.model.contract import Contract as Contract
     from self2self.model.contract import MaskSpec as MaskSpec
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet as Self2SelfNet
     from self2self.runtime.engines.engine import Engine as Engine
     from self2self.runtime.ensemble.denoise import denoise as denoise
-    from self2self.runtime.ensemble.tile_loop import Denoised as Denoised
+    from self2self.runtime.ensemble.tile_loop import EnsembleResult as EnsembleResult
     from self2self.runtime.model import Model as Model
     from self2self.runtime.model import load_model as load_model
     from self2self.train.fit import FitState as FitState
@@ -55,15 +55,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Contract": "self2self.model.contract",
-    "Denoised": "self2self.runtime.ensemble.tile_loop",
+    "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
     "Draws": "self2self.model.masks",
     "Engine": "self2self.runtime.engines.engine",
-    "Finished": "self2self.jobs",
-    "FinishedStack": "self2self.jobs",
+    "DenoiseResult": "self2self.jobs",
+    "StackResult": "self2self.jobs",
     "FitOptions": "self2self.jobs",
     "FitState": "self2self.train.fit",
     "Image": "self2self.image_io",
-    "InferOptions": "self2self.jobs",
+    "EnsembleOptions": "self2self.jobs",
     "MaskMaker": "self2self.model.masks",
     "MaskSpec": "self2self.model.contract",
     "Model": "self2self.runtime.model",

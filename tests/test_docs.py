@@ -140,7 +140,7 @@ def test_the_command_can_be_typed(path: Path, command: str, capsys: pytest.Captu
         ("python -m benchmarks.no_such_thing", "no_such_thing"),
         ("python -m benchmarks.tables a.json --no-such-option", "--no-such-option"),
         ("python -m benchmarks.fit_quality --baselines", "required"),
-        ("python scripts/prefit_natural.py", "required"),
+        ("python scripts/prefit.py", "required"),
         ("make tea", "tea"),
         ("pip install '.[no-such-extra]'", "no-such-extra"),
     ],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class BenchmarkModel:
     """One network, as PyTorch has it and as engines read it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Subject:
         return convolution_gflop(shape, image, *masks)
 
 
-def random_subject(recipe: Recipe, folder: Path, channels: int = 3) -> Subject:
+def random_model(recipe: Recipe, folder: Path, channels: int = 3) -> BenchmarkModel:
     """The network of `recipe` with random weights, exported into `folder`.
 
     Raises:
@@ -75,10 +75,10 @@ def random_subject(recipe: Recipe, folder: Path, channels: int = 3) -> Subject:
     initialise(network, recipe.scratch_scheme, torch.Generator().manual_seed(0))
     path = folder / "model.onnx"
     export_model(network, Contract(channels, masks, recipe=recipe.name), path)
-    return Subject("random weights", network, load_model(path))
+    return BenchmarkModel("random weights", network, load_model(path))
 
 
-def file_subject(path: Path) -> Subject:
+def model_from_file(path: Path) -> BenchmarkModel:
     """The network that an `.onnx` file carries.
 
     Raises:
@@ -87,4 +87,4 @@ def file_subject(path: Path) -> Subject:
     from self2self.runtime.engines.torch_cpu.reference import network_of
 
     model = load_model(path)
-    return Subject(path.name, network_of(model), model)
+    return BenchmarkModel(path.name, network_of(model), model)

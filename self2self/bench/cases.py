@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Lap:
+class Timing:
     """What one case took in one round.
 
     Attributes:
@@ -34,7 +34,7 @@ class Lap:
 
 
 @dataclass(slots=True)
-class Case:
+class BenchmarkCase:
     """One line of the result: an engine at one size with one batch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Case:
         passes: of each round.
         prepare_seconds: until the engine was loaded; None for the plain loop, which has nothing to prepare.
         memory: from `memory.measure_memory`; None where it was not measured.
-        laps: one for each round.
+        timings: one for each round.
     """
 
     engine: str
@@ -57,9 +57,9 @@ class Case:
     passes: int
     prepare_seconds: float | None = None
     memory: dict[str, Any] | None = None
-    laps: list[Lap] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
-    def entry(self, plain: Case, gflop: float, peak_gflops: float | None) -> dict[str, Any]:
+    def entry(self, plain: BenchmarkCase, gflop: float, peak_gflops: float | None) -> dict[str, Any]:
         """The figures of this case.
 
         Args:
@@ -67,7 +67,7 @@ class Case:
             gflop: operations of one pass, in 10^9.
             peak_gflops: GFLOP/s of the machine's matrix product; None where that says nothing of the engine.
         """
-        rate = spread([self.passes / lap.seconds for lap in self.laps])
+        rate = spread([self.passes / timing.seconds for timing in self.timings])
         height, width = self.size
         megapixels = 1e-6 * height * width
         return {
@@ -78,7 +78,7 @@ class Case:
             "height": height,
             "width": width,
             "passes_per_round": self.passes,
-            "seconds_per_pass": spread([lap.seconds / self.passes for lap in self.laps]),
+            "seconds_per_pass": spread([timing.seconds / self.passes for timing in self.timings]),
             "passes_per_second": rate,
             "megapixel_passes_per_second": {key: megapixels * value for key, value in rate.items()},
             "parts_seconds_per_pass": None if self.engine == PLAIN else self._parts(),
@@ -88,8 +88,8 @@ class Case:
             # Within a round, so that drift of the machine meets both sides.
             "ratio_to_plain": spread(
                 [
-                    (base.seconds / plain.passes) / (lap.seconds / self.passes)
-                    for base, lap in zip(plain.laps, self.laps, strict=True)
+                    (base.seconds / plain.passes) / (timing.seconds / self.passes)
+                    for base, timing in zip(plain.timings, self.timings, strict=True)
                 ]
             ),
         }
@@ -97,7 +97,7 @@ class Case:
     def _parts(self) -> dict[str, dict[str, float] | None]:
         parts: dict[str, dict[str, float] | None] = {}
         for name in PARTS:
-            values = [getattr(lap, name) for lap in self.laps]
+            values = [getattr(timing, name) for timing in self.timings]
             parts[name] = None if None in values else spread([value / self.passes for value in values])
         return parts
 

@@ -10,22 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.metrics import from_black_to_white, psnr
-from self2self.imaging.outliers import with_extremes, within_range, without_hot_pixels
+from self2self.imaging.outliers import clip_to_range, remove_hot_pixels, restore_outliers
 from self2self.imaging.padding import Padding
 from self2self.runtime.engines.engine import FloatArray, engine_class
 from self2self.runtime.ensemble.host_loop import run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import sampling_for
+from self2self.runtime.ensemble.pass_plan import pass_plan_for
 from self2self.runtime.model import Model
 
-STEPS = (1, 2, 3, 5, 7)
+CURVE_PASSES = (1, 2, 3, 5, 7)
 """Passes to look at, in every decade."""
 
 
 def looks(passes: int) -> list[int]:
     """Numbers of passes to look at, evenly spread over a logarithmic axis, up to `passes` itself."""
     decades = range(len(str(passes)))
-    return sorted({step * 10**decade for decade in decades for step in STEPS if step * 10**decade < passes} | {passes})
+    return sorted(
+        {step * 10**decade for decade in decades for step in CURVE_PASSES if step * 10**decade < passes} | {passes}
+    )
 
 
 def convergence(
@@ -57,23 +59,23 @@ def convergence(
         (None without one, and where it is infinite).
     """
     contract = model.contract
-    pixels = without_hot_pixels(pixels)
+    pixels = remove_hot_pixels(pixels)
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
-    padded = np.ascontiguousarray(padding.pad(within_range(pixels)), np.float32)[None]
+    padded = np.ascontiguousarray(padding.pad(clip_to_range(pixels)), np.float32)[None]
     counts = set(looks(passes))
     means: dict[int, FloatArray] = {}
 
     def look(moments: Moments) -> None:
         if moments.count in counts:
             means[moments.count] = np.empty(pixels.shape, np.float32)
-            with_extremes(padding.crop(moments.mean()), pixels, means[moments.count])
+            restore_outliers(padding.crop(moments.mean()), pixels, means[moments.count])
         on_progress(moments)
 
-    sampling = sampling_for(contract.recipe, passes)
+    pass_plan = pass_plan_for(contract.recipe, passes)
     with engine_class(engine)(model, padded) as running:
-        maker = running.mask_maker(seed=0, balanced=sampling.balanced)
+        maker = running.mask_maker(seed=0, balanced=pass_plan.balanced)
         # One pass at a time, so that every number of passes is met.
-        run_ensemble(running, maker, sampling, batch=1, on_progress=look)
+        run_ensemble(running, maker, pass_plan, batch=1, on_progress=look)
     final = means[passes]
     scores = None
     if reference is not None:
@@ -84,8 +86,8 @@ def convergence(
         "recipe": contract.recipe,
         "height": pixels.shape[1],
         "width": pixels.shape[2],
-        "balanced_masks": sampling.balanced,
-        "flips": sampling.flips,
+        "balanced_masks": pass_plan.balanced,
+        "flips": pass_plan.flips,
         "passes": list(means),
         "distance_grey_levels": [None if n == passes else _distance(mean, final) for n, mean in means.items()],
         "psnr": scores,

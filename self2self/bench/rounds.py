@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from self2self.bench import measure
-from self2self.bench.benchmark_model import Subject
-from self2self.bench.cases import PLAIN, Case, Lap, rotated, whole_batches
+from self2self.bench.benchmark_model import BenchmarkModel
+from self2self.bench.cases import PLAIN, BenchmarkCase, Timing, rotated, whole_batches
 from self2self.errors import Self2SelfError
 from self2self.runtime.engines.engine import NEEDS_GPU, Engine, engine_class
 from self2self.runtime.ensemble.device_loop import ensemble_on
-from self2self.runtime.ensemble.host_loop import Ensemble
+from self2self.runtime.ensemble.host_loop import PassesResult
 
 if TYPE_CHECKING:
     from self2self.bench.plain_loop import PlainSelf2Self
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RoundPlan:
     """What to run.
 
     Attributes:
@@ -68,7 +68,7 @@ class SizeResult:
     size: tuple[int, int]
     gflop: float
     peaks: list[float] = field(default_factory=list)
-    cases: list[Case] = field(default_factory=list)
+    cases: list[BenchmarkCase] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,12 +90,15 @@ class SizeResult:
 
 
 def run_size(
-    subject: Subject, size: tuple[int, int], plan: Plan, tell: Callable[[str], None] = lambda what: None
+    benchmark_model: BenchmarkModel,
+    size: tuple[int, int],
+    plan: RoundPlan,
+    tell: Callable[[str], None] = lambda what: None,
 ) -> SizeResult:
     """All rounds at one size.
 
     Args:
-        subject: the network.
+        benchmark_model: the network.
         size: (height, width) that it takes.
         plan: engines, batches, passes and rounds.
         tell: called before every lap with the name of what runs.
@@ -103,14 +106,14 @@ def run_size(
     Raises:
         Self2SelfError: an engine cannot run the model, where the plan is strict.
     """
-    result = SizeResult(size, subject.gflop_per_pass(size))
-    model = subject.model
+    result = SizeResult(size, benchmark_model.gflop_per_pass(size))
+    model = benchmark_model.model
     image = np.random.default_rng(0).random((1, model.contract.channels, *size), dtype=np.float32)
     with ExitStack() as stack:
-        runners: list[tuple[Case, Callable[[], Lap]]] = [_plain(subject, image, plan)]
+        runners: list[tuple[BenchmarkCase, Callable[[], Timing]]] = [_plain(benchmark_model, image, plan)]
         for name in plan.engines:
             try:
-                runners += _engine_runners(stack, subject, name, image, plan, result.problems)
+                runners += _engine_runners(stack, benchmark_model, name, image, plan, result.problems)
             except Self2SelfError as error:
                 if plan.strict:
                     raise
@@ -121,28 +124,30 @@ def run_size(
             for case, run in rotated(runners, index):
                 tell(f"{size[0]}x{size[1]} {case.engine}")
                 measure.idle()
-                case.laps.append(run())
+                case.timings.append(run())
     result.cases = [case for case, _ in runners]
     return result
 
 
-def _plain(subject: Subject, image: np.ndarray[Any, Any], plan: Plan) -> tuple[Case, Callable[[], Lap]]:
+def _plain(
+    benchmark_model: BenchmarkModel, image: np.ndarray[Any, Any], plan: RoundPlan
+) -> tuple[BenchmarkCase, Callable[[], Timing]]:
     """The plain loop, warm: batch 1, eager, contiguous, with its own draws."""
     import torch
 
     from self2self.bench.plain_loop import PlainSelf2Self
 
-    network: PlainSelf2Self = PlainSelf2Self.from_network(subject.network).eval()
+    network: PlainSelf2Self = PlainSelf2Self.from_network(benchmark_model.network).eval()
     pixels = torch.from_numpy(image)
-    drop_rate = 1.0 - subject.model.contract.masks[0].keep_probability
-    case = Case(PLAIN, "PyTorch CPU", "fp32", 1, (image.shape[2], image.shape[3]), plan.passes)
+    drop_rate = 1.0 - benchmark_model.model.contract.masks[0].keep_probability
+    case = BenchmarkCase(PLAIN, "PyTorch CPU", "fp32", 1, (image.shape[2], image.shape[3]), plan.passes)
 
-    def run(passes: int) -> Lap:
+    def run(passes: int) -> Timing:
         from self2self.bench.plain_loop import plain_ensemble
 
         start = time.perf_counter()
         plain_ensemble(network, pixels, passes, drop_rate)
-        return Lap(time.perf_counter() - start)
+        return Timing(time.perf_counter() - start)
 
     run(1)
     return case, lambda: run(plan.passes)
@@ -150,21 +155,21 @@ def _plain(subject: Subject, image: np.ndarray[Any, Any], plan: Plan) -> tuple[C
 
 def _engine_runners(
     stack: ExitStack,
-    subject: Subject,
+    benchmark_model: BenchmarkModel,
     name: str,
     image: np.ndarray[Any, Any],
-    plan: Plan,
+    plan: RoundPlan,
     problems: dict[str, str],
-) -> list[tuple[Case, Callable[[], Lap]]]:
+) -> list[tuple[BenchmarkCase, Callable[[], Timing]]]:
     """A warm case for each batch, each with an engine of its own, open until `stack` closes."""
-    runners: list[tuple[Case, Callable[[], Lap]]] = []
+    runners: list[tuple[BenchmarkCase, Callable[[], Timing]]] = []
     size = (image.shape[2], image.shape[3])
     for batch in plan.batches:
         with ExitStack() as own:
             measure.idle()
             start = time.perf_counter()
             # An engine that has seen other batches may still be laid out for them.
-            engine = own.enter_context(engine_class(name)(subject.model, image))
+            engine = own.enter_context(engine_class(name)(benchmark_model.model, image))
             seconds = time.perf_counter() - start
             passes = whole_batches(plan.passes, batch)
             ensemble = ensemble_on(engine, 0)
@@ -172,19 +177,19 @@ def _engine_runners(
             if warm.batch != batch:
                 problems[f"{name} with batch {batch}"] = f"does not fit into memory at {size[0]}x{size[1]}"
                 continue
-            precision = subject.model.contract.precision
-            case = Case(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
-            runners.append((case, partial(lap_of, engine, ensemble, passes, batch)))
+            precision = benchmark_model.model.contract.precision
+            case = BenchmarkCase(name, engine.provider(), precision, batch, size, passes, prepare_seconds=seconds)
+            runners.append((case, partial(timing_of, engine, ensemble, passes, batch)))
             stack.push(own.pop_all())
     return runners
 
 
-def lap_of(engine: Engine, ensemble: Callable[[int, int], Ensemble], passes: int, batch: int) -> Lap:
+def timing_of(engine: Engine, ensemble: Callable[[int, int], PassesResult], passes: int, batch: int) -> Timing:
     """Run the product's ensemble once, and say which part took how long."""
     copied = engine.copy_seconds
     done = ensemble(passes, batch)
     copies = None if copied is None or engine.copy_seconds is None else engine.copy_seconds - copied
-    return Lap(
+    return Timing(
         seconds=done.mask_seconds + done.pass_seconds + done.reduce_seconds,
         masks=done.mask_seconds,
         copies=copies,

@@ -14,7 +14,7 @@ from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, 
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished, FinishedStack
+    from self2self.jobs import DenoiseResult, StackResult
 
 
 @reported
@@ -58,7 +58,7 @@ def denoise(
     options = ensemble.options(output=output, seed=seed, force=force)
     options.check(images)
     several = ImageBatch(images, options, console.error)
-    finished: list[Finished | FinishedStack] = []
+    finished: list[DenoiseResult | StackResult] = []
     for path in images:
         with several.attempt(path):
             with console.progress() as observer:

@@ -10,16 +10,16 @@ import typer
 from self2self.cli.console import Console, range_text, standard_error_text
 
 if TYPE_CHECKING:
-    from self2self.jobs import Finished, FinishedStack, ImageBatch
+    from self2self.jobs import DenoiseResult, ImageBatch, StackResult
 
 
-def print_finished(console: Console, finished: list[Finished | FinishedStack]) -> None:
+def print_finished(console: Console, finished: list[DenoiseResult | StackResult]) -> None:
     """Say what was made of each image."""
-    from self2self.jobs import FinishedStack
+    from self2self.jobs import StackResult
 
     lines = []
     for item in finished:
-        if isinstance(item, FinishedStack):
+        if isinstance(item, StackResult):
             lines.append(_stack_text(item))
             continue
         done = item.denoised
@@ -42,7 +42,7 @@ def print_finished(console: Console, finished: list[Finished | FinishedStack]) -
         console.line(line)
 
 
-def end_images(console: Console, several: ImageBatch, finished: list[Finished | FinishedStack]) -> None:
+def end_images(console: Console, several: ImageBatch, finished: list[DenoiseResult | StackResult]) -> None:
     """Print the JSON document of all images, or of the only one, and say if some were not written.
 
     Raises:
@@ -57,7 +57,7 @@ def end_images(console: Console, several: ImageBatch, finished: list[Finished | 
         raise typer.Exit(several.exit_code)
 
 
-def _stack_text(item: FinishedStack) -> str:
+def _stack_text(item: StackResult) -> str:
     error = math.nan if item.standard_error is None else item.standard_error
     kept = f", {item.kept} of them by an earlier run" if item.kept else ""
     return (

@@ -35,7 +35,7 @@ from self2self.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from self2self.jobs import FitOptions, InferOptions
+    from self2self.jobs import EnsembleOptions, FitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +86,15 @@ class EnsembleGroup:
     uncertainty: Uncertainty = None
     report: Report = None
 
-    def options(self, *, output: str | None, seed: int, force: bool) -> InferOptions:
+    def options(self, *, output: str | None, seed: int, force: bool) -> EnsembleOptions:
         """The options of an ensemble, with those that are not of this group.
 
         Raises:
             UsageError: a text cannot be read.
         """
-        from self2self.jobs import InferOptions
+        from self2self.jobs import EnsembleOptions
 
-        return InferOptions(
+        return EnsembleOptions(
             engine=self.engine,
             passes=parse_passes(self.passes),
             batch=parse_batch(self.batch),

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import InputError, UsageError, VerificationError
-from self2self.export.rounding_loss import bounded_change, measured_change, signed_residual
+from self2self.export.rounding_loss import bounded_loss, measured_loss, signed_residual
 from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
 from self2self.export.verify import Verification, open_session, verify_file
-from self2self.imaging.outliers import within_range
+from self2self.imaging.outliers import clip_to_range
 from self2self.machine.files import atomic_path
 from self2self.model.contract import IMAGE, PRECISIONS, PREDICTION, Contract
 from self2self.model.masks import MaskMaker
@@ -171,7 +171,7 @@ def compare(
         VerificationError: activations are too large for the type.
     """
     size = (_side(pixels.shape[1], contract), _side(pixels.shape[2], contract))
-    noisy = within_range(middle(pixels, size))
+    noisy = clip_to_range(middle(pixels, size))
     clean = None if reference is None else middle(reference, size)
     maker = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, contract.seed)
     import torch
@@ -209,11 +209,11 @@ def compare(
         added = signed_residual(noisy, wide, contract.seed)
         wide_again, *halves_again = ensembles((wide + added).astype(np.float32))
         changes = [
-            bounded_change(noisy, (wide, half), added, (wide_again, again))
+            bounded_loss(noisy, (wide, half), added, (wide_again, again))
             for half, again in zip(halves, halves_again, strict=True)
         ]
     else:
-        changes = [measured_change(wide, half, clean) for half in halves]
+        changes = [measured_loss(wide, half, clean) for half in halves]
     change = max(changes, key=lambda found: found.bound)
     return PrecisionCheck(
         precision=contract.precision,

@@ -40,7 +40,7 @@ from self2self.imaging.noise import GREY_LEVELS, measure_noise
 
 Array = NDArray[Any]
 
-BLOCK = 16
+BLOCK_SIDE = 16
 """Side of the blocks; images are multiples of 32."""
 BOUND_ERRORS = 3.0
 """Standard errors that are added: a normal estimate is off by more once in 370 times."""
@@ -50,7 +50,7 @@ LEAST_MSE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RoundingLoss:
     """Change of the PSNR of an ensemble's mean, in dB; positive where it becomes worse.
 
     Attributes:
@@ -62,7 +62,7 @@ class Change:
     bound: float
 
 
-def measured_change(wide: Array, half: Array, clean: Array) -> Change:
+def measured_loss(wide: Array, half: Array, clean: Array) -> RoundingLoss:
     """The change against a clean image; results are clamped as they are written.
 
     Args:
@@ -72,7 +72,7 @@ def measured_change(wide: Array, half: Array, clean: Array) -> Change:
     """
     before, after = (max(_mean_square(np.clip(mean, 0, 1) - clean), LEAST_MSE) for mean in (wide, half))
     change = 10 * math.log10(after / before)
-    return Change(change, abs(change))
+    return RoundingLoss(change, abs(change))
 
 
 def signed_residual(noisy: Array, wide: Array, seed: int) -> NDArray[np.float32]:
@@ -81,7 +81,7 @@ def signed_residual(noisy: Array, wide: Array, seed: int) -> NDArray[np.float32]
     return ((noisy - wide) * signs).astype(np.float32)
 
 
-def bounded_change(noisy: Array, means: tuple[Array, Array], added: Array, again: tuple[Array, Array]) -> Change:
+def bounded_loss(noisy: Array, means: tuple[Array, Array], added: Array, again: tuple[Array, Array]) -> RoundingLoss:
     """The change that is likely, without a clean image (module docstring).
 
     Args:
@@ -100,7 +100,7 @@ def bounded_change(noisy: Array, means: tuple[Array, Array], added: Array, again
     estimate = (2 * (seen + leaked) + _mean_square(difference)) / mse
     margin = 2 * BOUND_ERRORS * math.hypot(seen_error, leaked_error) / mse
     # The logarithm of an improvement is the larger one, and far from zero both mean a refusal.
-    return Change(10 * math.log10(max(1 + estimate, LEAST_MSE)), 10 * math.log10(1 + abs(estimate) + margin))
+    return RoundingLoss(10 * math.log10(max(1 + estimate, LEAST_MSE)), 10 * math.log10(1 + abs(estimate) + margin))
 
 
 def _mean_square(values: Array) -> float:
@@ -110,7 +110,11 @@ def _mean_square(values: Array) -> float:
 def _mean_and_error(values: Array) -> tuple[float, float]:
     """Mean of (C, H, W) values, and its standard error from the spread of the means of blocks."""
     channels, height, width = values.shape
-    if height % BLOCK or width % BLOCK:
-        raise InputError(f"blocks of {BLOCK} do not fit into {height}x{width}")
-    blocks = values.reshape(channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean(axis=(0, 2, 4)).ravel()
+    if height % BLOCK_SIDE or width % BLOCK_SIDE:
+        raise InputError(f"blocks of {BLOCK_SIDE} do not fit into {height}x{width}")
+    blocks = (
+        values.reshape(channels, height // BLOCK_SIDE, BLOCK_SIDE, width // BLOCK_SIDE, BLOCK_SIDE)
+        .mean(axis=(0, 2, 4))
+        .ravel()
+    )
     return float(blocks.mean()), float(blocks.std(ddof=1)) / math.sqrt(blocks.size)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from self2self.errors import VerificationError, first_line
-from self2self.machine.device_notes import without_device_notes
+from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.model.contract import IMAGE, PREDICTION, Contract
 from self2self.model.masks import MaskMaker
 
@@ -165,7 +165,7 @@ def open_session(path: str | os.PathLike[str], *, as_float: bool = False, any_si
         as_float: compute in float32 what the file computes in bfloat16, which ONNX Runtime does not run on a CPU.
         any_size: contract of the file, to run it at other sizes than the one that it may be fixed to.
     """
-    with without_device_notes():
+    with quiet_onnxruntime_import():
         import onnxruntime as ort
 
     ort.set_default_logger_severity(_ERRORS_ONLY)

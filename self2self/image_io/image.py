@@ -18,7 +18,7 @@ MAX_PIXELS = 2**29
 """Largest width times height accepted (23170 x 23170); checked on the header, before any decoding."""
 
 
-class Refused(Exception):  # noqa: N818  (an answer of a decoder, which read_image turns into an InputError)
+class ImageRefused(Exception):  # noqa: N818  (an answer of a decoder, which read_image turns into an InputError)
     """Why a sound file cannot be used; the text follows the file's name and a colon."""
 
 
@@ -62,7 +62,7 @@ class Metadata:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredImage:
     """The samples of a file as they are stored; what every decoder returns and every encoder takes."""
 
     values: Array
@@ -125,11 +125,11 @@ def check_size(width: int, height: int) -> None:
         Refused: a side is under `MIN_SIDE`, or width × height is over `MAX_PIXELS`.
     """
     if width < MIN_SIDE or height < MIN_SIDE:
-        raise Refused(
+        raise ImageRefused(
             f"is {width}x{height} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}. Choose a larger image or crop."
         )
     if width * height > MAX_PIXELS:
-        raise Refused(
+        raise ImageRefused(
             f"claims {width}x{height} pixels ({width * height / 1e6:.0f} megapixels); expected at most "
             f"{MAX_PIXELS / 1e6:.0f} megapixels. Cut it into parts and denoise each."
         )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from self2self.image_io import exif
-from self2self.image_io.image import Array, Metadata, Refused, Stored, check_size
+from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
 from self2self.image_io.png import INCH, expanded
 
 QUALITY = 95
@@ -34,7 +34,7 @@ _PARTS = re.compile(rb"ns\.google\.com/photos/1\.0/(container|camera|depthmap)|n
 """Namespaces of XMP that tells where in the file a gain map, a depth map or a film lies."""
 
 
-def decode_jpeg(data: bytes) -> Stored:
+def decode_jpeg(data: bytes) -> StoredImage:
     """The samples of a JPEG: 8-bit grey, RGB or CMYK (255 = full ink, whichever way Adobe stored it).
 
     Raises:
@@ -45,7 +45,7 @@ def decode_jpeg(data: bytes) -> Stored:
 
     depth = _jpeg_depth(data)
     if depth not in (None, 8):
-        raise Refused(f"is a JPEG with {depth} bits per channel; expected 8. Convert it to a 16-bit TIFF.")
+        raise ImageRefused(f"is a JPEG with {depth} bits per channel; expected 8. Convert it to a 16-bit TIFF.")
     picture = JpegImageFile(io.BytesIO(data))
     check_size(*picture.size)
     # Each block of 8x8 takes a bit at the very least (two in practice); libjpeg would paint all that is missing grey.
@@ -62,10 +62,10 @@ def decode_jpeg(data: bytes) -> Stored:
     dpi = picture.info.get("dpi") if picture.info.get("jfif_unit") in (1, 2) else None
     metadata = Metadata(picture.info.get("icc_profile"), exif.bare(picture.info.get("exif")), dpi, xmp=xmp)
     metadata = replace(metadata, jpeg_segments=tuple(_kept_segments(picture)))
-    return Stored(values, None, metadata, lossless=False, notes=tuple(notes))
+    return StoredImage(values, None, metadata, lossless=False, notes=tuple(notes))
 
 
-def decode_webp(data: bytes) -> Stored:
+def decode_webp(data: bytes) -> StoredImage:
     """The samples of a WebP: 8-bit RGB, with or without alpha.
 
     Raises:
@@ -77,17 +77,17 @@ def decode_webp(data: bytes) -> Stored:
     chunks = _webp_chunks(data)
     frames = sum(1 for kind, _ in chunks if kind == b"ANMF")
     if frames > 1:
-        raise Refused(f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG.")
+        raise ImageRefused(f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG.")
     # WebP ends at 16383x16383 pixels, which is under MAX_PIXELS: no bomb to look for.
     samples = np.asarray(imagecodecs.webp_decode(data))
     check_size(samples.shape[1], samples.shape[0])
     alpha = samples[..., 3].copy() if samples.shape[2] == 4 else None
     blocks = dict(chunks)
     metadata = Metadata(blocks.get(b"ICCP"), exif.bare(blocks.get(b"EXIF")), xmp=blocks.get(b"XMP "))
-    return Stored(np.ascontiguousarray(samples[..., :3]), alpha, metadata, lossless=b"VP8L" in blocks)
+    return StoredImage(np.ascontiguousarray(samples[..., :3]), alpha, metadata, lossless=b"VP8L" in blocks)
 
 
-def decode_bmp(data: bytes) -> Stored:
+def decode_bmp(data: bytes) -> StoredImage:
     """The samples of a BMP: 8-bit grey or RGB, with or without alpha; palettes are expanded.
 
     Raises:
@@ -111,10 +111,10 @@ def decode_bmp(data: bytes) -> Stored:
         notes.append("16-bit colours (5 or 6 bits per channel) are written as 24-bit RGB")
     if samples.shape[2] == 4:
         samples, alpha = np.ascontiguousarray(samples[..., :3]), samples[..., 3].copy()
-    return Stored(samples, alpha, Metadata(dpi=picture.info.get("dpi")), notes=tuple(notes))
+    return StoredImage(samples, alpha, Metadata(dpi=picture.info.get("dpi")), notes=tuple(notes))
 
 
-def encode_jpeg(stored: Stored) -> bytes:
+def encode_jpeg(stored: StoredImage) -> bytes:
     """A baseline JPEG of uint8 grey, RGB or CMYK, at quality 95 without chroma subsampling."""
     blocks = _blocks(stored, b"Exif\0\0") | _dpi(stored)
     segments = b"".join(
@@ -124,14 +124,14 @@ def encode_jpeg(stored: Stored) -> bytes:
     return _save(stored, "JPEG", quality=QUALITY, subsampling="4:4:4", extra=segments, **blocks)
 
 
-def encode_webp(stored: Stored) -> bytes:
+def encode_webp(stored: StoredImage) -> bytes:
     """A WebP of uint8 grey or RGB, with or without alpha; lossless if the source was."""
     # exact: colours under transparent pixels are somebody's data, too.
     choice = {"lossless": True, "exact": True} if stored.lossless else {"quality": QUALITY}
     return _save(stored, "WEBP", **choice, **_blocks(stored, b""))
 
 
-def encode_bmp(stored: Stored) -> bytes:
+def encode_bmp(stored: StoredImage) -> bytes:
     """A BMP of uint8 grey or RGB, or of RGB with alpha."""
     if stored.alpha is None:
         return _save(stored, "BMP", **_dpi(stored))
@@ -149,11 +149,13 @@ def _samples(picture: Any, mode: str | None = None) -> Array:
     picture.load()
     samples = np.asarray(picture.convert(mode) if mode else picture)
     if samples.dtype != np.uint8:
-        raise Refused(f"has pixels of Pillow's type {picture.mode}; expected 8 bits per channel. Convert it to PNG.")
+        raise ImageRefused(
+            f"has pixels of Pillow's type {picture.mode}; expected 8 bits per channel. Convert it to PNG."
+        )
     return samples.reshape(*samples.shape[:2], -1).copy()
 
 
-def _save(stored: Stored, form: str, **options: Any) -> bytes:
+def _save(stored: StoredImage, form: str, **options: Any) -> bytes:
     from PIL import Image as PillowImage
 
     samples = stored.values
@@ -176,7 +178,7 @@ def _kept_segments(picture: Any) -> Iterator[tuple[int, bytes]]:
             yield IPTC, payload
 
 
-def _blocks(stored: Stored, prefix: bytes) -> dict[str, Any]:
+def _blocks(stored: StoredImage, prefix: bytes) -> dict[str, Any]:
     blocks = {}
     if stored.metadata.xmp is not None:
         blocks["xmp"] = stored.metadata.xmp
@@ -187,7 +189,7 @@ def _blocks(stored: Stored, prefix: bytes) -> dict[str, Any]:
     return blocks
 
 
-def _dpi(stored: Stored) -> dict[str, tuple[float, float]]:
+def _dpi(stored: StoredImage) -> dict[str, tuple[float, float]]:
     return {} if stored.metadata.dpi is None else {"dpi": stored.metadata.dpi}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from self2self.image_io.image import Array, Metadata, Refused, Stored, check_size
+from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT = frozenset(
@@ -26,7 +26,7 @@ INCH = 0.0254
 """Metres; PNG counts pixels per metre."""
 
 
-def decode(data: bytes) -> Stored:
+def decode(data: bytes) -> StoredImage:
     """The samples of a PNG; palettes are expanded, and 1, 2 and 4 bits widened to 8.
 
     A colour key (tRNS of a grey or RGB image) becomes an alpha channel, because the denoised pixels
@@ -52,7 +52,9 @@ def decode(data: bytes) -> Stored:
             _check_header(header)
         if kind == b"acTL" and payload[:4] != b"\0\0\0\x01":
             frames = int.from_bytes(payload[:4], "big")
-            raise Refused(f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG.")
+            raise ImageRefused(
+                f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG."
+            )
         if kind == b"IDAT":
             pixels.append(payload)
         elif kind == b"tRNS" and header[3] in (0, 2):
@@ -82,10 +84,10 @@ def decode(data: bytes) -> Stored:
         notes.append(note)
     elif depth < 8:
         notes.append(f"{depth}-bit grey is written as 8-bit grey")
-    return Stored(np.ascontiguousarray(samples), alpha, metadata, notes=tuple(notes))
+    return StoredImage(np.ascontiguousarray(samples), alpha, metadata, notes=tuple(notes))
 
 
-def encode(stored: Stored) -> bytes:
+def encode(stored: StoredImage) -> bytes:
     """A PNG of uint8 or uint16 samples, grey or RGB, with or without alpha."""
     import imagecodecs
 

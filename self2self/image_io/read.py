@@ -12,7 +12,7 @@ import numpy as np
 
 from self2self.errors import InputError, ResourceError
 from self2self.image_io import pillow_formats, png, tiff
-from self2self.image_io.image import Array, Image, Refused, Stored
+from self2self.image_io.image import Array, Image, ImageRefused, StoredImage
 from self2self.image_io.value_range import EXACT_SPAN, choose_scale, normalise
 
 SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
@@ -43,7 +43,7 @@ SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
 )
 """(bytes, their offset, format); the names in capitals are recognised only to be named."""
 
-DECODERS: dict[str, Callable[[bytes], Stored]] = {
+DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
     "png": png.decode,
     "jpeg": pillow_formats.decode_jpeg,
     "webp": pillow_formats.decode_webp,
@@ -72,7 +72,7 @@ def read_image(path: str | os.PathLike[str], *, whole_range: bool = False) -> Im
         return image_from(path, form, stored, whole_range=whole_range)
 
 
-def image_from(path: Path, form: str, stored: Stored, *, whole_range: bool = False) -> Image:
+def image_from(path: Path, form: str, stored: StoredImage, *, whole_range: bool = False) -> Image:
     """The image of what a decoder returned.
 
     Raises:
@@ -168,7 +168,7 @@ def decoding(path: Path, form: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Refused as error:
+    except ImageRefused as error:
         raise InputError(f"{path}: {error}") from error
     except MemoryError as error:
         raise ResourceError(f"{path}: does not fit into memory. Cut it into parts and denoise each.") from error
@@ -198,7 +198,7 @@ def check_finite(values: Array) -> None:
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
         nan = int(np.count_nonzero(np.isnan(values)))
-        raise Refused(
+        raise ImageRefused(
             f"has {bad} values that are no numbers ({nan} NaN, {bad - nan} infinite); expected finite ones. "
             "Replace them by interpolation or by the median, e.g. with numpy.nan_to_num."
         )

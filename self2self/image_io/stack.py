@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from self2self.errors import InputError, OutputError, UsageError
-from self2self.image_io.image import Array, Image, Stored
+from self2self.image_io.image import Array, Image, StoredImage
 from self2self.image_io.read import check_finite, decoding, format_of, image_from, read_image
 from self2self.image_io.tiff_pages import Pages, list_pages, read_stored, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
@@ -105,16 +105,16 @@ class Stack:
             imagej = self._listed.imagej and not float_map
             write_pages(temporary, self._with(pages, float_map=float_map), self.pages, imagej=imagej)
 
-    def _with(self, pages: Iterator[Array], *, float_map: bool) -> Iterator[Stored]:
+    def _with(self, pages: Iterator[Array], *, float_map: bool) -> Iterator[StoredImage]:
         for index, values in enumerate(pages):
             with self._telling(index):
                 stored = self._stored(index)
             if float_map:
-                yield Stored(values, None, map_metadata(stored.metadata))
+                yield StoredImage(values, None, map_metadata(stored.metadata))
             else:
                 yield replace(stored, values=values)
 
-    def _stored(self, index: int) -> Stored:
+    def _stored(self, index: int) -> StoredImage:
         assert self._listed is not None  # noqa: S101 - asked for by this class alone
         return read_stored(self.path, self._file, self._listed, index)
 

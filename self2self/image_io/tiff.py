@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from self2self.image_io import exif, tiff_file
-from self2self.image_io.image import Array, Metadata, Refused, Stored, TiffLayout, check_size
+from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
 from self2self.image_io.png import expanded
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
@@ -30,7 +30,7 @@ TEXT_TAGS = {305: "software", 306: "datetime"}
 """Tags that tifffile takes as arguments instead."""
 
 
-def decode(path: Path) -> Stored:
+def decode(path: Path) -> StoredImage:
     """The samples of a TIFF with one image; 1, 2 and 4 bits are widened to 8, palettes expanded.
 
     Unsigned MinIsWhite integers are inverted, so that a higher value is always brighter.
@@ -50,7 +50,9 @@ def decode(path: Path) -> Stored:
         return tiff_file.with_file_metadata(file, decode_page(path, file, page, notes), skipped=skipped)
 
 
-def decode_page(path: Path, file: Any, page: Any, notes: Iterable[str] = (), samples: Array | None = None) -> Stored:
+def decode_page(
+    path: Path, file: Any, page: Any, notes: Iterable[str] = (), samples: Array | None = None
+) -> StoredImage:
     """The samples of one page of an open TIFF, or `samples` (H, W, C) with all that the page says of them.
 
     Raises:
@@ -93,16 +95,16 @@ def decode_page(path: Path, file: Any, page: Any, notes: Iterable[str] = (), sam
         values, note = expanded(_apply(colormap, values[..., 0]), grey_allowed=metadata.icc is None)
         notes.append(note)
     if values.dtype.name not in STORED_TYPES:
-        raise Refused(
+        raise ImageRefused(
             f"has pixels of type {values.dtype.name}; expected integers of 8, 16 or 32 bits or floats of 16, 32 "
             "or 64 bits. Convert it to float32."
         )
     if page.photometric == MINISWHITE and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
-    return Stored(values, alpha, metadata, notes=tuple(notes))
+    return StoredImage(values, alpha, metadata, notes=tuple(notes))
 
 
-def write(file: BinaryIO, stored: Stored) -> None:
+def write(file: BinaryIO, stored: StoredImage) -> None:
     """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate.
 
     Args:
@@ -122,7 +124,7 @@ def write(file: BinaryIO, stored: Stored) -> None:
         exif.append_directories(file, directories)
 
 
-def page_options(stored: Stored) -> tuple[Array, dict[str, Any]]:
+def page_options(stored: StoredImage) -> tuple[Array, dict[str, Any]]:
     """The samples of a page as tifffile takes them, and the options to write it with.
 
     Directories of EXIF are not among its tags: only `write` can append them.
@@ -171,9 +173,9 @@ def _bytes(value: object) -> bytes | None:
 
 def _exif(path: Path, file: Any, page: Any) -> bytes | None:
     block = exif.from_tiff(path, file.byteorder, file.is_bigtiff, page.offset)
-    turned = page.tags.valueof(exif.ORIENTATION)
-    if block is None and isinstance(turned, int) and 1 <= turned <= 8:
-        return exif.orientation_block(int(turned))
+    oriented = page.tags.valueof(exif.ORIENTATION)
+    if block is None and isinstance(oriented, int) and 1 <= oriented <= 8:
+        return exif.orientation_block(int(oriented))
     return block
 
 
@@ -187,7 +189,7 @@ def _check_pages(file: Any, page: Any) -> bool:
         # ImageJ writes stacks over 4 GB as one page and the number of slices as text.
         count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
     if count > 1:
-        raise Refused(f"has {count} pages; expected one image here. Save the page as a TIFF of its own.")
+        raise ImageRefused(f"has {count} pages; expected one image here. Save the page as a TIFF of its own.")
     return len(kinds) > 1
 
 
@@ -217,10 +219,10 @@ def check_channels(page: Any) -> tuple[int, int | None]:
         photometric = RGB
     if photometric not in known:
         name = getattr(page.photometric, "name", str(photometric))
-        raise Refused(f"has the colour space {name}; expected grey, RGB, CMYK or a palette. Convert it to RGB.")
+        raise ImageRefused(f"has the colour space {name}; expected grey, RGB, CMYK or a palette. Convert it to RGB.")
     declared = len(extras) == 0 or (len(extras) == 1 and (extras[0] in (1, 2) or (extras[0] == 0 and colours >= 3)))
     if colours != known[photometric] or not declared or (photometric == PALETTE and extras):
-        raise Refused(
+        raise ImageRefused(
             f"has {samples} channels; expected grey or RGB, with or without alpha, or CMYK, and declared as such. "
             "Save each channel as a file of its own."
         )
@@ -247,9 +249,13 @@ def check_segments(file: Any, page: Any) -> None:
 def _samples(page: Any) -> Array:
     planes, depth, height, width, contiguous = page.shaped
     if depth != 1:
-        raise Refused(f"has {depth} slices; self2self takes one image a file. Save each slice as a TIFF of its own.")
+        raise ImageRefused(
+            f"has {depth} slices; self2self takes one image a file. Save each slice as a TIFF of its own."
+        )
     if page.dtype is None:
-        raise Refused(f"has {page.bitspersample}-bit samples of a mixed or unknown type; expected one of 8, 16 or 32.")
+        raise ImageRefused(
+            f"has {page.bitspersample}-bit samples of a mixed or unknown type; expected one of 8, 16 or 32."
+        )
     samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
     return samples[0] if planes == 1 else np.moveaxis(samples[..., 0], 0, 2)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from self2self.image_io.image import Stored
+from self2self.image_io.image import StoredImage
 
 IMAGEJ_TAGS = (50838, 50839)
 """Lengths and bytes of slice labels, display ranges, colour tables and regions."""
@@ -23,7 +23,7 @@ def losses(file: Any, *, skipped: bool) -> Iterator[str]:
         yield "its OME description speaks of other files or pages and is dropped"
 
 
-def with_file_metadata(file: Any, stored: Stored, *, skipped: bool) -> Stored:
+def with_file_metadata(file: Any, stored: StoredImage, *, skipped: bool) -> StoredImage:
     """The first picture of an open TIFF, with what the file says that is still true of the output."""
     metadata = stored.metadata
     if file.is_ome:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from self2self.image_io import exif, tiff, tiff_file
-from self2self.image_io.image import Array, Refused, Stored, check_size
+from self2self.image_io.image import Array, ImageRefused, StoredImage, check_size
 
 CLASSIC_BYTES = 2**32 - 2**26
 """Pixels of a classic TIFF; the rest of its 4 GiB is for tags. More makes a BigTIFF."""
@@ -66,7 +66,7 @@ def list_pages(file: Any) -> Pages:
             continue
         got = _signature(page)
         if got != expected:
-            raise Refused(
+            raise ImageRefused(
                 f"has pages that differ: page {len(indices) + 1} is {_words(got)}, page 1 is {_words(expected)}. "
                 "Save pages of one kind as a file of their own."
             )
@@ -77,7 +77,7 @@ def list_pages(file: Any) -> Pages:
     return Pages(len(indices), tuple(indices), False, imagej, skipped, tuple(_losses(file, skipped=skipped)))
 
 
-def read_stored(path: Path, file: Any, pages: Pages, index: int) -> Stored:
+def read_stored(path: Path, file: Any, pages: Pages, index: int) -> StoredImage:
     """Page `index` of the stack, from 0; nothing else is read.
 
     Raises:
@@ -98,7 +98,7 @@ def read_stored(path: Path, file: Any, pages: Pages, index: int) -> Stored:
     return stored
 
 
-def write_pages(path: Path, stored: Iterable[Stored], count: int, *, imagej: bool) -> None:
+def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej: bool) -> None:
     """Write a stack to `path` from `count` pages, of which only one is in memory at a time.
 
     Byte order is that of the first page's source. The file becomes a BigTIFF if its source was one or
@@ -172,7 +172,7 @@ def _losses(file: Any, *, skipped: bool) -> Iterator[str]:
         yield "EXIF directories (exposure, position) are not kept in a stack"
 
 
-def _with_axes(file: Any, stored: Stored) -> Stored:
+def _with_axes(file: Any, stored: StoredImage) -> StoredImage:
     """With tifffile's own description, of shape and axes; true of the output, too: the same pages in the same order."""
     text = file.pages.first.tags.valueof(270)
     if isinstance(text, str) and text.startswith('{"shape"') and file.pages.first.photometric != tiff.PALETTE:

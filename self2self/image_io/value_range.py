@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.image_io.image import Array, Image, Refused
-from self2self.imaging.outliers import stand_alone
+from self2self.image_io.image import Array, Image, ImageRefused
+from self2self.imaging.outliers import isolated_pixels
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.2, 99.8
 """What counts as the bulk; the usual choice in fluorescence microscopy (CSBDeep uses 99.8 as well)."""
@@ -85,7 +85,7 @@ def choose_scale(values: Array, *, whole_range: bool = False) -> Scale:
     """
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
-        raise Refused(f"has values from {low:g} to {high:g}, which no number type can subtract. Rescale it.")
+        raise ImageRefused(f"has values from {low:g} to {high:g}, which no number type can subtract. Rescale it.")
     sample = _without_outliers(values)
     bulk_low, bulk_high = _bulk(sample)
     span = bulk_high - bulk_low
@@ -151,7 +151,7 @@ def restore(pixels: Array, offset: float, scale: float, dtype: np.dtype[Any]) ->
     return values
 
 
-def in_whole_range(image: Image) -> Image:
+def to_whole_range(image: Image) -> Image:
     """A copy of `image` as `read_image` gives it with `whole_range`, of floats but for rounding; or itself."""
     if image.white is None or image.range == (0, image.white):
         return image
@@ -210,7 +210,7 @@ def _outliers(
     rows, columns, channels = np.unravel_index(places[far], values.shape)
     for channel in range(values.shape[2]):
         here = channels == channel
-        outliers[far[here]] |= stand_alone(values[..., channel], rows[here], columns[here])[0]
+        outliers[far[here]] |= isolated_pixels(values[..., channel], rows[here], columns[here])[0]
     return outliers
 
 

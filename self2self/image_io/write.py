@@ -10,7 +10,7 @@ import numpy as np
 
 from self2self.errors import InputError, OutputError
 from self2self.image_io import exif, pillow_formats, png, tiff
-from self2self.image_io.image import Array, Image, Metadata, Stored
+from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
 from self2self.machine.files import atomic_path, atomic_write, check_new
@@ -29,7 +29,7 @@ EXTENSIONS = {
 }
 """File extension → format."""
 
-ENCODERS: dict[str, Callable[[Stored], bytes]] = {
+ENCODERS: dict[str, Callable[[StoredImage], bytes]] = {
     "png": png.encode,
     "jpeg": pillow_formats.encode_jpeg,
     "webp": pillow_formats.encode_webp,
@@ -104,7 +104,7 @@ def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, for
     _check_pixels(pixels, like)
     form = _ready(path, like, force=force)
     values = restore(pixels, like.offset, like.scale, like.dtype)
-    _write(path, form, Stored(values, like.alpha, like.metadata, like.lossless))
+    _write(path, form, StoredImage(values, like.alpha, like.metadata, like.lossless))
 
 
 def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, force: bool = False) -> None:
@@ -133,7 +133,7 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
     else:
         values = restore(array, 0.0, like.scale, np.dtype(np.float32))
         unit = "in the units of the image file"
-    _write(path, form, Stored(values, None, map_metadata(like.metadata, unit)))
+    _write(path, form, StoredImage(values, None, map_metadata(like.metadata, unit)))
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
@@ -157,7 +157,7 @@ def _ready(path: str | os.PathLike[str], like: Image, *, force: bool, float_map:
     return _form(path)
 
 
-def _write(path: str | os.PathLike[str], form: str, stored: Stored) -> None:
+def _write(path: str | os.PathLike[str], form: str, stored: StoredImage) -> None:
     if form == "tiff":
         with atomic_path(path) as temporary, temporary.open("r+b") as file:
             tiff.write(file, stored)

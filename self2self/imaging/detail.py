@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from self2self.imaging.noise import NORMAL_MEDIAN, central, measure_noise
+from self2self.imaging.noise import NORMAL_MEDIAN, center_crop, measure_noise
 from self2self.imaging.noise_curve import by_brightness
 from self2self.imaging.outliers import LINES
 
@@ -59,7 +59,7 @@ def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = 
     """
     if min(result.shape[1:]) < SQUARE:
         return
-    kind = measure_noise(central(noisy))
+    kind = measure_noise(center_crop(noisy))
     if kind.correlated or (kind.signal_dependent and not even_noise):
         return
     variances, scales, brightness, peaks = _squares(noisy, result)

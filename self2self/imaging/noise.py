@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.imaging.noise_curve import BLOCK, blocks_of, depends_on_the_signal
+from self2self.imaging.noise_curve import BLOCK_SIDE, is_signal_dependent, to_blocks
 
 FloatArray = NDArray[np.floating]
 Plane = NDArray[np.float64]
@@ -124,7 +124,7 @@ class Residual:
     @property
     def correlated(self) -> bool:
         """Whether neighbours are correlated in what was removed, over the whole image and in its flat parts."""
-        return between_neighbours(self.autocorrelation) > CORRELATED and self.noise.correlated
+        return neighbour_correlation(self.autocorrelation) > CORRELATED and self.noise.correlated
 
     def to_json(self) -> dict[str, Any]:
         """What ``"residual"`` holds in the JSON of a command."""
@@ -137,7 +137,7 @@ class Residual:
         }
 
 
-def central(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
+def center_crop(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
     """A view of the middle of `pixels` [C, H, W], at most `side` a side: by default enough to measure noise in."""
     starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
     rows, columns = (slice(start, start + side) for start in starts)
@@ -151,7 +151,7 @@ def measure_noise(pixels: FloatArray) -> Noise:
         pixels: (C, H, W) of at least 8x8, finite, with its bulk in [0, 1]. Level and correlation are those of any
             affine scale; whether it depends on the signal can be told of values in the range alone.
     """
-    return replace(_level_and_correlation(pixels), signal_dependent=depends_on_the_signal(pixels))
+    return replace(_level_and_correlation(pixels), signal_dependent=is_signal_dependent(pixels))
 
 
 def _level_and_correlation(pixels: FloatArray) -> Noise:
@@ -192,7 +192,7 @@ def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in total / total[0, 0])
 
 
-def between_neighbours(lags: tuple[tuple[float, ...], ...]) -> float:
+def neighbour_correlation(lags: tuple[tuple[float, ...], ...]) -> float:
     """Of an `autocorrelation`, that between neighbouring pixels, mean of both directions."""
     return (lags[0][1] + lags[1][0]) / 2
 
@@ -231,7 +231,7 @@ def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
     if sums[0] == 0:
         return 0.0, 0.0
     white = _white(projector)
-    scale = BLOCK / (BLOCK - 1)
+    scale = BLOCK_SIDE / (BLOCK_SIDE - 1)
     horizontal, vertical = (float((total / sums[0] - white) * scale) for total in sums[1:])
     return horizontal, vertical
 
@@ -281,21 +281,21 @@ def _cut_off_ends(plane: Plane) -> list[float]:
 
 def _less_surface() -> Plane:
     """The projection (64, 64) of a flattened block onto what a quadratic surface leaves."""
-    y, x = np.mgrid[:BLOCK, :BLOCK] / (BLOCK - 1) - 0.5
+    y, x = np.mgrid[:BLOCK_SIDE, :BLOCK_SIDE] / (BLOCK_SIDE - 1) - 0.5
     surface = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     basis, _ = np.linalg.qr(surface)
-    return np.asarray(np.eye(BLOCK * BLOCK) - basis @ basis.T)
+    return np.asarray(np.eye(BLOCK_SIDE * BLOCK_SIDE) - basis @ basis.T)
 
 
 def _white(projector: Plane) -> float:
     """Sum of products of neighbours over sum of squares that independent noise has behind `projector`."""
-    index = np.arange(BLOCK * BLOCK).reshape(BLOCK, BLOCK)
+    index = np.arange(BLOCK_SIDE * BLOCK_SIDE).reshape(BLOCK_SIDE, BLOCK_SIDE)
     return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
 
 
 def _products(plane: Plane, projector: Plane) -> Plane:
     """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
-    blocks = blocks_of(plane).reshape(-1, BLOCK * BLOCK)
+    blocks = to_blocks(plane).reshape(-1, BLOCK_SIDE * BLOCK_SIDE)
     usable = np.ones(len(blocks), bool)
     for end in _cut_off_ends(plane):
         usable &= np.mean(blocks == end, axis=1) < 2 * SATURATED_SHARE
@@ -307,7 +307,7 @@ def _products(plane: Plane, projector: Plane) -> Plane:
     noisy = energy > 1e-20 * np.square(blocks).sum(axis=1)
     rest, energy = rest[noisy], energy[noisy]
     count = max(min(LEAST_BLOCKS, len(rest)), int(FLATTEST * len(rest)))
-    chosen = rest[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK, BLOCK)
+    chosen = rest[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
     right = (chosen[:, :, :-1] * chosen[:, :, 1:]).sum()
     below = (chosen[:, :-1] * chosen[:, 1:]).sum()
     return np.array([np.square(chosen).sum(), right, below])

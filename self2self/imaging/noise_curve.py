@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Plane = NDArray[np.float64]
 
-BLOCK = 8
+BLOCK_SIDE = 8
 """Side of the squares, in pixels."""
 GROUPS = 8
 """Squares are put into so many groups by their brightness."""
@@ -33,11 +33,11 @@ CERTAIN, TIMES_AS_STRONG = 8.0, 2.0
 depend on the signal (docs/experiments.md)."""
 
 
-def blocks_of(plane: Plane) -> Plane:
+def to_blocks(plane: Plane) -> Plane:
     """Squares [n, BLOCK, BLOCK]; what is over at the right and below is left out."""
-    height, width = (side // BLOCK for side in plane.shape)
-    grid = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
-    return grid.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
+    height, width = (side // BLOCK_SIDE for side in plane.shape)
+    grid = plane[: height * BLOCK_SIDE, : width * BLOCK_SIDE].reshape(height, BLOCK_SIDE, width, BLOCK_SIDE)
+    return grid.swapaxes(1, 2).reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
 
 
 def by_brightness(values: NDArray[np.floating], least: int) -> list[NDArray[np.intp]]:
@@ -46,7 +46,7 @@ def by_brightness(values: NDArray[np.floating], least: int) -> list[NDArray[np.i
     return np.array_split(order, max(1, min(GROUPS, values.size // least)))
 
 
-def depends_on_the_signal(image: NDArray[np.floating]) -> bool:
+def is_signal_dependent(image: NDArray[np.floating]) -> bool:
     """Whether the noise grows with the brightness, in every channel, as that of photons does.
 
     Args:
@@ -59,7 +59,7 @@ def depends_on_the_signal(image: NDArray[np.floating]) -> bool:
     )
 
 
-def deviations_at_the_ends(image: NDArray[np.floating]) -> list[tuple[float, float]]:
+def deviations_at_range_ends(image: NDArray[np.floating]) -> list[tuple[float, float]]:
     """Standard deviation of the noise at 0 and at 1, of each channel.
 
     Args:
@@ -81,9 +81,9 @@ def deviations_at_the_ends(image: NDArray[np.floating]) -> list[tuple[float, flo
 
 def _squares(plane: NDArray[np.floating]) -> tuple[Plane, Plane]:
     """Brightness and variance of the noise of squares of which at most half is cut off."""
-    squares = blocks_of(plane.astype(np.float64))
+    squares = to_blocks(plane.astype(np.float64))
     cut_off = np.maximum(np.sum(squares <= 0, axis=(1, 2)), np.sum(squares >= 1, axis=(1, 2)))
-    usable = cut_off <= BLOCK * BLOCK // 2
+    usable = cut_off <= BLOCK_SIDE * BLOCK_SIDE // 2
     squares, cut_off = squares[usable], cut_off[usable]
     # Smooth changes of the image vanish in the second difference of four neighbours, which has the noise's variance.
     corners = [squares[:, i::2, j::2] for i, j in ((0, 0), (1, 1), (0, 1), (1, 0))]
@@ -129,5 +129,5 @@ def _remaining(share: float) -> float:
     return (t * t + 1) * normal.cdf(t) + t * normal.pdf(t) - mean**2
 
 
-REMAINING = (1.0, *(_remaining(count / BLOCK**2) for count in range(1, BLOCK**2 // 2 + 1)))
+REMAINING = (1.0, *(_remaining(count / BLOCK_SIDE**2) for count in range(1, BLOCK_SIDE**2 // 2 + 1)))
 """Share of the variance that is left in a square, by how many of its values are cut off."""

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=np.generic)
 
-MIRRORED = 4
+MIRROR_ORIENTATIONS = 4
 """Orientations 0 to 3 keep the shape; those from 4 on swap height and width."""
 
 
 @overload
-def turned(values: NDArray[T], orientation: int) -> NDArray[T]: ...
+def oriented(values: NDArray[T], orientation: int) -> NDArray[T]: ...
 @overload
-def turned(values: Tensor, orientation: int) -> Tensor: ...
-def turned(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
+def oriented(values: Tensor, orientation: int) -> Tensor: ...
+def oriented(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
     """[..., H, W] in one of the orientations; of an array a view, of a tensor a copy if it is mirrored."""
     axes = tuple(axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit)
     if axes:
@@ -32,9 +32,9 @@ def turned(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor
 
 
 @overload
-def turned_back(values: NDArray[T], orientation: int) -> NDArray[T]: ...
+def undo_orientation(values: NDArray[T], orientation: int) -> NDArray[T]: ...
 @overload
-def turned_back(values: Tensor, orientation: int) -> Tensor: ...
-def turned_back(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
-    """The inverse of `turned`."""
-    return turned(turned(values, orientation & 4), orientation & 3)
+def undo_orientation(values: Tensor, orientation: int) -> Tensor: ...
+def undo_orientation(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
+    """The inverse of `oriented`."""
+    return oriented(oriented(values, orientation & 4), orientation & 3)

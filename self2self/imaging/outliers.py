@@ -1,11 +1,11 @@
 """Values beyond [0, 1], such as bright stars and hot pixels, which a network has not learnt to see.
 
-What a network makes of such a value need not be an image at all, and not at that pixel alone. So it sees the nearest
-value of the range (`within_range`), and what lay beyond comes back in the result (`with_extremes`) where the prediction
-is near that end of the range, too. That of a star is, because its surroundings are bright.
+A network's prediction for such a value need not be an image at all, and not at that pixel alone. The network therefore
+sees the nearest value of the range (`clip_to_range`). What lay beyond the range returns to the result
+(`restore_outliers`) where the prediction is near that end of the range, as it is for a star.
 
-A hot pixel has no part in its surroundings, and would show in what is predicted for them and for itself. So it is
-replaced before anything else (`without_hot_pixels`).
+A hot pixel is unlike its surroundings. It would show in the predictions for itself and for its neighbours, so it is
+replaced before anything else (`remove_hot_pixels`).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ on they fully do; the share rises smoothly in between."""
 LINES = 64
 """Lines that are worked on at a time."""
 
-HOT = 1.0
+HOT_PIXEL_DISTANCE = 1.0
 """How far beyond [0, 1] a hot pixel is, at least: what is nearer may be one of few photons."""
-LONELY = 0.15
+LARGEST_NEIGHBOUR_SHARE = 0.15
 """A value that rises above its surroundings stands alone if all its neighbours but one rise by less than this share of
 it; and the same downwards. Those of a point of light rise by more if it is 1.3 pixels wide at half of its height
 (Gaussian), as through most lenses. The one may be another hot pixel."""
 
-AROUND = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
+NEIGHBOUR_OFFSETS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
 
 
-def within_range(pixels: FloatArray) -> FloatArray:
+def clip_to_range(pixels: FloatArray) -> FloatArray:
     """`pixels` with the nearest value of [0, 1] in the place of those beyond; itself where there are none."""
     if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         return np.clip(pixels, 0, 1)
     return pixels
 
 
-def stand_alone(
+def isolated_pixels(
     plane: NDArray[Any], rows: NDArray[np.integer], columns: NDArray[np.integer]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Which of some pixels have no part in their surroundings, as hot and dead ones.
@@ -55,14 +55,16 @@ def stand_alone(
         [n] for each whether it stands alone, and [n] the median of its eight neighbours, mirrored at the borders.
     """
     height, width = plane.shape
-    around = np.empty((len(AROUND), len(rows)))
-    for values, (down, right) in zip(around, AROUND, strict=True):
+    around = np.empty((len(NEIGHBOUR_OFFSETS), len(rows)))
+    for values, (down, right) in zip(around, NEIGHBOUR_OFFSETS, strict=True):
         values[:] = plane[_mirrored(rows + down, height), _mirrored(columns + right, width)]
     around.sort(axis=0)
     # The surroundings are what is second from the other end: of the neighbours of a star, half are part of it.
     low, high = around[1], around[-2]
     values = plane[rows, columns].astype(np.float64)
-    alone = (high - low < LONELY * (values - low)) | (high - low < LONELY * (high - values))
+    alone = (high - low < LARGEST_NEIGHBOUR_SHARE * (values - low)) | (
+        high - low < LARGEST_NEIGHBOUR_SHARE * (high - values)
+    )
     return alone, (around[3] + around[4]) / 2
 
 
@@ -70,7 +72,7 @@ def _mirrored(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
     return np.asarray(side - 1 - np.abs(side - 1 - np.abs(places)))
 
 
-def without_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArray:
+def remove_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArray:
     """`pixels` with the median of its surroundings, within [0, 1], for each value far beyond it that stands alone.
 
     Args:
@@ -85,10 +87,10 @@ def without_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatAr
         for top in range(0, plane.shape[0], LINES):
             lines = plane[top : top + LINES]
             # Most images have no such value.
-            if min(plane.shape) < 2 or (lines.min() >= -HOT and lines.max() <= 1 + HOT):
+            if min(plane.shape) < 2 or (lines.min() >= -HOT_PIXEL_DISTANCE and lines.max() <= 1 + HOT_PIXEL_DISTANCE):
                 continue
-            rows, columns = np.nonzero((lines < -HOT) | (lines > 1 + HOT))
-            alone, median = stand_alone(plane, rows + top, columns)
+            rows, columns = np.nonzero((lines < -HOT_PIXEL_DISTANCE) | (lines > 1 + HOT_PIXEL_DISTANCE))
+            alone, median = isolated_pixels(plane, rows + top, columns)
             found.append((channel, rows[alone] + top, columns[alone], np.clip(median[alone], 0, 1)))
     if not any(len(median) for *_, median in found):
         return pixels
@@ -98,7 +100,7 @@ def without_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatAr
     return cleaned
 
 
-def mix_in(prediction: FloatArray, pixels: FloatArray, share: float) -> None:
+def blend_noisy_image(prediction: FloatArray, pixels: FloatArray, share: float) -> None:
     """Change `prediction` to a mixture of which `share` is the noisy image `pixels`, as far as that is in [0, 1].
 
     Args:
@@ -108,14 +110,14 @@ def mix_in(prediction: FloatArray, pixels: FloatArray, share: float) -> None:
     """
     for top in range(0, pixels.shape[1], LINES):
         lines = prediction[:, top : top + LINES]
-        lines += np.float32(share) * (within_range(pixels[:, top : top + LINES]) - lines)
+        lines += np.float32(share) * (clip_to_range(pixels[:, top : top + LINES]) - lines)
 
 
-def with_extremes(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:
+def restore_outliers(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:
     """The result from a mean prediction and the noisy image.
 
     Args:
-        prediction: (C, H, W), of the network for `within_range(pixels)`; its values are clamped to [0, 1].
+        prediction: (C, H, W), of the network for `clip_to_range(pixels)`; its values are clamped to [0, 1].
         pixels: float32 (C, H, W), the noisy image.
         out: the same, for the result, whose values lie in [0, 1] and the range of `pixels`. May be `pixels` itself.
     """

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.bench.benchmark_model import Subject, file_subject, random_subject
+from self2self.bench.benchmark_model import BenchmarkModel, model_from_file, random_model
 from self2self.bench.cases import PLAIN
 from self2self.bench.compare import BENCHMARK, SCHEMA, compare, load_result
 from self2self.bench.convergence import convergence
 from self2self.bench.environment import environment
 from self2self.bench.memory import measure_memory
 from self2self.bench.page import page
-from self2self.bench.rounds import Plan, run_size
+from self2self.bench.rounds import RoundPlan, run_size
 from self2self.errors import InputError, InterruptedRun, UsageError
 from self2self.image_io import Image
 from self2self.imaging.padding import padded_size
@@ -138,15 +138,17 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
     image, clean = _images(run, options)
     # Before anything slow happens.
     fitted = None if image is None or run is None else load_model(_model_file(run))
-    subject = random_subject(recipe_for(options.recipe), folder) if model is None else file_subject(_model_file(model))
-    sizes = options.sizes or _default_sizes(subject, None if options.curve_run else image)
+    benchmark_model = (
+        random_model(recipe_for(options.recipe), folder) if model is None else model_from_file(_model_file(model))
+    )
+    sizes = options.sizes or _default_sizes(benchmark_model, None if options.curve_run else image)
     for size in sizes:
-        if subject.model.size not in (None, size):
-            height, width = subject.model.size or size
+        if benchmark_model.model.size not in (None, size):
+            height, width = benchmark_model.model.size or size
             raise UsageError(f"{model} is fixed to {height}x{width}. Leave out --size, or export it for all sizes.")
     statuses = {status.name: status for status in engine_statuses()}
     names = list(dict.fromkeys(options.engines)) or [name for name, status in statuses.items() if status.works]
-    plan = Plan(names, sorted(set(options.batches)), options.passes, options.rounds, strict=bool(options.engines))
+    plan = RoundPlan(names, sorted(set(options.batches)), options.passes, options.rounds, strict=bool(options.engines))
     gpu = find_gpu()
     result: dict[str, Any] = {
         "benchmark": BENCHMARK,
@@ -157,7 +159,7 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             "threads": torch.get_num_threads(),
             "gpu": gpu.name if isinstance(gpu, Gpu) else None,
         },
-        "model": subject.to_json(),
+        "model": benchmark_model.to_json(),
         "engines": {name: statuses[name].version for name in names},
         "unavailable": {name: status.problem for name, status in statuses.items() if not status.works},
         "problems": {},
@@ -169,14 +171,14 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
     }
     tell = _counter(observer, len(sizes) * (plan.steps() + options.memory * plan.steps() // plan.rounds))
     for size in dict.fromkeys(sizes):
-        measured = run_size(subject, size, plan, tell)
+        measured = run_size(benchmark_model, size, plan, tell)
         for name, problem in measured.problems.items():
             observer.note(f"{name}: {problem}")
             result["problems"][name] = problem
         if options.memory:
             for case in measured.cases:
                 tell(f"{size[0]}x{size[1]} memory of {case.engine}")
-                memory = measure_memory(case.engine, subject.model.path, size, case.batch)
+                memory = measure_memory(case.engine, benchmark_model.model.path, size, case.batch)
                 if isinstance(memory, str):
                     observer.note(f"peak memory of {case.engine} with batch {case.batch}: {memory}")
                 else:
@@ -227,12 +229,12 @@ def _model_file(model: Path) -> Path:
     return run.onnx_path
 
 
-def _default_sizes(subject: Subject, image: Image | None) -> tuple[Size, ...]:
-    if subject.model.size is not None:
-        return (subject.model.size,)
+def _default_sizes(benchmark_model: BenchmarkModel, image: Image | None) -> tuple[Size, ...]:
+    if benchmark_model.model.size is not None:
+        return (benchmark_model.model.size,)
     if image is None:
         return DEFAULT_SIZES
-    contract = subject.model.contract
+    contract = benchmark_model.model.contract
     height, width = image.pixels.shape[1:]
     return (padded_size(height, width, contract.size_multiple, contract.minimum_size),)
 

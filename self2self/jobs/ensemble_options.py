@@ -13,11 +13,11 @@ from self2self.report.html import check_available
 from self2self.runtime.engines.engine import get_engine
 from self2self.runtime.ensemble.denoise import check_counts
 from self2self.runtime.ensemble.device_loop import MASK_SOURCES, choose_mask_source
-from self2self.runtime.ensemble.pass_plan import Passes, check_sampling
+from self2self.runtime.ensemble.pass_plan import Passes, check_pass_plan
 
 
 @dataclass(frozen=True, slots=True)
-class InferOptions:
+class EnsembleOptions:
     """Options of an ensemble.
 
     Attributes:
@@ -55,7 +55,7 @@ class InferOptions:
         Raises:
             UsageError, OutputError, EngineUnavailableError: names the option.
         """
-        check_sampling(self.passes, self.tolerance)
+        check_pass_plan(self.passes, self.tolerance)
         check_counts(self.batch, self.seed)
         if self.mask_source not in MASK_SOURCES:
             raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
 from self2self.imaging.noise import Noise
-from self2self.jobs.fit_config import FitOptions, configure, differences, occupied, resumable, run_folder, suited
+from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder, suited
 from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.machine.system import peak_memory_bytes
 from self2self.train.checkpoint import load_weights
@@ -25,7 +25,7 @@ SAME_COMMAND = "The same command goes on."
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitResult:
     """A finished fit.
 
     Attributes:
@@ -118,7 +118,7 @@ def fit_job(
     force: bool = False,
     reference: Path | None = None,
     observer: Observer,
-) -> Fitted:
+) -> FitResult:
     """`self2self fit`.
 
     Raises:
@@ -135,10 +135,10 @@ def fit_job(
     if resume:
         config = resumable(run, config, options)
     elif run.folder.exists() and not force and not run.is_unbegun():
-        raise occupied(run)
+        raise occupied_error(run)
     tell_noise(image, noise, config.recipe, observer)
     fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
-    return replace(fitted, noise=config.recipe.judged(noise))
+    return replace(fitted, noise=config.recipe.apply_assessment(noise))
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
@@ -175,7 +175,7 @@ def run_fit(
     reference: NDArray[np.float32] | None = None,
     observer: Observer,
     go_on: str = "Give the same command with --resume to go on.",
-) -> Fitted:
+) -> FitResult:
     """Fit into `run` and tell the observer; `go_on` is what a user who interrupts it is told to do."""
     from self2self.train.session import fit_run
 
@@ -191,7 +191,7 @@ def run_fit(
         go_on=go_on,
     )
     seconds = time.perf_counter() - start
-    return Fitted(
+    return FitResult(
         run,
         config,
         report.step,
@@ -204,7 +204,7 @@ def run_fit(
     )
 
 
-def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, *, force: bool = False) -> Fitted:
+def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, *, force: bool = False) -> FitResult:
     """The fit of `config` in `run`, with as little work as possible.
 
     Args:
@@ -223,7 +223,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         return anew()
     if not run.config_path.is_file():
         if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-            raise occupied(run)
+            raise occupied_error(run)
         return anew()
     try:
         stored = run.config()
@@ -245,7 +245,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         return anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
-        return Fitted(run, config, config.recipe.steps, None, None, None, 0.0, reused=True)
+        return FitResult(run, config, config.recipe.steps, None, None, None, 0.0, reused=True)
     resume = run.state_path.is_file()
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")

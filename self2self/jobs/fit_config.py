@@ -7,15 +7,15 @@ from pathlib import Path
 
 from self2self.errors import UsageError
 from self2self.image_io import Image, image_hash
-from self2self.image_io.value_range import in_whole_range
+from self2self.image_io.value_range import to_whole_range
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer, noise_of
 from self2self.model.masks import check_seed
-from self2self.runtime.ensemble.pass_plan import as_published
+from self2self.runtime.ensemble.pass_plan import is_published_recipe
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
-from self2self.train.start_weights import has_natural_weights, natural_weights, predict_an_image, suit_image
+from self2self.train.start_weights import adapt_recipe, has_pretrained_weights, predicts_an_image, pretrained_weights
 
 FIT_PAGES = ("first", "each")
 
@@ -75,7 +75,7 @@ class FitOptions:
 
 def wants_whole_range(recipe: str, noise: Noise) -> bool:
     """Whether a fit by `recipe` to an image with `noise` sees it from black to white; why is told by `suited`."""
-    return as_published(recipe) or noise.correlated
+    return is_published_recipe(recipe) or noise.correlated
 
 
 def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -> tuple[Image, Noise, bool]:
@@ -89,7 +89,7 @@ def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -
         whole_range = wants_whole_range(options.recipe, noise)
     if not whole_range:
         return image, noise, False
-    whole = in_whole_range(image)
+    whole = to_whole_range(image)
     return whole, noise if whole is image else noise_of(whole), True
 
 
@@ -109,13 +109,13 @@ def configure(
 
     channels = image.pixels.shape[0]
     start = options.init or recipe_for(options.recipe).init
-    if start == "natural" and not has_natural_weights(channels) and options.init is None:
+    if start == "natural" and not has_pretrained_weights(channels) and options.init is None:
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
     if start == "natural" and options.init is None:
-        suiting = suit_image(recipe, noise, image.pixels)
-        if predict_an_image(natural_weights(channels, suiting.camera), image.pixels, suiting):
+        suiting = adapt_recipe(recipe, noise, image.pixels)
+        if predicts_an_image(pretrained_weights(channels, suiting.camera), image.pixels, suiting):
             recipe = suiting
         else:
             observer.note(
@@ -125,15 +125,15 @@ def configure(
             start = "scratch"
             recipe = recipe_for(options.recipe, start)
     elif start in INITS:
-        recipe = suit_image(recipe, noise, image.pixels)
+        recipe = adapt_recipe(recipe, noise, image.pixels)
     if start not in INITS:
         run = Run(Path(start))
         earlier = run.config()
         if earlier.channels != channels:
             raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
-        recipe = suit_image(following(recipe, earlier.recipe), noise, image.pixels)
+        recipe = adapt_recipe(following(recipe, earlier.recipe), noise, image.pixels)
         start = str(run.folder.resolve())
-    elif start == "natural" and not has_natural_weights(channels):
+    elif start == "natural" and not has_pretrained_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
     if options.drop_rate is not None:
         # Whoever chooses what is hidden chooses what is taken for noise.
@@ -179,7 +179,7 @@ def run_folder(config: RunConfig, options: FitOptions) -> Run:
     return Run.for_image(Path(config.image), config.image_sha256)
 
 
-def occupied(run: Run) -> UsageError:
+def occupied_error(run: Run) -> UsageError:
     """The refusal to fit into a place that is taken."""
     if not run.folder.is_dir():
         return UsageError(f"{run.folder}: is not a folder; {ELSEWHERE}.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from self2self.errors import InterruptedRun, Self2SelfError
 
 if TYPE_CHECKING:
-    from self2self.jobs.ensemble_options import InferOptions
+    from self2self.jobs.ensemble_options import EnsembleOptions
     from self2self.jobs.observer import Observer
 
 
@@ -28,7 +28,7 @@ class ImageBatch:
     """
 
     images: list[Path]
-    options: InferOptions
+    options: EnsembleOptions
     on_error: Callable[[str], None] | None = None
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)

@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from self2self.errors import FileFormatError, InterruptedRun
 from self2self.image_io import Image, image_hash, open_stack, write_float_map, write_image
-from self2self.imaging.noise import CORRELATED_NOTE, Noise, Residual, central, has_noise, measure_residual
-from self2self.imaging.outliers import without_hot_pixels
-from self2self.jobs.ensemble_options import InferOptions
+from self2self.imaging.noise import CORRELATED_NOTE, Noise, Residual, center_crop, has_noise, measure_residual
+from self2self.imaging.outliers import remove_hot_pixels
+from self2self.jobs.ensemble_options import EnsembleOptions
 from self2self.jobs.export import export_job
-from self2self.jobs.fit import SAME_COMMAND, Fitted, fit_or_reuse, read_fit_page
+from self2self.jobs.fit import SAME_COMMAND, FitResult, fit_or_reuse, read_fit_page
 from self2self.jobs.fit_config import FitOptions, configure, run_folder, suited
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.observer import Observer, tell_noise, tell_notes
 from self2self.machine.system import peak_memory_bytes
 from self2self.runtime.ensemble.denoise import check_channels, denoise
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import expected_passes
-from self2self.runtime.ensemble.pass_plan import sampling_for
-from self2self.runtime.ensemble.tile_loop import Denoised
+from self2self.runtime.ensemble.pass_plan import pass_plan_for
+from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model, load_model
 
 if TYPE_CHECKING:
-    from self2self.jobs.stack_pages import FinishedStack
+    from self2self.jobs.stack_pages import StackResult
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class DenoiseResult:
     """A written image.
 
     Attributes:
@@ -51,8 +51,8 @@ class Finished:
     source: Path
     output: Path
     uncertainty: Path | None
-    denoised: Denoised
-    fitted: Fitted | None
+    denoised: EnsembleResult
+    fitted: FitResult | None
     export_seconds: float
     seconds: float
     residual: Residual
@@ -77,9 +77,9 @@ class Finished:
             "mask_source": done.mask_source,
             "fallback": done.fallback or None,
             "passes": done.passes,
-            "tolerance": done.sampling.tolerance,
-            "masks": "balanced" if done.sampling.balanced else "independent",
-            "flips": done.sampling.flips,
+            "tolerance": done.pass_plan.tolerance,
+            "masks": "balanced" if done.pass_plan.balanced else "independent",
+            "flips": done.pass_plan.flips,
             "batch": done.batch,
             "tile": None if done.tile is None else list(done.tile),
             "tiles": done.tiles,
@@ -105,8 +105,12 @@ class Finished:
 
 
 def infer_job(
-    model_path: Path, images: list[Path], options: InferOptions, observer: Observer, several: ImageBatch | None = None
-) -> list[Finished | FinishedStack]:
+    model_path: Path,
+    images: list[Path],
+    options: EnsembleOptions,
+    observer: Observer,
+    several: ImageBatch | None = None,
+) -> list[DenoiseResult | StackResult]:
     """`self2self infer`: the ensemble of one model over each image or page; of several, those that are not done yet.
 
     Images of one size (after padding) are run by one engine, which is prepared once. With `several`
@@ -118,26 +122,26 @@ def infer_job(
     options.check(images)
     several = several or ImageBatch(images, options)
     model = load_model(model_path)
-    finished: list[Finished | FinishedStack] = []
-    with Prepared() as prepared:
+    finished: list[DenoiseResult | StackResult] = []
+    with EngineHolder() as engine_holder:
         for path in images:
             if several.skips(path, observer):
                 continue
             several.begin(path, observer)
             with several.attempt(path):
-                finished.append(_infer_file(model, path, options, observer, prepared))
+                finished.append(_infer_file(model, path, options, observer, engine_holder))
     return finished
 
 
 def _infer_file(
-    model: Model, path: Path, options: InferOptions, observer: Observer, prepared: Prepared
-) -> Finished | FinishedStack:
+    model: Model, path: Path, options: EnsembleOptions, observer: Observer, engine_holder: EngineHolder
+) -> DenoiseResult | StackResult:
     start = time.perf_counter()
     with open_stack(path, whole_range=model.contract.whole_range) as stack:
         if stack.pages > 1:
             from self2self.jobs.stack import infer_stack
 
-            return infer_stack(model, stack, options, observer, prepared)
+            return infer_stack(model, stack, options, observer, engine_holder)
         image = stack.read_page(0)
     options.check_for(image)
     check_channels(model, image.pixels)
@@ -147,26 +151,26 @@ def _infer_file(
             f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
             "To fit to this one: self2self denoise IMAGE"
         )
-    return infer_image(model, image, options, observer, start=start, prepared=prepared)
+    return infer_image(model, image, options, observer, start=start, engine_holder=engine_holder)
 
 
 def infer_image(
     model: Model,
     image: Image,
-    options: InferOptions,
+    options: EnsembleOptions,
     observer: Observer,
     *,
     start: float,
-    fitted: Fitted | None = None,
+    fitted: FitResult | None = None,
     export_seconds: float = 0.0,
-    prepared: Prepared | None = None,
+    engine_holder: EngineHolder | None = None,
     noise: Noise | None = None,
-) -> Finished:
+) -> DenoiseResult:
     """Run the ensemble over `image` and write the result.
 
     Where memory for a second image is short, `image.pixels` becomes the result.
     """
-    noisy = without_hot_pixels(central(image.pixels).copy(), in_place=True)
+    noisy = remove_hot_pixels(center_crop(image.pixels).copy(), in_place=True)
     denoised = run_passes(
         model,
         image,
@@ -175,17 +179,17 @@ def infer_image(
         uncertainty=options.uncertainty is not None or options.report is not None,
         # A report shows both.
         may_overwrite=options.report is None,
-        prepared=prepared,
+        engine_holder=engine_holder,
     )
     output = options.output_for(image)
     write_image(output, denoised.image, image, force=options.force)
     if options.uncertainty is not None and denoised.uncertainty is not None:
         write_float_map(options.uncertainty, denoised.uncertainty, image, force=options.force)
-    residual = measure_residual(noisy, central(denoised.image))
+    residual = measure_residual(noisy, center_crop(denoised.image))
     if residual.correlated and has_noise(noisy) and not (noise is not None and noise.correlated):
         observer.note(f"{image.path}: in what was removed, {CORRELATED_NOTE.format(residual.noise.correlation)}")
     seconds = time.perf_counter() - start
-    finished = Finished(
+    finished = DenoiseResult(
         image.path,
         output,
         options.uncertainty,
@@ -210,40 +214,40 @@ def infer_image(
 def run_passes(
     model: Model,
     image: Image,
-    options: InferOptions,
+    options: EnsembleOptions,
     observer: Observer,
     *,
     uncertainty: bool,
     may_overwrite: bool,
-    prepared: Prepared | None,
-) -> Denoised:
+    engine_holder: EngineHolder | None,
+) -> EnsembleResult:
     """Run the ensemble over `image`; see `denoise` for the last three.
 
     Raises:
         Self2SelfError: as for `denoise`.
     """
-    sampling = sampling_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
+    pass_plan = pass_plan_for(model.contract.recipe, options.passes, options.tolerance, options.balanced, options.flips)
     return denoise(
         model,
         image.pixels,
         engine=options.engine,
-        sampling=sampling,
+        pass_plan=pass_plan,
         batch=options.batch,
         seed=options.seed,
-        on_progress=lambda moments: observer.passed(moments, expected_passes(sampling, moments)),
+        on_progress=lambda moments: observer.passed(moments, expected_passes(pass_plan, moments)),
         on_note=observer.note,
         memory=options.memory,
         uncertainty=uncertainty,
         may_overwrite=may_overwrite,
-        prepared=prepared,
+        engine_holder=engine_holder,
         mask_source=options.mask_source,
         allow_fallback=options.allow_fallback,
     )
 
 
 def denoise_job(
-    path: str | os.PathLike[str], fitting: FitOptions, options: InferOptions, observer: Observer | None = None
-) -> Finished | FinishedStack:
+    path: str | os.PathLike[str], fitting: FitOptions, options: EnsembleOptions, observer: Observer | None = None
+) -> DenoiseResult | StackResult:
     """`self2self denoise` for one image or stack: fit, export and infer.
 
     A finished fit with the same settings is used again, and an unfinished one is continued,
@@ -266,7 +270,7 @@ def denoise_job(
     tell_notes(image, observer)
     image, noise, whole_range = suited(image, fitting)
     fitted, model, exported = fit_model(image, fitting, observer, noise, whole_range=whole_range, force=options.force)
-    noise = fitted.config.recipe.judged(noise)
+    noise = fitted.config.recipe.apply_assessment(noise)
     try:
         return infer_image(
             model, image, options, observer, start=start, fitted=fitted, export_seconds=exported, noise=noise
@@ -277,7 +281,7 @@ def denoise_job(
 
 def fit_model(
     image: Image, fitting: FitOptions, observer: Observer, noise: Noise, *, whole_range: bool, force: bool = False
-) -> tuple[Fitted, Model, float]:
+) -> tuple[FitResult, Model, float]:
     """Fit to `image`, or take what is fitted, and export it: the fit, the model and the seconds of the export.
 
     Image, noise and `whole_range` are what `suited` makes of an image. With `force`, a fit with other settings is

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from self2self.image_io import Image
-from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, central, measure_noise
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, center_crop, measure_noise
 from self2self.train.recipes import FOR_CORRELATED, Recipe
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def tell_notes(image: Image, observer: Observer) -> None:
 
 def noise_of(image: Image) -> Noise:
     """The noise of the image, measured in its middle."""
-    return measure_noise(central(image.pixels))
+    return measure_noise(center_crop(image.pixels))
 
 
 TEXTURE_NOTE = (

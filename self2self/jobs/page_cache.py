@@ -29,18 +29,18 @@ from self2self.image_io.image import Array
 from self2self.machine.files import atomic_write
 
 SETTINGS, WRITTEN = "stack.json", "deviations.written"
-PARTS_FORMAT = 2
+PAGE_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class PageFigures:
+class PageRecord:
     """How a page was made; levels in 8-bit grey levels.
 
     Attributes:
         page: from 1.
         image_sha256: `image_io.image_hash` of the page.
         seed: of its masks.
-        engine, provider, tile, fallback: as in `Denoised`.
+        engine, provider, tile, fallback: as in `EnsembleResult`.
         passes: of the ensemble.
         standard_error: of their mean; None for one pass.
         range: the values of the page that were 0 and 1 to the network, 255 grey levels apart.
@@ -67,7 +67,7 @@ class PageFigures:
     seconds: float
 
 
-class Parts:
+class PageCache:
     """The finished pages of one output."""
 
     def __init__(self, output: Path) -> None:
@@ -87,7 +87,7 @@ class Parts:
             OutputError, ResourceError: the folder cannot be made.
         """
         path = self.folder / SETTINGS
-        settings = {"format": PARTS_FORMAT, **settings}
+        settings = {"format": PAGE_CACHE_FORMAT, **settings}
         if path.is_file():
             stored = self._json(path)
             other = [key for key in {**settings, **stored} if stored.get(key) != settings.get(key)]
@@ -106,7 +106,7 @@ class Parts:
         atomic_write(path, json.dumps(settings, indent=2).encode())
         return False
 
-    def figures(self, index: int) -> PageFigures | None:
+    def figures(self, index: int) -> PageRecord | None:
         """The figures of page `index`, from 0; None if it is not done.
 
         Raises:
@@ -116,11 +116,11 @@ class Parts:
         if not path.is_file():
             return None
         try:
-            return PageFigures(**self._json(path))
+            return PageRecord(**self._json(path))
         except TypeError as error:
             raise self._damaged(path) from error
 
-    def keep(self, figures: PageFigures, values: Array, deviation: Array | None) -> None:
+    def keep(self, figures: PageRecord, values: Array, deviation: Array | None) -> None:
         """Write a page that is done: its stored values and, if asked for, standard deviations, (H, W, C) each.
 
         Raises:
@@ -150,7 +150,7 @@ class Parts:
         """Whether the stack of standard deviations is in its place."""
         return (self.folder / WRITTEN).is_file()
 
-    def tell_deviations_written(self) -> None:
+    def mark_deviations_written(self) -> None:
         """Remember that."""
         atomic_write(self.folder / WRITTEN, b"")
 

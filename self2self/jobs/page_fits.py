@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.image_io import Image
-from self2self.jobs.fit import Fitted
+from self2self.jobs.fit import FitResult
 from self2self.jobs.fit_config import FitOptions, suited
 from self2self.jobs.infer import fit_model
 from self2self.jobs.observer import Observer
@@ -35,7 +35,7 @@ class PageFits:
     whole_range: bool
     observer: Observer
     force: bool = False
-    fitted: Fitted | None = None
+    fitted: FitResult | None = None
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
 

@@ -11,12 +11,12 @@ from self2self.report import ReportContent, write_report
 from self2self.train.run_folder import History
 
 if TYPE_CHECKING:
-    from self2self.jobs.infer import Finished
+    from self2self.jobs.infer import DenoiseResult
 
 NOT_SETTINGS = {"seconds", "noise", "residual"}
 
 
-def write_job_report(path: Path, finished: Finished, image: Image, history: Path | None) -> None:
+def write_job_report(path: Path, finished: DenoiseResult, image: Image, history: Path | None) -> None:
     """Write the page about `finished`; `history` is the file of the fit, if there was one.
 
     Raises:
@@ -54,7 +54,7 @@ def write_job_report(path: Path, finished: Finished, image: Image, history: Path
 
 
 def _setting(key: str, value: object) -> tuple[str, str]:
-    """Name and value of an entry of `Finished.to_json`, for people."""
+    """Name and value of an entry of `DenoiseResult.to_json`, for people."""
     name = key.removesuffix("_bytes").replace("_", " ")
     if value is None or isinstance(value, bool):
         return name, {None: "none", True: "yes", False: "no"}[value]

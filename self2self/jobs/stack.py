@@ -8,42 +8,42 @@ import time
 from dataclasses import asdict, replace
 
 from self2self.image_io import Stack
-from self2self.jobs.ensemble_options import InferOptions
+from self2self.jobs.ensemble_options import EnsembleOptions
 from self2self.jobs.fit import read_fit_page
 from self2self.jobs.fit_config import FitOptions, configure, run_folder, suited
 from self2self.jobs.infer import fit_model
 from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import file_hash
 from self2self.jobs.page_fits import PageFits
-from self2self.jobs.stack_pages import FinishedStack, StackJob
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.jobs.stack_pages import StackJob, StackResult
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model
 from self2self.train.run_folder import RunConfig
 
 
 def infer_stack(
-    model: Model, stack: Stack, options: InferOptions, observer: Observer, prepared: Prepared
-) -> FinishedStack:
+    model: Model, stack: Stack, options: EnsembleOptions, observer: Observer, engine_holder: EngineHolder
+) -> StackResult:
     """`self2self infer` for a stack: one model and one engine for all pages.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
     start = time.perf_counter()
-    job = StackJob(stack, options, observer, prepared)
+    job = StackJob(stack, options, observer, engine_holder)
     job.check()
     return _one_model(job, model, start)
 
 
-def denoise_stack(stack: Stack, fitting: FitOptions, options: InferOptions, observer: Observer) -> FinishedStack:
+def denoise_stack(stack: Stack, fitting: FitOptions, options: EnsembleOptions, observer: Observer) -> StackResult:
     """`self2self denoise` for a stack: one fit for all pages, or one for each.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
     start = time.perf_counter()
-    with Prepared() as prepared:
-        job = StackJob(stack, options, observer, prepared)
+    with EngineHolder() as engine_holder:
+        job = StackJob(stack, options, observer, engine_holder)
         job.check()
         if fitting.fit_pages == "each":
             return _model_each(job, fitting, start)
@@ -55,7 +55,7 @@ def denoise_stack(stack: Stack, fitting: FitOptions, options: InferOptions, obse
     return replace(done, fitted=fitted, fit_seconds=fitted.seconds, export_seconds=exported)
 
 
-def _one_model(job: StackJob, model: Model, start: float) -> FinishedStack:
+def _one_model(job: StackJob, model: Model, start: float) -> StackResult:
     kept = job.begin({"model": file_hash(model.path)})
     job.run(kept, lambda index, image: model)
     figures = job.write()
@@ -68,7 +68,7 @@ def _one_model(job: StackJob, model: Model, start: float) -> FinishedStack:
     return job.finished(figures, kept, start)
 
 
-def _model_each(job: StackJob, fitting: FitOptions, start: float) -> FinishedStack:
+def _model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
     first, noise, whole_range = suited(job.stack.read_page(0), fitting)
     config = configure(first, fitting, noise, job.observer, whole_range=whole_range)
     fits = PageFits(fitting, run_folder(config, fitting), whole_range, job.observer, job.options.force)

@@ -13,24 +13,24 @@ import numpy as np
 
 from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
 from self2self.image_io import Image, Stack, check_stack_output, image_hash
-from self2self.image_io.value_range import in_whole_range, restore
-from self2self.imaging.noise import CORRELATED_NOTE, central, has_noise, measure_residual
-from self2self.imaging.outliers import without_hot_pixels
-from self2self.jobs.ensemble_options import InferOptions
-from self2self.jobs.fit import Fitted
+from self2self.image_io.value_range import restore, to_whole_range
+from self2self.imaging.noise import CORRELATED_NOTE, center_crop, has_noise, measure_residual
+from self2self.imaging.outliers import remove_hot_pixels
+from self2self.jobs.ensemble_options import EnsembleOptions
+from self2self.jobs.fit import FitResult
 from self2self.jobs.infer import run_passes
 from self2self.jobs.observer import Observer, tell_notes
-from self2self.jobs.page_cache import PageFigures, Parts, file_hash
+from self2self.jobs.page_cache import PageCache, PageRecord, file_hash
 from self2self.machine.system import peak_memory_bytes
 from self2self.runtime.engines.engine import get_engine
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model
 
 GO_ON = "the same command goes on."
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedStack:
+class StackResult:
     """A written stack.
 
     Attributes:
@@ -46,9 +46,9 @@ class FinishedStack:
     source: Path
     output: Path
     uncertainty: Path | None
-    pages: list[PageFigures]
+    pages: list[PageRecord]
     kept: int
-    fitted: Fitted | None
+    fitted: FitResult | None
     fit_seconds: float
     export_seconds: float
     seconds: float
@@ -94,17 +94,17 @@ class StackJob:
         stack: the pages.
         options: of the ensemble; page 1 has its seed, and every page after it the next.
         observer: whom to tell.
-        prepared: keeps the engine from page to page.
+        engine_holder: keeps the engine from page to page.
         told: notes that need not be told again for every page.
     """
 
     stack: Stack
-    options: InferOptions
+    options: EnsembleOptions
     observer: Observer
-    prepared: Prepared
+    engine_holder: EngineHolder
     told: set[str] = field(default_factory=set)
     output: Path = field(init=False)
-    parts: Parts = field(init=False)
+    parts: PageCache = field(init=False)
 
     def __post_init__(self) -> None:
         self.observer = replace(self.observer, note=self._once(self.observer.note))
@@ -123,7 +123,7 @@ class StackJob:
             )
         first = stack.read_page(0)
         self.output = options.output_for(first)
-        self.parts = Parts(self.output)
+        self.parts = PageCache(self.output)
         check_stack_output(self.output, stack.pages)
         if options.uncertainty is not None:
             check_stack_output(options.uncertainty, stack.pages)
@@ -184,9 +184,9 @@ class StackJob:
         digest = image_hash(image)
         model = model_for(index, image)
         if model.contract.whole_range:
-            image = in_whole_range(image)
+            image = to_whole_range(image)
         start = time.perf_counter()
-        noisy = without_hot_pixels(central(image.pixels).copy(), in_place=True)
+        noisy = remove_hot_pixels(center_crop(image.pixels).copy(), in_place=True)
         seed = (options.seed + index) % 2**32
         done = run_passes(
             model,
@@ -195,14 +195,14 @@ class StackJob:
             self.observer,
             uncertainty=options.uncertainty is not None,
             may_overwrite=True,
-            prepared=self.prepared,
+            engine_holder=self.engine_holder,
         )
-        residual = measure_residual(noisy, central(done.image))
+        residual = measure_residual(noisy, center_crop(done.image))
         values = restore(done.image, image.offset, image.scale, image.dtype)
         deviation = None
         if options.uncertainty is not None and done.uncertainty is not None:
             deviation = restore(done.uncertainty, 0.0, image.scale, np.dtype(np.float32))
-        figures = PageFigures(
+        figures = PageRecord(
             page=index + 1,
             image_sha256=digest,
             seed=seed,
@@ -225,7 +225,7 @@ class StackJob:
             self.observer.note(f"{self.stack.path}: in what was removed from page {index + 1}, {text}")
         self.parts.keep(figures, values, deviation)
 
-    def write(self) -> list[PageFigures]:
+    def write(self) -> list[PageRecord]:
         """Put the pages together, and remove what was kept; the figures of all pages.
 
         Raises:
@@ -240,7 +240,7 @@ class StackJob:
             if options.uncertainty is not None and not parts.deviations_written:
                 self._still_free(options.uncertainty)
                 stack.write(options.uncertainty, parts.pages(stack.pages, deviation=True), float_map=True)
-                parts.tell_deviations_written()
+                parts.mark_deviations_written()
             self._still_free(self.output)
             stack.write(self.output, parts.pages(stack.pages))
         except ResourceError as error:
@@ -248,10 +248,10 @@ class StackJob:
         parts.remove()
         return figures
 
-    def finished(self, figures: list[PageFigures], kept: int, start: float) -> FinishedStack:
+    def finished(self, figures: list[PageRecord], kept: int, start: float) -> StackResult:
         """What was made since `start`, without fits."""
         seconds = time.perf_counter() - start
-        return FinishedStack(
+        return StackResult(
             self.stack.path, self.output, self.options.uncertainty, figures, kept, None, 0.0, 0.0, seconds
         )
 

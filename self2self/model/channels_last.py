@@ -16,7 +16,7 @@ _INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 def as_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """`mask`, bool [N, C, H, W], as factors 0 and 1 for `masked`, channels last.
+    """`mask`, bool [N, C, H, W], as factors 0 and 1 for `apply_mask`, channels last.
 
     Args:
         mask: True keeps.
@@ -25,7 +25,7 @@ def as_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.view(torch.int8).to(_INTEGERS[dtype], memory_format=torch.channels_last)
 
 
-def masked(x: Tensor, factors: Tensor, out: Tensor | None = None) -> Tensor:
+def apply_mask(x: Tensor, factors: Tensor, out: Tensor | None = None) -> Tensor:
     """`x` where `factors` are 1, and 0 elsewhere.
 
     As a product of integers on the bits of `x`, because PyTorch's product with a boolean takes five times as long.
@@ -37,7 +37,7 @@ def masked(x: Tensor, factors: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def framed(
+def pad_and_join(
     parts: Sequence[Tensor], factors: Tensor | None = None, *, above: bool = False, below: bool = False
 ) -> Tensor:
     """Concatenation of `parts` along the channels, with the border that a 3x3 convolution takes.
@@ -66,7 +66,7 @@ def framed(
         if factors is None:
             inner[:, place].copy_(part)
         else:
-            masked(part, factors[:, place], inner[:, place])
+            apply_mask(part, factors[:, place], inner[:, place])
         first = place.stop
     reflect_border(out, above=above, below=below)
     return out
@@ -77,7 +77,7 @@ def reflect_border(frame: Tensor, *, above: bool = False, below: bool = False) -
 
     Args:
         frame: [N, C, H + 2, W + 2].
-        above: as for `framed`, whether the first row is there already.
+        above: as for `pad_and_join`, whether the first row is there already.
         below: whether the last row is.
     """
     if not above:
@@ -88,7 +88,7 @@ def reflect_border(frame: Tensor, *, above: bool = False, below: bool = False) -
     frame[..., -1] = frame[..., -3]
 
 
-def enlarged(x: Tensor, rows: slice) -> Tensor:
+def upsample_rows(x: Tensor, rows: slice) -> Tensor:
     """`rows` of `x` at twice its size, each pixel four times.
 
     Args:
@@ -104,7 +104,7 @@ def enlarged(x: Tensor, rows: slice) -> Tensor:
 
 
 def fold_border(gradient: Tensor) -> Tensor:
-    """Add the border of a gradient for what `framed` made to what it reflects, in place.
+    """Add the border of a gradient for what `pad_and_join` made to what it reflects, in place.
 
     Args:
         gradient: [N, C, H + 2, W + 2] for a frame that was reflected on all sides.

@@ -45,7 +45,7 @@ from self2self.model.contract import KEEP_LEVELS, MaskSpec
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 
-BLOCK = 10
+PASSES_PER_BLOCK = 10
 """Passes that share balanced masks; drop rates of 0.1, 0.2, 0.4, 0.7 and 0.9 are whole tenths.
 
 On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 and 16 passes has 0.39, 0.16 and
@@ -162,7 +162,7 @@ class MaskMaker:
         self.seed = seed
         self.stream = stream
         self.draws = draws
-        self.block = BLOCK if draws is Draws.BALANCED else 1
+        self.block = PASSES_PER_BLOCK if draws is Draws.BALANCED else 1
         """Passes the variance of whose mean is not that of independent ones."""
         self.place = 0
         self._channels_last = channels_last
@@ -232,7 +232,7 @@ class MaskMaker:
             if pad is not None:
                 drawn = np.bitwise_xor(drawn, pad[done : done + count], out=turned[:count])
             elif turn:
-                drawn = np.add(drawn, np.uint8(turn * KEEP_LEVELS // BLOCK), out=turned[:count])
+                drawn = np.add(drawn, np.uint8(turn * KEEP_LEVELS // PASSES_PER_BLOCK), out=turned[:count])
             np.less(drawn, np.uint8(keep_count), out=target[done : done + count])
             done += count
 

@@ -111,7 +111,7 @@ class Self2SelfNet(nn.Module):
         return x * (mask.to(x.dtype) * (1.0 / self.decoder_keep))
 
 
-def placed(network: Self2SelfNet, device: torch.device) -> Self2SelfNet:
+def to_channels_last(network: Self2SelfNet, device: torch.device) -> Self2SelfNet:
     """`network` on `device`, its weights in the memory layout in which convolutions are fastest."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.imaging.noise import SATURATED_SHARE, central
-from self2self.imaging.noise_curve import deviations_at_the_ends
+from self2self.imaging.noise import SATURATED_SHARE, center_crop
+from self2self.imaging.noise_curve import deviations_at_range_ends
 
 FloatArray = NDArray[np.float32]
 
@@ -81,10 +81,10 @@ def measure_clipping(image: FloatArray) -> Clipping | None:
     Args:
         image: float32 (C, H, W) in [0, 1].
     """
-    image = central(image)
+    image = center_crop(image)
     ends = [float(np.mean(cut)) >= SATURATED_SHARE for cut in (image <= 0, image >= 1)]
     if not any(ends):
         return None
-    at_ends = deviations_at_the_ends(image)
+    at_ends = deviations_at_range_ends(image)
     low, high = (tuple(pair[end] if ends[end] else 0.0 for pair in at_ends) for end in (0, 1))
     return Clipping(low, high) if any(low) or any(high) else None

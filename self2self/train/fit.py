@@ -24,18 +24,18 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
-from self2self.imaging.outliers import within_range, without_hot_pixels
+from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
 from self2self.machine.nvidia import built_for
 from self2self.model.contract import MaskSpec
 from self2self.model.masks import MaskMaker, Stream, generator
-from self2self.model.network import Self2SelfNet, initialise, placed
+from self2self.model.network import Self2SelfNet, initialise, to_channels_last
 from self2self.train.adam import Adam
 from self2self.train.clipping import measure_clipping
 from self2self.train.muon import Muon
 from self2self.train.recipes import Recipe
-from self2self.train.samples import HiddenPixels, Lessons
-from self2self.train.simulated_targets import Rehearsal
-from self2self.train.steps import QualityTerm, steps_for
+from self2self.train.samples import HiddenPixelSamples, TrainingSamples
+from self2self.train.simulated_targets import SimulatedTargetSamples
+from self2self.train.steps import QualityTerm, step_runner_for
 
 FloatArray = NDArray[np.float32]
 
@@ -102,7 +102,7 @@ def new_state(
                 "start from one that was made with the same --recipe."
             )
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
-    network = placed(network, device)
+    network = to_channels_last(network, device)
     on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
     optimiser = (
         # One kernel for all parameters: two of the 45 ms of a step of `fast` on two cores.
@@ -148,14 +148,14 @@ def fit(
     """
     if state.step >= recipe.steps:
         return state
-    image = without_hot_pixels(image)
+    image = remove_hot_pixels(image)
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])
-    lessons = lessons_for(image, recipe, state, seed)
-    masks = StepMasks(specs, lessons.size, seed, device)
-    clipping = measure_clipping(within_range(image)) if recipe.expects_clipping and lessons.hidden_only else None
-    steps = steps_for(network, optimiser, recipe, lessons.hidden_only, quality, clipping)
+    samples = training_samples_for(image, recipe, state, seed)
+    masks = StepMasks(specs, samples.size, seed, device)
+    clipping = measure_clipping(clip_to_range(image)) if recipe.expects_clipping and samples.hidden_only else None
+    steps = step_runner_for(network, optimiser, recipe, samples.hidden_only, quality, clipping)
     network.train()
     while state.step < recipe.steps:
         for group in optimiser.param_groups:
@@ -164,12 +164,12 @@ def fit(
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        example = lessons.example(state.step)
+        sample = samples.sample(state.step)
         try:
             with pytorch_memory():
-                loss = steps.take(example, masks.make(state.step))
+                loss = steps.run_step(sample, masks.make(state.step))
         except MemoryError as error:
-            raise ResourceError(out_of_memory_message(lessons.size)) from error
+            raise ResourceError(out_of_memory_message(samples.size)) from error
         state.step += 1
         state.loss = loss.item()
         if state.average is not None and recipe.average_decay is not None:
@@ -179,19 +179,19 @@ def fit(
     return state
 
 
-def lessons_for(image: FloatArray, recipe: Recipe, state: FitState, seed: int) -> Lessons:
+def training_samples_for(image: FloatArray, recipe: Recipe, state: FitState, seed: int) -> TrainingSamples:
     """What the steps that `state` lacks learn from.
 
     Raises:
         UsageError: they learn from the start weights, and `state` has none.
     """
     device = next(state.network.parameters()).device
-    pixels = within_range(image)
+    pixels = clip_to_range(image)
     if recipe.target == "hidden":
-        return HiddenPixels(pixels, recipe.crop, seed, recipe.orientations, device)
+        return HiddenPixelSamples(pixels, recipe.crop, seed, recipe.orientations, device)
     if state.start is None:
         raise UsageError(f"recipe {recipe.name} learns from what its start weights make of the image; it has none.")
-    return Rehearsal(pixels, recipe, state.start, seed)
+    return SimulatedTargetSamples(pixels, recipe, state.start, seed)
 
 
 def out_of_memory_message(size: tuple[int, int]) -> str:

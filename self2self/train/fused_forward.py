@@ -17,14 +17,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from self2self.machine.system import multiplies_bfloat16
-from self2self.model.channels_last import as_factors, fold_border, framed, masked
+from self2self.model.channels_last import apply_mask, as_factors, fold_border, pad_and_join
 from self2self.model.contract import LEVELS, NEGATIVE_SLOPE
 from self2self.model.network import Self2SelfNet
 from self2self.train.recipes import Recipe
 
 
-def fastest(network: Self2SelfNet, recipe: Recipe) -> Callable[..., Tensor]:
-    """What computes `network` fastest on its device: itself on a GPU, on a CPU a `LeanNetwork`.
+def fastest_forward(network: Self2SelfNet, recipe: Recipe) -> Callable[..., Tensor]:
+    """What computes `network` fastest on its device: itself on a GPU, on a CPU a `FusedTrainingForward`.
 
     Args:
         network: in its place.
@@ -33,10 +33,10 @@ def fastest(network: Self2SelfNet, recipe: Recipe) -> Callable[..., Tensor]:
     if next(network.parameters()).device.type != "cpu":
         return network
     rounds = recipe.rounds_products and multiplies_bfloat16()
-    return LeanNetwork(network, torch.bfloat16 if rounds else torch.float32)
+    return FusedTrainingForward(network, torch.bfloat16 if rounds else torch.float32)
 
 
-class LeanNetwork:
+class FusedTrainingForward:
     """Computes what a `Self2SelfNet` on the CPU computes, with its parameters.
 
     Args:
@@ -66,9 +66,9 @@ class LeanNetwork:
         for level in range(LEVELS):
             parts = ((network.decoder_first[level], skips.pop()), (network.decoder_second[level], None))
             for mask, (convolution, skip) in zip(dropout_masks[2 * level : 2 * level + 2], parts, strict=True):
-                padded = _joined(as_factors(mask, self._dtype), x, skip)
+                padded = _convolution_input(as_factors(mask, self._dtype), x, skip)
                 x = F.leaky_relu_(self._convolved(convolution, padded, scale), NEGATIVE_SLOPE)
-        return self._convolved(network.head, _joined(None, x)).float()
+        return self._convolved(network.head, _convolution_input(None, x)).float()
 
     def _convolved(self, convolution: torch.nn.Module, padded: Tensor, scale: float = 1.0) -> Tensor:
         weight, bias = convolution.parameters()
@@ -76,26 +76,26 @@ class LeanNetwork:
 
     def _gated(self, convolution: torch.nn.Module, x: Tensor) -> Tensor:
         """As two convolutions: halves of one's result are not contiguous, and take ten times as long to go over."""
-        padded = _joined(None, x)
+        padded = _convolution_input(None, x)
         pairs = (parameter.to(self._dtype).chunk(2) for parameter in convolution.parameters())
         feature, gate = (F.conv2d(padded, weight, bias) for weight, bias in zip(*pairs, strict=True))
         return F.leaky_relu_(feature, NEGATIVE_SLOPE) * gate.sigmoid_()
 
 
-def _joined(factors: Tensor | None, x: Tensor, skip: Tensor | None = None) -> Tensor:
+def _convolution_input(factors: Tensor | None, x: Tensor, skip: Tensor | None = None) -> Tensor:
     """What a convolution sees of `x`, which is upsampled where there is a skip connection beside it."""
-    seen: Tensor = _Joined.apply(factors, x, skip)  # type: ignore[no-untyped-call]
+    seen: Tensor = _ConvolutionInput.apply(factors, x, skip)  # type: ignore[no-untyped-call]
     return seen
 
 
-class _Joined(torch.autograd.Function):
+class _ConvolutionInput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, factors: Tensor | None, x: Tensor, skip: Tensor | None) -> Tensor:
         ctx.save_for_backward(factors)
         ctx.joined = skip is not None
         ctx.below = x.shape[1]
         parts = (x,) if skip is None else (F.interpolate(x, scale_factor=2.0, mode="nearest"), skip)
-        return framed(parts, factors)
+        return pad_and_join(parts, factors)
 
     @staticmethod
     @once_differentiable
@@ -106,8 +106,8 @@ class _Joined(torch.autograd.Function):
         if factors is None:
             return None, inner.contiguous(memory_format=torch.channels_last), None
         if not ctx.joined:
-            return None, masked(inner, factors), None
+            return None, apply_mask(inner, factors), None
         below, beside = slice(None, ctx.below), slice(ctx.below, None)
         # Upsampling made four of one.
-        x = F.avg_pool2d(masked(inner[:, below], factors[:, below]), 2, divisor_override=1)
-        return None, x, masked(inner[:, beside], factors[:, beside])
+        x = F.avg_pool2d(apply_mask(inner[:, below], factors[:, below]), 2, divisor_override=1)
+        return None, x, apply_mask(inner[:, beside], factors[:, beside])

@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float32]
 Estimate = Callable[[FloatArray, int], FloatArray]
 """A noisy image (C, H, W) in [0, 1], and a seed for what is random about it, to the image without noise."""
 
-BLOCK = 32
+BLOCK_SIDE = 32
 """Side of the blocks in which the spectrum is measured, in pixels: coarser noise is not told from the image."""
 STRIDE = 8
 FLATTEST = 0.6
@@ -126,7 +126,7 @@ class _View:
     """Where an image is looked at: the same blocks and pixels for what was removed and for what is simulated."""
 
     def __init__(self, noisy: list[FloatArray], first: list[FloatArray], removed: list[FloatArray]) -> None:
-        self._side = min(BLOCK, *noisy[0].shape[1:])
+        self._side = min(BLOCK_SIDE, *noisy[0].shape[1:])
         self._plane = _plane_of(self._side)
         window = np.hanning(self._side + 2)[1:-1]
         taper = np.outer(window, window)

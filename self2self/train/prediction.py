@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.imaging.outliers import within_range
+from self2self.imaging.outliers import clip_to_range
 from self2self.imaging.padding import Padding
 from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray, MaskMaker
-from self2self.model.network import Self2SelfNet, placed
-from self2self.train.fused_forward import fastest
+from self2self.model.network import Self2SelfNet, to_channels_last
+from self2self.train.fused_forward import fastest_forward
 from self2self.train.recipes import Recipe
 
 FloatArray = NDArray[np.float32]
@@ -57,7 +57,7 @@ def hidden_error(
         passes: how many.
         seed: of the masks.
     """
-    image = within_range(image)
+    image = clip_to_range(image)
     total, count = 0.0, 0
     for prediction, seen in _passes(weights, image, recipe, range(passes), seed):
         total += float(np.square(prediction - image, dtype=np.float64)[~seen].sum())
@@ -74,10 +74,10 @@ def _passes(
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
     device = next(iter(weights.values())).device
-    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(within_range(image))))[None].to(device)
+    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(clip_to_range(image))))[None].to(device)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
     network.load_state_dict(weights)
-    computes = fastest(placed(network, device), recipe)
+    computes = fastest_forward(to_channels_last(network, device), recipe)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
     for index in indices:
         made = maker.make(index, 1)

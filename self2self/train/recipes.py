@@ -62,7 +62,7 @@ FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 FOR_LITTLE = Choice(0.05, 0.02, 1.0)
 """Where neighbours share so little of their noise that a network can tell, though a fit would learn it, and where
-hiding more takes more than noise away (`natural.suit_image`)."""
+hiding more takes more than noise away (`start_weights.adapt_recipe`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
 """Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
 start weights make images of few photons too dark, so little of them is kept."""
@@ -101,9 +101,9 @@ class Recipe:
         fitted_share: how far the weights for inference go from those that the fit started from to the fitted
             ones; 1 for all the way. Has no meaning for a start from random weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
-        noisy_share: of the noisy image in the result, where texture was taken for noise (`natural.suit_image`).
+        noisy_share: of the noisy image in the result, where texture was taken for noise (`start_weights.adapt_recipe`).
         even_noise: whether the noise is as strong at every brightness, though it does not look like it, because bright
-            parts have more texture (`natural.suit_image`).
+            parts have more texture (`start_weights.adapt_recipe`).
         quality_weight: factor of the no-reference quality term, where `fit` is given one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -198,7 +198,7 @@ class Recipe:
             fitted_share=share,
         )
 
-    def judged(self, noise: Noise) -> Noise:
+    def apply_assessment(self, noise: Noise) -> Noise:
         """`noise` as a trial has found it to be, whatever was measured."""
         if self.even_noise:
             return replace(noise, signal_dependent=False)

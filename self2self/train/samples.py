@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from self2self.imaging.orientation import MIRRORED
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS
 from self2self.imaging.padding import Padding
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.model.masks import Stream, generator
@@ -17,23 +17,23 @@ from self2self.model.masks import Stream, generator
 FloatArray = NDArray[np.float32]
 
 
-class Example(NamedTuple):
+class TrainingSample(NamedTuple):
     """What a step learns from.
 
     Attributes:
         seen: [1, C, h, w] that the network is shown, but for what the step's mask hides.
         wanted: [1, C, h, w] that it is to find.
         inside: rows and columns that are image and not padding.
-        turn: the orientation in which it is shown.
+        orientation: the orientation in which it is shown.
     """
 
     seen: Tensor
     wanted: Tensor
     inside: tuple[slice, slice]
-    turn: int
+    orientation: int
 
 
-class Lessons(Protocol):
+class TrainingSamples(Protocol):
     """Examples for all steps; `size` is that of each of them, in pixels.
 
     Attributes:
@@ -43,7 +43,7 @@ class Lessons(Protocol):
     size: tuple[int, int]
     hidden_only: bool
 
-    def example(self, step: int) -> Example:
+    def sample(self, step: int) -> TrainingSample:
         """That of 0-based `step`."""
 
 
@@ -67,7 +67,7 @@ class CropSampler:
         padded_height, padded_width = self.image.shape[1:]
         self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
         # Masks have the shape of the crop, so only a square can be transposed.
-        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, MIRRORED)
+        self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, MIRROR_ORIENTATIONS)
 
     def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice], int]:
         """Rows and columns of `image` that `step` sees, which of them are not padding, and the orientation."""
@@ -78,11 +78,11 @@ class CropSampler:
         rows, columns = (slice(start, start + side) for start, side in zip(starts, self.size, strict=True))
         pad = self._padding
         inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
-        turn = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
-        return rows, columns, inside, turn
+        orientation = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
+        return rows, columns, inside, orientation
 
 
-class HiddenPixels:
+class HiddenPixelSamples:
     """The lessons of the paper: hidden values of the noisy image are to be found from the others."""
 
     hidden_only = True
@@ -92,8 +92,8 @@ class HiddenPixels:
         self._image = torch.from_numpy(self._crops.image).to(device)[None]
         self.size = self._crops.size
 
-    def example(self, step: int) -> Example:
+    def sample(self, step: int) -> TrainingSample:
         """That of 0-based `step`."""
-        rows, columns, inside, turn = self._crops.window(step)
+        rows, columns, inside, orientation = self._crops.window(step)
         noisy = self._image[:, :, rows, columns]
-        return Example(noisy, noisy, inside, turn)
+        return TrainingSample(noisy, noisy, inside, orientation)

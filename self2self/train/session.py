@@ -17,8 +17,8 @@ import torch
 
 from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
-from self2self.imaging.noise import central
-from self2self.imaging.outliers import with_extremes, without_hot_pixels
+from self2self.imaging.noise import center_crop
+from self2self.imaging.outliers import remove_hot_pixels, restore_outliers
 from self2self.machine.files import atomic_write
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
@@ -26,7 +26,7 @@ from self2self.train.iqa import IqaTerm
 from self2self.train.prediction import predict
 from self2self.train.recipes import INITS
 from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
-from self2self.train.start_weights import start_of
+from self2self.train.start_weights import start_weights_for_recipe
 
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints; a step in progress may add to it, and 30 s are promised."""
@@ -67,7 +67,7 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
         InputError, FileFormatError: the run to start from cannot be read.
     """
     if config.start in INITS:
-        return start_of(config.recipe, config.channels)
+        return start_weights_for_recipe(config.recipe, config.channels)
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
 
@@ -232,16 +232,16 @@ class Reporter:
     def _look(self, state: FitState) -> tuple[float | None, float | None]:
         """Write the preview; the scores when there is a reference."""
         start = time.monotonic()
-        noisy = without_hot_pixels(central(self._pixels, PREVIEW_SIDE))
+        noisy = remove_hot_pixels(center_crop(self._pixels, PREVIEW_SIDE))
         clean = np.empty_like(noisy)
-        with_extremes(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
+        restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
         atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
         self._looked = time.monotonic()
         self._look_seconds = self._looked - start
         if self._reference is None:
             return None, None
         found, wanted = (
-            from_black_to_white(pixels, self._ends) for pixels in (clean, central(self._reference, PREVIEW_SIDE))
+            from_black_to_white(pixels, self._ends) for pixels in (clean, center_crop(self._reference, PREVIEW_SIDE))
         )
         return psnr(found, wanted), ssim(found, wanted) if min(wanted.shape[1:]) >= 11 else None
 

@@ -19,19 +19,19 @@ from self2self.model.masks import Stream, generator
 from self2self.train.noise_model import noise_model
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe
-from self2self.train.samples import CropSampler, Example
+from self2self.train.samples import CropSampler, TrainingSample
 
 FloatArray = NDArray[np.float32]
 
-PART = 128
+PART_SIDE = 128
 """Pixels a side of the parts of an image that the fit learns from."""
-PARTS = 6
+PART_COUNT = 6
 """Of an image that has more pixels than so many parts, so many are taken."""
 FIRST_PASSES = 8
 TRIAL_PASSES = 2
 
 
-class Rehearsal:
+class SimulatedTargetSamples:
     """The lessons where noise is correlated: a first result of the image, seen through noise like the image's own.
 
     Args:
@@ -44,7 +44,7 @@ class Rehearsal:
     hidden_only = False
 
     def __init__(self, image: FloatArray, recipe: Recipe, start: dict[str, Tensor], seed: int) -> None:
-        noisy = parts_of(image, seed)
+        noisy = image_parts(image, seed)
         first = []
         for part in noisy:
             result = np.clip(predict(start, part, recipe, passes=FIRST_PASSES, seed=seed), 0, 1)
@@ -64,25 +64,25 @@ class Rehearsal:
         self.size = self._crops[0].size
         self._device = next(iter(start.values())).device
 
-    def example(self, step: int) -> Example:
+    def sample(self, step: int) -> TrainingSample:
         """That of 0-based `step`: a crop of the first result, seen with new noise."""
         rng = generator(self._seed, step, Stream.NOISE)
         crops = self._crops[int(rng.integers(len(self._crops)))]
-        rows, columns, inside, turn = crops.window(step)
+        rows, columns, inside, orientation = crops.window(step)
         wanted = np.ascontiguousarray(crops.image[:, rows, columns])
         seen = self.model.simulate(wanted, rng)
-        return Example(self._tensor(seen), self._tensor(wanted), inside, turn)
+        return TrainingSample(self._tensor(seen), self._tensor(wanted), inside, orientation)
 
     def _tensor(self, pixels: FloatArray) -> Tensor:
         return torch.from_numpy(pixels)[None].to(self._device)
 
 
-def parts_of(image: FloatArray, seed: int) -> list[FloatArray]:
-    """The image itself, or if it has more pixels than those, `PARTS` squares of `PART` a side from all over it."""
+def image_parts(image: FloatArray, seed: int) -> list[FloatArray]:
+    """`PART_COUNT` random squares of `PART_SIDE` pixels a side; the image itself where it has no more pixels."""
     _, height, width = image.shape
-    if height * width <= PARTS * PART**2:
+    if height * width <= PART_COUNT * PART_SIDE**2:
         return [image]
-    sides = min(PART, height), min(PART, width)
+    sides = min(PART_SIDE, height), min(PART_SIDE, width)
     rng = generator(seed, 0, Stream.NOISE)
-    starts = rng.integers((height - sides[0] + 1, width - sides[1] + 1), size=(PARTS, 2))
+    starts = rng.integers((height - sides[0] + 1, width - sides[1] + 1), size=(PART_COUNT, 2))
     return [image[:, top : top + sides[0], left : left + sides[1]] for top, left in starts]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from self2self.errors import UsageError
-from self2self.imaging.noise import GREY_LEVELS, Noise, autocorrelation, between_neighbours, central
-from self2self.imaging.outliers import within_range
+from self2self.imaging.noise import GREY_LEVELS, Noise, autocorrelation, center_crop, neighbour_correlation
+from self2self.imaging.outliers import clip_to_range
 from self2self.train.recipes import FOR_CORRELATED, Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent.parent / "weights"
-TRIED_SIDE = 256
+TRIAL_SIDE = 256
 """Pixels a side of the part of an image that start weights are tried on, which takes a tenth of a second."""
 MOST_BEYOND = 1.0
 """How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
@@ -41,32 +41,32 @@ LITTLE_CORRELATION, TAKEN_CORRELATION = 0.07, 0.06
 taken away is above the second: that of independent noise of any kind is up to 0.05 (docs/experiments.md)."""
 LEAST_SHARED = 4.0
 """From this strength on, in 8-bit grey levels, it matters: what is weaker may be the grain of a clean image."""
-FILES = {1: FOLDER / "natural-grey.safetensors", 3: FOLDER / "natural-rgb.safetensors"}
-CAMERA_FILES = {1: FOLDER / "natural-grey-camera.safetensors", 3: FOLDER / "natural-rgb-camera.safetensors"}
+FILES = {1: FOLDER / "pretrained-grey.safetensors", 3: FOLDER / "pretrained-rgb.safetensors"}
+CAMERA_FILES = {1: FOLDER / "pretrained-grey-camera.safetensors", 3: FOLDER / "pretrained-rgb-camera.safetensors"}
 """How those differ from them that have seen more of the noise that a camera's processing spreads over neighbouring
 pixels, for grey also of micrographs and of noise of photons."""
-STEPS = "steps"
+QUANTISATION_STEPS = "steps"
 """What a difference has beside its tensors of whole numbers: what one of them is worth, for each output channel of each
 weight and for each bias, in the order of their names."""
 
 
-def has_natural_weights(channels: int) -> bool:
+def has_pretrained_weights(channels: int) -> bool:
     """Whether start weights for images of so many channels ship with the package."""
     return channels in FILES and FILES[channels].is_file()
 
 
-def natural_files(channels: int, camera: bool = False) -> tuple[Path, ...]:
-    """The files of `natural_weights`: weights, and with `camera` how others differ from them.
+def pretrained_files(channels: int, camera: bool = False) -> tuple[Path, ...]:
+    """The files of `pretrained_weights`: weights, and with `camera` how others differ from them.
 
     Raises:
         UsageError: there is none for so many channels.
     """
-    if not has_natural_weights(channels):
+    if not has_pretrained_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
     return (FILES[channels], CAMERA_FILES[channels]) if camera else (FILES[channels],)
 
 
-def natural_weights(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
+def pretrained_weights(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
     """Start weights by name, in the precision in which they are stored.
 
     Args:
@@ -78,7 +78,7 @@ def natural_weights(channels: int, camera: bool = False) -> dict[str, torch.Tens
     """
     from self2self.train.checkpoint import read_tensors
 
-    weights, *differences = (read_tensors(path)[0] for path in natural_files(channels, camera))
+    weights, *differences = (read_tensors(path)[0] for path in pretrained_files(channels, camera))
     for difference in differences:
         weights = with_difference(weights, difference)
     return weights
@@ -93,22 +93,22 @@ def with_difference(weights: dict[str, torch.Tensor], difference: dict[str, torc
     for name in sorted(weights):
         tensor = weights[name].float()
         last = first + (len(tensor) if tensor.dim() > 1 else 1)
-        steps = difference[STEPS][first:last].float().view(-1, *[1] * (tensor.dim() - 1))
+        steps = difference[QUANTISATION_STEPS][first:last].float().view(-1, *[1] * (tensor.dim() - 1))
         others[name] = tensor + difference[name].float() * steps
         first = last
     return others
 
 
-def start_of(recipe: Recipe, channels: int) -> dict[str, torch.Tensor] | None:
+def start_weights_for_recipe(recipe: Recipe, channels: int) -> dict[str, torch.Tensor] | None:
     """The weights that a fit by `recipe` starts from; None for random ones.
 
     Raises:
         UsageError: there are none for so many channels.
     """
-    return natural_weights(channels, recipe.camera) if recipe.init == "natural" else None
+    return pretrained_weights(channels, recipe.camera) if recipe.init == "natural" else None
 
 
-def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> bool:
+def predicts_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> bool:
     """Whether what `weights` predict for `pixels` is an image at all, from one pass over the middle of it.
 
     A network's answer to what it has not learnt can be off by any factor, and a fit does not find back from there.
@@ -120,11 +120,11 @@ def predict_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float3
     """
     from self2self.train.prediction import predict
 
-    prediction = predict(weights, central(pixels, TRIED_SIDE), recipe, passes=1)
+    prediction = predict(weights, center_crop(pixels, TRIAL_SIDE), recipe, passes=1)
     return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
 
 
-def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
+def adapt_recipe(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
     """`recipe` as it suits an image, from its noise, and where that is not as simple as it can be, from a trial.
 
     Fine texture, or impulses, and noise that neighbours share or that depends on the signal look the same to
@@ -148,7 +148,7 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
         pixels: float32 (C, H, W), the noisy image.
     """
     chosen = recipe.for_noise(noise)
-    if recipe.pass_drop_rate is None or not has_natural_weights(len(pixels)):
+    if recipe.pass_drop_rate is None or not has_pretrained_weights(len(pixels)):
         return chosen
     of_photons = recipe.for_noise(replace(noise, signal_dependent=True))
     if of_photons.camera and not noise.correlated and (noise.signal_dependent or noise.sigma == 0):
@@ -160,7 +160,7 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
     if faint and not noise.correlated:
         return chosen
     little = chosen.for_little_correlation()
-    weights = natural_weights(len(pixels), camera=True)
+    weights = pretrained_weights(len(pixels), camera=True)
     taken, correlation = _taken(weights, pixels, replace(little, pass_drop_rate=LITTLE_HIDDEN))
     if not noise.correlated:
         return little if correlation > TAKEN_CORRELATION else chosen
@@ -168,7 +168,7 @@ def suit_image(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Rec
     if more <= MOST_TAKEN * taken and noise.sigma < MOST_MEASURED * taken:
         if correlation > TAKEN_CORRELATION:
             return chosen
-        return suit_image(recipe, replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0), pixels)
+        return adapt_recipe(recipe, replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0), pixels)
     # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
     return chosen.for_little_correlation(noisy_share=int(10 * share) / 10)
@@ -178,11 +178,11 @@ def _photons_are_known_best(pixels: NDArray[np.float32], recipe: Recipe) -> bool
     """Whether the start weights that know noise of photons predict hidden values best, at the drop rate of `recipe`."""
     from self2self.train.prediction import hidden_error
 
-    image = central(pixels, TRIED_SIDE)
+    image = center_crop(pixels, TRIAL_SIDE)
     if image.min() == image.max():
         return False
     ordinary, of_photons = (
-        hidden_error(natural_weights(len(image), camera), image, recipe, passes=COMPARED_PASSES)
+        hidden_error(pretrained_weights(len(image), camera), image, recipe, passes=COMPARED_PASSES)
         for camera in (False, True)
     )
     return of_photons < ordinary
@@ -197,6 +197,6 @@ def _taken(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe
     """
     from self2self.train.prediction import predict
 
-    image = within_range(central(pixels, TRIED_SIDE))
+    image = clip_to_range(center_crop(pixels, TRIAL_SIDE))
     taken = image - predict(weights, image, recipe, passes=COMPARED_PASSES)
-    return GREY_LEVELS * float(np.std(taken)), between_neighbours(autocorrelation(taken))
+    return GREY_LEVELS * float(np.std(taken)), neighbour_correlation(autocorrelation(taken))

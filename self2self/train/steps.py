@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from self2self.errors import first_line
-from self2self.imaging.orientation import turned, turned_back
+from self2self.imaging.orientation import oriented, undo_orientation
 from self2self.model.network import Self2SelfNet
 from self2self.train.adam import Adam
 from self2self.train.clipping import Clipping
-from self2self.train.fused_forward import fastest
+from self2self.train.fused_forward import fastest_forward
 from self2self.train.losses import masked_loss
 from self2self.train.recipes import Recipe
-from self2self.train.samples import Example
+from self2self.train.samples import TrainingSample
 
 QualityTerm = Callable[[Tensor], Tensor]
 """[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's
 mean (100 - Q)^2 with the PaQ-2-PiQ score Q."""
 
 
-class Steps:
+class StepRunner:
     """Steps, one operator after the other.
 
     Args:
@@ -55,20 +55,22 @@ class Steps:
         self._quality = quality
         self._clipping = clipping
 
-    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
+    def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
         """One step.
 
         Args:
-            example: what it learns from.
+            sample: what it learns from.
             masks: bool [1, ...], the input's and the decoder's.
 
         Returns:
             the loss, a scalar.
         """
-        seen, wanted, inside, turn = example
+        seen, wanted, inside, orientation = sample
         input_mask, *dropout_masks = masks
-        prediction = turned_back(self._network(turned(seen, turn), input_mask, *dropout_masks), turn)
-        known = turned_back(input_mask, turn) if self._hidden_only else torch.zeros_like(input_mask)
+        prediction = undo_orientation(
+            self._network(oriented(seen, orientation), input_mask, *dropout_masks), orientation
+        )
+        known = undo_orientation(input_mask, orientation) if self._hidden_only else torch.zeros_like(input_mask)
         loss = masked_loss(self._expected(prediction), wanted, known, inside, self._recipe.loss)
         if self._quality is not None:
             loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, inside[0], inside[1]])
@@ -85,32 +87,32 @@ class Steps:
         return prediction if self._clipping is None else self._clipping.expected(prediction)
 
 
-class StillSteps(Steps):
+class StaticStepRunner(StepRunner):
     """The same steps on tensors that stay where they are, as a graph needs them; the loss differs by rounding.
 
     The orientation is undone on what the prediction is compared with, and padding is left out by weights, so that all
     steps are the same operators on other numbers. There is no quality term.
     """
 
-    _still: tuple[Tensor, ...] = ()
+    _static: tuple[Tensor, ...] = ()
 
-    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
-        """As `Steps.take`; the loss is overwritten by the next step."""
-        self._place(example, masks)
-        return self._take_still()
+    def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
+        """As `StepRunner.run_step`; the loss is overwritten by the next step."""
+        self._copy_in(sample, masks)
+        return self._run_static()
 
-    def _place(self, example: Example, masks: Sequence[Tensor]) -> None:
-        seen, wanted, (rows, columns), turn = example
+    def _copy_in(self, sample: TrainingSample, masks: Sequence[Tensor]) -> None:
+        seen, wanted, (rows, columns), orientation = sample
         counts = torch.zeros_like(wanted, dtype=torch.bool)
         counts[:, :, rows, columns] = True
-        given = (turned(seen, turn), turned(wanted, turn), turned(counts, turn), *masks)
-        if not self._still:
-            self._still = tuple(torch.empty_like(tensor) for tensor in given)
-        for still, tensor in zip(self._still, given, strict=True):
+        given = (oriented(seen, orientation), oriented(wanted, orientation), oriented(counts, orientation), *masks)
+        if not self._static:
+            self._static = tuple(torch.empty_like(tensor) for tensor in given)
+        for still, tensor in zip(self._static, given, strict=True):
             still.copy_(tensor)
 
-    def _take_still(self) -> Tensor:
-        seen, wanted, counts, input_mask, *dropout_masks = self._still
+    def _run_static(self) -> Tensor:
+        seen, wanted, counts, input_mask, *dropout_masks = self._static
         prediction = self._network(seen, input_mask, *dropout_masks)
         hidden = counts & ~input_mask if self._hidden_only else counts
         whole = slice(None), slice(None)
@@ -118,7 +120,7 @@ class StillSteps(Steps):
         return self._learn(loss)
 
 
-class GraphedSteps(StillSteps):
+class GraphStepRunner(StaticStepRunner):
     """The same as a CUDA graph, recorded after some steps; where that fails, steps go on without one."""
 
     WARM_UP = 3
@@ -139,9 +141,9 @@ class GraphedSteps(StillSteps):
         """Whether steps run as a graph by now."""
         return self._graph is not None
 
-    def take(self, example: Example, masks: Sequence[Tensor]) -> Tensor:
-        """As `StillSteps.take`."""
-        self._place(example, masks)
+    def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
+        """As `StaticStepRunner.run_step`."""
+        self._copy_in(sample, masks)
         self._taken += 1
         if self._graph is None and not self.failure and self._taken > self.WARM_UP:
             self._record()
@@ -152,7 +154,7 @@ class GraphedSteps(StillSteps):
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            loss = self._take_still()
+            loss = self._run_static()
         current.wait_stream(self._stream)
         return loss
 
@@ -161,7 +163,7 @@ class GraphedSteps(StillSteps):
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                loss = self._take_still()
+                loss = self._run_static()
         except RuntimeError as error:
             # Running out of memory is one of these; without the graph there was enough of it.
             self.failure = first_line(error)
@@ -172,15 +174,15 @@ class GraphedSteps(StillSteps):
             self._graph, self._loss = graph, loss
 
 
-def steps_for(
+def step_runner_for(
     network: Self2SelfNet,
     optimiser: Adam,
     recipe: Recipe,
     hidden_only: bool,
     quality: QualityTerm | None = None,
     clipping: Clipping | None = None,
-) -> Steps:
-    """What takes the steps fastest on the network's device; arguments as for `Steps`."""
+) -> StepRunner:
+    """What takes the steps fastest on the network's device; arguments as for `StepRunner`."""
     device = next(network.parameters()).device.type
-    kind = GraphedSteps if quality is None and device == "cuda" else Steps
-    return kind(fastest(network, recipe), optimiser, recipe, hidden_only, quality, clipping)
+    kind = GraphStepRunner if quality is None and device == "cuda" else StepRunner
+    return kind(fastest_forward(network, recipe), optimiser, recipe, hidden_only, quality, clipping)

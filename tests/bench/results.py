@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from self2self.bench.cases import PLAIN, Case, Lap
+from self2self.bench.cases import PLAIN, BenchmarkCase, Timing
 from self2self.bench.compare import BENCHMARK, SCHEMA
 
 GFLOP, PEAK = 10.0, 50.0
@@ -17,17 +17,19 @@ MEMORY = {
 }
 
 
-def plain_case(seconds: list[float], size: tuple[int, int] = (64, 96), passes: int = 4) -> Case:
+def plain_case(seconds: list[float], size: tuple[int, int] = (64, 96), passes: int = 4) -> BenchmarkCase:
     """The plain loop."""
-    return Case(PLAIN, "PyTorch CPU", "fp32", 1, size, passes, memory=MEMORY, laps=[Lap(s) for s in seconds])
+    return BenchmarkCase(
+        PLAIN, "PyTorch CPU", "fp32", 1, size, passes, memory=MEMORY, timings=[Timing(s) for s in seconds]
+    )
 
 
 def engine_case(
     engine: str, seconds: list[float], batch: int = 1, size: tuple[int, int] = (64, 96), passes: int = 4
-) -> Case:
+) -> BenchmarkCase:
     """An engine whose masks take a tenth, copies a fifth and reduction a hundredth of its time."""
-    laps = [Lap(s, 0.1 * s, 0.2 * s, 0.69 * s, 0.01 * s) for s in seconds]
-    return Case(engine, engine.upper(), "fp32", batch, size, passes, 0.5, MEMORY, laps)
+    timings = [Timing(s, 0.1 * s, 0.2 * s, 0.69 * s, 0.01 * s) for s in seconds]
+    return BenchmarkCase(engine, engine.upper(), "fp32", batch, size, passes, 0.5, MEMORY, timings)
 
 
 def a_result(engine_seconds: dict[tuple[str, int], list[float]], curve: bool = True) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from self2self.bench.cases import Lap, rotated, whole_batches
+from self2self.bench.cases import Timing, rotated, whole_batches
 from tests.bench.results import MEMORY, engine_case, plain_case
 
 
@@ -43,7 +43,7 @@ def test_the_plain_loop_is_its_own_measure_and_has_no_parts() -> None:
 def test_copies_that_cannot_be_told_are_none() -> None:
     plain = plain_case([4.0])
     case = engine_case("trt", [2.0])
-    case.laps = [Lap(2.0, 0.5, None, 1.4, 0.1)]
+    case.timings = [Timing(2.0, 0.5, None, 1.4, 0.1)]
     parts = case.entry(plain, 10.0, None)["parts_seconds_per_pass"]
     assert parts["copies"] is None
     assert parts["compute"]["median"] == pytest.approx(1.4 / 4)

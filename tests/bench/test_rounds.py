@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from self2self.bench import measure, rounds
-from self2self.bench.benchmark_model import Subject
-from self2self.bench.rounds import Plan, run_size
+from self2self.bench.benchmark_model import BenchmarkModel
+from self2self.bench.rounds import RoundPlan, run_size
 from self2self.errors import FileFormatError
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import Engine, FloatArray
@@ -57,52 +57,52 @@ ENGINES: dict[str, type[Engine]] = {"good": Good, "broken": Broken, "small": Sma
 
 
 @pytest.fixture
-def subject(tiny: Fitted, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+def benchmark_model(tiny: Fitted, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkModel:
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.0)
     monkeypatch.setattr(rounds, "engine_class", ENGINES.__getitem__)
-    return Subject("tiny", tiny.network, load_model(tiny_onnx))
+    return BenchmarkModel("tiny", tiny.network, load_model(tiny_onnx))
 
 
-def test_all_take_turns_and_everyone_begins_once(subject: Subject) -> None:
+def test_all_take_turns_and_everyone_begins_once(benchmark_model: BenchmarkModel) -> None:
     told: list[str] = []
-    result = run_size(subject, (64, 64), Plan(["good", "small"], [1], 2, 3), told.append)
+    result = run_size(benchmark_model, (64, 64), RoundPlan(["good", "small"], [1], 2, 3), told.append)
     assert [line.split()[1] for line in told] == [
         *("plain", "good", "small"),
         *("good", "small", "plain"),
         *("small", "plain", "good"),
     ]
     assert len(result.peaks) == 3
-    assert Counter(len(case.laps) for case in result.cases) == {3: 3}
-    assert Plan(["good", "small"], [1], 2, 3).steps() == len(told)
+    assert Counter(len(case.timings) for case in result.cases) == {3: 3}
+    assert RoundPlan(["good", "small"], [1], 2, 3).steps() == len(told)
 
 
-def test_batches_are_whole_and_parts_add_up(subject: Subject) -> None:
-    result = run_size(subject, (64, 64), Plan(["good"], [1, 2], 3, 1))
+def test_batches_are_whole_and_parts_add_up(benchmark_model: BenchmarkModel) -> None:
+    result = run_size(benchmark_model, (64, 64), RoundPlan(["good"], [1, 2], 3, 1))
     assert [(case.batch, case.passes) for case in result.cases] == [(1, 3), (1, 3), (2, 4)]
     for case in result.cases[1:]:
-        (lap,) = case.laps
+        (timing,) = case.timings
         # One millisecond a run, however long the run really took.
-        assert lap.copies == pytest.approx(0.001 * case.passes / case.batch)
-        assert lap.masks + (lap.copies or 0) + lap.compute + lap.reduction == pytest.approx(lap.seconds)
+        assert timing.copies == pytest.approx(0.001 * case.passes / case.batch)
+        assert timing.masks + (timing.copies or 0) + timing.compute + timing.reduction == pytest.approx(timing.seconds)
 
 
-def test_an_engine_that_cannot_say_what_it_copies(subject: Subject) -> None:
-    (lap,) = run_size(subject, (64, 64), Plan(["small"], [1], 1, 1)).cases[1].laps
-    assert lap.copies is None
-    assert lap.masks + lap.compute + lap.reduction == pytest.approx(lap.seconds)
+def test_an_engine_that_cannot_say_what_it_copies(benchmark_model: BenchmarkModel) -> None:
+    (timing,) = run_size(benchmark_model, (64, 64), RoundPlan(["small"], [1], 1, 1)).cases[1].timings
+    assert timing.copies is None
+    assert timing.masks + timing.compute + timing.reduction == pytest.approx(timing.seconds)
 
 
-def test_engines_on_a_device_run_as_the_product_runs_them(subject: Subject) -> None:
-    plain, case = run_size(subject, (64, 64), Plan(["device"], [2], 3, 1)).cases
+def test_engines_on_a_device_run_as_the_product_runs_them(benchmark_model: BenchmarkModel) -> None:
+    plain, case = run_size(benchmark_model, (64, 64), RoundPlan(["device"], [2], 3, 1)).cases
     assert plain.engine == "plain"
     assert (case.engine, case.batch, case.passes) == ("device", 2, 4)
-    (lap,) = case.laps
-    assert lap.copies is None
-    assert lap.masks + lap.compute + lap.reduction == pytest.approx(lap.seconds)
+    (timing,) = case.timings
+    assert timing.copies is None
+    assert timing.masks + timing.compute + timing.reduction == pytest.approx(timing.seconds)
 
 
-def test_what_cannot_run_is_told_and_stops_no_other(subject: Subject) -> None:
-    result = run_size(subject, (64, 64), Plan(["broken", "small", "good"], [1, 4], 1, 1))
+def test_what_cannot_run_is_told_and_stops_no_other(benchmark_model: BenchmarkModel) -> None:
+    result = run_size(benchmark_model, (64, 64), RoundPlan(["broken", "small", "good"], [1, 4], 1, 1))
     assert [(case.engine, case.batch) for case in result.cases] == [
         ("plain", 1),
         ("small", 1),
@@ -115,6 +115,6 @@ def test_what_cannot_run_is_told_and_stops_no_other(subject: Subject) -> None:
     }
 
 
-def test_an_engine_that_was_asked_for_has_to_run(subject: Subject) -> None:
+def test_an_engine_that_was_asked_for_has_to_run(benchmark_model: BenchmarkModel) -> None:
     with pytest.raises(FileFormatError, match="cannot be loaded"):
-        run_size(subject, (64, 64), Plan(["broken"], [1], 1, 1, strict=True))
+        run_size(benchmark_model, (64, 64), RoundPlan(["broken"], [1], 1, 1, strict=True))

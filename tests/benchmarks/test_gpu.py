@@ -11,8 +11,8 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import Contender, rounds
 from benchmarks.gpu_verdicts import entries, table, verdicts
-from self2self.bench.benchmark_model import Subject
-from self2self.bench.cases import PLAIN, Case
+from self2self.bench.benchmark_model import BenchmarkModel
+from self2self.bench.cases import PLAIN, BenchmarkCase
 from self2self.errors import Obstacle
 from self2self.machine.nvidia import Gpu, NoGpu
 from self2self.runtime.model import load_model
@@ -42,7 +42,7 @@ class FakeDevice:
 def contender(
     log: list[str], engine: str, seconds: float, precision: str = "fp16", batch: int = 16, masks: float = 0.01
 ) -> Contender:
-    case = Case(engine, engine, precision, batch, (256, 256), 64)
+    case = BenchmarkCase(engine, engine, precision, batch, (256, 256), 64)
 
     def run() -> float:
         log.append(f"{engine}-{batch}")
@@ -124,7 +124,7 @@ def test_the_engines_own_code_is_measured(tiny: Fitted, tiny_onnx: Path) -> None
 
     model = load_model(tiny_onnx)
     result = gpu.measure(
-        Subject("tiny", tiny.network, model), [model], [Narrow], FakeDevice(), size=(64, 64), batches=(1, 2, 4),
+        BenchmarkModel("tiny", tiny.network, model), [model], [Narrow], FakeDevice(), size=(64, 64), batches=(1, 2, 4),
         passes=3, count=2,
     )  # fmt: skip
     assert [(row["engine"], row["batch"], row["passes_per_round"]) for row in result["cases"]] == [

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.errors import UsageError
-from self2self.jobs import FitOptions, InferOptions
+from self2self.jobs import EnsembleOptions, FitOptions
 
 SEEN: list[tuple[Path, RecipeGroup, int]] = []
 
@@ -66,7 +66,7 @@ def test_all_options_of_an_ensemble_arrive() -> None:
         "ort", "50", 0.5, "independent", False, "4", "2GB", "host", True, Path("u.tif"), Path("r.html")
     )
     got = group.options(output="o.png", seed=3, force=True)
-    assert got == InferOptions(
+    assert got == EnsembleOptions(
         engine="ort",
         passes=50,
         batch=4,
@@ -82,9 +82,9 @@ def test_all_options_of_an_ensemble_arrive() -> None:
         allow_fallback=True,
         report=Path("r.html"),
     )
-    default = InferOptions()
+    default = EnsembleOptions()
     assert EnsembleGroup().options(output=None, seed=0, force=False) == default
-    assert all(getattr(got, field.name) != getattr(default, field.name) for field in fields(InferOptions))
+    assert all(getattr(got, field.name) != getattr(default, field.name) for field in fields(EnsembleOptions))
 
 
 @pytest.mark.parametrize("wrong", [{"passes": "few"}, {"batch": "few"}, {"memory": "few"}, {"masks": "few"}])

@@ -55,7 +55,7 @@ def test_every_page_is_what_it_would_be_alone_and_one_engine_makes_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    original = prepared_module.Prepared.engine_for
+    original = prepared_module.EngineHolder.engine_for
 
     def counting(self: Any, kind: type[Engine], *arguments: Any) -> Engine:
         before = self._engine
@@ -64,7 +64,7 @@ def test_every_page_is_what_it_would_be_alone_and_one_engine_makes_them(
             made.append(engine.name)
         return engine
 
-    monkeypatch.setattr(prepared_module.Prepared, "engine_for", counting)
+    monkeypatch.setattr(prepared_module.EngineHolder, "engine_for", counting)
     values = parse_json(infer("stack.tif", "--uncertainty", "std.tif", "--seed", "5", "--json"))
     assert made == ["ort"]
     assert values["output"] == "stack.denoised.tif"
@@ -124,7 +124,7 @@ def dying(self, *arguments):
     if moment == "keep" and arguments[0].page == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, *arguments)
-    if moment == "tell_deviations_written":
+    if moment == "mark_deviations_written":
         # Between the two files: the stack of deviations is there, and the result is not.
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -144,7 +144,7 @@ def in_a_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(("moment", "kept"), [("keep", 2), ("tell_deviations_written", 4)])
+@pytest.mark.parametrize(("moment", "kept"), [("keep", 2), ("mark_deviations_written", 4)])
 def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path, moment: str, kept: int) -> None:
     arguments = ("stack.tif", "--uncertainty", "std.tif")
     infer(*arguments)

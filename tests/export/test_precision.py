@@ -15,7 +15,7 @@ from onnx import TensorProto
 from self2self.errors import FileFormatError, InputError, UsageError, VerificationError
 from self2self.export import precision as under_test
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, export_in_precision, middle
-from self2self.export.rounding_loss import bounded_change, signed_residual
+from self2self.export.rounding_loss import bounded_loss, signed_residual
 from self2self.export.to_onnx import _fix_size, host_copy, to_onnx
 from self2self.export.verify import open_session
 from self2self.model.contract import PREDICTION, Contract
@@ -140,7 +140,7 @@ def test_the_ensembles_are_compared_on_the_same_masks(tiny: Fitted, exported: Ca
     assert check.noise == pytest.approx(noise, rel=1e-3)
     added = signed_residual(noisy, means[0], tiny.contract.seed)
     again = means_of(means[0] + added)
-    bounds = [bounded_change(noisy, (means[0], means[i]), added, (again[0], again[i])).bound for i in (1, 2)]
+    bounds = [bounded_loss(noisy, (means[0], means[i]), added, (again[0], again[i])).bound for i in (1, 2)]
     assert check.decibels == pytest.approx(max(bounds), rel=0.1)
     assert check.largest_number == 65504
     clean = np.clip(picture(seed=4), 0, 1)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from self2self.errors import InputError
-from self2self.export.rounding_loss import Change, bounded_change, measured_change, signed_residual
+from self2self.export.rounding_loss import RoundingLoss, bounded_loss, measured_loss, signed_residual
 
 SHAPE = (3, 128, 128)
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ def rounded(mean: Array, rng: np.random.Generator, drift: float, size: float) ->
     return mean * (1 + drift) + size * blurred(rng.standard_normal(SHAPE))
 
 
-def changes(drift: float, size: float, seed: int, bias: float = 0.0) -> tuple[Change, Change]:
+def changes(drift: float, size: float, seed: int, bias: float = 0.0) -> tuple[RoundingLoss, RoundingLoss]:
     """Without and with the clean image."""
     rng = np.random.default_rng(seed)
     clean = np.clip(blurred(blurred(rng.random(SHAPE))) * 2 - 0.5, 0.1, 0.9)
@@ -43,7 +43,7 @@ def changes(drift: float, size: float, seed: int, bias: float = 0.0) -> tuple[Ch
     added = signed_residual(noisy, wide, seed)
     again = denoised(wide + added) + bias
     other = rounded(again, rng, drift, size)
-    return bounded_change(noisy, (wide, half), added, (again, other)), measured_change(wide, half, clean)
+    return bounded_loss(noisy, (wide, half), added, (again, other)), measured_loss(wide, half, clean)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,15 +74,15 @@ def test_a_result_that_is_far_from_the_image_is_known_to_be_bad() -> None:
     # A constant, whatever comes in: the ensemble with known noise meets it exactly.
     wide, half = np.full(SHAPE, 0.6), np.full(SHAPE, 0.6 + 1e-5)
     added = signed_residual(noisy, wide, 0)
-    found = bounded_change(noisy, (wide, half), added, (wide, half))
-    truth = measured_change(wide, half, clean)
+    found = bounded_loss(noisy, (wide, half), added, (wide, half))
+    truth = measured_loss(wide, half, clean)
     assert truth.estimate == pytest.approx(20 * math.log10(1 + 1e-5 / 0.4))
     assert truth.bound <= found.bound < 2 * truth.bound
 
 
 def test_no_difference_costs_nothing() -> None:
     found, truth = changes(0, 0, 0)
-    assert found == truth == Change(0, 0)
+    assert found == truth == RoundingLoss(0, 0)
 
 
 def test_the_residual_keeps_its_size_everywhere() -> None:
@@ -97,4 +97,4 @@ def test_the_residual_keeps_its_size_everywhere() -> None:
 def test_images_that_blocks_do_not_fill() -> None:
     odd = np.zeros((1, 24, 32))
     with pytest.raises(InputError, match="blocks of 16 do not fit into 24x32"):
-        bounded_change(odd, (odd, odd), odd, (odd, odd))
+        bounded_loss(odd, (odd, odd), odd, (odd, odd))

@@ -18,8 +18,8 @@ from self2self.train.fit import FitState, fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.run_folder import Run
-from self2self.train.start_weights import start_of
-from self2self.train.steps import GraphedSteps, Steps
+from self2self.train.start_weights import start_weights_for_recipe
+from self2self.train.steps import GraphStepRunner, StepRunner
 from tests.train.test_fit import image_of
 from tests.train.test_run_folder import run
 
@@ -48,7 +48,7 @@ def noisy() -> np.ndarray:
 
 
 def state_of(recipe: Recipe, device: torch.device) -> FitState:
-    start = start_of(recipe, 3) if recipe.init == "natural" else None
+    start = start_weights_for_recipe(recipe, 3) if recipe.init == "natural" else None
     return new_state(recipe, 3, 0, device, start)
 
 
@@ -59,16 +59,16 @@ def losses_of(state: FitState, image: np.ndarray, recipe: Recipe) -> list[float]
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[GraphedSteps]:
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[GraphStepRunner]:
     """Whatever takes steps as graphs."""
-    found: list[GraphedSteps] = []
+    found: list[GraphStepRunner] = []
 
-    class Noted(GraphedSteps):
+    class Noted(GraphStepRunner):
         def __init__(self, *given: object) -> None:
             super().__init__(*given)  # type: ignore[arg-type]
             found.append(self)
 
-    monkeypatch.setattr("self2self.train.steps.GraphedSteps", Noted)
+    monkeypatch.setattr("self2self.train.steps.GraphStepRunner", Noted)
     return found
 
 
@@ -77,7 +77,7 @@ def test_a_graph_takes_the_plain_steps(
     name: str,
     device: torch.device,
     noisy: np.ndarray,
-    taken: list[GraphedSteps],
+    taken: list[GraphStepRunner],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = RECIPES[name]
@@ -85,7 +85,7 @@ def test_a_graph_takes_the_plain_steps(
     losses = losses_of(graphed, noisy, recipe)
     assert [steps.failure for steps in taken] == [""]
     assert taken[0].recorded
-    monkeypatch.setattr(fit_module, "steps_for", Steps)
+    monkeypatch.setattr(fit_module, "step_runner_for", StepRunner)
     plain = state_of(recipe, device)
     expected = losses_of(plain, noisy, recipe)
     # Some of cuDNN's sums have no fixed order, and small differences grow.
@@ -97,7 +97,7 @@ def test_a_graph_takes_the_plain_steps(
         assert psnr(got, image_of(140, 150)) > psnr(noisy, image_of(140, 150)) + 8
 
 
-def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken: list[GraphedSteps]) -> None:
+def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken: list[GraphStepRunner]) -> None:
     recipe = RECIPES["fast"]
     whole = losses_of(state_of(recipe, device), noisy, recipe)
     state = state_of(recipe, device)
@@ -121,18 +121,18 @@ def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken:
 
 
 def test_where_recording_fails_steps_go_on(
-    device: torch.device, noisy: np.ndarray, taken: list[GraphedSteps], monkeypatch: pytest.MonkeyPatch
+    device: torch.device, noisy: np.ndarray, taken: list[GraphStepRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPES["fast"]
-    plain = GraphedSteps._take_still
+    plain = GraphStepRunner._run_static
 
-    def refusing(self: GraphedSteps) -> torch.Tensor:
+    def refusing(self: GraphStepRunner) -> torch.Tensor:
         loss = plain(self)
         if torch.cuda.is_current_stream_capturing():
             loss.item()
         return loss
 
-    monkeypatch.setattr(GraphedSteps, "_take_still", refusing)
+    monkeypatch.setattr(GraphStepRunner, "_run_static", refusing)
     losses = losses_of(state_of(recipe, device), noisy, recipe)
     assert len(losses) == recipe.steps
     assert np.isfinite(losses).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu as benchmark
-from self2self.bench.benchmark_model import Subject
+from self2self.bench.benchmark_model import BenchmarkModel
 from self2self.errors import EngineUnavailableError
 from self2self.export.to_onnx import to_onnx
 from self2self.model.masks import MaskMaker
@@ -70,7 +70,7 @@ def test_throughput_is_above_that_of_the_plain_loop(
     engine: type[Engine], paper: Fitted, models: dict[str, Model]
 ) -> None:
     result = benchmark.measure(
-        Subject("random weights", paper.network, models["fp32"]),
+        BenchmarkModel("random weights", paper.network, models["fp32"]),
         list(models.values()),
         [engine],
         benchmark.CudaDevice(),

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from self2self.image_io import read_image, write_image
-from self2self.image_io.value_range import in_whole_range
-from self2self.imaging.outliers import without_hot_pixels
+from self2self.image_io.value_range import to_whole_range
+from self2self.imaging.outliers import remove_hot_pixels
 from tests.image_files import load, noise, round_trip, save
 
 COMMON = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,7 +152,7 @@ def test_few_photons_are_no_hot_pixels(tmp_path: Path, photons: float) -> None:
     # Up to half of the bulk is headroom, and photons next to it are as good as within.
     assert (low, high) == (0, pytest.approx(samples.max(), rel=0.4))
     pixels = read_image(save(tmp_path / "in.png", samples.squeeze())).pixels
-    assert without_hot_pixels(pixels) is pixels
+    assert remove_hot_pixels(pixels) is pixels
 
 
 def test_sparse_float_keeps_its_few_values(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_in_the_whole_range_is_as_read_in_it(
     tifffile.imwrite(path, values.astype(dtype), photometric="minisblack")
     own = read_image(path)
     before = own.pixels.copy()
-    changed, expected = in_whole_range(own), read_image(path, whole_range=True)
+    changed, expected = to_whole_range(own), read_image(path, whole_range=True)
     assert (changed.range, changed.white) == (expected.range, expected.white)
     if dtype.startswith("u"):
         np.testing.assert_array_equal(changed.pixels, expected.pixels)

@@ -10,7 +10,7 @@ from self2self.imaging.noise import (
     CORRELATED,
     LARGEST_SIDE,
     autocorrelation,
-    central,
+    center_crop,
     estimate_correlation,
     estimate_sigma,
     has_noise,
@@ -189,7 +189,7 @@ def test_any_size_has_finite_figures(shape: tuple[int, int, int], dtype: str) ->
 @pytest.mark.parametrize("shape", [(3, 20, 5000), (1, 1537, 1536), (3, 64, 64)])
 def test_large_images_are_looked_at_in_their_middle(shape: tuple[int, int, int]) -> None:
     pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    part = central(pixels)
+    part = center_crop(pixels)
     assert np.shares_memory(part, pixels)
     assert part.shape == (shape[0], *(min(size, LARGEST_SIDE) for size in shape[1:]))
     before, after = (np.argwhere(pixels[0] == part[0][corner])[0] for corner in ((0, 0), (-1, -1)))

@@ -5,20 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self2self.imaging.outliers import LINES, LONELY, with_extremes, within_range, without_hot_pixels
+from self2self.imaging.outliers import (
+    LARGEST_NEIGHBOUR_SHARE,
+    LINES,
+    clip_to_range,
+    remove_hot_pixels,
+    restore_outliers,
+)
 
 
 def result(prediction: float, noisy: float) -> float:
     """Of one pixel."""
     out = np.empty((1, 1, 1), np.float32)
-    with_extremes(np.full((1, 1, 1), prediction, np.float32), np.full((1, 1, 1), noisy, np.float32), out)
+    restore_outliers(np.full((1, 1, 1), prediction, np.float32), np.full((1, 1, 1), noisy, np.float32), out)
     return float(out[0, 0, 0])
 
 
 def test_an_image_in_the_range_is_passed_on_without_a_copy() -> None:
     pixels = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    assert within_range(pixels) is pixels
-    np.testing.assert_array_equal(within_range(pixels * 3 - 1), np.clip(pixels * 3 - 1, 0, 1))
+    assert clip_to_range(pixels) is pixels
+    np.testing.assert_array_equal(clip_to_range(pixels * 3 - 1), np.clip(pixels * 3 - 1, 0, 1))
 
 
 @given(noisy=st.floats(-100, 100, width=32), prediction=st.floats(-3, 4, width=32))
@@ -52,8 +58,8 @@ def test_the_result_may_overwrite_the_image() -> None:
     pixels = rng.uniform(-1, 2, (3, 2 * LINES + 5, 9)).astype(np.float32)
     prediction = rng.uniform(-0.2, 1.2, pixels.shape).astype(np.float32)
     apart = np.empty_like(pixels)
-    with_extremes(prediction, pixels.copy(), apart)
-    with_extremes(prediction, pixels, pixels)
+    restore_outliers(prediction, pixels.copy(), apart)
+    restore_outliers(prediction, pixels, pixels)
     np.testing.assert_array_equal(pixels, apart)
 
 
@@ -65,7 +71,7 @@ def plainly_cleaned(pixels: np.ndarray) -> np.ndarray:
         others = np.sort(np.delete(around, 4).astype(float))
         value = float(pixels[channel, row, column])
         spread = others[-2] - others[1]
-        if spread < LONELY * max(value - others[1], others[-2] - value):
+        if spread < LARGEST_NEIGHBOUR_SHARE * max(value - others[1], others[-2] - value):
             cleaned[channel, row, column] = np.clip(np.median(others), 0, 1)
     return cleaned
 
@@ -83,17 +89,17 @@ def test_hot_pixels_are_found_as_one_by_one(height: int, width: int, channels: i
     hit = rng.random(pixels.shape) < share
     pixels[hit] = rng.uniform(-20, 20, int(hit.sum()))
     before = pixels.copy()
-    cleaned = without_hot_pixels(pixels)
+    cleaned = remove_hot_pixels(pixels)
     np.testing.assert_array_equal(pixels, before)
     np.testing.assert_allclose(cleaned, plainly_cleaned(pixels), rtol=1e-6)
-    assert without_hot_pixels(pixels, in_place=True) is pixels
+    assert remove_hot_pixels(pixels, in_place=True) is pixels
     np.testing.assert_array_equal(pixels, cleaned)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 50), (3, 50, 1), (1, 8, 8)])
 def test_without_one_nothing_is_copied(shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).random(shape, dtype=np.float32)
-    assert without_hot_pixels(pixels) is pixels
+    assert remove_hot_pixels(pixels) is pixels
 
 
 @pytest.mark.parametrize("width", [1.4, 2.0, 4.0])
@@ -106,10 +112,10 @@ def test_stars_are_no_hot_pixels(width: float, height: float, centre: tuple[floa
     star = height * np.exp(-4 * np.log(2) * distance / width**2)
     sky = np.random.default_rng(0).normal(0.2, 0.01, star.shape)
     pixels = (sky + star)[None].astype(np.float32)
-    assert without_hot_pixels(pixels) is pixels
+    assert remove_hot_pixels(pixels) is pixels
 
 
 def test_two_hot_pixels_side_by_side_go() -> None:
     pixels = np.random.default_rng(0).uniform(0.5, 0.6, (1, 9, 9)).astype(np.float32)
     pixels[0, 4, 4:6] = 9, 12
-    assert without_hot_pixels(pixels).max() < 0.6
+    assert remove_hot_pixels(pixels).max() < 0.6

@@ -16,11 +16,11 @@ from self2self.jobs import fit_config
 from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions, configure, differences, suited
 from self2self.jobs.observer import Observer, noise_of, tell_noise
-from self2self.train import start_weights as natural_module
+from self2self.train import start_weights as start_weights_module
 from self2self.train.checkpoint import save_model
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
-from self2self.train.start_weights import natural_weights
+from self2self.train.start_weights import pretrained_weights
 from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
 
@@ -72,7 +72,7 @@ def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypat
     assert configured(start).same_fit(from_run)
     assert configured("natural").same_fit(natural)
     write_weights(Run(Path(start)), 1.0)
-    monkeypatch.setattr(natural_module, "natural_weights", lambda *_: {"head.bias": torch.ones(3)})
+    monkeypatch.setattr(start_weights_module, "pretrained_weights", lambda *_: {"head.bias": torch.ones(3)})
     for init, old in ((start, from_run), ("natural", natural)):
         now = configured(init)
         assert not now.same_fit(old)
@@ -111,7 +111,7 @@ def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
 
 def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wild(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
-        weights = natural_weights(channels, camera)
+        weights = pretrained_weights(channels, camera)
         return weights | {"head.weight": 40 * weights["head.weight"]}
 
     image = read_image(write_noisy(tmp_path / "noisy.png"))
@@ -120,7 +120,7 @@ def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeyp
     observer = Observer(note=notes.append)
     assert configure(image, FitOptions(), noise, observer).start == "natural"
     assert not notes
-    monkeypatch.setattr(fit_config, "natural_weights", wild)
+    monkeypatch.setattr(fit_config, "pretrained_weights", wild)
     config = configure(image, FitOptions(), noise, observer)
     assert (config.start, config.recipe) == ("scratch", recipe_for("fast", "scratch"))
     assert len(notes) == 1

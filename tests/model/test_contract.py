@@ -99,7 +99,7 @@ def test_unknown_keys_of_others_do_not_matter() -> None:
 
 
 def test_metadata_says_what_true_means() -> None:
-    masks = json.loads(CONTRACT.to_metadata()["self2self.model.masks"])
+    masks = json.loads(CONTRACT.to_metadata()["self2self.masks"])
     assert {mask["polarity"] for mask in masks} == {"true_keeps"}
 
 

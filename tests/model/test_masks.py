@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.model import masks
 from self2self.model.contract import MaskSpec, mask_specs
-from self2self.model.masks import BLOCK, PIECE, BoolArray, Draws, MaskMaker, Stream, generator
+from self2self.model.masks import PASSES_PER_BLOCK, PIECE, BoolArray, Draws, MaskMaker, Stream, generator
 
 AXES = {"H": 64, "W": 96}
 TINY = mask_specs(3, 4, (6, 6, 6, 4, 4), 0.7, 0.4)
@@ -240,9 +240,9 @@ def balanced_masks(specs: Sequence[MaskSpec], first: int, count: int) -> dict[st
 def test_balanced_masks_are_those_of_an_independent_formulation() -> None:
     spec = MaskSpec("a", (5, 7), 205)
     for index in (0, 1, 9, 10, 27):
-        source = sfc64_bytes(3, 0, index // BLOCK, 0, 0, 0)
+        source = sfc64_bytes(3, 0, index // PASSES_PER_BLOCK, 0, 0, 0)
         drawn = [next(source) for _ in range(35)]
-        shift = int(index % BLOCK * 256 / BLOCK)
+        shift = int(index % PASSES_PER_BLOCK * 256 / PASSES_PER_BLOCK)
         expected = np.array([(byte + shift) % 256 < 205 for byte in drawn]).reshape(5, 7)
         np.testing.assert_array_equal(balanced_masks([spec], index, 1)["a"][0], expected)
 
@@ -250,23 +250,23 @@ def test_balanced_masks_are_those_of_an_independent_formulation() -> None:
 @given(keep=st.integers(1, 256))
 @settings(max_examples=40)
 def test_a_block_drops_every_element_equally_often(keep: int) -> None:
-    kept = balanced_masks([MaskSpec("a", (64, 64), keep)], 2 * BLOCK, BLOCK)["a"].sum(0)
+    kept = balanced_masks([MaskSpec("a", (64, 64), keep)], 2 * PASSES_PER_BLOCK, PASSES_PER_BLOCK)["a"].sum(0)
     # Shifts are whole bytes, so the count may be off by one also where ten keep probabilities are a whole number.
-    assert np.abs(kept - BLOCK * keep / 256).max() < 1 + BLOCK / 256
-    assert kept.mean() == pytest.approx(BLOCK * keep / 256, abs=0.05)
+    assert np.abs(kept - PASSES_PER_BLOCK * keep / 256).max() < 1 + PASSES_PER_BLOCK / 256
+    assert kept.mean() == pytest.approx(PASSES_PER_BLOCK * keep / 256, abs=0.05)
 
 
 @pytest.mark.parametrize("drop_rate", [0.1, 0.2, 0.4, 0.7, 0.9])
 def test_the_recipes_drop_rates_are_whole_tenths(drop_rate: float) -> None:
     spec = mask_specs(3, 4, (6, 6, 6, 4, 4), drop_rate, drop_rate)[0]
-    kept = balanced_masks([spec], 0, BLOCK)[spec.name].sum(0)
-    assert np.mean(kept == round(BLOCK * (1 - drop_rate))) > 0.97
+    kept = balanced_masks([spec], 0, PASSES_PER_BLOCK)[spec.name].sum(0)
+    assert np.mean(kept == round(PASSES_PER_BLOCK * (1 - drop_rate))) > 0.97
 
 
 def test_each_balanced_pass_alone_is_a_fair_draw() -> None:
     """Share, neighbours and different blocks: nothing but the passes of one block depends on each other."""
     spec = MaskSpec("a", (3, "H", "W"), 154)
-    passes = balanced_masks([spec], 0, 3 * BLOCK)["a"].astype(float)
+    passes = balanced_masks([spec], 0, 3 * PASSES_PER_BLOCK)["a"].astype(float)
     size, keep = passes[0].size, 154 / 256
     assert np.abs(passes.mean((1, 2, 3)) - keep).max() < 5 * np.sqrt(keep * (1 - keep) / size)
     centred = (passes - keep) / np.sqrt(keep * (1 - keep))
@@ -277,7 +277,7 @@ def test_each_balanced_pass_alone_is_a_fair_draw() -> None:
     for one, other in combinations(centred[[3, 11, 25]], 2):
         assert abs(np.mean(one * other)) < 5 / np.sqrt(size)
     # Within a block they do depend, and negatively on the whole.
-    within = centred[:BLOCK].reshape(BLOCK, -1)
+    within = centred[:PASSES_PER_BLOCK].reshape(PASSES_PER_BLOCK, -1)
     assert np.corrcoef(within).sum() == pytest.approx(0, abs=0.1)
 
 
@@ -290,7 +290,7 @@ def test_balanced_masks_do_not_depend_on_the_batch() -> None:
 
 def test_the_first_balanced_pass_of_a_block_is_an_independent_one() -> None:
     plain = MaskMaker(TINY, AXES, 3).make(2, 1)
-    for name, mask in balanced_masks(TINY, 2 * BLOCK, 1).items():
+    for name, mask in balanced_masks(TINY, 2 * PASSES_PER_BLOCK, 1).items():
         np.testing.assert_array_equal(mask, plain[name])
 
 

@@ -12,7 +12,7 @@ from self2self.model.contract import LEVELS, MaskSpec, mask_specs
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.model.network import Self2SelfNet, initialise
 from self2self.runtime.engines.torch_cpu import int8_layers as integer_layers
-from self2self.runtime.engines.torch_cpu.int8_layers import IntegerLayer
+from self2self.runtime.engines.torch_cpu.int8_layers import Int8Layer
 from self2self.runtime.model import Model
 
 
@@ -50,7 +50,7 @@ def integers_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     if multiplies_bytes():
         return
 
-    def convolve(padded: torch.Tensor, layer: IntegerLayer) -> torch.Tensor:
+    def convolve(padded: torch.Tensor, layer: Int8Layer) -> torch.Tensor:
         sums = F.conv2d(padded.double(), layer.weight.double())
         convolved = (sums * layer.scale.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)).float()
         return convolved.contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from self2self.train.clipping import Clipping, measure_clipping
 from self2self.train.fit import fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, recipe_for
-from self2self.train.steps import Steps
+from self2self.train.steps import StepRunner
 from tests.imaging.test_noise_curve import ramp
 from tests.train.test_fit import CPU, TINY, fitted, image_of, same_weights
 
@@ -129,11 +129,11 @@ def test_the_papers_recipes_compare_with_the_noisy_values_themselves(monkeypatch
     assert not any(recipe.expects_clipping for name, recipe in RECIPES.items() if name.startswith("paper"))
     seen: list[object] = []
 
-    def noted(*given: object) -> Steps:
+    def noted(*given: object) -> StepRunner:
         seen.append(given[-1])
-        return Steps(*given)  # type: ignore[arg-type]
+        return StepRunner(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "steps_for", noted)
+    monkeypatch.setattr(fit_module, "step_runner_for", noted)
     _, noisy = dark_image()
     for expects in (False, True):
         recipe = replace(TINY, steps=1, expects_clipping=expects)

@@ -9,7 +9,7 @@ import torch
 
 from self2self.errors import UsageError
 from self2self.imaging.metrics import psnr
-from self2self.imaging.orientation import turned
+from self2self.imaging.orientation import oriented
 from self2self.model.contract import mask_specs
 from self2self.train.fit import FitState, StepMasks, fit, learning_rate, new_state
 from self2self.train.prediction import predict
@@ -208,9 +208,9 @@ def test_a_turned_step_equals_a_plain_step_on_the_turned_image() -> None:
     rng = np.random.default_rng(0)
     image = rng.random((3, 64, 64)).astype(np.float32)
     recipe = replace(TINY, steps=1, orientations=8)
-    turn = CropSampler(image, None, 3, 8).window(0)[3]
-    assert turn >= 4
-    other = np.ascontiguousarray(turned(torch.from_numpy(image)[None], turn)[0].numpy())
+    orientation = CropSampler(image, None, 3, 8).window(0)[3]
+    assert orientation >= 4
+    other = np.ascontiguousarray(oriented(torch.from_numpy(image)[None], orientation)[0].numpy())
     one = fit(image, recipe, new_state(recipe, 3, 0, CPU), seed=3)
     two = fit(other, replace(recipe, orientations=1), new_state(recipe, 3, 0, CPU), seed=3)
     assert one.loss == pytest.approx(two.loss, rel=1e-5)

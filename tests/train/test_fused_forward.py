@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from self2self.model.channels_last import as_factors, fold_border, framed, masked
+from self2self.model.channels_last import apply_mask, as_factors, fold_border, pad_and_join
 from self2self.model.contract import mask_specs
 from self2self.model.masks import MaskMaker
 from self2self.model.network import Self2SelfNet, initialise
-from self2self.train.fused_forward import LeanNetwork
+from self2self.train.fused_forward import FusedTrainingForward
 
 WIDTH, WIDTHS, KEEP = 8, (12, 12, 12, 8, 4), 0.8
 
@@ -44,7 +44,7 @@ def test_function_and_gradients_are_those_of_the_network(channels: int, size: tu
     network = network_of(channels)
     image, masks = inputs_of(channels, size, count)
     expected = network(image, *masks)
-    got = LeanNetwork(network)(image, *masks)
+    got = FusedTrainingForward(network)(image, *masks)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     wanted = gradients_of(network, expected)
@@ -57,7 +57,7 @@ def test_bfloat16_differs_by_rounding_and_leaves_float32_behind() -> None:
     network = network_of(3)
     image, masks = inputs_of(3, (64, 64))
     expected = network(image, *masks)
-    got = LeanNetwork(network, torch.bfloat16)(image, *masks)
+    got = FusedTrainingForward(network, torch.bfloat16)(image, *masks)
     assert got.dtype == torch.float32
     assert 0 < float((got - expected).detach().norm() / expected.detach().norm()) < 0.02
     wanted, gained = gradients_of(network, expected), gradients_of(network, got)
@@ -80,21 +80,21 @@ def test_borders_and_masks(widths: list[int], height: int, width: int, with_mask
     joined = torch.cat(parts, dim=1)
     expected = F.pad(joined * mask if with_mask else joined, (1, 1, 1, 1), mode="reflect")
     factors = as_factors(mask, torch.float32) if with_mask else None
-    got = framed([part.detach() for part in parts], factors)
+    got = pad_and_join([part.detach() for part in parts], factors)
     assert got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got, expected.detach(), rtol=0, atol=0)
 
     gradient = torch.randn(expected.shape, generator=drawn)
     expected.backward(gradient)  # type: ignore[no-untyped-call]
     inner = fold_border(gradient)
-    back = inner if factors is None else masked(inner, factors)
+    back = inner if factors is None else apply_mask(inner, factors)
     wanted = torch.cat([part.grad for part in parts if part.grad is not None], dim=1)
     torch.testing.assert_close(back, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_out_of_a_larger_image_bring_their_border() -> None:
     image = torch.from_numpy(np.arange(2 * 6 * 4, dtype=np.float32).reshape(1, 2, 6, 4))
-    whole = framed([image])
-    torch.testing.assert_close(framed([image[:, :, :4]], below=True), whole[:, :, :5])
-    torch.testing.assert_close(framed([image[:, :, 2:]], above=True), whole[:, :, 3:])
-    torch.testing.assert_close(framed([image[:, :, 1:5]], above=True, below=True), whole[:, :, 2:6])
+    whole = pad_and_join([image])
+    torch.testing.assert_close(pad_and_join([image[:, :, :4]], below=True), whole[:, :, :5])
+    torch.testing.assert_close(pad_and_join([image[:, :, 2:]], above=True), whole[:, :, 3:])
+    torch.testing.assert_close(pad_and_join([image[:, :, 1:5]], above=True, below=True), whole[:, :, 2:6])

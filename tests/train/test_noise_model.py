@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from self2self.train.noise_model import BLOCK, NoiseModel, noise_model
+from self2self.train.noise_model import BLOCK_SIDE, NoiseModel, noise_model
 
 
 def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -120,8 +120,8 @@ def test_any_size_gives_a_model_that_stays_in_the_range(height: int, width: int,
         "ends": (rng.random((channels, height, width)) < 0.5).astype(float),
     }[kind].astype(np.float32)
     model = noise_model([image], [shrink(image, 0)], shrink, seed=0)
-    drawn = model.simulate(np.full((channels, BLOCK, BLOCK + 3), 0.5, np.float32), rng)
-    assert drawn.shape == (channels, BLOCK, BLOCK + 3)
+    drawn = model.simulate(np.full((channels, BLOCK_SIDE, BLOCK_SIDE + 3), 0.5, np.float32), rng)
+    assert drawn.shape == (channels, BLOCK_SIDE, BLOCK_SIDE + 3)
     assert drawn.dtype == np.float32
     assert np.isfinite(drawn).all()
     assert drawn.min() >= 0

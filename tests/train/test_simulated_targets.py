@@ -15,9 +15,9 @@ from self2self.train.fit import fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run
-from self2self.train.simulated_targets import PART, PARTS, Rehearsal, parts_of
-from self2self.train.start_weights import start_of
-from self2self.train.steps import Steps
+from self2self.train.simulated_targets import PART_COUNT, PART_SIDE, SimulatedTargetSamples, image_parts
+from self2self.train.start_weights import start_weights_for_recipe
+from self2self.train.steps import StepRunner
 from self2self.train.synthetic_noise import add_noise
 from tests.train.test_fit import CPU, TINY, image_of, same_weights
 from tests.train.test_run_folder import run
@@ -38,27 +38,27 @@ def noisy_of(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def test_examples_are_the_first_result_with_new_noise() -> None:
-    lessons = Rehearsal(noisy_of(70, 90), SIMULATED, start_weights(), seed=1)
-    assert lessons.size == (64, 64)
-    first, second, again = lessons.example(0), lessons.example(1), lessons.example(0)
+    samples = SimulatedTargetSamples(noisy_of(70, 90), SIMULATED, start_weights(), seed=1)
+    assert samples.size == (64, 64)
+    first, second, again = samples.sample(0), samples.sample(1), samples.sample(0)
     assert torch.equal(first.seen, again.seen)
     assert torch.equal(first.wanted, again.wanted)
     assert first.seen.shape == first.wanted.shape == (1, 3, 64, 64)
     assert first.seen.dtype == first.wanted.dtype == torch.float32
     assert not torch.equal(first.seen - first.wanted, second.seen - second.wanted)
     assert float((first.seen - first.wanted).std()) > 2 / 255
-    other_seed = Rehearsal(noisy_of(70, 90), SIMULATED, start_weights(), seed=2)
-    assert not torch.equal(other_seed.example(0).seen, first.seen)
+    other_seed = SimulatedTargetSamples(noisy_of(70, 90), SIMULATED, start_weights(), seed=2)
+    assert not torch.equal(other_seed.sample(0).seen, first.seen)
 
 
 def test_an_error_counts_everywhere_and_not_in_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step's loss, written out."""
     # The network itself, whose hooks tell what goes in and out.
-    monkeypatch.setattr(fit_module, "steps_for", Steps)
+    monkeypatch.setattr(fit_module, "step_runner_for", StepRunner)
     recipe = replace(SIMULATED, steps=1, orientations=1, decoder_drop_rate=0.0)
     noisy = noisy_of(40, 50)
     start = start_weights()
-    seen, wanted, inside, _ = Rehearsal(noisy, recipe, start, seed=0).example(0)
+    seen, wanted, inside, _ = SimulatedTargetSamples(noisy, recipe, start, seed=0).sample(0)
     losses: list[float] = []
 
     state = new_state(recipe, 3, 0, CPU, start)
@@ -103,15 +103,15 @@ def test_any_size_and_values_beyond_the_range(height: int, width: int, channels:
 
 
 def test_of_a_large_image_some_parts_are_taken() -> None:
-    small = np.zeros((1, PART, PARTS * PART), np.float32)
-    assert parts_of(small, seed=0)[0] is small
+    small = np.zeros((1, PART_SIDE, PART_COUNT * PART_SIDE), np.float32)
+    assert image_parts(small, seed=0)[0] is small
     large = np.arange(3000 * 700, dtype=np.float32).reshape(1, 3000, 700)
-    parts = parts_of(large, seed=0)
-    assert [part.shape for part in parts] == [(1, PART, PART)] * PARTS
-    assert len({float(part[0, 0, 0]) for part in parts}) == PARTS
-    assert not np.array_equal(parts[0], parts_of(large, seed=1)[0])
+    parts = image_parts(large, seed=0)
+    assert [part.shape for part in parts] == [(1, PART_SIDE, PART_SIDE)] * PART_COUNT
+    assert len({float(part[0, 0, 0]) for part in parts}) == PART_COUNT
+    assert not np.array_equal(parts[0], image_parts(large, seed=1)[0])
     narrow = np.zeros((1, 10, 100_000), np.float32)
-    assert [part.shape for part in parts_of(narrow, seed=0)] == [(1, 10, PART)] * PARTS
+    assert [part.shape for part in image_parts(narrow, seed=0)] == [(1, 10, PART_SIDE)] * PART_COUNT
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_it_removes_what_the_start_weights_leave(channels: int) -> None:
     noisy = add_noise(clean, "camera", 12, rng)
     recipe = recipe_for("fast").for_noise(measure_noise(noisy))
     assert recipe.target == "simulated"
-    start = start_of(recipe, channels)
+    start = start_weights_for_recipe(recipe, channels)
     assert start is not None
     before = new_state(recipe, channels, 0, CPU, start).weights()
     after = fit(noisy, recipe, new_state(recipe, channels, 0, CPU, start)).weights()

@@ -19,11 +19,11 @@ from self2self.train.start_weights import (
     FOLDER,
     LITTLE_CORRELATION,
     MOST_TAKEN,
-    natural_files,
-    natural_weights,
-    predict_an_image,
-    start_of,
-    suit_image,
+    adapt_recipe,
+    predicts_an_image,
+    pretrained_files,
+    pretrained_weights,
+    start_weights_for_recipe,
 )
 from self2self.train.synthetic_noise import add_noise
 
@@ -63,12 +63,12 @@ def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: f
     grey = PATTERNS[pattern](np.random.default_rng(0)).astype(np.float32)[None]
     image = COLOURS[colour](grey)
     recipe = RECIPES["fast"].with_options(drop_rate=drop_rate)
-    weights = natural_weights(len(image), camera)
+    weights = pretrained_weights(len(image), camera)
     prediction = predict(weights, image, recipe, passes=2)
     # Stripes of opposite colours lead those for cameras to -0.63.
     assert prediction.min() > (-0.7 if camera else -0.6)
     assert prediction.max() < 1.6
-    assert predict_an_image(weights, image, recipe)
+    assert predicts_an_image(weights, image, recipe)
 
 
 def test_all_weights_together_are_small() -> None:
@@ -77,8 +77,8 @@ def test_all_weights_together_are_small() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_weights_for_camera_noise_differ_in_everything(channels: int) -> None:
-    ordinary, of_camera = natural_weights(channels), natural_weights(channels, camera=True)
-    assert natural_files(channels, camera=True)[0] == natural_files(channels)[0]
+    ordinary, of_camera = pretrained_weights(channels), pretrained_weights(channels, camera=True)
+    assert pretrained_files(channels, camera=True)[0] == pretrained_files(channels)[0]
     assert {name: tensor.shape for name, tensor in ordinary.items()} == {n: t.shape for n, t in of_camera.items()}
     for name, tensor in ordinary.items():
         change = (of_camera[name] - tensor.float()).norm() / tensor.float().norm()
@@ -87,14 +87,14 @@ def test_weights_for_camera_noise_differ_in_everything(channels: int) -> None:
 
 def test_the_noise_chooses_the_weights() -> None:
     with pytest.raises(UsageError, match="no weights for 4 channels"):
-        natural_files(4, camera=True)
+        pretrained_files(4, camera=True)
     recipe = RECIPES["fast"]
     camera = recipe.for_noise(Noise(0.5, (0.5, 0.5, 0.5), 0.5, 0.5, 0.5))
-    ordinary, of_camera = start_of(recipe, 3), start_of(camera, 3)
+    ordinary, of_camera = start_weights_for_recipe(recipe, 3), start_weights_for_recipe(camera, 3)
     assert ordinary is not None
     assert of_camera is not None
     assert not torch.equal(ordinary["head.weight"], of_camera["head.weight"])
-    assert start_of(recipe_for("fast", "scratch"), 3) is None
+    assert start_weights_for_recipe(recipe_for("fast", "scratch"), 3) is None
 
 
 def test_camera_noise_goes_and_detail_stays() -> None:
@@ -106,17 +106,17 @@ def test_camera_noise_goes_and_detail_stays() -> None:
     recipe = RECIPES["fast"].with_options(drop_rate=0.4)
     before, *after = (
         float(np.std(image - clean))
-        for image in (noisy, *(predict(natural_weights(3, camera), noisy, recipe) for camera in (False, True)))
+        for image in (noisy, *(predict(pretrained_weights(3, camera), noisy, recipe) for camera in (False, True)))
     )
     assert after[1] < 0.65 * before
     assert after[1] < after[0]
 
 
 def test_weights_that_predict_no_image_are_recognised() -> None:
-    weights = natural_weights(1)
+    weights = pretrained_weights(1)
     weights["head.weight"] = 40 * weights["head.weight"]
     image = np.full((1, 64, 300), 0.5, np.float32)
-    assert not predict_an_image(weights, image, RECIPES["fast"])
+    assert not predicts_an_image(weights, image, RECIPES["fast"])
 
 
 def textured(name: str) -> FloatArray:
@@ -132,13 +132,13 @@ def test_texture_that_looks_like_noise_of_neighbours_is_kept(name: str) -> None:
     noise = measure_noise(noisy)
     assert noise.correlated
     by_noise = RECIPES["fast"].for_noise(noise)
-    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    chosen = adapt_recipe(RECIPES["fast"], noise, noisy)
     share = chosen.noisy_share
     assert 0.5 < share < 1
     assert chosen == by_noise.for_little_correlation(noisy_share=share)
     assert chosen != by_noise
     assert chosen.rate_of_passes < chosen.input_drop_rate < 0.1
-    weights = natural_weights(1, camera=True)
+    weights = pretrained_weights(1, camera=True)
     before, after = (np.clip(predict(weights, noisy, r), 0, 1) for r in (by_noise, chosen))
     assert psnr(after, clean) > psnr(before, clean) + 3
     # By how much of it is noise, the share that is given back is nearly the best one.
@@ -156,9 +156,9 @@ def test_detail_that_is_no_more_than_noise_would_be_is_kept() -> None:
     noise = measure_noise(noisy)
     assert noise.correlated
     by_noise = RECIPES["fast"].for_noise(noise)
-    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    chosen = adapt_recipe(RECIPES["fast"], noise, noisy)
     assert 0 < chosen.noisy_share < 0.6
-    weights = natural_weights(3, camera=True)
+    weights = pretrained_weights(3, camera=True)
     before, after = (np.clip(predict(weights, noisy, r), 0, 1) for r in (by_noise, chosen))
     assert np.std(noisy - before) < MOST_TAKEN * np.std(noisy - after)
     assert psnr(after + chosen.noisy_share * (noisy - after), clean) > psnr(before, clean) + 4
@@ -170,7 +170,7 @@ def test_noise_that_neighbours_share_stays_with_its_own_choice(channels: int) ->
     noisy = add_noise(clean.astype(np.float32), "camera", 8, np.random.default_rng(0))
     noise = measure_noise(noisy)
     assert noise.correlated
-    assert suit_image(RECIPES["fast"], noise, noisy) == RECIPES["fast"].for_noise(noise)
+    assert adapt_recipe(RECIPES["fast"], noise, noisy) == RECIPES["fast"].for_noise(noise)
 
 
 def detailed(channels: int) -> FloatArray:
@@ -189,7 +189,7 @@ def test_impulses_are_independent_whatever_is_between_them(channels: int) -> Non
     noise = measure_noise(noisy)
     assert noise.correlated
     independent = replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0)
-    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    chosen = adapt_recipe(RECIPES["fast"], noise, noisy)
     assert chosen == RECIPES["fast"].for_noise(independent)
     assert chosen.target == "hidden"
 
@@ -204,17 +204,17 @@ def test_noise_that_neighbours_share_a_little_is_told_from_other_noise(channels:
     noise = measure_noise(noisy)
     assert LITTLE_CORRELATION < noise.correlation < 0.2
     recipe = RECIPES["fast"]
-    chosen = suit_image(recipe, noise, noisy)
+    chosen = adapt_recipe(recipe, noise, noisy)
     assert chosen == recipe.for_noise(noise).for_little_correlation()
     assert (chosen.target, chosen.camera) == ("simulated", True)
 
     weaker = replace(noise, sigma=3.0, sigma_by_channel=channels * (3.0,))
-    assert suit_image(recipe, weaker, noisy) == recipe.for_noise(weaker)
+    assert adapt_recipe(recipe, weaker, noisy) == recipe.for_noise(weaker)
 
     # What the measure takes for correlation need not be one.
     for kind in ("gaussian", "poisson", "impulse", "multiplicative", "mixture"):
         independent = add_noise(clean, kind, sigma, rng)
-        assert suit_image(recipe, noise, independent) == recipe.for_noise(noise), kind
+        assert adapt_recipe(recipe, noise, independent) == recipe.for_noise(noise), kind
 
 
 def grey_of(name: str, top: int, left: int) -> FloatArray:
@@ -230,7 +230,7 @@ def test_texture_of_bright_parts_is_no_noise_of_photons(name: str, top: int, lef
     noise = measure_noise(noisy)
     assert noise.signal_dependent
     recipe = RECIPES["fast"]
-    chosen = suit_image(recipe, noise, noisy)
+    chosen = adapt_recipe(recipe, noise, noisy)
     assert chosen == replace(recipe.for_noise(replace(noise, signal_dependent=False)), even_noise=True)
     assert not chosen.camera
 
@@ -249,9 +249,9 @@ def test_noise_of_photons_is(photons: int, seed: int) -> None:
     noisy = few_photons(photons, seed)
     noise = measure_noise(noisy)
     assert noise.signal_dependent
-    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    chosen = adapt_recipe(RECIPES["fast"], noise, noisy)
     assert chosen == RECIPES["fast"].for_noise(noise)
-    assert chosen.judged(noise) == noise
+    assert chosen.apply_assessment(noise) == noise
 
 
 @pytest.mark.parametrize("photons", [10, 20, 60])
@@ -259,11 +259,11 @@ def test_where_most_pixels_have_no_photons_there_is_noise_all_the_same(photons: 
     noisy = few_photons(photons, 0)
     noise = measure_noise(noisy)
     assert (noise.sigma, noise.signal_dependent) == (0, False)
-    chosen = suit_image(RECIPES["fast"], noise, noisy)
+    chosen = adapt_recipe(RECIPES["fast"], noise, noisy)
     of_photons = replace(noise, signal_dependent=True)
     assert chosen == RECIPES["fast"].for_noise(of_photons)
     assert chosen.camera
-    assert chosen.judged(noise) == of_photons
+    assert chosen.apply_assessment(noise) == of_photons
     assert of_photons.text == "noise in bright parts, and none where there is no light"
 
 
@@ -273,7 +273,7 @@ def test_a_picture_without_noise_has_none(brighter: float) -> None:
     picture[:, 40:88, 32:96] += brighter
     noise = measure_noise(picture)
     assert noise.sigma == 0
-    chosen = suit_image(RECIPES["fast"], noise, picture)
+    chosen = adapt_recipe(RECIPES["fast"], noise, picture)
     assert chosen == RECIPES["fast"].for_noise(noise)
     assert not chosen.camera
 
@@ -289,4 +289,4 @@ def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytes
         (0.5, RECIPES["paper"]),
     ):
         noise = Noise(5.0, (5.0,), correlation, correlation, correlation)
-        assert suit_image(recipe, noise, image) == recipe.for_noise(noise)
+        assert adapt_recipe(recipe, noise, image) == recipe.for_noise(noise)

@@ -13,7 +13,7 @@ from self2self.train import fused_forward as lean_module
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.recipes import RECIPES as RECIPES_OF_USERS
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.steps import Steps, StillSteps, steps_for
+from self2self.train.steps import StaticStepRunner, StepRunner, step_runner_for
 from tests.train.test_fit import CPU, TINY, image_of
 from tests.train.test_simulated_targets import SIMULATED, start_weights
 
@@ -25,8 +25,10 @@ RECIPES = {
 }
 
 
-def losses_of(recipe: Recipe, image: np.ndarray, kind: type[Steps], monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    monkeypatch.setattr(fit_module, "steps_for", lambda *given: kind(*given))
+def losses_of(
+    recipe: Recipe, image: np.ndarray, kind: type[StepRunner], monkeypatch: pytest.MonkeyPatch
+) -> list[float]:
+    monkeypatch.setattr(fit_module, "step_runner_for", lambda *given: kind(*given))
     start = start_weights() if recipe.target == "simulated" else None
     losses: list[float] = []
 
@@ -42,8 +44,8 @@ def losses_of(recipe: Recipe, image: np.ndarray, kind: type[Steps], monkeypatch:
 @pytest.mark.parametrize("name", RECIPES)
 def test_losses_are_those_of_plain_steps(name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     image = image_of(*size) + np.random.default_rng(0).normal(0, 0.1, (3, *size)).astype(np.float32)
-    plain = losses_of(RECIPES[name], image, Steps, monkeypatch)
-    still = losses_of(RECIPES[name], image, StillSteps, monkeypatch)
+    plain = losses_of(RECIPES[name], image, StepRunner, monkeypatch)
+    still = losses_of(RECIPES[name], image, StaticStepRunner, monkeypatch)
     assert len(plain) == RECIPES[name].steps
     np.testing.assert_allclose(still, plain, rtol=1e-3)
     # The first step shows both networks the same, before rounding has gone anywhere.
@@ -66,7 +68,7 @@ def test_rates_may_be_tensors() -> None:
 
 def test_a_graph_is_for_gpus_alone() -> None:
     state = new_state(TINY, 3, 0, CPU)
-    assert type(steps_for(state.network, state.optimiser, TINY, True)) is Steps
+    assert type(step_runner_for(state.network, state.optimiser, TINY, True)) is StepRunner
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -78,8 +80,8 @@ def test_what_a_cpu_takes_are_the_steps_of_the_network(
     monkeypatch.setattr(lean_module, "multiplies_bfloat16", lambda: True)
     recipe = replace(RECIPES[name], rounds_products=rounds)
     image = image_of(96, 80) + np.random.default_rng(0).normal(0, 0.1, (3, 96, 80)).astype(np.float32)
-    plain = losses_of(recipe, image, Steps, monkeypatch)
-    lean = losses_of(recipe, image, steps_for, monkeypatch)  # type: ignore[arg-type]
+    plain = losses_of(recipe, image, StepRunner, monkeypatch)
+    lean = losses_of(recipe, image, step_runner_for, monkeypatch)  # type: ignore[arg-type]
     np.testing.assert_allclose(lean[0], plain[0], rtol=1e-2 if rounds else 1e-5)
     np.testing.assert_allclose(lean, plain, rtol=5e-2 if rounds else 1e-3)
     assert (abs(lean[0] / plain[0] - 1) > 1e-6) == rounds
@@ -90,9 +92,9 @@ def test_only_fast_rounds_and_only_where_it_pays(monkeypatch: pytest.MonkeyPatch
     assert recipe_for("fast", "scratch").rounds_products
     state = new_state(TINY, 3, 0, CPU)
     types = []
-    monkeypatch.setattr(lean_module, "LeanNetwork", lambda network, dtype: types.append(dtype))
+    monkeypatch.setattr(lean_module, "FusedTrainingForward", lambda network, dtype: types.append(dtype))
     for rounds in (True, False):
         for able in (True, False):
             monkeypatch.setattr(lean_module, "multiplies_bfloat16", lambda able=able: able)
-            steps_for(state.network, state.optimiser, replace(TINY, rounds_products=rounds), True)
+            step_runner_for(state.network, state.optimiser, replace(TINY, rounds_products=rounds), True)
     assert types == [torch.bfloat16, torch.float32, torch.float32, torch.float32]

@@ -98,7 +98,7 @@ def windows(height: int, width: int, pixels: int, reach: int) -> Iterator[tuple[
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class NetworkParts:
     """A graph in three parts; constants are in each part that reads them.
 
     Attributes:
@@ -116,7 +116,7 @@ class Parts:
     below: str
 
 
-def parts_of(graph: onnx.GraphProto) -> Parts | None:
+def network_parts(graph: onnx.GraphProto) -> NetworkParts | None:
     """Cut `graph` behind its first pooling and before its last upsampling; None if it is not of this form."""
     constants = {entry.name for entry in graph.initializer}
     inputs = {value.name for value in graph.input}
@@ -148,7 +148,7 @@ def parts_of(graph: onnx.GraphProto) -> Parts | None:
         return None
     (skip,) = skips
     outputs = [value.name for value in graph.output]
-    return Parts(
+    return NetworkParts(
         _part(graph, sorted(enter), constants, [skip, pooled]),
         _part(graph, sorted(middle), constants, [below]),
         _part(graph, sorted(leave), constants, outputs),
@@ -158,7 +158,7 @@ def parts_of(graph: onnx.GraphProto) -> Parts | None:
     )
 
 
-def reach_of(graph: onnx.GraphProto) -> int:
+def reach_in_pixels(graph: onnx.GraphProto) -> int:
     """Pixels by which an output depends on its surroundings, where every convolution is 3x3: one for each."""
     return sum(node.op_type == "Conv" for node in graph.node)
 
@@ -229,7 +229,7 @@ class _End:
     outputs: list[FloatArray] = field(default_factory=list)
 
 
-class Staged:
+class WindowedPass:
     """A graph that is run in parts, and its middle again in parts, until windows are small enough.
 
     Args:
@@ -256,14 +256,14 @@ class Staged:
     ) -> None:
         self._size = height, width
         self._side_by_side = side_by_side
-        self.parts = parts_of(graph) if height * width > whole_pixels else None
+        self.parts = network_parts(graph) if height * width > whole_pixels else None
         if self.parts is None:
             (self._whole,) = load(graph, 1)
         else:
             self._enter, self._leave = (
                 self._end(graph, load, workers, window_pixels(graph)) for graph in (self.parts.enter, self.parts.leave)
             )
-            self._middle = Staged(
+            self._middle = WindowedPass(
                 self.parts.middle,
                 height // POOLING,
                 width // POOLING,
@@ -275,7 +275,7 @@ class Staged:
             )
 
     def _end(self, graph: onnx.GraphProto, load: Load, workers: int, pixels: int) -> _End:
-        places = list(windows(*self._size, pixels, reach_of(graph)))
+        places = list(windows(*self._size, pixels, reach_in_pixels(graph)))
         count = min(workers, len(places))
         return _End(load(graph, count), [value.name for value in graph.input], places, [0.0] * count)
 

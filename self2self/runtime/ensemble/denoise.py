@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from self2self.errors import EngineUnavailableError, InputError, ResourceError, UsageError
-from self2self.imaging.outliers import without_hot_pixels
+from self2self.imaging.outliers import remove_hot_pixels
 from self2self.machine.system import free_memory_bytes
 from self2self.model.masks import check_seed
 from self2self.runtime.engines.engine import FloatArray, get_engine
 from self2self.runtime.ensemble.device_loop import choose_mask_source
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Passes, Sampling, as_published, device_sampling, sampling_for
-from self2self.runtime.ensemble.tile_loop import Denoised, TileJob
+from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, device_pass_plan, is_published_recipe, pass_plan_for
+from self2self.runtime.ensemble.tile_loop import EnsembleResult, TileLoop
 from self2self.runtime.ensemble.tiles import TilePlan, largest_tile, tile_bytes, tile_sizes
 from self2self.runtime.model import Model
 
@@ -38,7 +38,7 @@ def denoise(
     *,
     engine: str = "auto",
     passes: Passes | None = None,
-    sampling: Sampling | None = None,
+    pass_plan: PassPlan | None = None,
     batch: int | None = None,
     seed: int = 0,
     on_progress: Callable[[Moments], None] | None = None,
@@ -46,11 +46,11 @@ def denoise(
     memory: int | None = None,
     uncertainty: bool = True,
     may_overwrite: bool = False,
-    prepared: Prepared | None = None,
+    engine_holder: EngineHolder | None = None,
     mask_source: str = "auto",
     allow_fallback: bool = False,
     restore: bool | None = None,
-) -> Denoised:
+) -> EnsembleResult:
     """Average stochastic passes of `model` over `pixels`.
 
     Args:
@@ -59,7 +59,7 @@ def denoise(
             pixels (`extremes`).
         engine: a key of `engine.ENGINES`, or ``"auto"``.
         passes: how many, or ``"auto"``; None leaves it to the model's recipe.
-        sampling: how passes are drawn, in place of `passes`.
+        pass_plan: how passes are drawn, in place of `passes`.
         batch: passes a run; None measures and chooses. It does not change the result.
         seed: of the masks; the same seed gives the same image.
         on_progress: called after every run of the engine.
@@ -68,11 +68,11 @@ def denoise(
             is free. An image that needs more is cut into tiles; `on_note` is told where the smallest need more.
         uncertainty: whether to keep the standard deviation, which takes as much memory as the image.
         may_overwrite: `pixels` may become the result, where memory for a second image is short.
-        prepared: what keeps the engine for the next image of the same size; None to close it. Where `pixels`
+        engine_holder: what keeps the engine for the next image of the same size; None to close it. Where `pixels`
             becomes the result, the engine is closed all the same.
         mask_source: ``"host"``, ``"device"`` or ``"auto"``, which is the device where the engine can use
             masks that were made there. The two make different masks, and the device draws passes as
-            `device_sampling` says.
+            `device_pass_plan` says.
         allow_fallback: use ``"auto"``, and say so, if `engine` does not work here.
         restore: whether the result gets back what passes lose of the image: texture (`Contract.noisy_share`), local
             means (`local_means`) and, unless it takes the memory of `pixels`, fine detail (`lost_detail`). None leaves
@@ -90,17 +90,17 @@ def denoise(
         raise UsageError(f"--memory is {memory} bytes; expected more, for example --memory 2GB.")
     check_channels(model, pixels)
     contract = model.contract
-    drawn = sampling or sampling_for(contract.recipe, passes)
-    pixels = without_hot_pixels(pixels, in_place=may_overwrite)
+    drawn = pass_plan or pass_plan_for(contract.recipe, passes)
+    pixels = remove_hot_pixels(pixels, in_place=may_overwrite)
 
-    def run_on(name: str, source_name: str) -> Denoised:
+    def run_on(name: str, source_name: str) -> EnsembleResult:
         chosen = get_engine(name)
         source = choose_mask_source(source_name, chosen)
-        job = TileJob(
+        job = TileLoop(
             model,
             pixels,
             chosen,
-            device_sampling(drawn) if source == "device" else drawn,
+            device_pass_plan(drawn) if source == "device" else drawn,
             batch,
             seed,
             on_progress=on_progress,
@@ -108,9 +108,9 @@ def denoise(
             # Where the user gives a budget, it holds for the batch that the user gives, too.
             may_cap_batch=memory is not None,
             uncertainty=uncertainty,
-            prepared=prepared,
+            engine_holder=engine_holder,
             mask_source=source,
-            restore=not as_published(contract.recipe) if restore is None else restore,
+            restore=not is_published_recipe(contract.recipe) if restore is None else restore,
         )
         return _run_within(job, memory, may_overwrite)
 
@@ -138,7 +138,7 @@ def check_channels(model: Model, pixels: FloatArray) -> None:
         )
 
 
-def _run_within(job: TileJob, memory: int | None, may_overwrite: bool) -> Denoised:
+def _run_within(job: TileLoop, memory: int | None, may_overwrite: bool) -> EnsembleResult:
     """Run `job` whole, or in the largest tiles that the budget allows, and in smaller ones if those do not fit."""
     model, pixels = job.model, job.pixels
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
@@ -157,9 +157,9 @@ def _run_within(job: TileJob, memory: int | None, may_overwrite: bool) -> Denois
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):
         try:
             done = job.run(TilePlan.cut(*job.size, side), out, room)
-            if in_place and job.prepared is not None:
+            if in_place and job.engine_holder is not None:
                 # Writing the image takes as much again, and the engine may hold all that its largest layer took.
-                job.prepared.close()
+                job.engine_holder.close()
             return done
         except PassTooLarge as error:
             if smaller is None:

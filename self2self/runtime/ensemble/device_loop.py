@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 import numpy as np
 
 from self2self.errors import EngineUnavailableError, UsageError, first_line
-from self2self.imaging.orientation import MIRRORED, turned, turned_back
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.machine.system import free_memory_bytes
 from self2self.model.contract import Contract
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.profiles import BATCHES
 from self2self.runtime.engines.torch_cuda.nvrtc import compiled
 from self2self.runtime.ensemble.device_masks import KERNELS, DeviceMasks
-from self2self.runtime.ensemble.host_loop import BatchChooser, Ensemble, not_finite, run_ensemble
+from self2self.runtime.ensemble.host_loop import BatchChooser, PassesResult, not_finite_error, run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.memory_budget import DEVICE_SHARE, fitting_passes, pass_bytes
 from self2self.runtime.model import Model
 
@@ -139,8 +139,8 @@ class DeviceMoments:
     def add(self, predictions: torch.Tensor, orientation: int = 0) -> None:
         """Fold in predictions [N, C, H, W] of an image in an orientation; nothing is changed if memory runs out."""
         wide = predictions.double()
-        total = turned_back(wide.sum(dim=0), orientation)
-        squares = turned_back(wide.square_().sum(dim=0), orientation)
+        total = undo_orientation(wide.sum(dim=0), orientation)
+        squares = undo_orientation(wide.square_().sum(dim=0), orientation)
         self._sums[0] += total
         self._sums[1] += squares
         self.count += len(predictions)
@@ -203,15 +203,15 @@ class Lanes:
 def run_device_ensemble(
     engine: DeviceEngine,
     maker: DeviceMasks,
-    sampling: Sampling | int,
+    pass_plan: PassPlan | int,
     *,
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     tile: tuple[int, int] = (0, 1),
-) -> Ensemble:
-    """Run passes from 0 on, as many as `sampling` wants, and fold them together, all on the engine's device.
+) -> PassesResult:
+    """Run passes from 0 on, as many as `pass_plan` wants, and fold them together, all on the engine's device.
 
     While batch sizes are tried, each part is waited for and timed. After that masks are made beside
     the passes, and the time of both is told as that of the passes.
@@ -219,7 +219,7 @@ def run_device_ensemble(
     Args:
         engine: prepared.
         maker: makes the masks on the engine's device.
-        sampling: a tolerance is looked at after each `ROUND` passes; with flips, each orientation takes its turn, once
+        pass_plan: a tolerance is looked at after each `ROUND` passes; with flips, each orientation takes its turn, once
             where the number of passes is known and once a round where it is not, and turns differ by one pass at
             most. A number is that many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
@@ -234,10 +234,10 @@ def run_device_ensemble(
     """
     import torch
 
-    if isinstance(sampling, int):
-        sampling = Sampling(sampling, tolerance=None, balanced=False, flips=False)
-    passes, tolerance = sampling.passes, sampling.tolerance
-    turns = MIRRORED if sampling.flips else 1
+    if isinstance(pass_plan, int):
+        pass_plan = PassPlan(pass_plan, tolerance=None, balanced=False, flips=False)
+    passes, tolerance = pass_plan.passes, pass_plan.tolerance
+    turns = MIRROR_ORIENTATIONS if pass_plan.flips else 1
     # Passes in which each orientation has its turn once.
     cycle = passes if tolerance is None else min(ROUND, passes)
     upright = engine.image
@@ -276,7 +276,7 @@ def run_device_ensemble(
             orientation = turn
             # What runs still reads the image that is exchanged.
             lanes.finish()
-            engine.set_image(np.ascontiguousarray(turned(upright, orientation)))
+            engine.set_image(np.ascontiguousarray(oriented(upright, orientation)))
         try:
             if count > capacity:
                 lanes.finish()
@@ -328,10 +328,10 @@ def run_device_ensemble(
     seconds["reduce"] = time.perf_counter() - finished
     if orientation:
         engine.set_image(upright)
-    return Ensemble(total, min(chooser.chosen, total.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+    return PassesResult(total, min(chooser.chosen, total.count), seconds["masks"], seconds["passes"], seconds["reduce"])
 
 
-def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], Ensemble]:
+def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], PassesResult]:
     """Plain ensembles as `denoise` runs them on `engine`: with masks of the device where it takes those.
 
     Args:
@@ -354,5 +354,5 @@ def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Mome
     host = moments.to_host()
     # A sum is finite only if all that went into it is.
     if not host.is_finite():
-        raise not_finite(engine.model)
+        raise not_finite_error(engine.model)
     return host

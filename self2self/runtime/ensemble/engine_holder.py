@@ -10,7 +10,7 @@ from self2self.runtime.ensemble.host_loop import PassTooLarge
 from self2self.runtime.model import Model
 
 
-class Prepared:
+class EngineHolder:
     """Keeps an engine from one image, or tile, to the next of the same size; use it as a context manager."""
 
     def __init__(self) -> None:

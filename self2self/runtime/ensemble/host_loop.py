@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from self2self.errors import FileFormatError, ResourceError
-from self2self.imaging.orientation import MIRRORED, turned, turned_back
-from self2self.model.masks import BLOCK, MaskMaker
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
+from self2self.model.masks import PASSES_PER_BLOCK, MaskMaker
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
 
 TRIAL_BATCHES = (1, 2, 4, 8)
@@ -29,7 +29,7 @@ WORTHWHILE_GAIN = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble:
+class PassesResult:
     """Result of `run_ensemble`.
 
     Attributes:
@@ -54,21 +54,21 @@ class Ensemble:
 def run_ensemble(
     engine: Engine,
     maker: MaskMaker,
-    sampling: Sampling | int,
+    pass_plan: PassPlan | int,
     *,
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[Moments], None] | None = None,
     tile: tuple[int, int] = (0, 1),
-) -> Ensemble:
-    """Run passes from 0 on, as many as `sampling` wants, and fold them together.
+) -> PassesResult:
+    """Run passes from 0 on, as many as `pass_plan` wants, and fold them together.
 
     Args:
         engine: prepared.
         maker: makes the masks; pass i has the same ones for every batch size.
-        sampling: a tolerance is looked at after each `BLOCK` passes, from `fewest_passes` on; with flips, each `BLOCK`
-            passes see the image in another one of the `MIRRORED` orientations. A number is that
-            many passes over the image as it is.
+        pass_plan: the tolerance is checked after every block of `PASSES_PER_BLOCK` passes, from `fewest_passes` on.
+            With flips, each block sees the image in the next of the `MIRROR_ORIENTATIONS`. A number is that many
+            passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`,
             with passes that count.
         largest_batch: the most that memory allows.
@@ -79,23 +79,23 @@ def run_ensemble(
         PassTooLarge: not even one pass at a time fits into memory.
         FileFormatError: a prediction is not finite.
     """
-    if isinstance(sampling, int):
-        sampling = Sampling(sampling, tolerance=None, balanced=maker.block > 1, flips=False)
+    if isinstance(pass_plan, int):
+        pass_plan = PassPlan(pass_plan, tolerance=None, balanced=maker.block > 1, flips=False)
     upright = engine.image
     moments = Moments(upright.shape[1:], maker.block, *tile)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
     chooser = BatchChooser(largest_batch) if batch is None else BatchChooser(batch, fixed=True)
     orientation = following = 0
-    while moments.count < sampling.passes and not _is_settled(moments, sampling):
+    while moments.count < pass_plan.passes and not _is_settled(moments, pass_plan):
         start = time.perf_counter()
-        count = min(chooser.batch, sampling.passes - moments.count)
-        if sampling.flips:
+        count = min(chooser.batch, pass_plan.passes - moments.count)
+        if pass_plan.flips:
             # A run has one image, so it does not go beyond the block.
-            count = min(count, BLOCK - moments.count % BLOCK)
-            following = moments.count // BLOCK % MIRRORED
+            count = min(count, PASSES_PER_BLOCK - moments.count % PASSES_PER_BLOCK)
+            following = moments.count // PASSES_PER_BLOCK % MIRROR_ORIENTATIONS
         try:
             if following != orientation:
-                engine.set_image(np.ascontiguousarray(turned(upright, following)))
+                engine.set_image(np.ascontiguousarray(oriented(upright, following)))
                 orientation = following
             masks = maker.make(moments.count, count)
             made = time.perf_counter()
@@ -106,10 +106,10 @@ def run_ensemble(
             engine.note(f"out of memory; going on with {chooser.batch} passes at a time.")
             continue
         ran = time.perf_counter()
-        moments.add(turned_back(predictions, orientation), orientation)
+        moments.add(undo_orientation(predictions, orientation), orientation)
         # At once, which saves the user from waiting for a black image.
         if not moments.is_finite():
-            raise not_finite(engine.model)
+            raise not_finite_error(engine.model)
         reduced = time.perf_counter()
         seconds["masks"] += made - start
         seconds["passes"] += ran - made
@@ -119,10 +119,12 @@ def run_ensemble(
             on_progress(moments)
     if orientation:
         engine.set_image(upright)
-    return Ensemble(moments, min(chooser.chosen, moments.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+    return PassesResult(
+        moments, min(chooser.chosen, moments.count), seconds["masks"], seconds["passes"], seconds["reduce"]
+    )
 
 
-def not_finite(model: Model) -> FileFormatError:
+def not_finite_error(model: Model) -> FileFormatError:
     """The error for predictions that are not finite numbers."""
     precision = model.contract.precision
     if precision != "fp32":
@@ -136,29 +138,29 @@ def not_finite(model: Model) -> FileFormatError:
     )
 
 
-def fewest_passes(sampling: Sampling) -> int:
-    """Passes before the standard error is known: `BLOCK` in each orientation, and `BLOCK` to compare with the first."""
-    return BLOCK * ((MIRRORED if sampling.flips else 1) + 1)
+def fewest_passes(pass_plan: PassPlan) -> int:
+    """Passes before the standard error is known: one block in each orientation, and one to compare with the first."""
+    return PASSES_PER_BLOCK * ((MIRROR_ORIENTATIONS if pass_plan.flips else 1) + 1)
 
 
-def _is_settled(moments: Moments, sampling: Sampling) -> bool:
-    if sampling.tolerance is None or moments.count % BLOCK or moments.count < fewest_passes(sampling):
+def _is_settled(moments: Moments, pass_plan: PassPlan) -> bool:
+    if pass_plan.tolerance is None or moments.count % PASSES_PER_BLOCK or moments.count < fewest_passes(pass_plan):
         return False
-    return moments.standard_error() <= sampling.tolerance
+    return moments.standard_error() <= pass_plan.tolerance
 
 
-def expected_passes(sampling: Sampling, moments: Moments) -> int:
+def expected_passes(pass_plan: PassPlan, moments: Moments) -> int:
     """How many passes there will be in all, as far as `moments` tell.
 
     The square of the standard error falls as one over the number of passes.
     """
-    if sampling.tolerance is None:
-        return sampling.passes
-    expected = fewest_passes(sampling)
+    if pass_plan.tolerance is None:
+        return pass_plan.passes
+    expected = fewest_passes(pass_plan)
     if moments.count >= expected:
-        needed = moments.count * (moments.standard_error() / sampling.tolerance) ** 2
-        expected = BLOCK * math.ceil(max(moments.count, min(needed, sampling.passes)) / BLOCK)
-    return min(sampling.passes, expected)
+        needed = moments.count * (moments.standard_error() / pass_plan.tolerance) ** 2
+        expected = PASSES_PER_BLOCK * math.ceil(max(moments.count, min(needed, pass_plan.passes)) / PASSES_PER_BLOCK)
+    return min(pass_plan.passes, expected)
 
 
 class PassTooLarge(ResourceError):  # noqa: N818 - the caller may have a smaller tile to try

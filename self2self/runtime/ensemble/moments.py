@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.imaging.orientation import MIRRORED
-from self2self.model.masks import BLOCK
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS
+from self2self.model.masks import PASSES_PER_BLOCK
 from self2self.runtime.engines.engine import FloatArray
 
 Sums = NDArray[np.float64]
@@ -26,7 +26,7 @@ class Moments:
     """Running mean and variance of predictions, and the standard error of their mean.
 
     Passes with balanced masks depend on each other within a block, and passes over a mirrored image
-    have a mean of their own. So every orientation weighs the same, once each has had `BLOCK` passes, and
+    have a mean of their own. So every orientation weighs the same, once each has had `PASSES_PER_BLOCK` passes, and
     the standard error comes from the means of whole blocks, each compared with the other blocks of its
     orientation: mean and error of a stratified sample (Cochran, Sampling Techniques, 1977, sections 5.2
     and 5.3), whose strata are taken to vary alike.
@@ -132,8 +132,8 @@ class Moments:
 
     def _weights(self) -> dict[int, float]:
         """What a pass counts for in the mean, by its orientation."""
-        if len(self._passes) == MIRRORED and min(self._passes.values()) >= BLOCK:
-            return {orientation: 1 / (MIRRORED * passes) for orientation, passes in self._passes.items()}
+        if len(self._passes) == MIRROR_ORIENTATIONS and min(self._passes.values()) >= PASSES_PER_BLOCK:
+            return {orientation: 1 / (MIRROR_ORIENTATIONS * passes) for orientation, passes in self._passes.items()}
         return dict.fromkeys(self._passes, 1 / self.count)
 
     def standard_deviation(self) -> FloatArray:

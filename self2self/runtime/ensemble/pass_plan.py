@@ -21,7 +21,7 @@ Its square adds to the mean squared error: 0.0033 dB at 29 dB, 0.008 dB at 33 dB
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class PassPlan:
     """A decided way to draw passes.
 
     Attributes:
@@ -37,18 +37,18 @@ class Sampling:
     flips: bool
 
 
-def as_published(recipe: str) -> bool:
+def is_published_recipe(recipe: str) -> bool:
     """Whether the ensemble of a model of `recipe` is the plain mean of independent passes that the paper has."""
     return recipe.startswith("paper")
 
 
-def sampling_for(
+def pass_plan_for(
     recipe: str,
     passes: Passes | None = None,
     tolerance: float | None = None,
     balanced: bool | None = None,
     flips: bool | None = None,
-) -> Sampling:
+) -> PassPlan:
     """The way to draw passes for a model of `recipe`; None leaves a value to the recipe.
 
     The paper's recipes mean 500 independent passes over the image as it is. Everything else ends by
@@ -57,11 +57,11 @@ def sampling_for(
     Raises:
         UsageError: a number is out of its range, or two options exclude each other.
     """
-    published = as_published(recipe)
-    check_sampling(passes, tolerance)
+    published = is_published_recipe(recipe)
+    check_pass_plan(passes, tolerance)
     if passes is None:
         passes = PAPER_PASSES if published and tolerance is None else "auto"
-    return Sampling(
+    return PassPlan(
         passes=MOST_PASSES if passes == "auto" else passes,
         tolerance=(TOLERANCE if tolerance is None else tolerance) if passes == "auto" else None,
         balanced=not published if balanced is None else balanced,
@@ -69,7 +69,7 @@ def sampling_for(
     )
 
 
-def check_sampling(passes: Passes | None, tolerance: float | None) -> None:
+def check_pass_plan(passes: Passes | None, tolerance: float | None) -> None:
     """Check what the user said, before there is a model.
 
     Raises:
@@ -85,6 +85,6 @@ def check_sampling(passes: Passes | None, tolerance: float | None) -> None:
         raise UsageError(f"--tolerance decides the number of passes; leave out --passes {passes}.")
 
 
-def device_sampling(sampling: Sampling) -> Sampling:
-    """What the device makes of `sampling`: its masks are independent, because a pass may not depend on others there."""
-    return replace(sampling, balanced=False)
+def device_pass_plan(pass_plan: PassPlan) -> PassPlan:
+    """`pass_plan` for masks that a device makes: independent ones, as a pass there may not depend on others."""
+    return replace(pass_plan, balanced=False)

@@ -22,17 +22,17 @@ from self2self.runtime.ensemble.device_loop import (
     masks_for,
     run_device_ensemble,
 )
-from self2self.runtime.ensemble.engine_holder import Prepared
-from self2self.runtime.ensemble.host_loop import Ensemble, run_ensemble
+from self2self.runtime.ensemble.engine_holder import EngineHolder
+from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.ensemble.tiles import Canvas, TilePlan, place_of
 from self2self.runtime.memory_budget import largest_host_batch
 from self2self.runtime.model import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Denoised:
+class EnsembleResult:
     """A finished image and how it was made.
 
     Attributes:
@@ -41,7 +41,7 @@ class Denoised:
         engine: `--engine` name of what ran.
         provider: the provider that really ran.
         passes: number of passes; with tiles, their mean over the tiles.
-        sampling: how they were drawn.
+        pass_plan: how they were drawn.
         batch: passes a run.
         seed: seed of the masks.
         seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
@@ -58,7 +58,7 @@ class Denoised:
     engine: str
     provider: str
     passes: int
-    sampling: Sampling
+    pass_plan: PassPlan
     batch: int
     seed: int
     seconds: dict[str, float]
@@ -75,15 +75,15 @@ class Denoised:
 
 
 @dataclass(slots=True)
-class TileJob:
+class TileLoop:
     """What `denoise` was asked for and has checked, for one plan of tiles after the other.
 
     Attributes:
         model, pixels, batch, seed, on_progress, on_note, uncertainty: as for `denoise`.
         engine: works here.
-        sampling: how passes are drawn.
+        pass_plan: how passes are drawn.
         may_cap_batch: a `batch` that does not fit may become smaller.
-        prepared: where the engine comes from and stays; None for one of the job's own.
+        engine_holder: where the engine comes from and stays; None for one of the job's own.
         mask_source: ``"host"`` or ``"device"``.
         restore: whether the result gets back what passes lose of the image, as for `denoise`.
         lines: of the output that are finished.
@@ -92,14 +92,14 @@ class TileJob:
     model: Model
     pixels: FloatArray
     engine: type[Engine]
-    sampling: Sampling
+    pass_plan: PassPlan
     batch: int | None
     seed: int
     on_progress: Callable[[Moments], None] | None = None
     on_note: Callable[[str], None] = lambda text: None
     may_cap_batch: bool = False
     uncertainty: bool = True
-    prepared: Prepared | None = None
+    engine_holder: EngineHolder | None = None
     mask_source: str = "host"
     restore: bool = False
     lines: int = field(default=0, init=False)
@@ -118,7 +118,7 @@ class TileJob:
         _, height, width = self.pixels.shape
         return padded_size(height, width, contract.size_multiple, contract.minimum_size)
 
-    def run(self, plan: TilePlan, out: FloatArray, room: int) -> Denoised:
+    def run(self, plan: TilePlan, out: FloatArray, room: int) -> EnsembleResult:
         """All passes of one tile, then of the next.
 
         Args:
@@ -147,7 +147,7 @@ class TileJob:
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
         with ExitStack() as stack:
-            prepared = self.prepared or stack.enter_context(Prepared())
+            engine_holder = self.engine_holder or stack.enter_context(EngineHolder())
             for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
                 top, left = plan.rows.starts[row], plan.columns.starts[column]
                 lines = rows[top : top + plan.rows.tile, None]
@@ -156,18 +156,18 @@ class TileJob:
                 )[None]
                 np.clip(tile, 0, 1, out=tile)
                 which = (index, plan.count)
-                running = prepared.engine_for(self.engine, self.model, tile, self.on_note)
+                running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 if self.mask_source == "device":
                     result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
                 else:
-                    maker = maker or running.mask_maker(self.seed, balanced=self.sampling.balanced)
+                    maker = maker or running.mask_maker(self.seed, balanced=self.pass_plan.balanced)
                     maker.place = place_of(top, left)
                     result = run_ensemble(
                         running,
                         maker,
-                        self.sampling,
+                        self.pass_plan,
                         batch=batch,
                         largest_batch=min(most, self.engine.useful_batch(plan.axes)),
                         on_progress=self.on_progress,
@@ -191,13 +191,13 @@ class TileJob:
             if out is not self.pixels:
                 restore_detail(out, self.pixels, even_noise=contract.even_noise)
             seconds["reduce"] += time.perf_counter() - began
-        return Denoised(
+        return EnsembleResult(
             image=out,
             uncertainty=deviation,
             engine=running.name,
             provider=provider,
             passes=round(passes / plan.count),
-            sampling=self.sampling,
+            pass_plan=self.pass_plan,
             batch=result.batch,
             seed=self.seed,
             seconds=seconds,
@@ -209,14 +209,14 @@ class TileJob:
 
     def _run_on_device(
         self, running: Engine, axes: dict[str, int], place: int, batch: int | None, tile: tuple[int, int]
-    ) -> Ensemble:
+    ) -> PassesResult:
         if not isinstance(running, DeviceEngine):
             raise TypeError(f"{running.name} takes no masks on a device")
         contract = running.model.contract
         return run_device_ensemble(
             running,
             masks_for(running, self.seed, place),
-            self.sampling,
+            self.pass_plan,
             batch=batch,
             largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),
             on_progress=self.on_progress,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
-from self2self.imaging.outliers import mix_in, with_extremes
+from self2self.imaging.outliers import blend_noisy_image, restore_outliers
 from self2self.imaging.padding import Padding
 from self2self.model.contract import SIZE_MULTIPLE, Contract
 from self2self.runtime.model import Model
@@ -173,7 +173,7 @@ class Canvas:
         plan: how the padded image is cut.
         padding: what was added to the image.
         out: float32 (C, H, W), without padding; filled from top to bottom.
-        noisy: the image, where predictions for it are put together (`extremes.with_extremes`); may be `out`.
+        noisy: the image, where predictions for it are put together (`extremes.restore_outliers`); may be `out`.
         means: is shown every line of `noisy` and of the predictions.
         noisy_share: of `noisy` in the output, beside that of the predictions.
     """
@@ -218,10 +218,10 @@ class Canvas:
             self._out[:, begin:end] = lines
         else:
             if self._noisy_share:
-                mix_in(lines, self._noisy[:, begin:end], self._noisy_share)
+                blend_noisy_image(lines, self._noisy[:, begin:end], self._noisy_share)
             if self._means is not None:
                 self._means.see(begin, self._noisy[:, begin:end], lines)
-            with_extremes(lines, self._noisy[:, begin:end], self._out[:, begin:end])
+            restore_outliers(lines, self._noisy[:, begin:end], self._out[:, begin:end])
         self.lines = end
         done = last - first
         kept = self._strip[:, done:].copy()

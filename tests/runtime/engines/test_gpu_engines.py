@@ -157,14 +157,14 @@ def test_an_execution_that_fails_says_so(
 
 
 def test_a_fallback_to_the_cpu_is_refused(model: Model, image: FloatArray) -> None:
-    class Refused(CudaOnTheCpu):
+    class ImageRefused(CudaOnTheCpu):
         provider_name = "CUDAExecutionProvider"
 
         def providers(self) -> list[tuple[str, dict[str, str]]]:
             return [("CPUExecutionProvider", {})]
 
     with pytest.raises(EngineUnavailableError, match="ort-cuda: ONNX Runtime fell back to CPUExecutionProvider"):
-        Refused(model, image).__enter__()
+        ImageRefused(model, image).__enter__()
 
 
 def test_onnx_runtime_may_leave_nothing_to_the_cpu(

@@ -19,12 +19,12 @@ from self2self.runtime.engines.windows import (
     Load,
     Runner,
     SideBySide,
-    Staged,
     Values,
+    WindowedPass,
     halved,
     in_turn,
-    parts_of,
-    reach_of,
+    network_parts,
+    reach_in_pixels,
     spans,
 )
 from self2self.runtime.memory_budget import pass_bytes
@@ -50,14 +50,14 @@ def test_spans_of_one_size_cover_an_axis_with_enough_around(length: int, largest
 
 def test_a_graph_is_cut_behind_the_first_pooling_and_before_the_last_upsampling(tiny_model: Model) -> None:
     graph = read_proto(tiny_model.path).graph
-    parts = parts_of(graph)
+    parts = network_parts(graph)
     assert parts is not None
-    assert (reach_of(parts.enter), reach_of(parts.leave)) == (2, 3)
+    assert (reach_in_pixels(parts.enter), reach_in_pixels(parts.leave)) == (2, 3)
     assert {value.name for value in parts.enter.input} == {"input_mask", "image"}
     read = {value.name for value in parts.leave.input}
     assert read == {parts.below, parts.skip, "dropout_mask_8", "dropout_mask_9"}
     assert len(parts.enter.node) + len(parts.middle.node) + len(parts.leave.node) == len(graph.node)
-    again = parts_of(parts.middle)
+    again = network_parts(parts.middle)
     assert again is not None
     assert "dropout_mask_6" in {value.name for value in again.leave.input}
 
@@ -67,7 +67,7 @@ def test_other_graphs_are_not_cut(tiny_model: Model) -> None:
     for node in graph.node:
         if node.op_type == "MaxPool":
             node.op_type = "AveragePool"
-    assert parts_of(graph) is None
+    assert network_parts(graph) is None
 
 
 def runner_of(opset: Any) -> Load:
@@ -99,8 +99,8 @@ def test_windows_give_what_the_whole_gives(
     masks = MaskMaker(tiny_model.contract.masks, {"H": height, "W": width}, seed=2).make(0, 2)
     image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
     values = {IMAGE: image, **masks}
-    whole = Staged(proto.graph, height, width, load, whole_pixels=height * width)
-    cut = Staged(
+    whole = WindowedPass(proto.graph, height, width, load, whole_pixels=height * width)
+    cut = WindowedPass(
         proto.graph,
         height,
         width,

@@ -17,7 +17,7 @@ from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.ensemble import denoise as module
 from self2self.runtime.ensemble.denoise import check_counts, denoise
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
 from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, repeat_image
@@ -217,8 +217,8 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
 
     passes, seed = 6, 11
     pixels = np.random.default_rng(2).random((3, 50, 70), dtype=np.float32)
-    sampling = Sampling(passes, tolerance=None, balanced=False, flips=False)
-    result = denoise(tiny_model, pixels, engine=name, sampling=sampling, batch=4, seed=seed, restore=False)
+    pass_plan = PassPlan(passes, tolerance=None, balanced=False, flips=False)
+    result = denoise(tiny_model, pixels, engine=name, pass_plan=pass_plan, batch=4, seed=seed, restore=False)
 
     # 50 to 64 rows and 70 to 96 columns, by numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])

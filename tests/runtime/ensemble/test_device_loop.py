@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError, UsageError
-from self2self.imaging.orientation import MIRRORED, turned, turned_back
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.model.contract import INPUT_MASK
 from self2self.runtime.engines.engine import Engine, FloatArray, engine_class
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
@@ -29,9 +29,9 @@ from self2self.runtime.ensemble.device_loop import (
     run_device_ensemble,
 )
 from self2self.runtime.ensemble.device_masks import DeviceMasks
-from self2self.runtime.ensemble.host_loop import Ensemble
+from self2self.runtime.ensemble.host_loop import PassesResult
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model, load_model
 from tests.runtime.fakes import FakeEngine, fake_model, use_engine
 from tests.runtime.gpu_on_the_cpu import CudaOnTheCpu, RtxOnTheCpu, TrtOnTheCpu, on_the_cpu
@@ -73,7 +73,7 @@ def on_device() -> OnDevice:
     return OnDevice(fake_model(), np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32))
 
 
-def run(engine: OnDevice, passes: int | Sampling, **options: object) -> Ensemble:
+def run(engine: OnDevice, passes: int | PassPlan, **options: object) -> PassesResult:
     maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
     assert isinstance(engine, DeviceEngine)
     return run_device_ensemble(engine, maker, passes, **options)  # type: ignore[arg-type]
@@ -129,12 +129,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_loses_no_pass() -> None:
 def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
     engine = on_device()
     upright = engine.image.copy()
-    result = run(engine, Sampling(10, tolerance=None, balanced=False, flips=True), batch=batch)
+    result = run(engine, PassPlan(10, tolerance=None, balanced=False, flips=True), batch=batch)
     maker = DeviceMasks(engine.model.contract.masks, AXES, 3, "cpu")
     masks = maker.fill(maker.allocate(10), 0, 10)[INPUT_MASK].numpy()
     orientations = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
     expected = [
-        turned_back(turned(upright[0], orientation) * mask, orientation)
+        undo_orientation(oriented(upright[0], orientation) * mask, orientation)
         for orientation, mask in zip(orientations, masks, strict=True)
     ]
     np.testing.assert_allclose(result.moments.mean(), np.mean(expected, axis=0, dtype=np.float64), rtol=0, atol=1e-6)
@@ -148,8 +148,8 @@ def test_orientations_have_as_many_passes_as_each_other(
     passes: int, batch: int | None, tolerance: float | None
 ) -> None:
     engine = on_device()
-    views = [turned(engine.image, orientation).copy() for orientation in range(MIRRORED)]
-    run(engine, Sampling(passes, tolerance, balanced=False, flips=True), batch=batch)
+    views = [oriented(engine.image, orientation).copy() for orientation in range(MIRROR_ORIENTATIONS)]
+    run(engine, PassPlan(passes, tolerance, balanced=False, flips=True), batch=batch)
     counts = [
         sum(count for count, image in zip(engine.counts, engine.seen, strict=True) if np.array_equal(image, view))
         for view in views
@@ -162,18 +162,18 @@ def test_orientations_have_as_many_passes_as_each_other(
 def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
     errors: list[tuple[int, float]] = []
     for rounds in range(1, 6):
-        exact = run(on_device(), Sampling(rounds * ROUND, tolerance=None, balanced=False, flips=False)).moments
+        exact = run(on_device(), PassPlan(rounds * ROUND, tolerance=None, balanced=False, flips=False)).moments
         errors.append((exact.count, exact.standard_error()))
     wanted = 0.5 * (errors[2][1] + errors[3][1])
     assert errors[2][1] > wanted > errors[3][1]
-    result = run(on_device(), Sampling(100 * ROUND, tolerance=wanted, balanced=False, flips=False))
+    result = run(on_device(), PassPlan(100 * ROUND, tolerance=wanted, balanced=False, flips=False))
     assert result.moments.count == errors[3][0]
     assert result.moments.standard_error() <= wanted
     # The most passes end it, too, and each orientation has its share of a round.
-    flipped = run(on_device(), Sampling(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    flipped = run(on_device(), PassPlan(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
     assert flipped.moments.count == 2 * ROUND
     engine = on_device()
-    run(engine, Sampling(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    run(engine, PassPlan(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
     assert engine.counts == [ROUND // 4] * 8
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from self2self.errors import ResourceError
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, use_engine
 
 
@@ -15,10 +15,10 @@ def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -
     made = use_engine(monkeypatch, IdentityEngine)
     model = fake_model()
     rng = np.random.default_rng(0)
-    with Prepared() as prepared:
+    with EngineHolder() as engine_holder:
         for count, size in ((1, (60, 90)), (1, (64, 96)), (2, (64, 128)), (3, (64, 96))):
             pixels = rng.random((3, *size), dtype=np.float32)
-            assert np.array_equal(denoise(model, pixels, passes=1, prepared=prepared).image, pixels)
+            assert np.array_equal(denoise(model, pixels, passes=1, engine_holder=engine_holder).image, pixels)
             assert len(made) == count
             assert [engine.closed for engine in made] == [1] * (count - 1) + [0], "two engines at a time"
     assert made[-1].closed == 1
@@ -29,10 +29,10 @@ def test_where_memory_is_short_the_engine_is_let_go_before_the_result_is_written
 ) -> None:
     made = use_engine(monkeypatch, FakeEngine)
     model = fake_model()
-    with Prepared() as prepared:
+    with EngineHolder() as engine_holder:
         for memory, closed in ((10**9, 0), (1, 1)):
             pixels = np.ones((3, 64, 96), np.float32)
-            denoise(model, pixels, passes=1, memory=memory, may_overwrite=True, prepared=prepared)
+            denoise(model, pixels, passes=1, memory=memory, may_overwrite=True, engine_holder=engine_holder)
             assert [engine.closed for engine in made] == [closed]
 
 
@@ -42,13 +42,13 @@ def test_an_engine_that_fails_to_prepare_is_not_kept() -> None:
             raise RuntimeError("half way")
 
     model, image = fake_model(), np.zeros((1, 3, 64, 64), np.float32)
-    with Prepared() as prepared:
+    with EngineHolder() as engine_holder:
         with pytest.raises(RuntimeError, match="half way"):
-            prepared.engine_for(Broken, model, image, print)
-        working = prepared.engine_for(FakeEngine, model, image, print)
-        assert prepared.engine_for(FakeEngine, model, image + 1, print) is working
+            engine_holder.engine_for(Broken, model, image, print)
+        working = engine_holder.engine_for(FakeEngine, model, image, print)
+        assert engine_holder.engine_for(FakeEngine, model, image + 1, print) is working
         assert (working.image == 1).all()
-        prepared.close()
+        engine_holder.close()
         assert working.closed == 1  # type: ignore[attr-defined]
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from self2self.errors import FileFormatError
-from self2self.imaging.orientation import MIRRORED, turned
-from self2self.model.masks import BLOCK, BoolArray, Draws
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented
+from self2self.model.masks import PASSES_PER_BLOCK, BoolArray, Draws
 from self2self.runtime.engines.engine import FloatArray
-from self2self.runtime.ensemble.host_loop import PassTooLarge, expected_passes, not_finite, run_ensemble
+from self2self.runtime.ensemble.host_loop import PassTooLarge, expected_passes, not_finite_error, run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from tests.runtime.fakes import SIZE, fake_engine, fake_maker, fake_model, hide_pixels, repeat_image
 
 
@@ -74,8 +74,8 @@ def test_memory_does_not_grow_with_the_passes() -> None:
 def test_numbers_that_a_narrow_type_cannot_hold_are_told_apart() -> None:
     model = fake_model()
     half = replace(model, contract=replace(model.contract, precision="fp16"))
-    assert "fp16 is too narrow for this image. Use the float32 model: --precision fp32" in str(not_finite(half))
-    assert "the fit diverged" in str(not_finite(model))
+    assert "fp16 is too narrow for this image. Use the float32 model: --precision fp32" in str(not_finite_error(half))
+    assert "the fit diverged" in str(not_finite_error(model))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -121,12 +121,12 @@ def test_flips_average_over_the_mirrored_image() -> None:
 
     engine = fake_engine(predict)
     upright = engine.image.copy()
-    sampling = Sampling(MIRRORED * BLOCK, tolerance=None, balanced=False, flips=True)
-    moments = run_ensemble(engine, fake_maker(), sampling, batch=4).moments
+    pass_plan = PassPlan(MIRROR_ORIENTATIONS * PASSES_PER_BLOCK, tolerance=None, balanced=False, flips=True)
+    moments = run_ensemble(engine, fake_maker(), pass_plan, batch=4).moments
     np.testing.assert_allclose(moments.mean(), upright[0] + 0.5, atol=1e-5)
-    assert engine.counts == [4, 4, 2] * MIRRORED
+    assert engine.counts == [4, 4, 2] * MIRROR_ORIENTATIONS
     for index, image in enumerate(images):
-        np.testing.assert_array_equal(image, turned(upright, index // 3))
+        np.testing.assert_array_equal(image, oriented(upright, index // 3))
     np.testing.assert_array_equal(engine.image, upright)
 
 
@@ -143,20 +143,20 @@ def test_a_mirrored_image_that_does_not_fit_is_tried_again_with_fewer_passes(mon
         used.append(engine.image)
 
     monkeypatch.setattr(engine, "_use_image", use_image)
-    sampling = Sampling(MIRRORED * BLOCK, tolerance=None, balanced=False, flips=True)
-    moments = run_ensemble(engine, fake_maker(), sampling, batch=4).moments
-    assert engine.counts == [4, 4, 2] + [2] * 5 * (MIRRORED - 1)
+    pass_plan = PassPlan(MIRROR_ORIENTATIONS * PASSES_PER_BLOCK, tolerance=None, balanced=False, flips=True)
+    moments = run_ensemble(engine, fake_maker(), pass_plan, batch=4).moments
+    assert engine.counts == [4, 4, 2] + [2] * 5 * (MIRROR_ORIENTATIONS - 1)
     assert notes == ["out of memory; going on with 2 passes at a time."]
     np.testing.assert_allclose(moments.mean(), engine.image[0], atol=1e-6)
     # Each once it fits, and the upright one in the end.
     assert [image.tobytes() for image in used] == [
-        turned(engine.image, index % MIRRORED).tobytes() for index in range(1, MIRRORED + 1)
+        oriented(engine.image, index % MIRROR_ORIENTATIONS).tobytes() for index in range(1, MIRROR_ORIENTATIONS + 1)
     ]
 
     # Not even one pass at a time: the caller may have smaller tiles.
     failures = iter([True] * 3)
     with pytest.raises(PassTooLarge):
-        run_ensemble(engine, fake_maker(), sampling, batch=2)
+        run_ensemble(engine, fake_maker(), pass_plan, batch=2)
 
 
 @pytest.mark.parametrize("flips", [False, True])
@@ -165,8 +165,8 @@ def test_the_batch_does_not_change_any_way_to_sample(draws: Draws, flips: bool) 
     results = []
     for batch in (1, 3, 8, None):
         maker = fake_maker(draws=draws)
-        sampling = Sampling(57, tolerance=None, balanced=draws is Draws.BALANCED, flips=flips)
-        results.append(run_ensemble(fake_engine(), maker, sampling, batch=batch).moments)
+        pass_plan = PassPlan(57, tolerance=None, balanced=draws is Draws.BALANCED, flips=flips)
+        results.append(run_ensemble(fake_engine(), maker, pass_plan, batch=batch).moments)
     for moments in results[1:]:
         np.testing.assert_allclose(moments.mean(), results[0].mean(), rtol=0, atol=1e-6)
         assert moments.standard_error() == pytest.approx(results[0].standard_error(), rel=1e-6)
@@ -174,9 +174,9 @@ def test_the_batch_does_not_change_any_way_to_sample(draws: Draws, flips: bool) 
 
 def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None:
     def error(balanced: bool) -> float:
-        sampling = Sampling(40, tolerance=None, balanced=balanced, flips=False)
+        pass_plan = PassPlan(40, tolerance=None, balanced=balanced, flips=False)
         maker = fake_maker(draws=Draws.BALANCED if balanced else Draws.PAIRED)
-        return run_ensemble(fake_engine(), maker, sampling).moments.standard_error()
+        return run_ensemble(fake_engine(), maker, pass_plan).moments.standard_error()
 
     # The shifts are whole bytes, so with a drop rate of one half it is next to nothing.
     assert error(balanced=True) < 0.1 * error(balanced=False)
@@ -186,24 +186,24 @@ def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None
 def test_auto_ends_at_the_first_block_within_the_tolerance(flips: bool) -> None:
     errors: dict[int, float] = {}
     totals: dict[int, int] = {}
-    sampling = Sampling(2000, tolerance=6.0, balanced=False, flips=flips)
+    pass_plan = PassPlan(2000, tolerance=6.0, balanced=False, flips=flips)
 
     def on_progress(moments: Moments) -> None:
         errors[moments.count] = moments.standard_error()
-        totals[moments.count] = expected_passes(sampling, moments)
+        totals[moments.count] = expected_passes(pass_plan, moments)
 
-    result = run_ensemble(fake_engine(), fake_maker(), sampling, batch=2, on_progress=on_progress)
-    fewest = BLOCK * (MIRRORED + 1 if flips else 2)
+    result = run_ensemble(fake_engine(), fake_maker(), pass_plan, batch=2, on_progress=on_progress)
+    fewest = PASSES_PER_BLOCK * (MIRROR_ORIENTATIONS + 1 if flips else 2)
     count = result.moments.count
-    assert count % BLOCK == 0
+    assert count % PASSES_PER_BLOCK == 0
     assert fewest <= count < 2000
     assert errors[count] <= 6.0
-    assert all(errors[at] > 6.0 for at in range(fewest, count, BLOCK))
+    assert all(errors[at] > 6.0 for at in range(fewest, count, PASSES_PER_BLOCK))
     assert totals[2] == fewest
     assert totals[count] == count
     assert all(at <= total <= 2000 for at, total in totals.items())
 
 
 def test_auto_ends_at_the_most_passes() -> None:
-    sampling = Sampling(70, tolerance=1e-9, balanced=False, flips=False)
-    assert run_ensemble(fake_engine(), fake_maker(), sampling).moments.count == 70
+    pass_plan = PassPlan(70, tolerance=1e-9, balanced=False, flips=False)
+    assert run_ensemble(fake_engine(), fake_maker(), pass_plan).moments.count == 70

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import self2self.runtime.ensemble.moments as moments_module
-from self2self.imaging.orientation import MIRRORED
-from self2self.model.masks import BLOCK
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS
+from self2self.model.masks import PASSES_PER_BLOCK
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.ensemble.moments import Moments
 
@@ -51,7 +51,7 @@ def test_equal_predictions_have_no_deviation() -> None:
     assert moments.standard_error() < 1e-4
 
 
-@pytest.mark.parametrize("block", [1, BLOCK])
+@pytest.mark.parametrize("block", [1, PASSES_PER_BLOCK])
 @pytest.mark.parametrize("slab", [1, 24, 100])
 def test_an_image_of_several_slabs(block: int, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slabs of one row, of two, and of a number that does not divide the rows."""
@@ -67,7 +67,7 @@ def test_an_image_of_several_slabs(block: int, slab: int, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("block", [1, BLOCK])
+@pytest.mark.parametrize("block", [1, PASSES_PER_BLOCK])
 def test_one_wrong_value_in_the_last_slab_is_seen(block: int, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments_module, "SLAB_VALUES", 12)
     values = np.full((2, 3, 5, 4), np.finfo(np.float32).max)
@@ -79,7 +79,7 @@ def test_one_wrong_value_in_the_last_slab_is_seen(block: int, wrong: float, monk
     assert not moments.is_finite()
 
 
-def blocks_of(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:
+def to_blocks(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:
     """Moments of whole blocks `values` [blocks, block, ...], one orientation each, with passes one by one."""
     moments = Moments(values.shape[2:], block)
     for group, orientation in zip(values, orientations, strict=True):
@@ -94,7 +94,7 @@ def test_the_standard_error_compares_blocks_of_one_orientation(orientations: lis
     values = rng.standard_normal((8, 5, 2, 3, 4)).astype(np.float32) + 10 * np.array(orientations)[
         :, None, None, None, None
     ].astype(np.float32)
-    moments = blocks_of(values, 5, orientations)
+    moments = to_blocks(values, 5, orientations)
     block_means = values.astype(np.float64).mean(1)
     groups = [block_means[[o == key for o in orientations]] for key in set(orientations)]
     within = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups) / (8 - len(groups))
@@ -110,15 +110,15 @@ def test_orientations_weigh_the_same_however_often_they_come(passes: int) -> Non
     rng = np.random.default_rng(2)
     squares, deviations = [], []
     for _ in range(300):
-        orientations = np.arange(passes) // BLOCK % MIRRORED
+        orientations = np.arange(passes) // PASSES_PER_BLOCK % MIRROR_ORIENTATIONS
         values = (rng.standard_normal((passes, 1, 8, 8)) + 10.0 * orientations[:, None, None, None]).astype(np.float32)
         moments = Moments((1, 8, 8))
         for value, orientation in zip(values, orientations, strict=True):
             moments.add(value[None], int(orientation))
-        means = np.stack([values[orientations == key].mean(0) for key in range(MIRRORED)])
+        means = np.stack([values[orientations == key].mean(0) for key in range(MIRROR_ORIENTATIONS)])
         np.testing.assert_allclose(moments.mean(), means.mean(0), rtol=1e-5)
         squares.append(moments.standard_error() ** 2)
-        deviations.append(255 * (moments.mean() - 10 * np.mean(range(MIRRORED))))
+        deviations.append(255 * (moments.mean() - 10 * np.mean(range(MIRROR_ORIENTATIONS))))
     assert np.mean(squares) == pytest.approx(np.mean(np.square(deviations)), rel=0.05)
 
 
@@ -129,7 +129,7 @@ def test_the_standard_error_is_that_of_dependent_passes() -> None:
     for _ in range(200):
         values = rng.standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
         values -= 0.9 * values.mean(1, keepdims=True)
-        moments = blocks_of(values, 10, [0] * 4)
+        moments = to_blocks(values, 10, [0] * 4)
         squares.append(moments.standard_error() ** 2)
         means.append(255 * moments.mean())
     assert np.mean(squares) == pytest.approx(np.mean(np.square(means)), rel=0.05)
@@ -137,6 +137,6 @@ def test_the_standard_error_is_that_of_dependent_passes() -> None:
 
 def test_before_blocks_can_be_compared_the_error_is_that_of_independent_passes() -> None:
     values = np.random.default_rng(0).standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
-    moments = blocks_of(values, 10, [0, 1, 2, 3])
+    moments = to_blocks(values, 10, [0, 1, 2, 3])
     expected = 255 * np.sqrt(np.mean(values.reshape(40, -1).astype(np.float64).var(0, ddof=1)) / 40)
     assert moments.standard_error() == pytest.approx(expected, rel=1e-6)

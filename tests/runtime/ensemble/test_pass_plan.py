@@ -5,25 +5,32 @@ from __future__ import annotations
 import pytest
 
 from self2self.errors import UsageError
-from self2self.runtime.ensemble.pass_plan import MOST_PASSES, TOLERANCE, Passes, Sampling, check_sampling, sampling_for
+from self2self.runtime.ensemble.pass_plan import (
+    MOST_PASSES,
+    TOLERANCE,
+    Passes,
+    PassPlan,
+    check_pass_plan,
+    pass_plan_for,
+)
 
 
 @pytest.mark.parametrize("recipe", ["paper", "paper-polyu", "paper-sidd"])
 def test_the_paper_recipes_mean_500_plain_passes(recipe: str) -> None:
-    assert sampling_for(recipe) == Sampling(500, tolerance=None, balanced=False, flips=False)
+    assert pass_plan_for(recipe) == PassPlan(500, tolerance=None, balanced=False, flips=False)
 
 
 @pytest.mark.parametrize("recipe", ["fast", "", "something of a later version"])
 def test_other_recipes_end_by_themselves(recipe: str) -> None:
-    assert sampling_for(recipe) == Sampling(MOST_PASSES, TOLERANCE, balanced=True, flips=True)
+    assert pass_plan_for(recipe) == PassPlan(MOST_PASSES, TOLERANCE, balanced=True, flips=True)
 
 
 def test_what_the_user_says_counts() -> None:
-    assert sampling_for("fast", 7, balanced=False, flips=False) == Sampling(7, None, balanced=False, flips=False)
-    assert sampling_for("fast", 500) == Sampling(500, None, balanced=True, flips=True)
-    assert sampling_for("paper", "auto", 0.5) == Sampling(MOST_PASSES, 0.5, balanced=False, flips=False)
-    assert sampling_for("paper", tolerance=0.5) == Sampling(MOST_PASSES, 0.5, balanced=False, flips=False)
-    assert sampling_for("paper", balanced=True, flips=True) == Sampling(500, None, balanced=True, flips=True)
+    assert pass_plan_for("fast", 7, balanced=False, flips=False) == PassPlan(7, None, balanced=False, flips=False)
+    assert pass_plan_for("fast", 500) == PassPlan(500, None, balanced=True, flips=True)
+    assert pass_plan_for("paper", "auto", 0.5) == PassPlan(MOST_PASSES, 0.5, balanced=False, flips=False)
+    assert pass_plan_for("paper", tolerance=0.5) == PassPlan(MOST_PASSES, 0.5, balanced=False, flips=False)
+    assert pass_plan_for("paper", balanced=True, flips=True) == PassPlan(500, None, balanced=True, flips=True)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ def test_what_the_user_says_counts() -> None:
     ],
 )
 def test_refusals(passes: Passes | None, tolerance: float | None, text: str) -> None:
-    for check in (lambda: check_sampling(passes, tolerance), lambda: sampling_for("fast", passes, tolerance)):
+    for check in (lambda: check_pass_plan(passes, tolerance), lambda: pass_plan_for("fast", passes, tolerance)):
         with pytest.raises(UsageError) as caught:
             check()
         assert text in str(caught.value)

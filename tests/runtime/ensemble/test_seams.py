@@ -15,18 +15,18 @@ from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.ensemble.pass_plan import Sampling
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import load_model
 from self2self.train.fit import new_state
 from self2self.train.recipes import recipe_for
-from self2self.train.start_weights import natural_weights
+from self2self.train.start_weights import pretrained_weights
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = slice(0, 128), slice(40, 200)
 """Of the example; two tiles of 128x128 that overlap by 96 pixels cover it."""
 SEAM = slice(64, 96)
 """Columns in which one tile fades into the other."""
-SAMPLING = Sampling(10, tolerance=None, balanced=True, flips=False)
+SAMPLING = PassPlan(10, tolerance=None, balanced=True, flips=False)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatArray, Float
     noisy = read_image(EXAMPLES / "noisy.png", whole_range=True).pixels[:, ROWS, COLUMNS]
     masks = recipe.pass_masks(3)
     network = Self2SelfNet(3, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
-    network.load_state_dict(new_state(recipe, 3, 0, torch.device("cpu"), natural_weights(3)).weights())
+    network.load_state_dict(new_state(recipe, 3, 0, torch.device("cpu"), pretrained_weights(3)).weights())
     path = tmp_path_factory.mktemp("seams") / "model.onnx"
     to_onnx(network.eval(), Contract(3, masks, recipe=recipe.name), path)
     model = load_model(path)
-    whole = denoise(model, noisy, sampling=SAMPLING, uncertainty=False)
-    tiles = denoise(model, noisy, sampling=SAMPLING, uncertainty=False, memory=1)
-    other = denoise(model, noisy, sampling=SAMPLING, uncertainty=False, seed=1)
+    whole = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False)
+    tiles = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False, memory=1)
+    other = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False, seed=1)
     assert (whole.tiles, tiles.tiles, tiles.tile) == (1, 2, (128, 128))
     return whole.image, tiles.image, other.image
 

@@ -21,7 +21,7 @@ from self2self.model.contract import IMAGE, Contract
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.mnn.session import Sessions, convert, import_mnn, load_sessions, share
-from self2self.runtime.engines.windows import WHOLE_PIXELS, Staged
+from self2self.runtime.engines.windows import WHOLE_PIXELS, WindowedPass
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model, read_proto
 
@@ -107,7 +107,7 @@ class MnnEngine(Engine):
             return sessions[-1]
 
         try:
-            staged = Staged(proto.graph, height, width, load, workers=threads, side_by_side=self._workers.run)
+            staged = WindowedPass(proto.graph, height, width, load, workers=threads, side_by_side=self._workers.run)
             return _Network(staged, sessions)
         except (ValueError, TypeError) as error:
             raise FileFormatError(
@@ -191,7 +191,7 @@ class _Network:
         sessions: of every part those that run side by side.
     """
 
-    staged: Staged
+    staged: WindowedPass
     sessions: list[Sessions]
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
-from self2self.machine.device_notes import without_device_notes
+from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.machine.system import compute_threads
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
@@ -107,7 +107,7 @@ def import_onnxruntime(engine: str) -> Any:
             instead="Or use --engine torch.",
         )
     try:
-        with without_device_notes():
+        with quiet_onnxruntime_import():
             import onnxruntime as ort
     except (ImportError, OSError) as error:
         installed = installed_packages()

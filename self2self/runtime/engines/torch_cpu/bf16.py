@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from self2self.errors import Obstacle
 from self2self.machine.system import compute_threads, multiplies_bfloat16
-from self2self.runtime.engines.torch_cpu.passes import PassesSideBySide, RoundingNetwork
+from self2self.runtime.engines.torch_cpu.passes import LowPrecisionNetwork, ParallelPassesEngine
 from self2self.runtime.engines.torch_cpu.reference import network_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TorchAmxEngine(PassesSideBySide):
+class TorchAmxEngine(ParallelPassesEngine):
     """The CPU, in bfloat16 whatever the model's precision."""
 
     name = "torch-amx"
@@ -34,10 +34,10 @@ class TorchAmxEngine(PassesSideBySide):
         reason = "this CPU does not multiply matrices of bfloat16 (AMX, Intel Xeon from the fourth generation on)"
         return cls.version_where(multiplies_bfloat16, Obstacle.CPU_WITHOUT_AMX, reason)
 
-    def _rounding(self, image: Tensor) -> RoundingNetwork:
-        from self2self.runtime.engines.torch_cpu.bf16_network import RoundedNetwork
+    def _rounding(self, image: Tensor) -> LowPrecisionNetwork:
+        from self2self.runtime.engines.torch_cpu.bf16_network import Bf16Network
 
-        return RoundedNetwork(network_of(self.model), image, compute_threads(), self._side_by_side)
+        return Bf16Network(network_of(self.model), image, compute_threads(), self._side_by_side)
 
     def provider(self) -> str:
         """Always the CPU."""

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from self2self.model.channels_last import as_factors, enlarged, framed
+from self2self.model.channels_last import as_factors, pad_and_join, upsample_rows
 from self2self.model.contract import LEVELS, NEGATIVE_SLOPE
-from self2self.model.masks import BLOCK
+from self2self.model.masks import PASSES_PER_BLOCK
 from self2self.runtime.engines.windows import SideBySide, in_turn
 
 if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
 
-SETS = BLOCK
+SETS = PASSES_PER_BLOCK
 """Roundings of the weights, of which passes take turns; each orientation of the image has a block of them in turn."""
 STRIP_VALUES = 3_000_000
 """What the joined activations of a strip have, about: fewer cost more in overlap than they gain in the cache."""
@@ -52,7 +52,7 @@ def rounded(values: Tensor, index: int, sets: int = SETS) -> Tensor:
     # Of sign and magnitude, the magnitude grows: what carries into the bits that stay is rounded up.
     bits = (values.contiguous().view(torch.int32) + threshold) & -_DROPPED
     made = bits.view(torch.float32).to(torch.bfloat16)
-    # What is no number has to stay none, for `ensemble.not_finite`.
+    # What is no number has to stay none, for `ensemble.not_finite_error`.
     return made if values.isfinite().all() else torch.where(values.isfinite(), made, values.to(torch.bfloat16))
 
 
@@ -95,7 +95,7 @@ class _Layers:
     head: Layer
 
 
-class RoundedNetwork:
+class Bf16Network:
     """`Self2SelfNet` for single passes over one image.
 
     Args:
@@ -213,7 +213,7 @@ class RoundedNetwork:
 
         def compute(rows: slice) -> tuple[Tensor]:
             window = _Window.around(rows, _HALO_OUT, height)
-            x = enlarged(below, window.rows)
+            x = upsample_rows(below, window.rows)
             x = first(window.padded(x, skip[:, :, window.rows], mask=masks[0][:, :, window.rows]))
             x = F.leaky_relu_(x, NEGATIVE_SLOPE)
             x = F.leaky_relu_(second(window.padded(x, mask=masks[1][:, :, window.rows])), NEGATIVE_SLOPE)
@@ -252,7 +252,7 @@ class _Window:
     def padded(self, *parts: Tensor, mask: Tensor | None = None) -> Tensor:
         """`parts`, [1, C, rows, W], with what a convolution needs around them; `rows` become those of its result."""
         factors = None if mask is None else as_factors(mask, torch.bfloat16)
-        out = framed(parts, factors, above=self._above, below=self._below)
+        out = pad_and_join(parts, factors, above=self._above, below=self._below)
         self.rows = slice(self.rows.start + self._above, self.rows.stop - self._below)
         return out
 
@@ -261,8 +261,8 @@ def _rounded_layers(network: Self2SelfNet, index: int, sets: int) -> _Layers:
     """The layers of `network`, rounded for the set `index` of so many."""
 
     def layer(weight: Tensor, bias: Tensor | None) -> Layer:
-        placed = rounded(weight, index, sets).contiguous(memory_format=torch.channels_last)
-        return Layer(placed, None if bias is None else rounded(bias, index, sets))
+        to_channels_last = rounded(weight, index, sets).contiguous(memory_format=torch.channels_last)
+        return Layer(to_channels_last, None if bias is None else rounded(bias, index, sets))
 
     def gated(weight: Tensor, bias: Tensor) -> _Gated:
         half = len(bias) // 2

@@ -24,7 +24,7 @@ _FEWEST_VALUES, _MOST_LOOKS = 3_000_000, 32
 """Values of the widest activation that are seen, at least: a small image, or network, is looked at several times."""
 
 
-class Ranges:
+class ActivationRanges:
     """Ranges and means of the channels of activations.
 
     Args:
@@ -58,7 +58,7 @@ class Ranges:
             return watch
 
         hooks = [network.get_submodule(name).register_forward_hook(watching(name)) for name in names]
-        tiles = telling_tiles(image)
+        tiles = calibration_tiles(image)
         values = max(network.decoder_widths) * sum(tile.shape[2] * tile.shape[3] for tile in tiles)
         looks = tiles * min(_MOST_LOOKS, -(-_FEWEST_VALUES // values))
         try:
@@ -80,7 +80,7 @@ class Ranges:
         return all(bool(self.span(name).isfinite().all()) for name in self.low)
 
 
-def telling_tiles(image: Tensor) -> list[Tensor]:
+def calibration_tiles(image: Tensor) -> list[Tensor]:
     """All of `image`, [1, C, H, W], in tiles; of a large one those where it is brightest, darkest and most varied, and
     others spread over it: activations go farthest where the image does.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from self2self.errors import Obstacle
 from self2self.machine.system import compute_threads, multiplies_bytes
 from self2self.model.contract import Contract
-from self2self.runtime.engines.torch_cpu.passes import PassesSideBySide, RoundingNetwork
+from self2self.runtime.engines.torch_cpu.passes import LowPrecisionNetwork, ParallelPassesEngine
 from self2self.runtime.engines.torch_cpu.reference import network_of
 from self2self.runtime.memory_budget import pass_bytes
 
@@ -27,7 +27,7 @@ _WEIGHT_BYTES = 35
 """What each weight takes in all: ten sets of bytes, packed and not, and in float32."""
 
 
-class TorchInt8Engine(PassesSideBySide):
+class TorchInt8Engine(ParallelPassesEngine):
     """The CPU, in integers whatever the model's precision."""
 
     name = "torch-int8"
@@ -52,14 +52,14 @@ class TorchInt8Engine(PassesSideBySide):
         reason = "this CPU does not multiply integers of 8 bits fast (VNNI), or this PyTorch cannot make it"
         return cls.version_where(multiplies_bytes, Obstacle.CPU_WITHOUT_VNNI, reason)
 
-    def _rounding(self, image: Tensor) -> RoundingNetwork:
+    def _rounding(self, image: Tensor) -> LowPrecisionNetwork:
         import torch
 
-        from self2self.model.network import placed
-        from self2self.runtime.engines.torch_cpu.int8_network import IntegerNetwork
+        from self2self.model.network import to_channels_last
+        from self2self.runtime.engines.torch_cpu.int8_network import Int8Network
 
-        network = placed(network_of(self.model), torch.device("cpu"))
-        return IntegerNetwork(network, image, self.model.contract.masks, compute_threads(), self._side_by_side)
+        network = to_channels_last(network_of(self.model), torch.device("cpu"))
+        return Int8Network(network, image, self.model.contract.masks, compute_threads(), self._side_by_side)
 
     def provider(self) -> str:
         """Always the CPU."""

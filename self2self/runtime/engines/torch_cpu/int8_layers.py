@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from self2self.model.contract import LEVELS, MaskSpec
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS, Layer, parameters_of
-from self2self.runtime.engines.torch_cpu.calibration import Ranges
+from self2self.runtime.engines.torch_cpu.calibration import ActivationRanges
 
 if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
@@ -45,7 +45,7 @@ _BACK = [_SNAKE.index(place) for place in range(len(_SNAKE))]
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class Quantisation:
     """How the channels of an activation are stored in bytes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Steps:
     zero: Tensor
 
     @classmethod
-    def for_range(cls, low: Tensor, high: Tensor, matters: Tensor) -> Steps:
+    def for_range(cls, low: Tensor, high: Tensor, matters: Tensor) -> Quantisation:
         """Steps that hold a range, and `_MARGIN` times as much.
 
         Args:
@@ -72,9 +72,9 @@ class Steps:
         return cls(step, torch.round((LARGEST_BYTE - (low + high) / step) / 2))
 
     @staticmethod
-    def joined(parts: Sequence[Steps]) -> Steps:
+    def joined(parts: Sequence[Quantisation]) -> Quantisation:
         """Those of a concatenation along the channels."""
-        return Steps(torch.cat([part.step for part in parts]), torch.cat([part.zero for part in parts]))
+        return Quantisation(torch.cat([part.step for part in parts]), torch.cat([part.zero for part in parts]))
 
 
 def rounded_weights(weight: Tensor, sets: int = SETS) -> tuple[list[Tensor], Tensor]:
@@ -111,7 +111,7 @@ def packed(weight: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
     return laid_out
 
 
-def convolve(padded: Tensor, layer: IntegerLayer) -> Tensor:
+def convolve(padded: Tensor, layer: Int8Layer) -> Tensor:
     """The convolution of `padded`, bytes [1, inputs, H + 2, W + 2]: float32 [1, outputs, H, W].
 
     By oneDNN, through an operator that PyTorch has for what its own compiler makes of quantised models.
@@ -124,7 +124,7 @@ def convolve(padded: Tensor, layer: IntegerLayer) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerLayer:
+class Int8Layer:
     """A convolution of bytes.
 
     Attributes:
@@ -144,7 +144,7 @@ class IntegerLayer:
         return convolve(padded, self)
 
 
-Gated = tuple[Layer, Layer] | tuple[IntegerLayer, IntegerLayer]
+Gated = tuple[Layer, Layer] | tuple[Int8Layer, Int8Layer]
 """Feature, in units of its steps, and gate; as one convolution, the halves of its result would not be contiguous."""
 
 
@@ -153,11 +153,11 @@ class Layers:
     """A set of weights; `decoder` has the two convolutions of each level."""
 
     encoder: list[Gated]
-    decoder: list[tuple[IntegerLayer, IntegerLayer]]
-    head: IntegerLayer
+    decoder: list[tuple[Int8Layer, Int8Layer]]
+    head: Int8Layer
 
 
-class LaidOut:
+class Int8Weights:
     """All that passes over an image need.
 
     Args:
@@ -178,14 +178,16 @@ class LaidOut:
     def __init__(self, network: Self2SelfNet, image: Tensor, specs: Sequence[MaskSpec], sets: int) -> None:
         inputs = _inputs()
         self.sizes = _sizes(*image.shape[2:])
-        ranges = Ranges(network, image, specs, ["stem", *inputs])
+        ranges = ActivationRanges(network, image, specs, ["stem", *inputs])
         self.finite = ranges.is_finite() and all(bool(value.isfinite().all()) for value in network.parameters())
-        self.steps: dict[str, Steps] = {}
+        self.steps: dict[str, Quantisation] = {}
         if not self.finite:
             return
         matters = _how_much_channels_matter(network, inputs, ranges)
-        self.steps = {name: Steps.for_range(ranges.low[name], ranges.high[name], matters[name]) for name in matters}
-        read = {name: Steps.joined([self.steps[maker] for maker in makers]) for name, makers in inputs.items()}
+        self.steps = {
+            name: Quantisation.for_range(ranges.low[name], ranges.high[name], matters[name]) for name in matters
+        }
+        read = {name: Quantisation.joined([self.steps[maker] for maker in makers]) for name, makers in inputs.items()}
         self.stem = _float_gated(network, self.steps["stem"].step)
         made = {name: _rounded(network, name, read[name], ranges.means[name], sets) for name in inputs}
         self.sets = [
@@ -206,7 +208,7 @@ def _inputs() -> dict[str, list[str]]:
 
 
 def _sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
-    """As `LaidOut.sizes`, for an image of `height` and `width`."""
+    """As `Int8Weights.sizes`, for an image of `height` and `width`."""
     halved = [(height >> level, width >> level) for level in range(LEVELS + 1)]
     sizes = {"stem": halved[0], "head": halved[0]}
     sizes |= {f"encoder.{level}": size for level, size in enumerate(halved)}
@@ -216,7 +218,7 @@ def _sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
 
 
 def _how_much_channels_matter(
-    network: nn.Module, inputs: Mapping[str, Sequence[str]], ranges: Ranges
+    network: nn.Module, inputs: Mapping[str, Sequence[str]], ranges: ActivationRanges
 ) -> dict[str, Tensor]:
     """For each activation, range times weight (RMS) of its channels, in units of the largest in what reads them."""
     matters: dict[str, Tensor] = {}
@@ -249,14 +251,14 @@ class _Rounded:
     scale: Tensor
     bias: Tensor
 
-    def layer(self, size: tuple[int, int], unit: Tensor | float = 1.0, outputs: slice = slice(None)) -> IntegerLayer:
+    def layer(self, size: tuple[int, int], unit: Tensor | float = 1.0, outputs: slice = slice(None)) -> Int8Layer:
         """Some of the outputs, in units of `unit`, for results of `size`."""
         scale = self.scale[outputs] / unit
         weight = packed(self.weight[outputs].contiguous(), scale, size)
-        return IntegerLayer(weight, scale, self.bias[outputs] / unit, torch.zeros(len(scale), dtype=torch.int64))
+        return Int8Layer(weight, scale, self.bias[outputs] / unit, torch.zeros(len(scale), dtype=torch.int64))
 
 
-def _rounded(network: Self2SelfNet, name: str, read: Steps, mean: Tensor, sets: int) -> list[_Rounded]:
+def _rounded(network: Self2SelfNet, name: str, read: Quantisation, mean: Tensor, sets: int) -> list[_Rounded]:
     """The convolution `name` in each set; `read` and `mean` are those of what it reads."""
     weight, bias = parameters_of(network.get_submodule(name))
     # What is kept is scaled by the weights, not by the mask.
@@ -274,7 +276,7 @@ def _rounded(network: Self2SelfNet, name: str, read: Steps, mean: Tensor, sets: 
 
 
 def _layers(
-    rounded: Mapping[str, _Rounded], steps: Mapping[str, Steps], sizes: Mapping[str, tuple[int, int]]
+    rounded: Mapping[str, _Rounded], steps: Mapping[str, Quantisation], sizes: Mapping[str, tuple[int, int]]
 ) -> Layers:
     """A set of weights; what a layer makes is in units of `steps`."""
 
@@ -283,7 +285,7 @@ def _layers(
         half = len(unit)
         return rounded[name].layer(size, unit, slice(half)), rounded[name].layer(size, outputs=slice(half, None))
 
-    def plain(name: str) -> IntegerLayer:
+    def plain(name: str) -> Int8Layer:
         return rounded[name].layer(sizes[name], steps[name].step)
 
     return Layers(

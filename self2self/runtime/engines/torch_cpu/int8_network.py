@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from self2self.imaging.orientation import MIRRORED, turned
-from self2self.model.channels_last import as_factors, enlarged, framed, reflect_border
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented
+from self2self.model.channels_last import as_factors, pad_and_join, reflect_border, upsample_rows
 from self2self.model.contract import LEVELS, NEGATIVE_SLOPE, MaskSpec
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS
-from self2self.runtime.engines.torch_cpu.int8_layers import LARGEST_BYTE, Gated, IntegerLayer, LaidOut, Steps
+from self2self.runtime.engines.torch_cpu.int8_layers import LARGEST_BYTE, Gated, Int8Layer, Int8Weights, Quantisation
 from self2self.runtime.engines.windows import SideBySide, in_turn
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def _without_warnings() -> None:
 class _Zeros:
     """The bytes of 0 for a row of pixels, [1, C, 1, W], channels last: so they are added to whole rows at a time."""
 
-    def __init__(self, steps: Steps, width: int) -> None:
+    def __init__(self, steps: Quantisation, width: int) -> None:
         row = steps.zero.view(1, -1, 1, 1).repeat(1, 1, 1, width).contiguous(memory_format=torch.channels_last)
         self.floats, self.bytes = row, row.to(torch.uint8)
 
 
-class IntegerNetwork:
+class Int8Network:
     """`Self2SelfNet` for single passes over one image.
 
     Args:
@@ -88,9 +88,11 @@ class IntegerNetwork:
     def use_image(self, image: Tensor) -> None:
         """Exchange the image, float32 [1, C, H, W]; all layers are made anew, unless it is the one before, mirrored."""
         laid_out = self._image
-        if laid_out is None or not any(torch.equal(turned(laid_out, index), image) for index in range(MIRRORED)):
+        if laid_out is None or not any(
+            torch.equal(oriented(laid_out, index), image) for index in range(MIRROR_ORIENTATIONS)
+        ):
             with torch.inference_mode():
-                made = LaidOut(self._network, image, self._specs, self._count)
+                made = Int8Weights(self._network, image, self._specs, self._count)
                 zeros = {name: _Zeros(steps, made.sizes[name][1]) for name, steps in made.steps.items()}
             self._made, self._zeros, self._image = made, zeros, image.clone()
         self._planes = torch.cat([torch.ones_like(image), image], dim=1).contiguous(memory_format=torch.channels_last)
@@ -112,7 +114,7 @@ class IntegerNetwork:
         input_mask, *dropout = masks
         bits = [mask.view(torch.uint8).contiguous(memory_format=torch.channels_last) for mask in dropout]
         run = self._side_by_side if shared else in_turn
-        frame = framed((self._planes,), as_factors(input_mask.repeat(1, 2, 1, 1), torch.float32))
+        frame = pad_and_join((self._planes,), as_factors(input_mask.repeat(1, 2, 1, 1), torch.float32))
         frame = self._gated("stem", self._made.stem, frame, run)
         skips: list[Tensor] = []
         for level, gated in enumerate(layers.encoder):
@@ -177,14 +179,14 @@ class IntegerNetwork:
         above, under = first < rows.start, last > rows.stop
         out = _frame(channels, rows.stop - rows.start, width)
         inner = out[:, :, 1 - above : out.shape[2] - 1 + under, 1:-1]
-        inner[:, :split] = enlarged(below, slice(first, last))
+        inner[:, :split] = upsample_rows(below, slice(first, last))
         inner[:, split:] = skip[:, :, first:last]
         inner.mul_(mask[:, :, first:last]).add_(zeros.bytes)
         reflect_border(out, above=above, below=under)
         return out
 
     def _masked(
-        self, level: int, layer: IntegerLayer, below: Tensor, skip: Tensor, masks: Sequence[Tensor], run: SideBySide
+        self, level: int, layer: Int8Layer, below: Tensor, skip: Tensor, masks: Sequence[Tensor], run: SideBySide
     ) -> Tensor:
         """A decoder's first convolution, of what it joins, with its activation: the frame of the masked result."""
         before, after = masks
@@ -201,7 +203,7 @@ class IntegerNetwork:
         reflect_border(out)
         return out
 
-    def _activated(self, name: str, layer: IntegerLayer, frame: Tensor, run: SideBySide, *, frames: bool) -> Tensor:
+    def _activated(self, name: str, layer: Int8Layer, frame: Tensor, run: SideBySide, *, frames: bool) -> Tensor:
         """A convolution with its activation: its frame, or its differences from 0."""
         zeros = self._zeros[name]
         channels, (height, width) = zeros.bytes.shape[1], _inside(frame)
@@ -238,7 +240,7 @@ class IntegerNetwork:
         return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def _active(layer: IntegerLayer, padded: Tensor, zeros: _Zeros) -> Tensor:
+def _active(layer: Int8Layer, padded: Tensor, zeros: _Zeros) -> Tensor:
     """A convolution's activated result, as bytes."""
     return as_bytes(F.leaky_relu_(layer(padded), NEGATIVE_SLOPE).add_(zeros.floats))
 

@@ -31,7 +31,7 @@ _PIXELS_A_RUN = 2**17
 their time where each thread has one, and little where it has four."""
 
 
-class RoundingNetwork(Protocol):
+class LowPrecisionNetwork(Protocol):
     """The network for single passes over one image."""
 
     def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
@@ -41,7 +41,7 @@ class RoundingNetwork(Protocol):
         """Exchange the image."""
 
 
-class PassesSideBySide(Engine):
+class ParallelPassesEngine(Engine):
     """A network that rounds, in PyTorch on the CPU.
 
     The passes of a batch are computed side by side; a larger image runs one pass at a time, and the threads share it.
@@ -53,7 +53,7 @@ class PassesSideBySide(Engine):
     """What each pass takes for an element of its masks, these included."""
     strip_bytes: ClassVar[int]
     """What a thread takes for its strips, whether all work on one pass or on several."""
-    _network: RoundingNetwork | None = None
+    _network: LowPrecisionNetwork | None = None
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         super().__init__(model, image)
@@ -99,7 +99,7 @@ class PassesSideBySide(Engine):
         return TorchEngine.version()
 
     @abstractmethod
-    def _rounding(self, image: Tensor) -> RoundingNetwork:
+    def _rounding(self, image: Tensor) -> LowPrecisionNetwork:
         """The model for `image`."""
 
     def prepare(self) -> None:

@@ -55,7 +55,7 @@ class FusedNetwork:
         self._group = definitions(network, dtype)["V"]
         self._channels, self._width = network.channels, network.encoder_width
 
-        def placed(convolution: torch.nn.Module, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        def to_channels_last(convolution: torch.nn.Module, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
             weight, bias = (tensor.detach() for tensor in convolution.parameters())
             return self._placed(weight * scale), bias.to(device, torch.float32)
 
@@ -67,11 +67,11 @@ class FusedNetwork:
         stem, stem_bias = (tensor.detach() for tensor in network.stem.conv.parameters())
         self._entering = -(-stem.shape[1] // ALIGNED) * ALIGNED
         self._stem = self._placed(filled_up(stem, len(stem), self._entering)), stem_bias.to(device, torch.float32)
-        self._encoder = [placed(block.conv) for block in network.encoder]  # type: ignore[arg-type]
+        self._encoder = [to_channels_last(block.conv) for block in network.encoder]  # type: ignore[arg-type]
         # What is kept is scaled by the weights, not by the mask.
         scale = 1.0 / network.decoder_keep
         self._decoder = [
-            (placed(first, scale), placed(second, scale))
+            (to_channels_last(first, scale), to_channels_last(second, scale))
             for first, second in zip(network.decoder_first, network.decoder_second, strict=True)
         ]
         head, head_bias = (tensor.detach() for tensor in network.head.parameters())

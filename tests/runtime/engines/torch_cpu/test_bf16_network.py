@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from self2self.model.contract import LEVELS, dropout_channels
 from self2self.model.network import Self2SelfNet, initialise
-from self2self.runtime.engines.torch_cpu.bf16_network import SETS, RoundedNetwork, rounded
+from self2self.runtime.engines.torch_cpu.bf16_network import SETS, Bf16Network, rounded
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
 from tests.runtime.single_passes import one_after_the_other, rms, tensors_for
@@ -46,8 +46,8 @@ def test_strips_change_nothing(
     image = torch.rand((1, 3, *size), generator=torch.Generator().manual_seed(1))
     masks = tensors_for(tiny_model, size, 0)
     with torch.inference_mode():
-        whole = RoundedNetwork(tiny.network, image, 1, one_after_the_other, 10**9)(masks, 0, shared=False)
-        network = RoundedNetwork(tiny.network, image, workers, one_after_the_other, values)
+        whole = Bf16Network(tiny.network, image, 1, one_after_the_other, 10**9)(masks, 0, shared=False)
+        network = Bf16Network(tiny.network, image, workers, one_after_the_other, values)
         assert len(network._strips()) > 1 or values > 4_000
         assert all(strip.start % 2 == 0 and strip.stop % 2 == 0 for strip in network._strips())
         # Sums in another order may round a value of about 4 the other way.
@@ -72,7 +72,7 @@ def test_the_mean_of_many_passes_is_not_rounded() -> None:
     ]
 
     def predictions(sets: int) -> torch.Tensor:
-        made = RoundedNetwork(network, image, 1, one_after_the_other, sets=sets)
+        made = Bf16Network(network, image, 1, one_after_the_other, sets=sets)
         return torch.cat([made(masks, index, shared=False) for index, masks in enumerate(all_masks)]).double()
 
     with torch.inference_mode():
@@ -92,7 +92,7 @@ def test_the_image_keeps_16_bits(channels: int) -> None:
     for level in range(5):
         side = 64 >> (4 - level)
         masks += [torch.ones((1, 8, side, side), dtype=torch.bool), torch.ones((1, 4, side, side), dtype=torch.bool)]
-    runs = RoundedNetwork(network, image, 1, one_after_the_other)
+    runs = Bf16Network(network, image, 1, one_after_the_other)
     first = runs._planes.clone()
     runs.use_image(image + 2.0**-15)
     assert (first != runs._planes).any()

@@ -15,9 +15,15 @@ from self2self.model.contract import LEVELS, MaskSpec
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.torch_cpu import int8_network as integers
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS
-from self2self.runtime.engines.torch_cpu.calibration import Ranges, telling_tiles
-from self2self.runtime.engines.torch_cpu.int8_layers import LARGEST_WEIGHT, LaidOut, Steps, _rounded, rounded_weights
-from self2self.runtime.engines.torch_cpu.int8_network import IntegerNetwork, as_bytes
+from self2self.runtime.engines.torch_cpu.calibration import ActivationRanges, calibration_tiles
+from self2self.runtime.engines.torch_cpu.int8_layers import (
+    LARGEST_WEIGHT,
+    Int8Weights,
+    Quantisation,
+    _rounded,
+    rounded_weights,
+)
+from self2self.runtime.engines.torch_cpu.int8_network import Int8Network, as_bytes
 from self2self.runtime.engines.windows import in_turn
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
@@ -70,7 +76,9 @@ def test_rounding_leaves_the_mean_to_the_bias(name: str) -> None:
     drawn = torch.Generator().manual_seed(2)
     inputs = convolution.weight.shape[1]
     convolution.bias.uniform_(-1, 1, generator=drawn)
-    steps = Steps(0.1 + torch.rand(inputs, generator=drawn), torch.randint(0, 255, (inputs,), generator=drawn).float())
+    steps = Quantisation(
+        0.1 + torch.rand(inputs, generator=drawn), torch.randint(0, 255, (inputs,), generator=drawn).float()
+    )
     mean = torch.randn(inputs, generator=drawn)
     expected = convolution.weight.sum(dim=(2, 3)) @ mean + convolution.bias
     scale = 1.0 / network.decoder_keep if name.startswith("decoder") else 1.0
@@ -90,7 +98,7 @@ def test_without_weights_there_is_a_step() -> None:
 @given(st.floats(-50, 0, width=32), st.floats(0, 50, width=32), st.floats(0, 1, width=32))
 def test_what_was_seen_fits_into_bytes_and_0_is_one_of_them(low: float, high: float, matters: float) -> None:
     ends = torch.tensor([low, -1.0]), torch.tensor([high, 1.0])
-    steps = Steps.for_range(*ends, torch.tensor([matters, 1.0]))
+    steps = Quantisation.for_range(*ends, torch.tensor([matters, 1.0]))
     assert (steps.step > 0).all()
     for end in ends:
         byte = torch.round(end / steps.step) + steps.zero
@@ -101,7 +109,7 @@ def test_what_was_seen_fits_into_bytes_and_0_is_one_of_them(low: float, high: fl
 
 
 def test_channels_that_matter_less_have_coarser_steps() -> None:
-    steps = Steps.for_range(-torch.ones(4), torch.ones(4), torch.tensor([1.0, 0.5, 0.1, 0.0]))
+    steps = Quantisation.for_range(-torch.ones(4), torch.ones(4), torch.tensor([1.0, 0.5, 0.1, 0.0]))
     assert (steps.step.diff() > 0).all()
     # Within bounds, and never so fine that the range does not fit.
     assert steps.step[0] * 255 > 2
@@ -125,7 +133,7 @@ def test_floats_become_the_nearest_bytes(without: bool, monkeypatch: pytest.Monk
 def test_a_pass_is_nearly_that_of_float32(size: tuple[int, int]) -> None:
     network, specs = drawn_network()
     image = picture(*size)
-    made = IntegerNetwork(network, image, specs, 1, in_turn)
+    made = Int8Network(network, image, specs, 1, in_turn)
     for index in (0, 7):
         masks = masks_of(specs, size, index)
         exact = network(image, *masks)
@@ -140,7 +148,7 @@ def test_the_mean_of_many_passes_is_not_rounded() -> None:
     passes = [masks_of(specs, (64, 64), index) for index in range(80)]
 
     def predictions(sets: int) -> torch.Tensor:
-        made = IntegerNetwork(network, image, specs, 1, in_turn, sets=sets)
+        made = Int8Network(network, image, specs, 1, in_turn, sets=sets)
         return torch.cat([made(masks, index, shared=False) for index, masks in enumerate(passes)]).double()
 
     exact = torch.cat([network(image, *masks) for masks in passes]).double()
@@ -154,7 +162,7 @@ def test_the_mean_of_many_passes_is_not_rounded() -> None:
 def test_passes_take_turns_in_the_sets() -> None:
     network, specs = drawn_network()
     image = picture(64, 64)
-    made, masks = IntegerNetwork(network, image, specs, 1, in_turn), masks_of(specs, (64, 64), 0)
+    made, masks = Int8Network(network, image, specs, 1, in_turn), masks_of(specs, (64, 64), 0)
     first = made(masks, 0, shared=False)
     assert torch.equal(made(masks, SETS, shared=False), first)
     assert all(not torch.equal(made(masks, index, shared=False), first) for index in range(1, SETS))
@@ -168,8 +176,8 @@ def test_strips_and_threads_change_nothing(
     size = (32 * rows, 32 * columns)
     image, specs, masks = picture(*size), tiny.contract.masks, tensors_for(tiny_model, size, 0)
     with torch.inference_mode():
-        whole = IntegerNetwork(tiny.network, image, specs, 1, in_turn, 10**9, sets=1)(masks, 0, shared=False)
-        made = IntegerNetwork(tiny.network, image, specs, workers, one_after_the_other, values, sets=1)
+        whole = Int8Network(tiny.network, image, specs, 1, in_turn, 10**9, sets=1)(masks, 0, shared=False)
+        made = Int8Network(tiny.network, image, specs, workers, one_after_the_other, values, sets=1)
         strips = made._strips(size[0], 6 * size[1])
         assert len(strips) > 1 or values > 4_000
         assert [strip.start for strip in strips] == [0, *(strip.stop for strip in strips[:-1])]
@@ -184,13 +192,13 @@ def test_another_image_is_laid_out_anew_and_a_mirrored_one_is_not(monkeypatch: p
     network, specs = drawn_network(4, 6)
     first, second = picture(64, 96), 0.1 * picture(64, 96, seed=6)
     masks = masks_of(specs, (64, 96), 0)
-    fresh = {name: IntegerNetwork(network, image, specs, 1, in_turn) for name, image in (("1", first), ("2", second))}
-    made = IntegerNetwork(network, first, specs, 1, in_turn)
+    fresh = {name: Int8Network(network, image, specs, 1, in_turn) for name, image in (("1", first), ("2", second))}
+    made = Int8Network(network, first, specs, 1, in_turn)
     looked = []
-    lay_out = integers.LaidOut
-    monkeypatch.setattr(integers, "LaidOut", lambda *arguments: looked.append(1) or lay_out(*arguments))
-    for turned in (first.flip(2), first.flip(3), first.flip(2, 3), first):
-        made.use_image(turned.contiguous())
+    lay_out = integers.Int8Weights
+    monkeypatch.setattr(integers, "Int8Weights", lambda *arguments: looked.append(1) or lay_out(*arguments))
+    for oriented in (first.flip(2), first.flip(3), first.flip(2, 3), first):
+        made.use_image(oriented.contiguous())
     assert not looked
     assert torch.equal(made(masks, 1, shared=False), fresh["1"](masks, 1, shared=False))
     # Rolled, it has the same values, and is another image.
@@ -206,19 +214,19 @@ def test_an_image_that_could_not_be_laid_out_is_laid_out_when_it_comes_again(mon
     network, specs = drawn_network(4, 6)
     first, second = picture(64, 64), 0.1 * picture(64, 64, seed=6)
     masks = masks_of(specs, (64, 64), 0)
-    made = IntegerNetwork(network, first, specs, 1, in_turn)
+    made = Int8Network(network, first, specs, 1, in_turn)
     before = made(masks, 0, shared=False)
 
     def fail(*arguments: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(integers, "LaidOut", fail)
+        patch.setattr(integers, "Int8Weights", fail)
         made.use_image(second)
     # As if it had not been given.
     assert torch.equal(made(masks, 0, shared=False), before)
     made.use_image(second)
-    expected = IntegerNetwork(network, second, specs, 1, in_turn)(masks, 0, shared=False)
+    expected = Int8Network(network, second, specs, 1, in_turn)(masks, 0, shared=False)
     assert torch.equal(made(masks, 0, shared=False), expected)
 
 
@@ -227,7 +235,7 @@ def test_the_first_convolution_reads_the_image_as_it_is(monkeypatch: pytest.Monk
     """An image of 16 bits is not rounded to bytes."""
     network, specs = drawn_network(4, 6)
     image = picture(64, 64)
-    made, masks = IntegerNetwork(network, image, specs, 1, in_turn, 10**9), masks_of(specs, (64, 64), 0)
+    made, masks = Int8Network(network, image, specs, 1, in_turn, 10**9), masks_of(specs, (64, 64), 0)
     read = []
     feature, gate = made._made.stem
     made._made.stem = (lambda padded: read.append(padded.clone()) or feature(padded), gate)
@@ -243,7 +251,7 @@ def test_an_image_of_one_value(image: torch.Tensor) -> None:
     network, specs = drawn_network()
     masks = masks_of(specs, (64, 64), 0)
     exact = network(image, *masks)
-    made = IntegerNetwork(network, image, specs, 1, in_turn)(masks, 0, shared=False)
+    made = Int8Network(network, image, specs, 1, in_turn)(masks, 0, shared=False)
     assert rms(made - exact) < 0.04 * max(rms(exact), 1e-3)
 
 
@@ -253,9 +261,9 @@ def test_what_is_no_number_stays_none(value: float, count: int | None) -> None:
     """So that a damaged model is told, not drawn; also if only what it makes is none."""
     network, specs = drawn_network(4, 6)
     network.decoder_second[1].weight.view(-1)[:count] = value
-    assert not LaidOut(network, picture(64, 64), specs, 1).finite
+    assert not Int8Weights(network, picture(64, 64), specs, 1).finite
     masks = masks_of(specs, (64, 64), 0)
-    made = IntegerNetwork(network, picture(64, 64), specs, 1, in_turn)(masks, 0, shared=False)
+    made = Int8Network(network, picture(64, 64), specs, 1, in_turn)(masks, 0, shared=False)
     assert made.shape == (1, 3, 64, 64)
     assert made.isnan().all()
 
@@ -265,7 +273,7 @@ def test_ranges_are_those_of_the_modules(tiny: Fitted) -> None:
     """Against a pass of our own, with nothing hidden, so that every look sees the same."""
     image = picture(64, 96)
     specs = tuple(MaskSpec(spec.name, spec.dims, 256) for spec in tiny.contract.masks)
-    ranges = Ranges(tiny.network, image, specs, ["stem", "decoder_first.4"])
+    ranges = ActivationRanges(tiny.network, image, specs, ["stem", "decoder_first.4"])
     planes = torch.cat([torch.ones_like(image), image], dim=1)
     torch.testing.assert_close(ranges.means["stem"], planes.mean((0, 2, 3)), rtol=0, atol=1e-5)
     before_it = {}
@@ -284,7 +292,7 @@ def test_ranges_are_those_of_the_modules(tiny: Fitted) -> None:
 @torch.inference_mode()
 def test_layers_are_laid_out_for_the_sizes_that_they_have(tiny: Fitted, tiny_model: Model) -> None:
     image = picture(64, 96)
-    made = LaidOut(tiny.network, image, tiny.contract.masks, 1)
+    made = Int8Weights(tiny.network, image, tiny.contract.masks, 1)
     sizes = {}
 
     def noting(name: str) -> Callable[..., None]:
@@ -306,24 +314,24 @@ def test_of_a_large_image_the_telling_tiles_are_looked_at() -> None:
     image[..., 700, 900] = 1.0
     image[..., 300, 200] = 0.0
     image[..., 128:256, 1000:1100] += 0.1 * torch.rand(128, 100)
-    tiles = telling_tiles(image)
+    tiles = calibration_tiles(image)
     assert len(tiles) == 16
     assert max(float(tile.max()) for tile in tiles) == 1.0
     assert min(float(tile.min()) for tile in tiles) == 0.0
     assert max(float(tile.std()) for tile in tiles) > 0.02
     assert all(tile.shape[2] % 32 == 0 and tile.shape[3] % 32 == 0 for tile in tiles)
     # A smaller one is looked at as a whole.
-    assert sum(tile.numel() for tile in telling_tiles(image[..., :480, :416])) == 480 * 416
+    assert sum(tile.numel() for tile in calibration_tiles(image[..., :480, :416])) == 480 * 416
 
 
 HEARD = """
 import warnings
 import torch
 from tests.runtime.single_passes import drawn_network
-from self2self.runtime.engines.torch_cpu.int8_network import IntegerNetwork, as_bytes
+from self2self.runtime.engines.torch_cpu.int8_network import Int8Network, as_bytes
 from self2self.runtime.engines.windows import in_turn
 network, specs = drawn_network(4, 6)
-IntegerNetwork(network, torch.rand(1, 3, 64, 64), specs, 1, in_turn)
+Int8Network(network, torch.rand(1, 3, 64, 64), specs, 1, in_turn)
 warnings.simplefilter("error")
 print(as_bytes(torch.ones(1)))
 """

@@ -23,8 +23,8 @@ from self2self.runtime.engines.torch_cpu import passes as torch_passes
 from self2self.runtime.engines.torch_cpu.bf16 import TorchAmxEngine
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS
 from self2self.runtime.engines.torch_cpu.int8 import TorchInt8Engine
-from self2self.runtime.engines.torch_cpu.passes import PassesSideBySide
-from self2self.runtime.ensemble.engine_holder import Prepared
+from self2self.runtime.engines.torch_cpu.passes import ParallelPassesEngine
+from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge, run_ensemble
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted
@@ -35,14 +35,14 @@ TOLERANCES = {TorchAmxEngine: 0.08, TorchInt8Engine: 0.4}
 
 
 @pytest.fixture(params=list(TOLERANCES), ids=lambda kind: kind.name)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[PassesSideBySide]:
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[ParallelPassesEngine]:
     monkeypatch.setattr(torch_amx, "multiplies_bfloat16", lambda: True)
     monkeypatch.setattr(torch_int8, "multiplies_bytes", lambda: True)
     integers_anywhere(monkeypatch)
     return request.param
 
 
-def test_passes_take_turns_in_the_sets_whatever_the_batch(kind: type[PassesSideBySide], tiny_model: Model) -> None:
+def test_passes_take_turns_in_the_sets_whatever_the_batch(kind: type[ParallelPassesEngine], tiny_model: Model) -> None:
     image = np.random.default_rng(3).random((1, 3, 64, 64), dtype=np.float32)
     maker = MaskMaker(tiny_model.contract.masks, {"H": 64, "W": 64}, 0, channels_last=True)
     with kind(tiny_model, image) as engine:
@@ -56,7 +56,7 @@ def test_passes_take_turns_in_the_sets_whatever_the_batch(kind: type[PassesSideB
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_runs_on_any_cpu(kind: type[PassesSideBySide], tiny: Fitted, tiny_model: Model, count: int) -> None:
+def test_runs_on_any_cpu(kind: type[ParallelPassesEngine], tiny: Fitted, tiny_model: Model, count: int) -> None:
     image = np.random.default_rng(3).random((1, 3, 64, 96), dtype=np.float32)
     masks = masks_for(tiny_model, (64, 96), 0, count)
     threads = torch.get_num_threads()
@@ -72,7 +72,7 @@ def test_runs_on_any_cpu(kind: type[PassesSideBySide], tiny: Fitted, tiny_model:
 
 @pytest.mark.parametrize(("count", "share"), [(2, 2), (3, 1), (4, 1)])
 def test_threads_that_are_left_over_are_shared(
-    kind: type[PassesSideBySide], tiny_model: Model, monkeypatch: pytest.MonkeyPatch, count: int, share: int
+    kind: type[ParallelPassesEngine], tiny_model: Model, monkeypatch: pytest.MonkeyPatch, count: int, share: int
 ) -> None:
     monkeypatch.setattr(torch_passes, "compute_threads", lambda: 4)
     before, seen = torch.get_num_threads(), []
@@ -124,7 +124,7 @@ def test_laying_out_integers_takes_no_more_for_a_larger_image(
 
 
 def test_threads_that_come_after_a_pass_that_failed_begin_as_before(
-    kind: type[PassesSideBySide], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    kind: type[ParallelPassesEngine], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_passes, "compute_threads", lambda: 4)
     before = torch.get_num_threads()
@@ -141,28 +141,28 @@ def test_threads_that_come_after_a_pass_that_failed_begin_as_before(
 
 
 def test_an_image_for_which_there_is_no_memory_is_told_as_such(
-    kind: type[PassesSideBySide], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    kind: type[ParallelPassesEngine], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that smaller tiles are tried."""
     image = np.zeros((1, 3, 64, 64), np.float32)
-    with Prepared() as prepared:
-        engine = prepared.engine_for(kind, tiny_model, image, str)
+    with EngineHolder() as engine_holder:
+        engine = engine_holder.engine_for(kind, tiny_model, image, str)
 
         def fail(image: torch.Tensor) -> None:
             raise RuntimeError("can't allocate memory")
 
         monkeypatch.setattr(engine._network, "use_image", fail)
         with pytest.raises(PassTooLarge, match=r"out of memory.*smaller image"):
-            prepared.engine_for(kind, tiny_model, image + 1, str)
+            engine_holder.engine_for(kind, tiny_model, image + 1, str)
         # What was kept is gone, and the next is made anew.
-        assert prepared.engine_for(kind, tiny_model, image, str) is not engine
+        assert engine_holder.engine_for(kind, tiny_model, image, str) is not engine
 
 
 @pytest.mark.parametrize(
     ("kind", "what"), [(TorchAmxEngine, "matrices .*AMX"), (TorchInt8Engine, "integers .*VNNI")], ids=["amx", "int8"]
 )
 def test_a_cpu_without_it_says_so_and_auto_goes_on(
-    kind: type[PassesSideBySide], what: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[ParallelPassesEngine], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     with pytest.raises(
@@ -221,7 +221,7 @@ def test_out_of_memory_and_on(engine: str, tiny_model: Model, passes: int) -> No
     assert (done.stdout, done.stderr) == ("out of memory\n", "")
 
 
-def test_the_trial_of_engines_accepts_its_rounding(kind: type[PassesSideBySide], tmp_path: Path) -> None:
+def test_the_trial_of_engines_accepts_its_rounding(kind: type[ParallelPassesEngine], tmp_path: Path) -> None:
     case = make_case()
     (tmp_path / "probe.onnx").write_bytes(case.model)
     with kind(load_model(tmp_path / "probe.onnx"), case.image) as engine:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    spec = importlib.util.spec_from_file_location("prefit_natural", ROOT / "scripts" / "prefit_natural.py")
+    spec = importlib.util.spec_from_file_location("prefit", ROOT / "scripts" / "prefit.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -45,7 +45,7 @@ def photographs(tmp_path: Path) -> Path:
 
 def prefit(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, output: Path, *extra: str) -> None:
     arguments = [str(folder), "-o", str(output), "--steps", "5", "--decay", "2", "--size", "64", *extra]
-    monkeypatch.setattr(sys, "argv", ["prefit_natural.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["prefit.py", *arguments])
     script.main()
 
 

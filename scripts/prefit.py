@@ -5,7 +5,7 @@ from a noisy one, over wide ranges of noise kinds, noise levels and drop rates. 
 from a network that already knows what images look like, and needs a hundred steps instead of
 thousands.
 
-    python scripts/prefit_natural.py FOLDER... -o self2self/weights/natural-rgb.safetensors
+    python scripts/prefit.py FOLDER... -o self2self/weights/pretrained-rgb.safetensors
 
 It saves its whole state every two minutes beside the output and continues from there when it is
 started again. The learning rate is constant after a warm-up and falls to zero over the last part
@@ -28,7 +28,7 @@ from self2self.model.contract import mask_specs
 from self2self.model.masks import MaskMaker, Stream, generator
 from self2self.model.network import Self2SelfNet, initialise
 from self2self.train.adam import Adam
-from self2self.train.fused_forward import LeanNetwork
+from self2self.train.fused_forward import FusedTrainingForward
 from self2self.train.muon import Muon, moment_names
 from self2self.train.synthetic_noise import NOISES, add_noise
 
@@ -153,7 +153,7 @@ def main() -> None:
         as_many = len(weights["head.bias"]) == args.channels
         network.load_state_dict(weights if as_many else grey_from_colour(weights))
     network = network.to(memory_format=torch.channels_last)
-    computes = LeanNetwork(network, torch.bfloat16 if args.bfloat16 else torch.float32)
+    computes = FusedTrainingForward(network, torch.bfloat16 if args.bfloat16 else torch.float32)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     betas = (0.9, 0.99)
     optimiser = (

@@ -12,7 +12,7 @@ _STDERR = 2
 
 
 @contextmanager
-def without_device_notes() -> Iterator[None]:
+def quiet_onnxruntime_import() -> Iterator[None]:
     """Hold back what is written to stderr, and pass on all but ``device_discovery`` lines.
 
     ONNX Runtime looks for GPUs while it is imported, before any log level can be set
