@@ -20,7 +20,7 @@ import typer
 from self2self.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dev/log/*.md")])
 PROGRAMS = ("self2self ", "python -m ", "python cli.py ", "python scripts/", "make ", "pip install ")
 SOURCES = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("scripts/*.py")])
 SELF2SELF: Any = typer.main.get_command(app)
@@ -176,7 +176,7 @@ def unknown_options(code: str) -> set[str]:
     return named - known - {"--help"}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_options_in_running_text_exist(path: Path) -> None:
     beginnings = ("--", *(f"{name} -" for name in SELF2SELF.commands))
     codes = [code for code in inline(path.read_text(encoding="utf-8")) if code.startswith(beginnings)]
@@ -190,7 +190,7 @@ def test_an_unknown_option_in_running_text_is_found() -> None:
     assert unknown_options("denoise --init RUN --iqa/--no-iqa") == set()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
         if target.startswith("https://"):

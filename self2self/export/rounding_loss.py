@@ -23,7 +23,7 @@ shows (`diagnosis.measure_noise`) is part of the error, too: <y - m, y - m> = MS
 and the last product is not negative, because denoising follows the noise rather than opposes it.
 
 Noise that was cut off at black or white does not average to zero, and nothing in y tells so: there the
-truth can be beyond the bound. How the two compare: `python -m benchmarks.precision`, docs/experiments.md.
+truth can be beyond the bound. How the two compare: `python -m benchmarks.precision`, dev/log.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BLOCK_SIDE = 16
 BOUND_ERRORS = 3.0
 """Standard errors that are added: a normal estimate is off by more once in 370 times."""
 NOISE_MARGIN = 1.1
-"""The estimate of the noise is at most so much too small on photographs with flat parts (docs/experiments.md)."""
+"""The estimate of the noise is at most so much too small on photographs with flat parts (dev/log)."""
 LEAST_MSE = 1e-12
 
 

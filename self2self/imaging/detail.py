@@ -41,9 +41,9 @@ OUTLIER = 4.0
 MOST_PEAKED = 3.4
 """Fourth moment of a square's differences, over its variance squared; the median of all squares. Up to this, what calm
 squares tell holds for the others: normal noise has 2.7 to 3.1, with lost texture up to 3.3, that of few photons 3.6 and
-more, and impulses 20 (docs/experiments.md)."""
+more, and impulses 20 (dev/log)."""
 MARGIN = 0.25
-"""By which energy may exceed the noise, as chance has it (docs/experiments.md)."""
+"""By which energy may exceed the noise, as chance has it (dev/log)."""
 
 
 def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = False) -> None:

@@ -30,7 +30,7 @@ REACH = 6.0
 and looking at all blocks would take time and memory that grow as the square of the image."""
 STRONG = 15.0
 """Up to this standard deviation, in 8-bit grey levels, it gains; above, the fitted network knows as well
-(docs/experiments.md)."""
+(dev/log)."""
 OUTLIER = 3.0
 """What differs by more standard deviations counts as differing by as many."""
 CUT_OFF = 2.5

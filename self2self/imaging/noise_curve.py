@@ -30,7 +30,7 @@ LEAST_RANGE = 1e-4
 """Brightnesses that are nearer to each other tell no slope."""
 CERTAIN, TIMES_AS_STRONG = 8.0, 2.0
 """Standard errors, and variance of the brightest squares over that of the darkest, from which on noise is said to
-depend on the signal (docs/experiments.md)."""
+depend on the signal (dev/log)."""
 
 
 def to_blocks(plane: Plane) -> Plane:

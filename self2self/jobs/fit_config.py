@@ -82,7 +82,7 @@ def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -
     """The image in the range that suits a fit, its noise there, and whether that is the whole range of its type.
 
     The recipes of the paper see that. So does a fit whose noise is correlated: of a dark photograph, stretched, the
-    start weights take weak and coarse noise for texture (docs/experiments.md). With `whole_range` that is decided.
+    start weights take weak and coarse noise for texture (dev/log). With `whole_range` that is decided.
     """
     noise = noise_of(image)
     if whole_range is None:

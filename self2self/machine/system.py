@@ -28,7 +28,7 @@ def wait_briefly() -> None:
 
     By themselves they spin for a millisecond and more. Where other programs have the processors, the thread that is
     waited for does not get one meanwhile: steps of a fit took 14 to 30 times as long as on a quiet machine, and 3 to 8
-    times so (docs/experiments.md).
+    times so (dev/log).
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"

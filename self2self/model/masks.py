@@ -49,7 +49,7 @@ PASSES_PER_BLOCK = 10
 """Passes that share balanced masks; drop rates of 0.1, 0.2, 0.4, 0.7 and 0.9 are whole tenths.
 
 On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 and 16 passes has 0.39, 0.16 and
-0.31 of the variance that independent passes give (docs/experiments.md).
+0.31 of the variance that independent passes give (dev/log).
 """
 
 PIECE = 2**20

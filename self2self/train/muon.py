@@ -5,7 +5,7 @@ channel), and the averaged gradient of such a matrix has a few large singular va
 so that most directions hardly learn. Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
 neural networks") takes the average's nearest orthogonal matrix as the step, in which every direction has
 the same length. From random weights, on one image, that is worth several times the steps
-(docs/experiments.md).
+(dev/log).
 """
 
 from __future__ import annotations

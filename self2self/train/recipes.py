@@ -1,7 +1,7 @@
 """Recipes: every figure of a fit in one immutable object.
 
 The ``paper`` recipes are those of the official Self2Self+ code (arXiv 2307.10695), one for each
-data set that it reports; ``fast`` is ours, and docs/experiments.md tells how it was found.
+data set that it reports; ``fast`` is ours, and dev/log tells how it was found.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ BY_SIGMA = (
     (math.inf, Choice(0.2, 0.2, 0.3)),
 )
 """Standard deviation of the noise up to which a row holds, in 8-bit grey levels, and the choice; found on images that
-nothing is reported on (docs/experiments.md), as is the next."""
+nothing is reported on (dev/log), as is the next."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
 """Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
 FOR_LITTLE = Choice(0.05, 0.02, 1.0)
@@ -177,7 +177,7 @@ class Recipe:
         Only a recipe that hides another share in the passes than in the fit has one. It goes by the level of the
         noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
         noise, a fit predicts it from them, so the steps learn from simulated noise instead, from weights that know
-        such noise best (docs/experiments.md). Those for grey know micrographs best, too, and with them noise that
+        such noise best (dev/log). Those for grey know micrographs best, too, and with them noise that
         depends on the signal.
         """
         if self.pass_drop_rate is None:

@@ -31,14 +31,14 @@ LITTLE_HIDDEN = 0.05
 """Where little is hidden in a trial; the limits below are for this."""
 MOST_TAKEN = 1.5
 """So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
-1.42 times is, of texture 1.5 to 2.6 times (docs/experiments.md)."""
+1.42 times is, of texture 1.5 to 2.6 times (dev/log)."""
 MOST_MEASURED = 0.9
 """Where neighbours share their noise, what is measured of it is less than this share of what is taken away with little
 hidden: of the noise of cameras 0.2 to 0.8, of slightly blurred noise 0.8. Of independent noise it is 0.9 and more, and
-where texture is measured with it 1.0 to 3 (docs/experiments.md)."""
+where texture is measured with it 1.0 to 3 (dev/log)."""
 LITTLE_CORRELATION, TAKEN_CORRELATION = 0.07, 0.06
 """What is measured in an image above the first may be noise of which neighbours share a little, and is if what is
-taken away is above the second: that of independent noise of any kind is up to 0.05 (docs/experiments.md)."""
+taken away is above the second: that of independent noise of any kind is up to 0.05 (dev/log)."""
 LEAST_SHARED = 4.0
 """From this strength on, in 8-bit grey levels, it matters: what is weaker may be the grain of a clean image."""
 FILES = {1: FOLDER / "pretrained-grey.safetensors", 3: FOLDER / "pretrained-rgb.safetensors"}

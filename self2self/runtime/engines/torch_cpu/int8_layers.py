@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 LARGEST_BYTE, LARGEST_WEIGHT = 255, 127
 _MARGIN = 1.25
-"""Times the range that was seen: passes with other masks go beyond it (docs/experiments.md)."""
+"""Times the range that was seen: passes with other masks go beyond it (dev/log)."""
 _LEVELLING = 0.25
-"""Exponent by which the step of a channel grows as it matters less (docs/experiments.md)."""
+"""Exponent by which the step of a channel grows as it matters less (dev/log)."""
 _MATTERS_LEAST = 1e-3
 """How much a channel matters at least, in units of the one that matters most: it bounds the steps."""
 _SNAKE = [0, 1, 2, 5, 4, 3, 6, 7, 8]
