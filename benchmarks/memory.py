@@ -64,7 +64,7 @@ def prepare(folder: Path, size: int, network: str) -> None:
 def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, steps: int | None) -> dict[str, Any]:
     """`infer` in this process, or `denoise` with a fit of `steps`."""
     from self2self.image_io import read_image, write_image  # noqa: F401
-    from self2self.jobs import EnsembleOptions, FitOptions, Observer, denoise_job, infer_job
+    from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, denoise_job, infer_job
     from self2self.runtime.engines.engine import get_engine
 
     get_engine(engine)
@@ -81,14 +81,15 @@ def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, ste
         torch.zeros(1)
     own = peak_bytes()
     start = time.perf_counter()
-    options = EnsembleOptions(engine=engine, passes=passes, output=folder / "out.tif", memory=memory, force=True)
+    options = EnsembleOptions(engine=engine, passes=passes, memory=memory)
+    outputs = OutputOptions(output=folder / "out.tif", force=True)
     if steps is None:
-        finished = infer_job(folder / "model.onnx", [folder / "image.tif"], options, Observer())[0]
+        finished = infer_job(folder / "model.onnx", [folder / "image.tif"], options, outputs, Observer())[0]
     else:
         fitting = FitOptions(steps=steps, run=folder / "run")
-        finished = denoise_job(folder / "image.tif", fitting, options, Observer())
+        finished = denoise_job(folder / "image.tif", fitting, options, outputs)
     seconds = time.perf_counter() - start
-    done = finished.denoised
+    done = finished.ensemble
     return {
         "engine": done.engine,
         "passes": done.passes,

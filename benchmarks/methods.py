@@ -18,8 +18,9 @@ from benchmarks.pairs import FloatArray, Pair
 from benchmarks.product import exported
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.imaging.noise import center_crop, measure_noise
-from self2self.jobs.fit_config import wants_whole_range
+from self2self.jobs.prepared_image import wants_whole_range
 from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import Passes
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
@@ -118,7 +119,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
     """Export the fitted network and run the ensemble, as `self2self denoise` would."""
     began = time.perf_counter()
     with exported(state, recipe) as model:
-        denoised = denoise(model, pair.noisy, passes=passes)
+        denoised = denoise(model, pair.noisy, EnsembleOptions(passes=passes))
     return {
         "ensemble_seconds": round(time.perf_counter() - began, 2),
         "passes": denoised.passes,

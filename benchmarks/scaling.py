@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
@@ -33,7 +34,7 @@ from self2self.bench.measure import idle, spread
 from self2self.cli.options import parse_memory
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.engine_holder import EngineHolder
-from self2self.runtime.ensemble.pass_plan import PassPlan
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
 from self2self.train.recipes import recipe_for
 
@@ -47,20 +48,14 @@ class Square:
         pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
         self.engine_holder = EngineHolder()
         self._side = side
-        self._run = partial(
-            denoise,
-            model,
-            pixels,
-            engine=engine,
-            batch=batch,
-            memory=memory,
-            uncertainty=False,
-            engine_holder=self.engine_holder,
+        self._options = EnsembleOptions(
+            engine=engine, balanced=False, flips=False, batch=batch, memory=memory, uncertainty=False
         )
+        self._run = partial(denoise, model, pixels, engine_holder=self.engine_holder)
 
     def timing(self, passes: int) -> dict[str, Any]:
         """One ensemble: its time, and how it ran."""
-        done = self._run(pass_plan=PassPlan(passes, None, balanced=False, flips=False))
+        done = self._run(replace(self._options, passes=passes))
         seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
         nanoseconds = 1e9 * seconds / (passes * self._side**2)
         return {"nanoseconds": nanoseconds, "engine": done.engine, "batch": done.batch, "tiles": done.tiles}

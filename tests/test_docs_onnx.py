@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from self2self import Draws, MaskMaker, denoise, load_model
-from self2self.runtime.ensemble.pass_plan import pass_plan_for
+from self2self import EnsembleOptions, MaskMaker, denoise, load_model
+from self2self.model.masks import Draws
+from self2self.runtime.ensemble.options import EnsembleOptions
 from tests.commands import ROOT, picture, write_noisy
 
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -48,8 +49,8 @@ def test_the_program_averages_passes_without_self2self(
         patch.setattr(np.random, "default_rng", lambda seed: SameMasks(tiny_onnx))
         exec(PROGRAM, values := {"passes": 0})
     assert values["passes"] == PASSES
-    pass_plan = pass_plan_for("paper", PASSES, None, False, False)
-    expected = denoise(load_model("model.onnx"), pixels, engine="ort", pass_plan=pass_plan, restore=False).image
+    options = EnsembleOptions(engine="ort", passes=PASSES, balanced=False, flips=False, restore=False)
+    expected = denoise(load_model("model.onnx"), pixels, options).image
     np.testing.assert_allclose(values["clean"], expected, atol=1e-4)
     assert np.abs(picture(Path("clean.png")).transpose(2, 0, 1) - (low + expected * (high - low))).max() < 0.6
     assert not np.array_equal(by_chance, picture(Path("clean.png")))

@@ -188,6 +188,43 @@ def test_the_design_names_the_rooms_and_what_they_may_import() -> None:
     assert {room: set(re.findall(r"`([\w.]+)`", rule)) for room, rule in rows.items()} == ALLOWED
 
 
+def imported_modules(name: str, source: str) -> set[str]:
+    """Modules of the package that `name` imports anywhere, also inside functions, but not for types alone."""
+    entries = imports_of(ast.parse(source), name)
+    return {entry.target.removeprefix("self2self.") for entry in entries if not entry.typing} & set(MODULES)
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, in order; empty if there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        for target in sorted(imports[module]):
+            if found := visit(target, [*path, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(imports) if (found := visit(module, []))), [])
+
+
+def test_no_modules_import_each_other() -> None:
+    imports = {name: imported_modules(name, path.read_text(encoding="utf-8")) for name, path in MODULES.items() if name}
+    # A package that imports its own modules to offer their names is no circle.
+    for name in imports:
+        imports[name] = {target for target in imports[name] if target and not name.startswith(target + ".")}
+    assert circle(imports) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_every_module_belongs_to_a_part() -> None:
     parts = {module_name(path).partition(".")[0] for path in SOURCES}
     assert parts == {"", "jobs", *ALLOWED, *FRONT}

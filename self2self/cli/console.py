@@ -83,17 +83,17 @@ class Console:
         from self2self.jobs import Observer
 
         if self.quiet or not sys.stderr.isatty():
-            yield Observer(note=self.note, imaged=self.image)
+            yield Observer(note=self.note, image_started=self.image)
             return
         with Bars() as bars:
             yield Observer(
                 note=bars.note,
-                fitted=bars.fitted,
-                passed=bars.passed,
-                measured=bars.measured,
-                imaged=bars.imaged,
-                paged=bars.paged,
-                built=bars.built,
+                fit_step=bars.fit_step,
+                pass_run=bars.pass_run,
+                benchmark_step=bars.benchmark_step,
+                image_started=bars.image_started,
+                page_started=bars.page_started,
+                build_step=bars.build_step,
             )
 
 
@@ -154,7 +154,7 @@ class Bars:
         """A line above the bars, which a narrow terminal shows as several, broken between words."""
         self._terminal.print(f"note: {text}", highlight=False, markup=False)
 
-    def fitted(self, report: FitReport) -> None:
+    def fit_step(self, report: FitReport) -> None:
         """Move the bar of the fit."""
         speed = (report.step - self._first_step(report)) / max(report.seconds, 1e-9)
         detail = f"{speed:.1f} steps/s" if report.loss is None else f"loss {report.loss:.4g}  {speed:.1f} steps/s"
@@ -164,18 +164,18 @@ class Bars:
         first: int = self._tasks.setdefault("first step", report.step - 1)
         return first
 
-    def passed(self, moments: Moments, passes: int) -> None:
+    def pass_run(self, moments: Moments, passes: int) -> None:
         """Move the bar of the ensemble."""
         detail = f"± {standard_error_text(moments.standard_error())}"
         if moments.tiles > 1:
             detail = f"tile {moments.tile + 1}/{moments.tiles}"
         self._move("passes", moments.tile * passes + moments.count, moments.tiles * passes, detail)
 
-    def measured(self, what: str, done: int, total: int) -> None:
+    def benchmark_step(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""
         self._move("measuring", done, total, what)
 
-    def imaged(self, path: Path, number: int, images: int) -> None:
+    def image_started(self, path: Path, number: int, images: int) -> None:
         """Start anew with an image, whose number and name the bars then show."""
         from rich.markup import escape
 
@@ -187,7 +187,7 @@ class Bars:
         # A name is no markup: "[a].png" would otherwise lose its brackets.
         self._title = escape(f"{number}/{images} {name}")
 
-    def paged(self, page: int, pages: int) -> None:
+    def page_started(self, page: int, pages: int) -> None:
         """Move the bar of a stack, and start those of its next page."""
         for name in ("fitting", "passes"):
             if name in self._tasks:
@@ -195,7 +195,7 @@ class Bars:
         self._tasks.pop("first step", None)
         self._move("pages", page - 1, pages, f"page {page} of {pages}")
 
-    def built(self, phase: str, done: int, total: int) -> None:
+    def build_step(self, phase: str, done: int, total: int) -> None:
         """Move the bar of a phase of TensorRT's build."""
         self._move(phase.lower(), done, total, "")
 

@@ -55,9 +55,10 @@ def denoise(
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
     fit_options = fitting.options(seed=seed, device=device, run=run, page=page, fit_pages=fit_pages)
-    options = ensemble.options(output=output, seed=seed, force=force)
-    options.check(images)
-    several = ImageBatch(images, options, console.error)
+    options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
+    options.check()
+    outputs.check(images)
+    several = ImageBatch(images, outputs, console.error)
     finished: list[DenoiseResult | StackResult] = []
     for path in images:
         with several.attempt(path):
@@ -65,7 +66,7 @@ def denoise(
                 if several.skips(path, observer):
                     continue
                 several.begin(path, observer)
-                finished.append(denoise_job(path, fit_options, options, observer))
+                finished.append(denoise_job(path, fit_options, options, outputs, observer))
             if not as_json:
                 print_finished(console, finished[-1:])
     end_images(console, several, finished if as_json else [])

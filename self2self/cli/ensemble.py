@@ -22,7 +22,7 @@ def print_finished(console: Console, finished: list[DenoiseResult | StackResult]
         if isinstance(item, StackResult):
             lines.append(_stack_text(item))
             continue
-        done = item.denoised
+        done = item.ensemble
         lines.append(
             f"{item.output}: written after {item.seconds:.1f} s; {done.passes} passes with {done.provider}, "
             f"{done.passes_per_second:.1f} a second, standard error {standard_error_text(done.standard_error)}"
@@ -34,10 +34,10 @@ def print_finished(console: Console, finished: list[DenoiseResult | StackResult]
             # Only what was removed was measured, which can be less than the image's noise.
             lines.append(f"  {removed}, with {residual.noise.text}{range_text(item.range)}")
         else:
-            made = "" if item.fitted is None else f": {item.fitted.settings()}"
+            made = "" if item.fit is None else f": {item.fit.settings()}"
             lines.append(f"  {item.noise.text}{made}; {removed}{range_text(item.range)}")
-        if item.fitted is not None and item.fitted.config.iqa is not None:
-            lines.append(f"  fitted {item.fitted.quality_text()}")
+        if item.fit is not None and item.fit.config.iqa is not None:
+            lines.append(f"  fitted {item.fit.quality_text()}")
     for line in lines:
         console.line(line)
 

@@ -35,7 +35,7 @@ from self2self.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from self2self.jobs import EnsembleOptions, FitOptions
+    from self2self.jobs import EnsembleOptions, FitOptions, OutputOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class EnsembleGroup:
     uncertainty: Uncertainty = None
     report: Report = None
 
-    def options(self, *, output: str | None, seed: int, force: bool) -> EnsembleOptions:
+    def options(self, *, seed: int) -> EnsembleOptions:
         """The options of an ensemble, with those that are not of this group.
 
         Raises:
@@ -99,17 +99,23 @@ class EnsembleGroup:
             passes=parse_passes(self.passes),
             batch=parse_batch(self.batch),
             seed=seed,
-            output=parse_output(output),
-            uncertainty=self.uncertainty,
-            force=force,
             tolerance=self.tolerance,
             balanced=parse_masks(self.masks),
             flips=self.flips,
             memory=parse_memory(self.memory),
             mask_source=self.mask_source,
             allow_fallback=self.allow_fallback,
-            report=self.report,
         )
+
+    def outputs(self, *, output: str | None, force: bool) -> OutputOptions:
+        """Where results go.
+
+        Raises:
+            UsageError: a text cannot be read.
+        """
+        from self2self.jobs import OutputOptions
+
+        return OutputOptions(output=parse_output(output), uncertainty=self.uncertainty, report=self.report, force=force)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

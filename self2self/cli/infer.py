@@ -44,13 +44,13 @@ def infer(
     from self2self.jobs import ImageBatch, infer_job
 
     console = Console(as_json=as_json, quiet=quiet)
-    options = ensemble.options(output=output, seed=seed, force=force)
+    options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
     # Before any file: a wrong engine is the same mistake whether or not there is a model.
-    options.check([])
+    options.check()
     model, images = _model_and_images(paths or [], precision)
-    several = ImageBatch(images, options, console.error)
+    several = ImageBatch(images, outputs, console.error)
     with console.progress() as observer:
-        finished = infer_job(model, images, options, observer, several)
+        finished = infer_job(model, images, options, outputs, observer, batch=several)
     if not as_json:
         print_finished(console, finished)
     end_images(console, several, finished)

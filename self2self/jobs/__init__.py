@@ -5,14 +5,15 @@ line prints. Everything that can be refused is refused before the first slow ste
 """
 
 from self2self.jobs.bench import BenchOptions, bench_job
-from self2self.jobs.ensemble_options import EnsembleOptions
 from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, precision_job
-from self2self.jobs.fit import FitResult, fit_job
+from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.infer import DenoiseResult, denoise_job, infer_job
+from self2self.jobs.infer import denoise_job, infer_job
 from self2self.jobs.observer import Observer
-from self2self.jobs.stack_pages import StackResult
+from self2self.jobs.output_options import OutputOptions
+from self2self.jobs.results import DenoiseResult, FitResult, StackResult
+from self2self.runtime.ensemble.options import EnsembleOptions
 
 __all__ = [
     "BenchOptions",
@@ -23,6 +24,7 @@ __all__ = [
     "FitResult",
     "ImageBatch",
     "Observer",
+    "OutputOptions",
     "StackResult",
     "bench_job",
     "denoise_job",

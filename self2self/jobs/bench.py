@@ -193,7 +193,7 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
             options.curve_passes,
             reference=clean,
             black_and_white=image.black_and_white,
-            on_progress=lambda moments: observer.passed(moments, options.curve_passes),
+            on_progress=lambda moments: observer.pass_run(moments, options.curve_passes),
         )
     return result
 
@@ -251,7 +251,7 @@ def _counter(observer: Observer, total: int) -> Callable[[str], None]:
 
     def tell(what: str) -> None:
         nonlocal done
-        observer.measured(what, done, total)
+        observer.benchmark_step(what, done, total)
         done += 1
 
     return tell

@@ -133,7 +133,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
         fixed_size=model.size,
     )
     # Loading takes a GPU, and `infer` does it; what cannot be loaded is built again there.
-    return load_or_build(request, lambda data: data, observer.note, rebuild=force, on_progress=observer.built)
+    return load_or_build(request, lambda data: data, observer.note, rebuild=force, on_progress=observer.build_step)
 
 
 def exported_path(run: Run, precision: str) -> Path:

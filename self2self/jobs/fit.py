@@ -3,111 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
-from self2self.imaging.noise import Noise
-from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder, suited
-from self2self.jobs.observer import Observer, tell_noise, tell_notes
-from self2self.machine.system import peak_memory_bytes
+from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder
+from self2self.jobs.noise_notes import note_file, note_noise
+from self2self.jobs.observer import Observer
+from self2self.jobs.prepared_image import PreparedImage, prepare
+from self2self.jobs.results import FitResult
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
 
 SAME_COMMAND = "The same command goes on."
 """What is told to a user who interrupts a fit of `denoise`, which has no --resume."""
-
-
-@dataclass(frozen=True, slots=True)
-class FitResult:
-    """A finished fit.
-
-    Attributes:
-        run: its folder.
-        config: what was fitted and how.
-        steps: optimiser steps in all.
-        loss: of the last steps; None where none was taken.
-        psnr, ssim: against the clean reference, if one was given.
-        seconds: that this call took.
-        noise: of the image, estimated before the fit.
-        quality: last mean score of the image quality term, 0 to 100; None without it.
-        quality_seconds: what the term added to a step.
-        reused: whether it is an earlier fit, used again.
-    """
-
-    run: Run
-    config: RunConfig
-    steps: int
-    loss: float | None
-    psnr: float | None
-    ssim: float | None
-    seconds: float
-    noise: Noise | None = None
-    quality: float | None = None
-    quality_seconds: float | None = None
-    reused: bool = False
-
-    def settings(self) -> str:
-        """What the fit was made with, in a few words."""
-        recipe = self.config.recipe
-        text = f"p {recipe.input_drop_rate:g}"
-        if recipe.rate_of_passes != recipe.input_drop_rate:
-            text += f" ({recipe.rate_of_passes:g} in the passes)"
-        if recipe.noisy_share:
-            text += f", {100 * recipe.noisy_share:.0f} % given back"
-        return f"{text}, {self.steps} steps"
-
-    def to_json(self) -> dict[str, Any]:
-        """What `fit --json` prints."""
-        values: dict[str, Any] = {
-            "run": str(self.run.folder),
-            "image": self.config.image,
-            "recipe": self.config.recipe.name,
-            "init": self.config.start,
-            "steps": self.steps,
-            "drop_rate": self.config.recipe.input_drop_rate,
-            "pass_drop_rate": self.config.recipe.rate_of_passes,
-            "noisy_share": self.config.recipe.noisy_share,
-            "loss": self.loss,
-            "seed": self.config.seed,
-            "range": self.config.image_range and list(self.config.image_range),
-            "device": self.config.device,
-            "quality_term": self._quality_json(),
-            "seconds": {"fit": round(self.seconds, 3)},
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        if self.noise is not None:
-            values["noise"] = self.noise.to_json()
-        if self.psnr is not None:
-            values |= {"psnr": self.psnr, "ssim": self.ssim}
-        return values
-
-    def quality_text(self) -> str:
-        """Whether the image quality term was used, for people."""
-        if self.config.iqa is None:
-            return "without the image quality term (--iqa)"
-        text = f"with the image quality term, weights {self.config.iqa.sha256[:8]}"
-        if self.quality is not None and self.quality_seconds is not None:
-            text += f": score {self.quality:.1f} of 100, {1000 * self.quality_seconds:.0f} ms of each step"
-        return text
-
-    def _quality_json(self) -> dict[str, Any] | None:
-        if self.config.iqa is None:
-            return None
-        return {
-            "metric": "paq2piq",
-            "weight": self.config.recipe.quality_weight,
-            "weights_sha256": self.config.iqa.sha256,
-            "published_weights": self.config.iqa.published,
-            "score": self.quality,
-            "seconds_per_step": self.quality_seconds,
-        }
 
 
 def fit_job(
@@ -126,19 +40,18 @@ def fit_job(
     """
     options.check()
     with open_stack(path) as stack:
-        image = read_fit_page(stack, options, observer)
-    image, noise, whole_range = suited(image, options)
-    clean = read_reference(reference, image) if reference else None
-    tell_notes(image, observer)
-    config = configure(image, options, noise, observer, whole_range=whole_range)
+        prepared = prepare(read_fit_page(stack, options, observer), options.recipe)
+    clean = read_reference(reference, prepared.image) if reference else None
+    note_file(prepared.image, observer)
+    config = configure(prepared, options, observer)
     run = run_folder(config, options)
     if resume:
         config = resumable(run, config, options)
     elif run.folder.exists() and not force and not run.is_unbegun():
         raise occupied_error(run)
-    tell_noise(image, noise, config.recipe, observer)
-    fitted = run_fit(run, config, image, resume=resume, reference=clean, observer=observer)
-    return replace(fitted, noise=config.recipe.apply_assessment(noise))
+    note_noise(prepared, config.recipe, observer)
+    fitted = run_fit(run, config, prepared, resume=resume, reference=clean, observer=observer)
+    return replace(fitted, noise=prepared.assessed_by(config.recipe).noise)
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
@@ -169,7 +82,7 @@ def read_fitted_image(config: RunConfig) -> Image:
 def run_fit(
     run: Run,
     config: RunConfig,
-    image: Image,
+    prepared: PreparedImage,
     *,
     resume: bool,
     reference: NDArray[np.float32] | None = None,
@@ -183,34 +96,36 @@ def run_fit(
     report = fit_run(
         run,
         config,
-        image.pixels,
+        prepared.pixels,
         resume=resume,
         reference=reference,
-        black_and_white=image.black_and_white,
-        on_report=observer.fitted,
+        black_and_white=prepared.image.black_and_white,
+        on_report=observer.fit_step,
         go_on=go_on,
     )
     seconds = time.perf_counter() - start
     return FitResult(
-        run,
-        config,
-        report.step,
-        report.loss,
-        report.psnr,
-        report.ssim,
-        seconds,
+        run=run,
+        config=config,
+        steps=report.step,
+        loss=report.loss,
+        psnr=report.psnr,
+        ssim=report.ssim,
+        seconds=seconds,
         quality=report.quality,
         quality_seconds=report.quality_seconds,
     )
 
 
-def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, *, force: bool = False) -> FitResult:
+def fit_or_reuse(
+    run: Run, config: RunConfig, prepared: PreparedImage, observer: Observer, *, force: bool = False
+) -> FitResult:
     """The fit of `config` in `run`, with as little work as possible.
 
     Args:
         run: its folder.
         config: what is asked for.
-        image: the noisy image.
+        prepared: the noisy image.
         observer: whom to tell.
         force: replace a fit with other settings, or one that is damaged.
 
@@ -218,7 +133,7 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         UsageError: the folder holds something else.
         FileFormatError: the fit is damaged.
     """
-    anew = partial(run_fit, run, config, image, resume=False, observer=observer, go_on=SAME_COMMAND)
+    anew = partial(run_fit, run, config, prepared, resume=False, observer=observer, go_on=SAME_COMMAND)
     if run.is_unbegun():
         return anew()
     if not run.config_path.is_file():
@@ -239,18 +154,18 @@ def fit_or_reuse(run: Run, config: RunConfig, image: Image, observer: Observer, 
         if not force:
             raise UsageError(
                 f"{run.folder}: holds a fit with other settings ({differences(stored, config)}). "
-                f"Keep it: self2self denoise {image.path} --run RUN, or replace it with --force."
+                f"Keep it: self2self denoise {prepared.image.path} --run RUN, or replace it with --force."
             )
         observer.note(f"replacing the fit in {run.folder} ({differences(stored, config)}).")
         return anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
-        return FitResult(run, config, config.recipe.steps, None, None, None, 0.0, reused=True)
+        return FitResult(run=run, config=config, steps=config.recipe.steps, loss=None, seconds=0.0, reused=True)
     resume = run.state_path.is_file()
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")
     try:
-        return run_fit(run, config, image, resume=resume, observer=observer, go_on=SAME_COMMAND)
+        return run_fit(run, config, prepared, resume=resume, observer=observer, go_on=SAME_COMMAND)
     except FileFormatError as error:
         if not force:
             raise

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.errors import UsageError
-from self2self.image_io import Image, image_hash
-from self2self.image_io.value_range import to_whole_range
-from self2self.imaging.noise import Noise
-from self2self.jobs.observer import Observer, noise_of
+from self2self.image_io import Image
+from self2self.jobs.observer import Observer
+from self2self.jobs.prepared_image import PreparedImage
 from self2self.model.masks import check_seed
-from self2self.runtime.ensemble.pass_plan import is_published_recipe
 from self2self.train.iqa_weights import IqaWeights, find_weights
-from self2self.train.recipes import INITS, following, recipe_for
+from self2self.train.recipes import INITS, Recipe, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
 from self2self.train.start_weights import adapt_recipe, has_pretrained_weights, predicts_an_image, pretrained_weights
 
@@ -73,32 +71,8 @@ class FitOptions:
         return bool(self.iqa) or self.iqa_weights is not None
 
 
-def wants_whole_range(recipe: str, noise: Noise) -> bool:
-    """Whether a fit by `recipe` to an image with `noise` sees it from black to white; why is told by `suited`."""
-    return is_published_recipe(recipe) or noise.correlated
-
-
-def suited(image: Image, options: FitOptions, whole_range: bool | None = None) -> tuple[Image, Noise, bool]:
-    """The image in the range that suits a fit, its noise there, and whether that is the whole range of its type.
-
-    The recipes of the paper see that. So does a fit whose noise is correlated: of a dark photograph, stretched, the
-    start weights take weak and coarse noise for texture (dev/log). With `whole_range` that is decided.
-    """
-    noise = noise_of(image)
-    if whole_range is None:
-        whole_range = wants_whole_range(options.recipe, noise)
-    if not whole_range:
-        return image, noise, False
-    whole = to_whole_range(image)
-    return whole, noise if whole is image else noise_of(whole), True
-
-
-def configure(
-    image: Image, options: FitOptions, noise: Noise, observer: Observer, *, whole_range: bool = False
-) -> RunConfig:
-    """The configuration of a fit of `image`, whose noise is `noise`; options that the user gave win.
-
-    Image, noise and `whole_range` are what `suited` makes of an image.
+def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) -> RunConfig:
+    """The configuration of a fit of `prepared`; options that the user gave win.
 
     Raises:
         UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
@@ -107,54 +81,57 @@ def configure(
     from self2self.train.fit import choose_device
     from self2self.train.session import start_weights
 
-    channels = image.pixels.shape[0]
-    start = options.init or recipe_for(options.recipe).init
-    if start == "natural" and not has_pretrained_weights(channels) and options.init is None:
-        observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
-        start = "scratch"
-    recipe = recipe_for(options.recipe, start)
-    if start == "natural" and options.init is None:
-        suiting = adapt_recipe(recipe, noise, image.pixels)
-        if predicts_an_image(pretrained_weights(channels, suiting.camera), image.pixels, suiting):
-            recipe = suiting
-        else:
-            observer.note(
-                "the start weights make no image of this one; fitting from scratch, which takes longer "
-                "(--init natural starts from them all the same)."
-            )
-            start = "scratch"
-            recipe = recipe_for(options.recipe, start)
-    elif start in INITS:
-        recipe = adapt_recipe(recipe, noise, image.pixels)
-    if start not in INITS:
-        run = Run(Path(start))
-        earlier = run.config()
-        if earlier.channels != channels:
-            raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
-        recipe = adapt_recipe(following(recipe, earlier.recipe), noise, image.pixels)
-        start = str(run.folder.resolve())
-    elif start == "natural" and not has_pretrained_weights(channels):
-        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+    recipe, start = _recipe_and_start(prepared, options, observer)
     if options.drop_rate is not None:
         # Whoever chooses what is hidden chooses what is taken for noise.
         recipe = replace(recipe, noisy_share=0.0)
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
         observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
+    image = prepared.image
     config = RunConfig(
         image=str(image.path.resolve()),
-        image_sha256=image_hash(image),
-        channels=channels,
+        image_sha256=prepared.sha256,
+        channels=prepared.channels,
         recipe=recipe,
         seed=options.seed,
         start=start,
         device=str(choose_device(options.device)),
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
         image_range=image.range,
-        whole_range=whole_range,
+        whole_range=prepared.whole_range,
     )
     first = start_weights(config)
     return config if first is None else replace(config, start_sha256=tensors_sha256(first))
+
+
+def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:
+    """The recipe, adapted to the image, and where its weights start: ``scratch``, ``natural`` or a run folder."""
+    channels, noise, pixels = prepared.channels, prepared.measured_noise, prepared.pixels
+    start = options.init or recipe_for(options.recipe).init
+    if start == "natural" and not has_pretrained_weights(channels):
+        if options.init is not None:
+            raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+        observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
+        start = "scratch"
+    recipe = recipe_for(options.recipe, start)
+    if start not in INITS:
+        run = Run(Path(start))
+        earlier = run.config()
+        if earlier.channels != channels:
+            raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
+        return adapt_recipe(following(recipe, earlier.recipe), noise, pixels), str(run.folder.resolve())
+    adapted = adapt_recipe(recipe, noise, pixels)
+    if start == "natural" and options.init is None:
+        weights = pretrained_weights(channels, adapted.camera)
+        if not predicts_an_image(weights, pixels, adapted):
+            observer.note(
+                "the start weights make no image of this one; fitting from scratch, which takes longer "
+                "(--init natural starts from them all the same)."
+            )
+            # Its noise is not assessed: the trial takes the start weights.
+            return recipe_for(options.recipe, "scratch"), "scratch"
+    return adapted, start
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:

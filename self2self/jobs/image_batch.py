@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from self2self.errors import InterruptedRun, Self2SelfError
-
-if TYPE_CHECKING:
-    from self2self.jobs.ensemble_options import EnsembleOptions
-    from self2self.jobs.observer import Observer
+from self2self.jobs.observer import Observer
+from self2self.jobs.output_options import OutputOptions
 
 
 @dataclass(slots=True)
@@ -21,14 +19,14 @@ class ImageBatch:
 
     Attributes:
         images: all of them.
-        options: of the ensemble, which say where results go.
+        outputs: where results go.
         on_error: told of every image that cannot be done; None raises its error instead.
         skipped: images whose result is there, and results of others among them.
         failed: images that could not be done, and why.
     """
 
     images: list[Path]
-    options: EnsembleOptions
+    outputs: OutputOptions
     on_error: Callable[[str], None] | None = None
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
@@ -41,7 +39,7 @@ class ImageBatch:
         if source is not None:
             # `*.png` given again finds the results of the first time, too.
             observer.note(f"{path}: is the result of {source}, so it is skipped.")
-        elif not self.options.skips(path, observer):
+        elif not self.outputs.skips(path, observer):
             return False
         self.skipped.append(path)
         return True
@@ -49,7 +47,7 @@ class ImageBatch:
     def begin(self, path: Path, observer: Observer) -> None:
         """Tell the user which of several images comes now; a single one needs no number."""
         if len(self.images) > 1:
-            observer.imaged(path, self.images.index(path) + 1, len(self.images))
+            observer.image_started(path, self.images.index(path) + 1, len(self.images))
 
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
@@ -95,4 +93,4 @@ class ImageBatch:
     def _source(self, path: Path) -> Path | None:
         target = path.resolve()
         others = (image for image in self.images if image != path)
-        return next((image for image in others if self.options.output_for(image).resolve() == target), None)
+        return next((image for image in others if self.outputs.output_for(image).resolve() == target), None)

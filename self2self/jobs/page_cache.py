@@ -106,7 +106,7 @@ class PageCache:
         atomic_write(path, json.dumps(settings, indent=2).encode())
         return False
 
-    def figures(self, index: int) -> PageRecord | None:
+    def record(self, index: int) -> PageRecord | None:
         """The figures of page `index`, from 0; None if it is not done.
 
         Raises:

@@ -1,4 +1,4 @@
-"""`denoise --fit-pages each`: a fit for every page of a stack, each from the weights of the one before."""
+"""A fit for every page of a stack, each from the weights of the page before."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from self2self.image_io import Image
-from self2self.jobs.fit import FitResult
-from self2self.jobs.fit_config import FitOptions, suited
-from self2self.jobs.infer import fit_model
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
+from self2self.jobs.prepared_image import prepare
+from self2self.jobs.results import FitResult
 from self2self.runtime.model import Model
 from self2self.train.recipes import FOLLOWING_SHARE
 from self2self.train.run_folder import Run
@@ -18,15 +19,15 @@ from self2self.train.run_folder import Run
 
 @dataclass(slots=True)
 class PageFits:
-    """The fits of `--fit-pages each`: that of a page starts from that of the page before.
+    """The fits of `--fit-pages each`: the fit of a page starts from the fit of the page before.
 
     Attributes:
-        fitting: options of the first.
-        first: its run folder; those of the others lie in it, and go when the page after them is done.
-        whole_range: as `suited` decided for page 1, so that every page goes on in the range of the one before.
+        fitting: options of the first fit.
+        first: its run folder. It holds the folders of the other fits, which are removed when the next page is done.
+        whole_range: the decision of `prepare` for page 1, so that every page keeps the range of the page before.
         observer: whom to tell.
         force: whether a fit with other settings may be replaced.
-        fitted: that of page 1, if this job made or found it.
+        first_fit: the fit of page 1, if this job made or found it.
         fit_seconds, export_seconds: so far.
     """
 
@@ -35,7 +36,7 @@ class PageFits:
     whole_range: bool
     observer: Observer
     force: bool = False
-    fitted: FitResult | None = None
+    first_fit: FitResult | None = None
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
 
@@ -50,18 +51,16 @@ class PageFits:
             # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
-        image, noise, whole_range = suited(image, options, self.whole_range)
-        fitted, model, exported = fit_model(
-            image, options, self.observer, noise, whole_range=whole_range, force=self.force
-        )
+        prepared = prepare(image, options.recipe, whole_range=self.whole_range)
+        fitted = fit_model(prepared, options, self.observer, force=self.force)
         if index == 0:
-            self.fitted = fitted
-        self.fit_seconds += fitted.seconds
-        self.export_seconds += exported
-        return model
+            self.first_fit = fitted.fit
+        self.fit_seconds += fitted.fit.seconds
+        self.export_seconds += fitted.export_seconds
+        return fitted.model
 
-    def done(self, index: int) -> None:
-        """Page `index` is kept: the fit before its own is of no more use."""
+    def page_finished(self, index: int) -> None:
+        """Page `index` is kept, so the fit before its own is not needed any more."""
         if index > 1:
             shutil.rmtree(self._run(index - 1).folder, ignore_errors=True)
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from self2self.image_io import Image
+from self2self.jobs.results import DenoiseResult
 from self2self.report import ReportContent, write_report
 from self2self.train.run_folder import History
-
-if TYPE_CHECKING:
-    from self2self.jobs.infer import DenoiseResult
 
 NOT_SETTINGS = {"seconds", "noise", "residual"}
 
 
-def write_job_report(path: Path, finished: DenoiseResult, image: Image, history: Path | None) -> None:
-    """Write the page about `finished`; `history` is the file of the fit, if there was one.
+def write_job_report(path: Path, result: DenoiseResult, image: Image, history: Path | None) -> None:
+    """Write the page about `result`; `history` is the file of the fit, if there was one.
 
     Raises:
         OutputError, ResourceError: it cannot be written.
     """
-    values = finished.to_json()
+    values = result.to_json()
     losses = []
     for entry in History(history).read() if history else []:
         step, loss = entry.get("step"), entry.get("loss")
@@ -36,18 +33,18 @@ def write_job_report(path: Path, finished: DenoiseResult, image: Image, history:
         )
     if image.alpha is not None:
         notes.append("Transparency is not shown.")
-    assert finished.denoised.uncertainty is not None  # noqa: S101 - a report asks for it
+    assert result.ensemble.uncertainty is not None  # noqa: S101 - a report asks for it
     content = ReportContent(
         name=image.path.name,
         noisy=image.pixels,
-        denoised=finished.denoised.image,
-        uncertainty=finished.denoised.uncertainty,
-        noise=finished.noise,
-        residual=finished.residual,
+        denoised=result.ensemble.image,
+        uncertainty=result.ensemble.uncertainty,
+        noise=result.noise,
+        residual=result.residual,
         losses=losses,
         seconds=values["seconds"],
         settings=[_setting(key, value) for key, value in values.items() if key not in NOT_SETTINGS],
-        standard_error=finished.denoised.standard_error,
+        standard_error=result.ensemble.standard_error,
         notes=notes,
     )
     write_report(path, content)

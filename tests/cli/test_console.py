@@ -18,10 +18,10 @@ def drawn(name: str, *, columns: int = 80) -> list[str]:
     from rich.console import Console as Terminal
 
     bars = Bars()
-    bars.imaged(Path("folder/first.png"), 1, 4)
-    bars.paged(1, 3)
-    bars.imaged(Path("folder") / name, 2, 4)
-    bars.measured("something", 3, 20)
+    bars.image_started(Path("folder/first.png"), 1, 4)
+    bars.page_started(1, 3)
+    bars.image_started(Path("folder") / name, 2, 4)
+    bars.benchmark_step("something", 3, 20)
     shown = Terminal(file=io.StringIO(), width=columns)
     with shown.capture() as capture:
         shown.print(bars._progress.get_renderable())
@@ -72,7 +72,7 @@ def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stderr", errors)
     console = Console(as_json=False, quiet=False)
     with console.progress() as observer:
-        observer.imaged(Path("a.png"), 1, 2)
+        observer.image_started(Path("a.png"), 1, 2)
     console.line("a.denoised.png: written")
     # Before anyone flushes or closes it.
     assert raw.getvalue().decode().splitlines() == ["a.denoised.png: written"]
@@ -82,7 +82,7 @@ def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("loss", "text"), [(0.0, "loss 0 "), (0.25, "loss 0.25 "), (None, " steps/s")])
 def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float | None, text: str) -> None:
     bars = Bars()
-    bars.fitted(FitReport(3, 9, loss, 1.0))
+    bars.fit_step(FitReport(3, 9, loss, 1.0))
     (task,) = bars._progress.tasks
     assert text in task.fields["detail"]
     assert ("loss" in task.fields["detail"]) is (loss is not None)
@@ -108,9 +108,9 @@ def test_bar_and_count_are_what_a_narrow_terminal_keeps(
     monkeypatch.setenv("COLUMNS", str(columns))
     bars = Bars()
     if several:
-        bars.imaged(Path("a-photograph-with-a-very-long-name.png"), 2, 4)
-    bars.fitted(FitReport(1, 1000, 0.01234, 0.1))
-    bars.fitted(FitReport(500, 1000, 0.01234, 40.0))
+        bars.image_started(Path("a-photograph-with-a-very-long-name.png"), 2, 4)
+    bars.fit_step(FitReport(1, 1000, 0.01234, 0.1))
+    bars.fit_step(FitReport(500, 1000, 0.01234, 40.0))
     with bars._terminal.capture() as capture:
         bars._terminal.print(bars._progress.get_renderable())
     (line,) = capture.get().splitlines()

@@ -343,7 +343,7 @@ def test_every_page_is_fitted_from_the_one_before(folder: Path, monkeypatch: pyt
 def test_progress_shows_the_page() -> None:
     bars = Bars()
     with bars:
-        bars.paged(2, 3)
+        bars.page_started(2, 3)
         (pages,) = bars._progress.tasks
         assert (pages.description, pages.completed, pages.total) == ("pages", 1, 3)
         assert pages.fields["detail"] == "page 2 of 3"

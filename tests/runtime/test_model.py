@@ -21,6 +21,7 @@ from self2self.model.graph import WEIGHTS, note_weights
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted
 
@@ -318,7 +319,7 @@ def test_a_graph_that_loads_but_does_not_run(
 
     model = load_model(changed(other_channels))
     with pytest.raises(FileFormatError, match=r"changed\.onnx: ONNX Runtime cannot (load|run) it"):
-        denoise(model, np.zeros((3, 64, 64), np.float32), engine="ort", passes=1)
+        denoise(model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(engine="ort", passes=1))
     capfd.readouterr()
 
 
@@ -378,7 +379,7 @@ def test_weights_that_are_not_finite(changed: Callable[[Change], Path]) -> None:
 
     path = changed(poison)
     with pytest.raises(FileFormatError, match="predicts numbers that are not finite"):
-        denoise(load_model(path), np.zeros((3, 64, 64), np.float32), passes=500)
+        denoise(load_model(path), np.zeros((3, 64, 64), np.float32), EnsembleOptions(passes=500))
 
 
 def test_the_torch_engine_does_without_names_and_zero_biases(changed: Callable[[Change], Path], tiny: Fitted) -> None:

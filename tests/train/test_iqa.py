@@ -11,8 +11,8 @@ import torch
 
 from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.jobs import FitOptions, Observer, fit_job
-from self2self.jobs.fit import FitResult
 from self2self.jobs.fit_config import resumable
+from self2self.jobs.results import FitResult
 from self2self.train import iqa, session
 from self2self.train.fit import new_state
 from self2self.train.iqa import IqaTerm, WholeImagePool
@@ -260,7 +260,7 @@ def test_runs_of_versions_without_the_term_are_read(tmp_path: Path) -> None:
 
 def test_fit_says_whether_the_term_was_used(weights: IqaWeights) -> None:
     def fitted(config: object, **scores: float) -> FitResult:
-        return FitResult(Run(Path("run")), config, 3, 0.1, None, None, 1.0, **scores)  # type: ignore[arg-type]
+        return FitResult(Run(Path("run")), config, steps=3, loss=0.1, seconds=1.0, **scores)  # type: ignore[arg-type]
 
     assert fitted(config_of()).to_json()["quality_term"] is None
     assert fitted(config_of()).quality_text() == "without the image quality term (--iqa)"

@@ -25,7 +25,8 @@ from self2self.runtime.ensemble.device_loop import (
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import PassPlan
+from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
 from self2self.runtime.ensemble.tiles import Canvas, TilePlan, place_of
 from self2self.runtime.memory_budget import largest_host_batch
 from self2self.runtime.model import Model
@@ -76,33 +77,30 @@ class EnsembleResult:
 
 @dataclass(slots=True)
 class TileLoop:
-    """What `denoise` was asked for and has checked, for one plan of tiles after the other.
+    """What `denoise` was asked for and has checked; runs one plan of tiles after the other.
 
     Attributes:
-        model, pixels, batch, seed, on_progress, on_note, uncertainty: as for `denoise`.
+        model, pixels, on_progress, on_note: as for `denoise`.
         engine: works here.
-        pass_plan: how passes are drawn.
-        may_cap_batch: a `batch` that does not fit may become smaller.
-        engine_holder: where the engine comes from and stays; None for one of the job's own.
-        mask_source: ``"host"`` or ``"device"``.
-        restore: whether the result gets back what passes lose of the image, as for `denoise`.
-        lines: of the output that are finished.
+        options: of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
+        engine_holder: where the engine comes from and stays; None for one of the loop's own.
+        finished_lines: of the output.
     """
 
     model: Model
     pixels: FloatArray
     engine: type[Engine]
-    pass_plan: PassPlan
-    batch: int | None
-    seed: int
+    options: EnsembleOptions
     on_progress: Callable[[Moments], None] | None = None
     on_note: Callable[[str], None] = lambda text: None
-    may_cap_batch: bool = False
-    uncertainty: bool = True
     engine_holder: EngineHolder | None = None
-    mask_source: str = "host"
-    restore: bool = False
-    lines: int = field(default=0, init=False)
+    finished_lines: int = field(default=0, init=False)
+
+    @property
+    def pass_plan(self) -> PassPlan:
+        """How passes are drawn where the masks are made."""
+        plan = self.options.pass_plan(self.model.contract.recipe)
+        return device_pass_plan(plan) if self.options.mask_source == "device" else plan
 
     @property
     def padding(self) -> Padding:
@@ -134,15 +132,20 @@ class TileLoop:
         start = time.perf_counter()
         # Indices are padded instead of pixels, so that no second image is held.
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
-        deviation = np.empty(self.pixels.shape, np.float32) if self.uncertainty else None
-        means = LocalMeans(self.pixels.shape) if self.restore else None
-        share = contract.noisy_share if self.restore else 0.0
+        options, plan_of_passes = self.options, self.pass_plan
+        deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty else None
+        restores = options.restores(contract.recipe)
+        means = LocalMeans(self.pixels.shape) if restores else None
+        share = contract.noisy_share if restores else 0.0
         image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         most = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
         )
-        batch = min(self.batch, most) if self.batch is not None and self.may_cap_batch else self.batch
+        # A memory budget that the user gives holds for the batch that the user gives, too.
+        batch = options.batch
+        if batch is not None and options.memory is not None:
+            batch = min(batch, most)
         maker: MaskMaker | None = None
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
@@ -159,15 +162,15 @@ class TileLoop:
                 running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
-                if self.mask_source == "device":
+                if options.mask_source == "device":
                     result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
                 else:
-                    maker = maker or running.mask_maker(self.seed, balanced=self.pass_plan.balanced)
+                    maker = maker or running.mask_maker(options.seed, balanced=plan_of_passes.balanced)
                     maker.place = place_of(top, left)
                     result = run_ensemble(
                         running,
                         maker,
-                        self.pass_plan,
+                        plan_of_passes,
                         batch=batch,
                         largest_batch=min(most, self.engine.useful_batch(plan.axes)),
                         on_progress=self.on_progress,
@@ -181,7 +184,7 @@ class TileLoop:
                 part = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
                 variance += part * result.moments.standard_error() ** 2
                 passes += result.moments.count
-                self.lines = image_canvas.lines
+                self.finished_lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
             provider = running.provider()
@@ -197,14 +200,14 @@ class TileLoop:
             engine=running.name,
             provider=provider,
             passes=round(passes / plan.count),
-            pass_plan=self.pass_plan,
+            pass_plan=plan_of_passes,
             batch=result.batch,
-            seed=self.seed,
+            seed=options.seed,
             seconds=seconds,
             standard_error=math.sqrt(variance),
             tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
             tiles=plan.count,
-            mask_source=self.mask_source,
+            mask_source=options.mask_source,
         )
 
     def _run_on_device(
@@ -215,7 +218,7 @@ class TileLoop:
         contract = running.model.contract
         return run_device_ensemble(
             running,
-            masks_for(running, self.seed, place),
+            masks_for(running, self.options.seed, place),
             self.pass_plan,
             batch=batch,
             largest_batch=largest_device_batch(contract, axes, free_device_bytes(running.device)),

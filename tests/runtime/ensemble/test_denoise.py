@@ -15,9 +15,9 @@ from self2self.errors import InputError, UsageError
 from self2self.model.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.ensemble import denoise as module
-from self2self.runtime.ensemble.denoise import check_counts, denoise
+from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.moments import Moments
-from self2self.runtime.ensemble.pass_plan import PassPlan
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
 from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, repeat_image
@@ -67,7 +67,7 @@ def test_the_identity_returns_the_image(
     with pytest.MonkeyPatch.context() as monkeypatch:
         uses = Uses(monkeypatch)
         uses(repeat_image)
-        result = denoise(fake_model(channels), pixels, passes=passes, batch=batch)
+        result = denoise(fake_model(channels), pixels, EnsembleOptions(passes=passes, batch=batch))
     assert np.array_equal(result.image, pixels)
     assert np.array_equal(pixels, kept), "the caller's image was changed"
     assert result.uncertainty.shape == pixels.shape
@@ -84,7 +84,7 @@ def test_the_identity_returns_the_image(
 def test_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((3, *size), dtype=np.float32)
-    assert np.array_equal(denoise(fake_model(), pixels, passes=1).image, pixels)
+    assert np.array_equal(denoise(fake_model(), pixels, EnsembleOptions(passes=1)).image, pixels)
 
 
 @pytest.mark.parametrize("fixed", [None, (128, 192)])
@@ -96,7 +96,7 @@ def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[in
 
     def notes(memory: int | None) -> list[str]:
         told: list[str] = []
-        denoise(model, pixels, passes=2, memory=memory, on_note=told.append)
+        denoise(model, pixels, EnsembleOptions(passes=2, memory=memory), on_note=told.append)
         return told
 
     (note,) = notes(100 * 10**6)
@@ -113,9 +113,11 @@ def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[in
 def test_any_layout_and_type_of_pixels(uses: Uses) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((70, 90, 3), dtype=np.float32)
-    assert np.array_equal(denoise(fake_model(), pixels.transpose(2, 0, 1), passes=1).image, pixels.transpose(2, 0, 1))
+    assert np.array_equal(
+        denoise(fake_model(), pixels.transpose(2, 0, 1), EnsembleOptions(passes=1)).image, pixels.transpose(2, 0, 1)
+    )
     eighths = (pixels * 8).astype(np.uint8).transpose(2, 0, 1) / 8.0
-    assert np.array_equal(denoise(fake_model(), eighths, passes=1).image, eighths)
+    assert np.array_equal(denoise(fake_model(), eighths, EnsembleOptions(passes=1)).image, eighths)
 
 
 def test_the_result_stays_within_the_range(uses: Uses) -> None:
@@ -125,7 +127,7 @@ def test_the_result_stays_within_the_range(uses: Uses) -> None:
     uses(stretch)
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
     for restore in (False, True):
-        image = denoise(fake_model(), pixels, passes=2, restore=restore).image
+        image = denoise(fake_model(), pixels, EnsembleOptions(passes=2, restore=restore)).image
         assert (image.min(), image.max()) == (0, 1)
         if not restore:
             np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
@@ -142,7 +144,7 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
     pixels[0, 3:5, 4:6], pixels[2, 30:32, 35:37] = [[17, 9], [9, 4]], [[-5, -2], [-2, -2]]
     before = pixels.copy()
-    image = denoise(fake_model(), pixels, passes=2).image
+    image = denoise(fake_model(), pixels, EnsembleOptions(passes=2)).image
     assert (min(x.min() for x in seen), max(x.max() for x in seen)) == (0, 1)
     # This network predicts what it sees, and so supports every extreme.
     assert np.array_equal(image, before)
@@ -156,11 +158,11 @@ def test_nobody_sees_a_hot_pixel(uses: Uses, may_overwrite: bool) -> None:
     noisy = clean.copy()
     noisy[0, 3, 4], noisy[2, 0, 39], noisy[2, 30, 35] = 17, 2.9, -5
     before = noisy.copy()
-    image = denoise(fake_model(), noisy, passes=4, may_overwrite=may_overwrite).image
+    image = denoise(fake_model(), noisy, EnsembleOptions(passes=4), may_overwrite=may_overwrite).image
     for channel, row, column in ((0, 3, 4), (2, 0, 39), (2, 30, 35)):
         around = np.pad(clean[channel], 1, mode="reflect")[row : row + 3, column : column + 3].ravel()
         clean[channel, row, column] = np.median(np.delete(around, 4))
-    np.testing.assert_array_equal(image, denoise(fake_model(), clean, passes=4).image)
+    np.testing.assert_array_equal(image, denoise(fake_model(), clean, EnsembleOptions(passes=4)).image)
     assert may_overwrite or np.array_equal(noisy, before)
 
 
@@ -186,7 +188,7 @@ def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
     pixels = np.random.default_rng(0).uniform(0.1, 0.9, (3, 70, 40)).astype(np.float32)
     model = fake_model()
     model = replace(model, contract=replace(model.contract, recipe=recipe))
-    image = denoise(model, pixels.copy(), passes=1, restore=restore).image
+    image = denoise(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
     np.testing.assert_allclose(image, pixels if kept else pixels + shift, atol=1e-5)
 
 
@@ -204,7 +206,7 @@ def test_a_share_of_the_image_is_in_the_result(uses: Uses, recipe: str, restore:
     model = replace(model, contract=replace(model.contract, recipe=recipe, noisy_share=0.8))
     pixels = np.random.default_rng(0).uniform(0.2, 0.8, (3, 96, 64)).astype(np.float32)
     pixels[0, 40, 30] = 1.5
-    image = denoise(model, pixels.copy(), passes=1, restore=restore).image
+    image = denoise(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
     np.testing.assert_allclose(
         np.delete(image - pixels, 40, axis=1), (1 - share) * np.delete(wrong, 40, axis=0)[None].repeat(3, 0), atol=1e-4
     )
@@ -217,8 +219,10 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
 
     passes, seed = 6, 11
     pixels = np.random.default_rng(2).random((3, 50, 70), dtype=np.float32)
-    pass_plan = PassPlan(passes, tolerance=None, balanced=False, flips=False)
-    result = denoise(tiny_model, pixels, engine=name, pass_plan=pass_plan, batch=4, seed=seed, restore=False)
+    options = EnsembleOptions(
+        engine=name, passes=passes, balanced=False, flips=False, batch=4, seed=seed, restore=False
+    )
+    result = denoise(tiny_model, pixels, options)
 
     # 50 to 64 rows and 70 to 96 columns, by numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
@@ -251,7 +255,9 @@ def test_progress_is_told_after_every_run(uses: Uses) -> None:
     def on_progress(moments: Moments) -> None:
         seen.append(moments.count)
 
-    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=7, batch=3, on_progress=on_progress)
+    denoise(
+        fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=7, batch=3), on_progress=on_progress
+    )
     assert seen == [3, 6, 7]
 
 
@@ -280,21 +286,21 @@ def test_another_number_of_channels(fitted: int, image: int, text: str) -> None:
 )
 def test_counts_out_of_range(batch: int | None, seed: int, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check_counts(batch, seed)
+        EnsembleOptions(batch=batch, seed=seed).check_values()
     assert str(caught.value) == text
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError):
-        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=1, batch=batch, seed=seed)
+        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1, batch=batch, seed=seed))
 
 
 def test_counts_in_range() -> None:
-    check_counts(None, 0)
-    check_counts(1, 2**32 - 1)
+    EnsembleOptions().check_values()
+    EnsembleOptions(batch=1, seed=2**32 - 1).check_values()
 
 
 def test_the_engine_is_closed_at_the_end(uses: Uses) -> None:
     uses(hide_pixels)
-    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=1)
+    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1))
     assert uses.last is not None
     assert uses.last.closed == 1
 
@@ -306,7 +312,7 @@ def test_the_engine_is_closed_when_a_pass_fails(uses: Uses, error: type[BaseExce
 
     uses(fail)
     with pytest.raises(error):
-        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), passes=3)
+        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=3))
     assert uses.last is not None
     assert uses.last.closed == 1
 

@@ -31,6 +31,7 @@ from self2self.runtime.ensemble.device_loop import (
 from self2self.runtime.ensemble.device_masks import DeviceMasks
 from self2self.runtime.ensemble.host_loop import PassesResult
 from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model, load_model
 from tests.runtime.fakes import FakeEngine, fake_model, use_engine
@@ -298,9 +299,9 @@ def test_a_batch_that_does_not_fit_leaves_no_buffers_behind(tiny_model: Model, m
 def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoise_module, "get_engine", lambda name: CudaOnTheCpu)
     pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
-    device = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, seed=2)
-    again = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, batch=2, seed=2)
-    host = denoise(tiny_model, pixels, engine="ort-cuda", passes=6, seed=2, mask_source="host")
+    device = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2))
+    again = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, batch=2, seed=2))
+    host = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2, mask_source="host"))
     assert (device.mask_source, host.mask_source) == ("device", "host")
     np.testing.assert_allclose(again.image, device.image, rtol=0, atol=1e-6)
     # Other masks of the same probability: another sample of the same mean.
@@ -316,7 +317,7 @@ def test_progress_tells_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((moments.tile, moments.count, moments.tiles))
 
     pixels = np.random.default_rng(0).random((3, 64, 300), dtype=np.float32)
-    result = denoise(fake_model(), pixels, passes=4, batch=2, memory=1, on_progress=on_progress)
+    result = denoise(fake_model(), pixels, EnsembleOptions(passes=4, batch=2, memory=1), on_progress=on_progress)
     assert (result.mask_source, result.tiles > 1) == ("device", True)
     assert [entry for entry in seen if entry[1] == 4] == [(tile, 4, result.tiles) for tile in range(result.tiles)]
 
@@ -332,17 +333,14 @@ def test_falling_back_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(denoise_module, "get_engine", get)
     with pytest.raises(EngineUnavailableError):
-        denoise(tiny_model, pixels, engine="trt", passes=2)
+        denoise(tiny_model, pixels, EnsembleOptions(engine="trt", passes=2))
     done = denoise(
         tiny_model,
         pixels,
-        engine="trt",
-        passes=2,
-        mask_source="device",
-        allow_fallback=True,
+        EnsembleOptions(engine="trt", passes=2, mask_source="device", allow_fallback=True),
         on_note=notes.append,
     )
     assert (done.engine, done.mask_source) == ("ort", "host")
     assert done.fallback == "engine trt: there is no NVIDIA driver. Use --engine ort."
     assert notes == [done.fallback + " Falling back to ort, as --allow-fallback says."]
-    assert denoise(tiny_model, pixels, engine="ort", passes=2, allow_fallback=True).fallback == ""
+    assert denoise(tiny_model, pixels, EnsembleOptions(engine="ort", passes=2, allow_fallback=True)).fallback == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.ensemble.pass_plan import PassPlan
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import load_model
 from self2self.train.fit import new_state
 from self2self.train.recipes import recipe_for
@@ -26,7 +27,7 @@ ROWS, COLUMNS = slice(0, 128), slice(40, 200)
 """Of the example; two tiles of 128x128 that overlap by 96 pixels cover it."""
 SEAM = slice(64, 96)
 """Columns in which one tile fades into the other."""
-SAMPLING = PassPlan(10, tolerance=None, balanced=True, flips=False)
+OPTIONS = EnsembleOptions(passes=10, balanced=True, flips=False, uncertainty=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatArray, Float
     path = tmp_path_factory.mktemp("seams") / "model.onnx"
     to_onnx(network.eval(), Contract(3, masks, recipe=recipe.name), path)
     model = load_model(path)
-    whole = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False)
-    tiles = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False, memory=1)
-    other = denoise(model, noisy, pass_plan=SAMPLING, uncertainty=False, seed=1)
+    whole = denoise(model, noisy, OPTIONS)
+    tiles = denoise(model, noisy, replace(OPTIONS, memory=1))
+    other = denoise(model, noisy, replace(OPTIONS, seed=1))
     assert (whole.tiles, tiles.tiles, tiles.tile) == (1, 2, (128, 128))
     return whole.image, tiles.image, other.image
 

@@ -15,6 +15,7 @@ from self2self.imaging.padding import Padding
 from self2self.model.contract import INPUT_MASK, Contract
 from self2self.model.masks import MaskMaker
 from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tiles import (
     OVERLAP,
     RAMP,
@@ -131,7 +132,7 @@ def test_the_tile_follows_the_budget(tiny_model: Model) -> None:
     fixed = Model(tiny_model.path, tiny_model.contract, (512, 512))
     assert side_for(fixed, (512, 512), 0) == 512
     with pytest.raises(UsageError, match="--memory is 0 bytes"):
-        denoise(tiny_model, np.zeros((3, 64, 64), np.float32), memory=0)
+        denoise(tiny_model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(memory=0))
 
 
 def test_a_larger_tile_that_takes_less_is_found(tiny_model: Model) -> None:

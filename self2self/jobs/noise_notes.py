@@ -1,0 +1,47 @@
+"""What a user is told about the noise of an image, and about what reading it had to say."""
+
+from __future__ import annotations
+
+from self2self.image_io import Image
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Residual
+from self2self.jobs.observer import Observer
+from self2self.jobs.prepared_image import PreparedImage
+from self2self.train.recipes import FOR_CORRELATED, Recipe
+
+TEXTURE_NOTE = (
+    "neighbouring pixels share what could be noise (correlation {}), but most of it is fine texture; so {:.0f} % of "
+    "what was taken for noise comes back in the result (--drop-rate {:g} keeps all of it out)."
+)
+
+
+def note_file(image: Image, observer: Observer) -> None:
+    """Pass on what reading the image had to say."""
+    for note in image.notes:
+        observer.note(f"{image.path}: {note}")
+
+
+def note_noise(prepared: PreparedImage, recipe: Recipe, observer: Observer) -> None:
+    """Warn if the noise of the image is correlated, and say what the fit does about it."""
+    noise = prepared.measured_noise
+    simulated = recipe.target == "simulated"
+    # A recipe that adapts to the image has found that its noise is not correlated, whatever was measured.
+    if not simulated and (recipe.pass_drop_rate is not None or not noise.correlated):
+        return
+    note = CORRELATED_NOTE
+    if recipe.noisy_share:
+        note = TEXTURE_NOTE.format("{:.2f}", 100 * recipe.noisy_share, FOR_CORRELATED.pass_drop_rate)
+    elif simulated:
+        does = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
+        note = f"{SHARED_NOTE}, {does}. {BETTER_SOURCE}"
+    observer.note(f"{prepared.image.path}: {note.format(noise.correlation)}")
+
+
+def note_residual(where: str, residual: Residual, observer: Observer) -> None:
+    """Say that what was removed is correlated between neighbouring pixels.
+
+    Args:
+        where: what the note begins with, such as the path of the image.
+        residual: what was removed.
+        observer: whom to tell.
+    """
+    observer.note(f"{where} {CORRELATED_NOTE.format(residual.noise.correlation)}")

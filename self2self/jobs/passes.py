@@ -1,0 +1,38 @@
+"""The ensemble over one prepared image, for an image of its own and for a page of a stack alike."""
+
+from __future__ import annotations
+
+from self2self.jobs.observer import Observer
+from self2self.jobs.prepared_image import PreparedImage
+from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.engine_holder import EngineHolder
+from self2self.runtime.ensemble.host_loop import expected_passes
+from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.tile_loop import EnsembleResult
+from self2self.runtime.model import Model
+
+
+def run_passes(
+    model: Model,
+    prepared: PreparedImage,
+    options: EnsembleOptions,
+    observer: Observer,
+    *,
+    may_overwrite: bool,
+    engine_holder: EngineHolder | None,
+) -> EnsembleResult:
+    """Run the ensemble over `prepared`; the last two are those of `denoise`.
+
+    Raises:
+        Self2SelfError: as for `denoise`.
+    """
+    plan = options.pass_plan(model.contract.recipe)
+    return denoise(
+        model,
+        prepared.pixels,
+        options,
+        on_progress=lambda moments: observer.pass_run(moments, expected_passes(plan, moments)),
+        on_note=observer.note,
+        may_overwrite=may_overwrite,
+        engine_holder=engine_holder,
+    )

@@ -1,0 +1,232 @@
+"""What jobs return: a fit, a denoised image, a denoised stack, and what each prints as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from self2self.imaging.noise import Noise, Residual
+from self2self.jobs.page_cache import PageRecord
+from self2self.machine.system import peak_memory_bytes
+from self2self.runtime.ensemble.tile_loop import EnsembleResult
+from self2self.train.run_folder import Run, RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A finished fit.
+
+    Attributes:
+        run: its folder.
+        config: what was fitted and how.
+        steps: optimiser steps in all.
+        loss: of the last steps; None where none was taken.
+        psnr, ssim: against the clean reference, if one was given.
+        seconds: that this call took.
+        noise: of the image, estimated before the fit.
+        quality: last mean score of the image quality term, 0 to 100; None without it.
+        quality_seconds: what the term added to a step.
+        reused: whether it is an earlier fit, used again.
+    """
+
+    run: Run
+    config: RunConfig
+    steps: int
+    loss: float | None
+    seconds: float
+    psnr: float | None = None
+    ssim: float | None = None
+    noise: Noise | None = None
+    quality: float | None = None
+    quality_seconds: float | None = None
+    reused: bool = False
+
+    def settings(self) -> str:
+        """What the fit was made with, in a few words."""
+        recipe = self.config.recipe
+        text = f"p {recipe.input_drop_rate:g}"
+        if recipe.rate_of_passes != recipe.input_drop_rate:
+            text += f" ({recipe.rate_of_passes:g} in the passes)"
+        if recipe.noisy_share:
+            text += f", {100 * recipe.noisy_share:.0f} % given back"
+        return f"{text}, {self.steps} steps"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `fit --json` prints."""
+        values: dict[str, Any] = {
+            "run": str(self.run.folder),
+            "image": self.config.image,
+            "recipe": self.config.recipe.name,
+            "init": self.config.start,
+            "steps": self.steps,
+            "drop_rate": self.config.recipe.input_drop_rate,
+            "pass_drop_rate": self.config.recipe.rate_of_passes,
+            "noisy_share": self.config.recipe.noisy_share,
+            "loss": self.loss,
+            "seed": self.config.seed,
+            "range": self.config.image_range and list(self.config.image_range),
+            "device": self.config.device,
+            "quality_term": self._quality_json(),
+            "seconds": {"fit": round(self.seconds, 3)},
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if self.noise is not None:
+            values["noise"] = self.noise.to_json()
+        if self.psnr is not None:
+            values |= {"psnr": self.psnr, "ssim": self.ssim}
+        return values
+
+    def quality_text(self) -> str:
+        """Whether the image quality term was used, for people."""
+        if self.config.iqa is None:
+            return "without the image quality term (--iqa)"
+        text = f"with the image quality term, weights {self.config.iqa.sha256[:8]}"
+        if self.quality is not None and self.quality_seconds is not None:
+            text += f": score {self.quality:.1f} of 100, {1000 * self.quality_seconds:.0f} ms of each step"
+        return text
+
+    def _quality_json(self) -> dict[str, Any] | None:
+        if self.config.iqa is None:
+            return None
+        return {
+            "metric": "paq2piq",
+            "weight": self.config.recipe.quality_weight,
+            "weights_sha256": self.config.iqa.sha256,
+            "published_weights": self.config.iqa.published,
+            "score": self.quality,
+            "seconds_per_step": self.quality_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseResult:
+    """A written image.
+
+    Attributes:
+        source, output: files.
+        uncertainty: the file of the standard deviation, or None.
+        ensemble: the denoised image and how it was made.
+        fit: the fit, when the job made one.
+        export_seconds: time of the export, when the job made one.
+        seconds: in all.
+        residual: what was removed: the image less the clamped, unrounded result.
+        range: the values of the file that were 0 and 1 to the network, 255 grey levels apart.
+        noise: of the image, estimated before the fit, when the job made one.
+        report: the file of the HTML report, or None.
+    """
+
+    source: Path
+    output: Path
+    uncertainty: Path | None
+    ensemble: EnsembleResult
+    fit: FitResult | None
+    export_seconds: float
+    seconds: float
+    residual: Residual
+    range: tuple[float, float]
+    noise: Noise | None = None
+    report: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `infer --json` and `denoise --json` print for one image."""
+        done = self.ensemble
+        seconds = {
+            "fit": self.fit.seconds if self.fit else 0.0,
+            "export": self.export_seconds,
+            **done.seconds,
+            "total": self.seconds,
+        }
+        values: dict[str, Any] = {
+            "image": str(self.source),
+            "output": str(self.output),
+            "engine": done.engine,
+            "provider": done.provider,
+            "mask_source": done.mask_source,
+            "fallback": done.fallback or None,
+            "passes": done.passes,
+            "tolerance": done.pass_plan.tolerance,
+            "masks": "balanced" if done.pass_plan.balanced else "independent",
+            "flips": done.pass_plan.flips,
+            "batch": done.batch,
+            "tile": None if done.tile is None else list(done.tile),
+            "tiles": done.tiles,
+            "seed": done.seed,
+            "seconds": {key: round(value, 3) for key, value in seconds.items()},
+            "passes_per_second": round(done.passes_per_second, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "standard_error": None if math.isnan(done.standard_error) else done.standard_error,
+            "range": list(self.range),
+            "residual": self.residual.to_json(),
+        }
+        if self.noise is not None:
+            values["noise"] = self.noise.to_json()
+        if self.uncertainty is not None:
+            values["uncertainty"] = str(self.uncertainty)
+        if self.report is not None:
+            values["report"] = str(self.report)
+        if self.fit is not None:
+            values_of_fit = self.fit.to_json()
+            keys = ("run", "recipe", "init", "steps", "drop_rate", "pass_drop_rate", "noisy_share", "loss", "device")
+            values |= {key: values_of_fit[key] for key in (*keys, "quality_term")}
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class StackResult:
+    """A written stack.
+
+    Attributes:
+        source, output: files.
+        uncertainty: the file of the standard deviations, or None.
+        pages: how each page was made, in order.
+        kept: how many of them an earlier run had left.
+        fit: the fit, or the first of them, when the job made one.
+        fit_seconds, export_seconds: of all fits and exports that this job made.
+        seconds: in all.
+    """
+
+    source: Path
+    output: Path
+    uncertainty: Path | None
+    pages: list[PageRecord]
+    kept: int
+    seconds: float
+    fit: FitResult | None = None
+    fit_seconds: float = 0.0
+    export_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """What `infer --json` and `denoise --json` print for a stack."""
+        values: dict[str, Any] = {
+            "image": str(self.source),
+            "output": str(self.output),
+            "engine": self.pages[-1].engine,
+            "provider": self.pages[-1].provider,
+            "pages": [asdict(page) for page in self.pages],
+            "pages_kept": self.kept,
+            "passes": sum(page.passes for page in self.pages),
+            "standard_error": self.standard_error,
+            "seconds": {
+                "fit": round(self.fit_seconds, 3),
+                "export": round(self.export_seconds, 3),
+                "total": round(self.seconds, 3),
+            },
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if self.uncertainty is not None:
+            values["uncertainty"] = str(self.uncertainty)
+        if self.fit is not None:
+            values_of_fit = self.fit.to_json()
+            values |= {
+                key: values_of_fit[key] for key in ("run", "recipe", "init", "steps", "loss", "device", "quality_term")
+            }
+        return values
+
+    @property
+    def standard_error(self) -> float | None:
+        """RMS over the pages; None if one of them does not know its own."""
+        errors = [page.standard_error for page in self.pages]
+        known = [error for error in errors if error is not None]
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if len(known) == len(errors) else None

@@ -1,0 +1,89 @@
+"""What a user can choose of an ensemble; one object that passes through all layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from self2self.errors import EngineUnavailableError, UsageError
+from self2self.model.masks import check_seed
+from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.ensemble.device_loop import MASK_SOURCES, choose_mask_source
+from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleOptions:
+    """Options of an ensemble; None leaves a value to the model's recipe.
+
+    Attributes:
+        engine: a key of `engine.ENGINES`, or ``"auto"``.
+        passes: how many, or ``"auto"``, which ends at `tolerance`.
+        tolerance: standard error of the mean at which ``"auto"`` ends, in 8-bit grey levels.
+        balanced: whether blocks of passes drop every element equally often (`masks`).
+        flips: whether blocks of passes take turns in seeing the image mirrored.
+        batch: passes a run of the engine; None measures and chooses. It does not change the result.
+        seed: of the masks; the same seed gives the same image.
+        memory: bytes that image, result and engine may take together; None for a share of what is free. An image that
+            needs more is cut into tiles.
+        mask_source: ``"host"``, ``"device"`` or ``"auto"``, which is the device where the engine can use masks that
+            were made there. The two sources make different masks.
+        allow_fallback: whether ``"auto"`` may stand in for an `engine` that does not work here.
+        uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image.
+        restore: whether the result gets back what passes lose of the image: texture (`Contract.noisy_share`), local
+            means (`local_means`) and, unless the result takes the memory of the pixels, fine detail (`detail`). None
+            restores, except for the paper's recipes.
+    """
+
+    engine: str = "auto"
+    passes: Passes | None = None
+    tolerance: float | None = None
+    balanced: bool | None = None
+    flips: bool | None = None
+    batch: int | None = None
+    seed: int = 0
+    memory: int | None = None
+    mask_source: str = "auto"
+    allow_fallback: bool = False
+    uncertainty: bool = True
+    restore: bool | None = None
+
+    def check_values(self) -> None:
+        """Refuse values that are out of their range, whatever the machine.
+
+        Raises:
+            UsageError: names the option.
+        """
+        check_pass_plan(self.passes, self.tolerance)
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"--batch is {self.batch}; expected at least 1, or auto.")
+        check_seed(self.seed)
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"--memory is {self.memory} bytes; expected more, for example --memory 2GB.")
+        if self.mask_source not in MASK_SOURCES:
+            raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+
+    def check(self) -> None:
+        """Refuse what cannot work on this machine, before anything slow happens.
+
+        Raises:
+            UsageError, EngineUnavailableError: names the option.
+        """
+        self.check_values()
+        try:
+            choose_mask_source(self.mask_source, get_engine(self.engine))
+        except EngineUnavailableError:
+            if not self.allow_fallback:
+                raise
+            get_engine("auto")
+
+    def pass_plan(self, recipe: str) -> PassPlan:
+        """How passes of a model of `recipe` are drawn.
+
+        Raises:
+            UsageError: a number is out of its range, or two options exclude each other.
+        """
+        return pass_plan_for(recipe, self.passes, self.tolerance, self.balanced, self.flips)
+
+    def restores(self, recipe: str) -> bool:
+        """Whether the result of a model of `recipe` gets back what passes lose of the image."""
+        return not is_published_recipe(recipe) if self.restore is None else self.restore
