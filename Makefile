@@ -9,7 +9,7 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test gpu-test gpu-bench iqa-install iqa-test lint bench clean
+.PHONY: demo test docs gpu-test gpu-bench iqa-install iqa-test lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -19,6 +19,11 @@ test: $(STAMP)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# A warning, such as a link that leads nowhere, is an error. The site goes to build/site.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 gpu-test: $(STAMP)
 	$(BIN)/python cli.py engines

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 
+import self2self
 from self2self.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -201,3 +202,52 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+PLACEHOLDER = re.compile(r"\b[A-Z][A-Za-z]*x?[A-Z]\b|\b[A-Z]\b|\.\.\.")
+"""What stands for the user's own file, option or number in a message: FILE, N, HxW."""
+
+
+def messages(text: str) -> Iterator[str]:
+    """What the first column of each table about messages quotes."""
+    for row in re.findall(r"^\| (.*?) \|", text.partition("\n## By message")[2], re.MULTILINE):
+        yield from re.findall(r"`([^`]+)`", row)
+
+
+@cache
+def texts_of_the_program() -> list[str]:
+    """All strings of the package, with the values that are put into them left out."""
+    found = []
+    for path in sorted(ROOT.glob("self2self/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                found.append("".join(parts))
+    return found
+
+
+def is_said(message: str) -> bool:
+    """Whether one string of the package has all that `message` quotes, in its order."""
+    parts = [re.escape(part.strip()) for part in PLACEHOLDER.split(message) if part.strip(" :")]
+    pattern = re.compile(".*".join(parts), re.DOTALL)
+    return any(pattern.search(text) for text in texts_of_the_program())
+
+
+def test_quoted_messages_are_those_of_the_program() -> None:
+    quoted = list(messages(TROUBLESHOOTING.read_text(encoding="utf-8")))
+    assert len(quoted) >= 80
+    assert not [message for message in quoted if not is_said(message)]
+    assert not is_said("this is said nowhere")
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    hidden = re.search(r"^not_in_nav: \|\n((?:  .*\n)+)", site, re.MULTILINE)
+    left_out = set(hidden[1].split()) if hidden else set()
+    listed = set(re.findall(r": ([a-z-]+\.md)$", site, re.MULTILINE))
+    assert {path.name for path in ROOT.glob("docs/*.md") if f"/{path.name}" not in left_out} <= listed
+    reference = re.findall(r"^::: self2self\.(\w+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(reference) == sorted(set(self2self.__all__) - {"__version__"})

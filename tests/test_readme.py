@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README runs, as it stands there."""
+"""Every command and every line of Python in the README and the guides runs, as it stands there."""
 
 import os
 import re
@@ -14,16 +14,27 @@ import tifffile
 
 from tests.commands import ROOT, write_noisy
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line[2:]
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+README = ROOT / "README.md"
+PAGES = {README: 8, ROOT / "docs" / "guide.md": 20}
+"""Pages whose commands run, and how many there are at least."""
 FITS_FULLY = "self2self denoise photo.png"
-"""The one command whose fit and passes are whole here; others take two steps, or the test would take an hour."""
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+"""The one command of the README whose fit and passes are whole here; others take two steps, or the test would take an
+hour."""
+PROGRAMS = {README: 1, ROOT / "docs" / "python.md": 7}
+"""Pages whose lines of Python run, and how many blocks of them there are at least."""
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def commands_of(page: Path) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", text_of(page), re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def python_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
 
 
 def run(arguments: list[str], folder: Path) -> None:
@@ -39,47 +50,72 @@ def run(arguments: list[str], folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_readme_has_commands_and_its_links_lead_somewhere() -> None:
-    assert len(COMMANDS) >= 10
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+def write_images(folder: Path) -> None:
+    """The images that the pages name."""
+    for index, name in enumerate(("photo", "image", "frame1", "frame2", "clean", "a", "b")):
+        write_noisy(folder / f"{name}.png", seed=index)
+    tifffile.imwrite(folder / "cells.tif", np.random.default_rng(0).poisson(90, (64, 64)).astype(np.uint16))
+    pages = np.random.default_rng(1).poisson(90, (3, 64, 64)).astype(np.uint16)
+    tifffile.imwrite(folder / "stack.tif", pages, photometric="minisblack")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_pages_have_commands(page: Path) -> None:
+    assert len(commands_of(page)) >= PAGES[page]
+
+
+def test_the_readme_has_the_command_that_runs_fully() -> None:
+    assert FITS_FULLY in commands_of(README)
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=[page.name for page in PROGRAMS])
+def test_pages_have_python(page: Path) -> None:
+    assert len(python_of(page)) >= PROGRAMS[page]
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", text_of(README)):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
 @pytest.mark.slow
-def test_commands_run_in_the_order_in_which_they_stand(tmp_path: Path) -> None:
-    for index, name in enumerate(("photo", "image", "frame1", "frame2", "clean", "a", "b")):
-        write_noisy(tmp_path / f"{name}.png", seed=index)
-    tifffile.imwrite(tmp_path / "cells.tif", np.random.default_rng(0).poisson(90, (64, 64)).astype(np.uint16))
-    pages = np.random.default_rng(1).poisson(90, (3, 64, 64)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
-    (tmp_path / "results").mkdir()
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_commands_run_in_the_order_in_which_they_stand(page: Path, tmp_path: Path) -> None:
+    write_images(tmp_path)
+    if page == README:
+        # The guide makes it.
+        (tmp_path / "results").mkdir()
     shutil.copy(ROOT / "cli.py", tmp_path / "cli.py")
-    for command in COMMANDS:
+    for command in commands_of(page):
         program, *arguments = shlex.split(command)
         if program == "pip":
             # The test runs in the environment that `make test` has just installed the package into.
             assert arguments == ["install", "."]
             continue
+        if program == "mkdir":
+            run([program, *arguments], tmp_path)
+            continue
         if program == "self2self":
             arguments = ["-m", "self2self", *arguments]
         else:
             assert program == "python"
-        if {"fit", "denoise"} & set(arguments) and command != FITS_FULLY:
+        fully = page == README and command == FITS_FULLY
+        if {"fit", "denoise"} & set(arguments) and not fully:
             arguments += ["--steps", "2"]
-        if "denoise" in arguments and command != FITS_FULLY:
+        if "denoise" in arguments and not fully:
             # After two steps the passes differ so much that `auto` would take hundreds.
             arguments += ["--passes", "2"]
-        if "model.onnx" in arguments:
-            shutil.copy(next((tmp_path / "runs").glob("image-*/model.onnx")), tmp_path / "model.onnx")
         run([sys.executable, *arguments], tmp_path)
 
 
 @pytest.mark.slow
-def test_python_runs(tmp_path: Path) -> None:
-    write_noisy(tmp_path / "photo.png")
-    assert PYTHON
-    for code in PYTHON:
-        run([sys.executable, "-c", code.replace("FitOptions()", "FitOptions(steps=2)")], tmp_path)
+@pytest.mark.parametrize("page", PROGRAMS, ids=[page.name for page in PROGRAMS])
+def test_python_runs(page: Path, tmp_path: Path) -> None:
+    """The blocks of a page run one after the other, each in a process of its own."""
+    write_images(tmp_path)
+    for code in python_of(page):
+        few = code.replace("FitOptions(", "FitOptions(steps=2, ").replace("steps=3000", "steps=2")
+        run([sys.executable, "-c", few], tmp_path)
 
 
 @pytest.mark.slow
