@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from self2self import EnsembleOptions, MaskMaker, denoise, load_model
 from self2self.model.masks import Draws
-from self2self.runtime.ensemble.options import EnsembleOptions
 from tests.commands import ROOT, picture, write_noisy
 
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"), re.DOTALL)

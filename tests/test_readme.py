@@ -115,6 +115,7 @@ def test_python_runs(page: Path, tmp_path: Path) -> None:
     write_images(tmp_path)
     for code in python_of(page):
         few = code.replace("FitOptions(", "FitOptions(steps=2, ").replace("steps=3000", "steps=2")
+        few = few.replace('"photo.png", options=', '"photo.png", self2self.FitOptions(steps=2), options=')
         run([sys.executable, "-c", few], tmp_path)
 
 
