@@ -213,122 +213,193 @@ def run_device_ensemble(
 ) -> PassesResult:
     """Run passes from 0 on, as many as `pass_plan` wants, and fold them together, all on the engine's device.
 
-    While batch sizes are tried, each part is waited for and timed. After that masks are made beside
-    the passes, and the time of both is told as that of the passes.
+    While batch sizes are tried, masks and passes run one after the other and are timed apart. After that masks are made
+    beside the passes, and the time of both counts as time of the passes.
 
     Args:
         engine: prepared.
         maker: makes the masks on the engine's device.
-        pass_plan: a tolerance is looked at after each `ROUND` passes; with flips, each orientation takes its turn, once
-            where the number of passes is known and once a round where it is not, and turns differ by one pass at
-            most. A number is that many passes over the image as it is.
+        pass_plan: the tolerance is checked after every `ROUND` passes. With flips, each orientation has one turn where
+            the number of passes is known, and one turn a round where it is not; turns differ by one pass at most. A
+            number is that many passes over the image as it is.
         batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
         largest_batch: the most that memory allows.
-        on_progress: called some times a second with what was reached; what it raises ends the loop.
-        on_note: told when a batch did not fit.
+        on_progress: called some times a second with the sums so far; an exception from it ends the loop.
+        on_note: called when a batch did not fit.
         tile: which tile of the image this is, and of how many, for `on_progress`.
 
     Raises:
         ResourceError: not even one pass at a time fits into memory.
         FileFormatError: a prediction is not finite.
     """
-    import torch
-
     if isinstance(pass_plan, int):
         pass_plan = PassPlan(pass_plan, tolerance=None, balanced=False, flips=False)
-    passes, tolerance = pass_plan.passes, pass_plan.tolerance
-    turns = MIRROR_ORIENTATIONS if pass_plan.flips else 1
-    # Passes in which each orientation has its turn once.
-    cycle = passes if tolerance is None else min(ROUND, passes)
-    upright = engine.image
-    moments, lanes = DeviceMoments(upright.shape[1:], engine.device, tile), Lanes(engine.device)
-    seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
-    limit = engine.largest_device_batch()
-    if batch is None:
-        chooser = BatchChooser(min(limit, largest_batch, -(-cycle // turns)), trials=TRIAL_BATCHES)
-    else:
-        chooser = BatchChooser(min(limit, batch), fixed=True)
-    slots: list[dict[str, torch.Tensor]] = []
-    capacity = slot = orientation = 0
-    made: tuple[int, int] | None = None
-    looked = time.perf_counter()
+    loop = _DeviceLoop(engine, maker, pass_plan, batch, largest_batch, tile)
+    return loop.run(on_progress, on_note)
 
-    def make(first: int, count: int, target: int) -> None:
-        with lanes.on("masks", target):
-            maker.fill(slots[target], first, count)
-        lanes.done("masks", target)
 
-    def next_run(first: int) -> tuple[int, int]:
+class _DeviceLoop:
+    """The state of `run_device_ensemble`: buffers of masks, sums, and where the passes are."""
+
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        maker: DeviceMasks,
+        pass_plan: PassPlan,
+        batch: int | None,
+        largest_batch: int,
+        tile: tuple[int, int],
+    ) -> None:
+        self._engine = engine
+        self._maker = maker
+        self._passes, self._tolerance = pass_plan.passes, pass_plan.tolerance
+        self._turns = MIRROR_ORIENTATIONS if pass_plan.flips else 1
+        self._cycle = pass_plan.passes if pass_plan.tolerance is None else min(ROUND, pass_plan.passes)
+        """Passes in which each orientation has its turn once."""
+        self._upright = engine.image
+        self._orientation = 0
+        self._moments = DeviceMoments(engine.image.shape[1:], engine.device, tile)
+        self._lanes = Lanes(engine.device)
+        self._seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
+        limit = engine.largest_device_batch()
+        if batch is None:
+            largest = min(limit, largest_batch, -(-self._cycle // self._turns))
+            self._chooser = BatchChooser(largest, trials=TRIAL_BATCHES)
+        else:
+            self._chooser = BatchChooser(min(limit, batch), fixed=True)
+        self._buffers: list[dict[str, torch.Tensor]] = []
+        """Two sets of masks: one is read by passes while the other is filled."""
+        self._capacity = self._slot = 0
+        self._made: tuple[int, int] | None = None
+        """First pass and number of passes whose masks are in the buffers `_slot`."""
+
+    def run(self, on_progress: Callable[[Moments], None] | None, on_note: Callable[[str], None]) -> PassesResult:
+        """All passes; see `run_device_ensemble`."""
+        import torch
+
+        reported = time.perf_counter()
+        while self._moments.count < self._passes:
+            start = time.perf_counter()
+            turn, count = self._next_run(self._moments.count)
+            self._exchange_image(turn)
+            try:
+                ran = self._run_batch(count, start)
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                self._free_memory(error)
+                on_note(f"a batch of {count} does not fit into the GPU's memory; going on with {self._chooser.batch}.")
+                continue
+            self._chooser.ran(count, ran - start)
+            due = self._tolerance is not None and self._moments.count % ROUND == 0
+            last = self._moments.count >= self._passes
+            if due or (on_progress is not None and (ran - reported >= PROGRESS_SECONDS or last)):
+                reached = self._checked_moments()
+                if on_progress is not None:
+                    on_progress(reached)
+                reported = time.perf_counter()
+                self._seconds["passes"] += reported - ran
+                if due and self._tolerance is not None and reached.standard_error() <= self._tolerance:
+                    break
+        return self._finish()
+
+    def _next_run(self, first: int) -> tuple[int, int]:
         """Orientation and passes of the run that begins with pass `first`."""
-        begin = first - first % cycle
-        length = min(cycle, passes - begin)
-        turn = (first - begin) * turns // length
+        begin = first - first % self._cycle
+        length = min(self._cycle, self._passes - begin)
+        turn = (first - begin) * self._turns // length
         # Turns differ by one pass at most, also where these are no multiple of them, and the first one is upright.
-        end = begin - (-length * (turn + 1) // turns)
-        return turn, min(chooser.batch, end - first)
+        end = begin - (-length * (turn + 1) // self._turns)
+        return turn, min(self._chooser.batch, end - first)
 
-    while moments.count < passes:
-        first = moments.count
-        turn, count = next_run(first)
-        alone = not chooser.settled
-        start = time.perf_counter()
-        if turn != orientation:
-            orientation = turn
-            # What runs still reads the image that is exchanged.
+    def _exchange_image(self, turn: int) -> None:
+        if turn != self._orientation:
+            self._orientation = turn
+            # The passes that still run read the image that is exchanged.
+            self._lanes.finish()
+            self._engine.set_image(np.ascontiguousarray(oriented(self._upright, turn)))
+
+    def _run_batch(self, count: int, start: float) -> float:
+        """One run of the engine, begun at `start`, and the masks of the next; returns the time when it is under way.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: the batch does not fit.
+        """
+        first, lanes = self._moments.count, self._lanes
+        # While batch sizes are tried, nothing runs beside a run, so that its time is its own.
+        alone = not self._chooser.settled
+        if count > self._capacity:
             lanes.finish()
-            engine.set_image(np.ascontiguousarray(oriented(upright, orientation)))
-        try:
-            if count > capacity:
-                lanes.finish()
-                slots, capacity, made = [], 0, None
-                slots = [maker.allocate(count), maker.allocate(count)]
-                capacity = count
-            if made != (first, count):
-                make(first, count, slot)
-            if alone:
-                lanes.finish()
-            ready = time.perf_counter()
-            following = first + count
-            if not alone and following < passes:
-                made = (following, next_run(following)[1])
-                make(*made, 1 - slot)
-            with lanes.on("passes", slot):
-                predictions = engine.run_on_device({name: buffer[:count] for name, buffer in slots[slot].items()})
-                moments.add(predictions, orientation)
-            lanes.done("passes", slot)
-            if alone:
-                lanes.finish()
-        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._buffers, self._capacity, self._made = [], 0, None
+            self._buffers = [self._maker.allocate(count), self._maker.allocate(count)]
+            self._capacity = count
+        if self._made != (first, count):
+            self._make_masks(first, count, self._slot)
+        if alone:
             lanes.finish()
-            slots, capacity, made = [], 0, None
-            chooser.shrink(error if isinstance(error, MemoryError) else MemoryError(first_line(error)))
-            if engine.device != "cpu":
-                torch.cuda.empty_cache()
-            on_note(f"a batch of {count} does not fit into the GPU's memory; going on with {chooser.batch}.")
-            continue
-        slot = 1 - slot
+        ready = time.perf_counter()
+        following = first + count
+        if not alone and following < self._passes:
+            self._made = (following, self._next_run(following)[1])
+            self._make_masks(*self._made, 1 - self._slot)
+        with lanes.on("passes", self._slot):
+            masks = {name: buffer[:count] for name, buffer in self._buffers[self._slot].items()}
+            self._moments.add(self._engine.run_on_device(masks), self._orientation)
+        lanes.done("passes", self._slot)
+        if alone:
+            lanes.finish()
+        self._slot = 1 - self._slot
         ran = time.perf_counter()
-        seconds["masks"] += ready - start
-        seconds["passes"] += ran - ready
-        chooser.ran(count, ran - start)
-        due = tolerance is not None and moments.count % ROUND == 0
-        if due or (on_progress is not None and (ran - looked >= PROGRESS_SECONDS or moments.count >= passes)):
-            reached = _checked(moments, lanes, engine)
-            if on_progress is not None:
-                on_progress(reached)
-            looked = time.perf_counter()
-            seconds["passes"] += looked - ran
-            if due and tolerance is not None and reached.standard_error() <= tolerance:
-                break
-    start = time.perf_counter()
-    lanes.finish()
-    finished = time.perf_counter()
-    seconds["passes"] += finished - start
-    total = _checked(moments, lanes, engine)
-    seconds["reduce"] = time.perf_counter() - finished
-    if orientation:
-        engine.set_image(upright)
-    return PassesResult(total, min(chooser.chosen, total.count), seconds["masks"], seconds["passes"], seconds["reduce"])
+        self._seconds["masks"] += ready - start
+        self._seconds["passes"] += ran - ready
+        return ran
+
+    def _make_masks(self, first: int, count: int, slot: int) -> None:
+        with self._lanes.on("masks", slot):
+            self._maker.fill(self._buffers[slot], first, count)
+        self._lanes.done("masks", slot)
+
+    def _free_memory(self, error: Exception) -> None:
+        """Drop the buffers, and continue with smaller batches.
+
+        Raises:
+            PassTooLarge: not even one pass at a time fits.
+        """
+        import torch
+
+        self._lanes.finish()
+        self._buffers, self._capacity, self._made = [], 0, None
+        self._chooser.shrink(error if isinstance(error, MemoryError) else MemoryError(first_line(error)))
+        if self._engine.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _finish(self) -> PassesResult:
+        start = time.perf_counter()
+        self._lanes.finish()
+        finished = time.perf_counter()
+        self._seconds["passes"] += finished - start
+        total = self._checked_moments()
+        self._seconds["reduce"] = time.perf_counter() - finished
+        if self._orientation:
+            self._engine.set_image(self._upright)
+        return PassesResult(
+            moments=total,
+            batch=min(self._chooser.chosen, total.count),
+            mask_seconds=self._seconds["masks"],
+            pass_seconds=self._seconds["passes"],
+            reduce_seconds=self._seconds["reduce"],
+        )
+
+    def _checked_moments(self) -> Moments:
+        """The sums so far, on the host.
+
+        Raises:
+            FileFormatError: a prediction was not finite.
+        """
+        self._lanes.finish()
+        host = self._moments.to_host()
+        # A sum is finite only if all its terms are.
+        if not host.is_finite():
+            raise not_finite_error(self._engine.model)
+        return host
 
 
 def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], PassesResult]:
@@ -347,12 +418,3 @@ def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], PassesResult]
         return lambda passes, batch: run_device_ensemble(on_device, device_maker, passes, batch=batch)
     maker = engine.mask_maker(seed)
     return lambda passes, batch: run_ensemble(engine, maker, passes, batch=batch)
-
-
-def _checked(moments: DeviceMoments, lanes: Lanes, engine: DeviceEngine) -> Moments:
-    lanes.finish()
-    host = moments.to_host()
-    # A sum is finite only if all that went into it is.
-    if not host.is_finite():
-        raise not_finite_error(engine.model)
-    return host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -95,6 +95,7 @@ class TileLoop:
     on_note: Callable[[str], None] = lambda text: None
     engine_holder: EngineHolder | None = None
     finished_lines: int = field(default=0, init=False)
+    _maker: MaskMaker | None = field(default=None, init=False)
 
     @property
     def pass_plan(self) -> PassPlan:
@@ -128,11 +129,9 @@ class TileLoop:
             PassTooLarge: a single pass over a tile does not fit into memory.
             Self2SelfError: as for the engine.
         """
-        contract = self.model.contract
+        contract, options = self.model.contract, self.options
         start = time.perf_counter()
-        # Indices are padded instead of pixels, so that no second image is held.
-        rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
-        options, plan_of_passes = self.options, self.pass_plan
+        self._maker = None
         deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty else None
         restores = options.restores(contract.recipe)
         means = LocalMeans(self.pixels.shape) if restores else None
@@ -146,37 +145,17 @@ class TileLoop:
         batch = options.batch
         if batch is not None and options.memory is not None:
             batch = min(batch, most)
-        maker: MaskMaker | None = None
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
         with ExitStack() as stack:
             engine_holder = self.engine_holder or stack.enter_context(EngineHolder())
-            for index, (row, column) in enumerate(np.ndindex(len(plan.rows.starts), len(plan.columns.starts))):
-                top, left = plan.rows.starts[row], plan.columns.starts[column]
-                lines = rows[top : top + plan.rows.tile, None]
-                tile = np.ascontiguousarray(
-                    self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32
-                )[None]
-                np.clip(tile, 0, 1, out=tile)
-                which = (index, plan.count)
+            for index, (row, column, tile) in enumerate(self._tiles(plan)):
                 running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
-                if options.mask_source == "device":
-                    result = self._run_on_device(running, plan.axes, place_of(top, left), batch, which)
-                else:
-                    maker = maker or running.mask_maker(options.seed, balanced=plan_of_passes.balanced)
-                    maker.place = place_of(top, left)
-                    result = run_ensemble(
-                        running,
-                        maker,
-                        plan_of_passes,
-                        batch=batch,
-                        largest_batch=min(most, self.engine.useful_batch(plan.axes)),
-                        on_progress=self.on_progress,
-                        tile=which,
-                    )
-                # What the first tile found out by trials holds for the others, and so does what fitted.
+                place = place_of(plan.rows.starts[row], plan.columns.starts[column])
+                result = self._run_tile(running, plan, place, batch, most, index)
+                # The batch that the first tile found by trials, and that fitted, holds for the others.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
                 if deviation_canvas is not None:
@@ -200,7 +179,7 @@ class TileLoop:
             engine=running.name,
             provider=provider,
             passes=round(passes / plan.count),
-            pass_plan=plan_of_passes,
+            pass_plan=self.pass_plan,
             batch=result.batch,
             seed=options.seed,
             seconds=seconds,
@@ -208,6 +187,36 @@ class TileLoop:
             tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
             tiles=plan.count,
             mask_source=options.mask_source,
+        )
+
+    def _tiles(self, plan: TilePlan) -> Iterator[tuple[int, int, FloatArray]]:
+        """Row, column and pixels, float32 [1, C, tile, tile] in [0, 1], of each tile."""
+        # Indices are padded instead of pixels, so that no second image is held.
+        rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
+        for row, column in np.ndindex(len(plan.rows.starts), len(plan.columns.starts)):
+            top, left = plan.rows.starts[row], plan.columns.starts[column]
+            lines = rows[top : top + plan.rows.tile, None]
+            tile = np.ascontiguousarray(self.pixels[:, lines, columns[left : left + plan.columns.tile]], np.float32)
+            yield row, column, np.clip(tile, 0, 1, out=tile)[None]
+
+    def _run_tile(
+        self, running: Engine, plan: TilePlan, place: int, batch: int | None, most: int, index: int
+    ) -> PassesResult:
+        """All passes over the tile at `place`, the `index`-th, with masks of the source that the options name."""
+        which = (index, plan.count)
+        if self.options.mask_source == "device":
+            return self._run_on_device(running, plan.axes, place, batch, which)
+        if self._maker is None:
+            self._maker = running.mask_maker(self.options.seed, balanced=self.pass_plan.balanced)
+        self._maker.place = place
+        return run_ensemble(
+            running,
+            self._maker,
+            self.pass_plan,
+            batch=batch,
+            largest_batch=min(most, self.engine.useful_batch(plan.axes)),
+            on_progress=self.on_progress,
+            tile=which,
         )
 
     def _run_on_device(
