@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from self2self.errors import Obstacle
-from self2self.machine.nvidia_libraries import Explained, explain, library_folders
+from self2self.machine.nvidia_libraries import Explanation, explain, library_folders
 
 ORT_FAILED = (
     "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:1695 onnxruntime::Provider& "
@@ -17,7 +17,7 @@ ORT_FAILED = (
 )
 
 
-def explained(message: str, *folders: Path) -> Explained:
+def explained(message: str, *folders: Path) -> Explanation:
     found = explain(message, "ONNX Runtime", list(folders))
     assert found is not None, message
     assert "\n" not in found.reason
@@ -33,7 +33,7 @@ def explained(message: str, *folders: Path) -> Explained:
 )
 def test_a_library_that_is_nowhere(message: str, library: str, tmp_path: Path) -> None:
     found = explained(message, tmp_path)
-    assert found == Explained(
+    assert found == Explanation(
         Obstacle.LIBRARY_MISSING, f"ONNX Runtime needs {library}, which is not there", library, folder=""
     )
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from self2self.machine import system
-from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, wait_briefly
+from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, limit_spin_wait
 
 
 def group(folder: Path, **files: str) -> None:
@@ -75,7 +75,7 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: str, monkeyp
         monkeypatch.setenv(name, "active")
         if name != said:
             monkeypatch.delenv(name)
-    wait_briefly()
+    limit_spin_wait()
     assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(said)
 
 
