@@ -21,28 +21,28 @@ from numpy.typing import NDArray
 
 from self2self.imaging.noise import NORMAL_MEDIAN, center_crop, measure_noise
 from self2self.imaging.noise_curve import by_brightness
-from self2self.imaging.outliers import LINES
+from self2self.imaging.outliers import LINES_PER_STRIP
 
 FloatArray = NDArray[np.float32]
 
-SQUARE = 8
-"""Side of the squares in which noise is measured, in pixels; `LINES` is a multiple of it."""
-CELL = 4
+SQUARE_SIDE = 8
+"""Side of the squares in which noise is measured, in pixels; `LINES_PER_STRIP` is a multiple of it."""
+CELL_SIDE = 4
 """Side of the cells in which energy is, in pixels; those around them count, as a Gaussian of three pixels does."""
-LEAST_SQUARES = 16
+MINIMUM_SQUARES_PER_GROUP = 16
 """Of each brightness at which the noise is measured, at least."""
-NEARBY = 7
+NEIGHBOURHOOD_SIDE = 7
 """Squares a side of what is nearby."""
-CALM, CALM_SHARE = 0.25, 0.86
+CALM_QUANTILE, CALM_VARIANCE_SHARE = 0.25, 0.86
 """A quarter of the squares count as calm, and their most varied one has this share of the noise's variance: that
 quantile of the variance of 64 values, for noise that neighbours hardly share."""
-OUTLIER = 4.0
+OUTLIER_DEVIATIONS = 4.0
 """What differs by more standard deviations, or robust ones of its square, counts as differing by as many."""
-MOST_PEAKED = 3.4
+LARGEST_KURTOSIS = 3.4
 """Fourth moment of a square's differences, over its variance squared; the median of all squares. Up to this, what calm
 squares tell holds for the others: normal noise has 2.7 to 3.1, with lost texture up to 3.3, that of few photons 3.6 and
 more, and impulses 20 (dev/log)."""
-MARGIN = 0.25
+ENERGY_MARGIN = 0.25
 """By which energy may exceed the noise, as chance has it (dev/log)."""
 
 
@@ -57,38 +57,40 @@ def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = 
         noisy: the image that it was made of, of the same shape.
         even_noise: whether the noise is known not to depend on the signal, though it may look like it.
     """
-    if min(result.shape[1:]) < SQUARE:
+    if min(result.shape[1:]) < SQUARE_SIDE:
         return
     kind = measure_noise(center_crop(noisy))
     if kind.correlated or (kind.signal_dependent and not even_noise):
         return
-    variances, scales, brightness, peaks = _squares(noisy, result)
-    if np.median(peaks) > MOST_PEAKED:
+    variances, scales, brightness, peaks = _square_statistics(noisy, result)
+    if np.median(peaks) > LARGEST_KURTOSIS:
         return
-    noise = np.maximum(_as_bright(variances, brightness), _nearby(variances))
-    limits = np.float32(OUTLIER) * np.maximum(np.sqrt(noise), scales)
-    energy = _energy(_cells(part, CELL) for _, part in _differences(noisy, result, limits))
-    expected = noise.mean(0).repeat(SQUARE // CELL, axis=0).repeat(SQUARE // CELL, axis=1)
-    expected = _smooth(expected * (1 + MARGIN))
+    noise = np.maximum(_noise_by_brightness(variances, brightness), _noise_nearby(variances))
+    limits = np.float32(OUTLIER_DEVIATIONS) * np.maximum(np.sqrt(noise), scales)
+    energy = _energy(_cells(part, CELL_SIDE) for _, part in _limited_differences(noisy, result, limits))
+    expected = noise.mean(0).repeat(SQUARE_SIDE // CELL_SIDE, axis=0).repeat(SQUARE_SIDE // CELL_SIDE, axis=1)
+    expected = _smooth(expected * (1 + ENERGY_MARGIN))
     shares = np.where(energy > expected, 1 - expected / np.maximum(energy, np.finfo(np.float32).tiny), 0)
-    for lines, part in _differences(noisy, result, limits):
+    for lines, part in _limited_differences(noisy, result, limits):
         target = result[:, lines]
-        restored = target + _enlarged(shares, lines, result.shape[2]) * part[:, : target.shape[1], : target.shape[2]]
+        restored = (
+            target + _interpolated(shares, lines, result.shape[2]) * part[:, : target.shape[1], : target.shape[2]]
+        )
         np.copyto(target, np.clip(restored, 0, 1), where=(target >= 0) & (target <= 1))
 
 
-def _strips(noisy: FloatArray, result: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+def _difference_strips(noisy: FloatArray, result: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
     """Lines, and of these the difference and the result; the former reflected to whole squares."""
     height = result.shape[1]
-    for top in range(0, height, LINES):
-        lines = slice(top, min(top + LINES, height))
+    for top in range(0, height, LINES_PER_STRIP):
+        lines = slice(top, min(top + LINES_PER_STRIP, height))
         within = np.clip(result[:, lines], 0, 1)
         yield lines, _to_whole_squares(np.clip(noisy[:, lines], 0, 1) - within), within
 
 
 def _to_whole_squares(values: FloatArray) -> FloatArray:
     """(C, lines, W), reflected below and at the right."""
-    below, right = (-side % SQUARE for side in values.shape[1:])
+    below, right = (-side % SQUARE_SIDE for side in values.shape[1:])
     return np.pad(values, ((0, 0), (0, below), (0, right)), mode="symmetric")
 
 
@@ -99,57 +101,61 @@ def _cells(values: FloatArray, side: int) -> FloatArray:
     return cut.reshape(channels, height // side, width // side, side * side)
 
 
-def _squares(noisy: FloatArray, result: FloatArray) -> FloatArray:
+def _square_statistics(noisy: FloatArray, result: FloatArray) -> FloatArray:
     """Of the difference in every square variance, robust standard deviation, brightness and how peaked it is."""
     parts = []
-    for _, difference, within in _strips(noisy, result):
-        values = _cells(difference, SQUARE)
+    for _, difference, within in _difference_strips(noisy, result):
+        values = _cells(difference, SQUARE_SIDE)
         scales = np.median(np.abs(values), axis=-1) / np.float32(NORMAL_MEDIAN)
         squared = np.square(values - values.mean(-1, keepdims=True))
         variances = squared.mean(-1)
         # Nothing at all is not peaked.
         peaks = np.square(squared).mean(-1) / np.maximum(np.square(variances), np.finfo(np.float32).tiny)
-        brightness = _cells(_to_whole_squares(within), SQUARE).mean(-1)
+        brightness = _cells(_to_whole_squares(within), SQUARE_SIDE).mean(-1)
         parts.append(np.stack([variances, scales, brightness, peaks]).astype(np.float32))
     return np.concatenate(parts, axis=2)
 
 
-def _as_bright(variances: FloatArray, brightness: FloatArray) -> FloatArray:
+def _noise_by_brightness(variances: FloatArray, brightness: FloatArray) -> FloatArray:
     """The noise of calm squares as bright as each."""
     noise = np.empty_like(variances)
     for out, values, levels in zip(noise, variances, brightness, strict=True):
-        groups = by_brightness(levels.ravel(), LEAST_SQUARES)
+        groups = by_brightness(levels.ravel(), MINIMUM_SQUARES_PER_GROUP)
         at = [float(levels.ravel()[group].mean()) for group in groups]
-        out[:] = np.interp(levels, at, [float(np.quantile(values.ravel()[group], CALM)) for group in groups])
-    return noise / np.float32(CALM_SHARE)
+        out[:] = np.interp(levels, at, [float(np.quantile(values.ravel()[group], CALM_QUANTILE)) for group in groups])
+    return noise / np.float32(CALM_VARIANCE_SHARE)
 
 
-def _nearby(variances: FloatArray) -> FloatArray:
+def _noise_nearby(variances: FloatArray) -> FloatArray:
     """The noise of calm squares around each, and in what lies beside it in each corner, whichever is strongest.
 
     Next to a border between weak noise and strong, most of what is around may be on the other side.
     """
-    half = NEARBY // 2
+    half = NEIGHBOURHOOD_SIDE // 2
     padded = np.pad(variances, ((0, 0), (half, half), (half, half)), mode="symmetric")
     rows = []
     for row in range(variances.shape[1]):
-        windows = sliding_window_view(padded[:, row : row + NEARBY], (NEARBY, NEARBY), axis=(1, 2))[:, 0]
+        windows = sliding_window_view(
+            padded[:, row : row + NEIGHBOURHOOD_SIDE], (NEIGHBOURHOOD_SIDE, NEIGHBOURHOOD_SIDE), axis=(1, 2)
+        )[:, 0]
         flat = windows.reshape(*windows.shape[:2], -1)
-        calm = int(CALM * flat.shape[-1])
+        calm = int(CALM_QUANTILE * flat.shape[-1])
         rows.append(np.partition(flat, calm, axis=-1)[..., calm])
     around = np.stack(rows, axis=1)
     height, width = around.shape[1:]
     padded = np.pad(around, ((0, 0), (half, half), (half, half)), mode="edge")
     last = 2 * half
     beside = [padded[:, row : row + height, column : column + width] for row in (0, last) for column in (0, last)]
-    return np.asarray(np.maximum.reduce([around, *beside]) / np.float32(CALM_SHARE))
+    return np.asarray(np.maximum.reduce([around, *beside]) / np.float32(CALM_VARIANCE_SHARE))
 
 
-def _differences(noisy: FloatArray, result: FloatArray, limits: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
+def _limited_differences(
+    noisy: FloatArray, result: FloatArray, limits: FloatArray
+) -> Iterator[tuple[slice, FloatArray]]:
     """Lines and their differences, which are cut off at the `limits` of their squares."""
-    for lines, difference, _ in _strips(noisy, result):
-        rows = slice(lines.start // SQUARE, -(-lines.stop // SQUARE))
-        most = limits[:, rows].repeat(SQUARE, axis=1).repeat(SQUARE, axis=2)
+    for lines, difference, _ in _difference_strips(noisy, result):
+        rows = slice(lines.start // SQUARE_SIDE, -(-lines.stop // SQUARE_SIDE))
+        most = limits[:, rows].repeat(SQUARE_SIDE, axis=1).repeat(SQUARE_SIDE, axis=2)
         yield lines, np.clip(difference, -most, most)
 
 
@@ -171,11 +177,11 @@ def _smooth(cells: FloatArray) -> FloatArray:
     return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4)
 
 
-def _enlarged(cells: FloatArray, lines: slice, width: int) -> FloatArray:
+def _interpolated(cells: FloatArray, lines: slice, width: int) -> FloatArray:
     """Values of cells at the pixels of some lines, linear in between."""
 
     def between(positions: NDArray[np.integer], count: int) -> tuple[NDArray[np.integer], FloatArray]:
-        place = np.clip((positions + 0.5) / CELL - 0.5, 0, count - 1)
+        place = np.clip((positions + 0.5) / CELL_SIDE - 0.5, 0, count - 1)
         first = np.minimum(place.astype(int), max(0, count - 2))
         return first, np.asarray(place - first, np.float32)
 

@@ -26,17 +26,17 @@ GREY_LEVELS = 255.0
 NORMAL_MEDIAN = 0.6744897501960817
 """Median of |x| for a standard normal x."""
 
-CLIP = 3.0
+CLIP_DEVIATIONS = 3.0
 CLIPPED_VARIANCE = 0.9733369246625415
-"""Variance of a standard normal that is cut off at ±`CLIP`."""
+"""Variance of a standard normal that is cut off at ±`CLIP_DEVIATIONS`."""
 
-FLATTEST = 0.25
+FLATTEST_SHARE = 0.25
 """Share of an image that is looked at: where the picture changes least."""
 
-LEAST_POSITIONS = 64
+MINIMUM_POSITIONS = 64
 """Fewer than this say nothing, so that of a small image more is looked at."""
 
-LEAST_BLOCKS = 16
+MINIMUM_BLOCKS = 16
 
 SATURATED_SHARE = 0.01
 """From this share of values on, an end of the range counts as cut off, and what lies there is left out."""
@@ -44,7 +44,7 @@ SATURATED_SHARE = 0.01
 LAGS = 4
 """Lags 0 to 3 of the autocorrelation, down and to the right."""
 
-CORRELATED = 0.2
+CORRELATION_THRESHOLD = 0.2
 """From this correlation of neighbours on, noise counts as correlated.
 
 Chosen on scikit-image's photographs (`python -m benchmarks.diagnosis`): the noise of independent
@@ -81,7 +81,7 @@ class Noise:
     @property
     def correlated(self) -> bool:
         """Whether the noise is of the kind that a fit learns."""
-        return self.correlation > CORRELATED
+        return self.correlation > CORRELATION_THRESHOLD
 
     @property
     def text(self) -> str:
@@ -124,7 +124,7 @@ class Residual:
     @property
     def correlated(self) -> bool:
         """Whether neighbours are correlated in what was removed, over the whole image and in its flat parts."""
-        return neighbour_correlation(self.autocorrelation) > CORRELATED and self.noise.correlated
+        return neighbour_correlation(self.autocorrelation) > CORRELATION_THRESHOLD and self.noise.correlated
 
     def to_json(self) -> dict[str, Any]:
         """What ``"residual"`` holds in the JSON of a command."""
@@ -224,13 +224,13 @@ def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
     """
-    projector = _less_surface()
+    projector = _surface_remover()
     sums = np.zeros(3)
     for channel in pixels:
-        sums += _products(channel.astype(np.float64), projector)
+        sums += _neighbour_products(channel.astype(np.float64), projector)
     if sums[0] == 0:
         return 0.0, 0.0
-    white = _white(projector)
+    white = _white_noise_correlation(projector)
     scale = BLOCK_SIDE / (BLOCK_SIDE - 1)
     horizontal, vertical = (float((total / sums[0] - white) * scale) for total in sums[1:])
     return horizontal, vertical
@@ -241,12 +241,12 @@ def _sigma(plane: Plane) -> float:
     diagonal = (a - b - c + d) / 2
     smooth = _smooth((a + b + c + d) / 4)
     slope = np.hypot(*np.gradient(smooth))
-    sigma = robust_scale(diagonal[_flattest(slope, np.ones(slope.shape, bool))])
+    sigma = robust_scale(diagonal[_flattest_positions(slope, np.ones(slope.shape, bool))])
     usable = np.ones(slope.shape, bool)
     for end in _cut_off_ends(plane):
-        usable &= np.abs(smooth - end) > CLIP * sigma
-    if not usable.all() and np.count_nonzero(usable) >= LEAST_POSITIONS:
-        sigma = robust_scale(diagonal[_flattest(slope, usable)])
+        usable &= np.abs(smooth - end) > CLIP_DEVIATIONS * sigma
+    if not usable.all() and np.count_nonzero(usable) >= MINIMUM_POSITIONS:
+        sigma = robust_scale(diagonal[_flattest_positions(slope, usable)])
     return sigma
 
 
@@ -257,9 +257,9 @@ def _smooth(plane: Plane) -> Plane:
     return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9)
 
 
-def _flattest(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _flattest_positions(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
     values = slope[usable]
-    count = max(min(LEAST_POSITIONS, values.size), int(FLATTEST * values.size))
+    count = max(min(MINIMUM_POSITIONS, values.size), int(FLATTEST_SHARE * values.size))
     return np.asarray(usable & (slope <= np.partition(values, count - 1)[count - 1]))
 
 
@@ -267,7 +267,7 @@ def robust_scale(values: Plane) -> float:
     """Standard deviation of the normal part of `values`; the median alone would have the steps of 8 bits."""
     sigma = float(np.median(np.abs(values))) / NORMAL_MEDIAN
     for _ in range(8):
-        kept = values[np.abs(values) <= CLIP * sigma]
+        kept = values[np.abs(values) <= CLIP_DEVIATIONS * sigma]
         if sigma == 0 or kept.size == 0:
             break
         sigma = float(np.sqrt(np.mean(kept * kept) / CLIPPED_VARIANCE))
@@ -279,7 +279,7 @@ def _cut_off_ends(plane: Plane) -> list[float]:
     return [float(end) for end in (plane.min(), plane.max()) if np.mean(plane == end) > SATURATED_SHARE]
 
 
-def _less_surface() -> Plane:
+def _surface_remover() -> Plane:
     """The projection (64, 64) of a flattened block onto what a quadratic surface leaves."""
     y, x = np.mgrid[:BLOCK_SIDE, :BLOCK_SIDE] / (BLOCK_SIDE - 1) - 0.5
     surface = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
@@ -287,26 +287,26 @@ def _less_surface() -> Plane:
     return np.asarray(np.eye(BLOCK_SIDE * BLOCK_SIDE) - basis @ basis.T)
 
 
-def _white(projector: Plane) -> float:
+def _white_noise_correlation(projector: Plane) -> float:
     """Sum of products of neighbours over sum of squares that independent noise has behind `projector`."""
     index = np.arange(BLOCK_SIDE * BLOCK_SIDE).reshape(BLOCK_SIDE, BLOCK_SIDE)
     return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
 
 
-def _products(plane: Plane, projector: Plane) -> Plane:
+def _neighbour_products(plane: Plane, projector: Plane) -> Plane:
     """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
     blocks = to_blocks(plane).reshape(-1, BLOCK_SIDE * BLOCK_SIDE)
     usable = np.ones(len(blocks), bool)
     for end in _cut_off_ends(plane):
         usable &= np.mean(blocks == end, axis=1) < 2 * SATURATED_SHARE
-    if np.count_nonzero(usable) >= LEAST_BLOCKS:
+    if np.count_nonzero(usable) >= MINIMUM_BLOCKS:
         blocks = blocks[usable]
     rest = (blocks - blocks.mean(axis=1, keepdims=True)) @ projector
     energy = np.square(rest).sum(axis=1)
     # A flat block leaves rounding errors, which are no noise.
     noisy = energy > 1e-20 * np.square(blocks).sum(axis=1)
     rest, energy = rest[noisy], energy[noisy]
-    count = max(min(LEAST_BLOCKS, len(rest)), int(FLATTEST * len(rest)))
+    count = max(min(MINIMUM_BLOCKS, len(rest)), int(FLATTEST_SHARE * len(rest)))
     chosen = rest[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
     right = (chosen[:, :, :-1] * chosen[:, :, 1:]).sum()
     below = (chosen[:, :-1] * chosen[:, 1:]).sum()

@@ -17,18 +17,18 @@ Plane = NDArray[np.float64]
 
 BLOCK_SIDE = 8
 """Side of the squares, in pixels."""
-GROUPS = 8
+BRIGHTNESS_GROUPS = 8
 """Squares are put into so many groups by their brightness."""
-FEWEST = 4
+MINIMUM_SQUARES = 4
 """Squares that a group needs."""
-FLAT_QUANTILE, FLAT_SHARE = 0.25, 0.7445
+FLAT_QUANTILE, FLAT_VARIANCE_SHARE = 0.25, 0.7445
 """Of a group's variances this quantile counts, as texture adds to the others; and what it is of the true variance where
 there is none: the quantile of chi-squared with 16 degrees of freedom, over 16."""
-SIGNIFICANT = 3.0
+SIGNIFICANT_SLOPE = 3.0
 """Standard errors from which on a slope is believed; else the noise counts as equally strong everywhere."""
-LEAST_RANGE = 1e-4
+MINIMUM_BRIGHTNESS_RANGE = 1e-4
 """Brightnesses that are nearer to each other tell no slope."""
-CERTAIN, TIMES_AS_STRONG = 8.0, 2.0
+CERTAIN_SLOPE, MINIMUM_VARIANCE_RATIO = 8.0, 2.0
 """Standard errors, and variance of the brightest squares over that of the darkest, from which on noise is said to
 depend on the signal (dev/log)."""
 
@@ -41,9 +41,9 @@ def to_blocks(plane: Plane) -> Plane:
 
 
 def by_brightness(values: NDArray[np.floating], least: int) -> list[NDArray[np.intp]]:
-    """Indices of `values` [n], from dark to bright, in up to `GROUPS` equal groups of at least `least`, or in one."""
+    """Indices of `values` [n], from dark to bright, in up to `BRIGHTNESS_GROUPS` equal groups of at least `least`, or in one."""
     order = np.argsort(values, kind="stable")
-    return np.array_split(order, max(1, min(GROUPS, values.size // least)))
+    return np.array_split(order, max(1, min(BRIGHTNESS_GROUPS, values.size // least)))
 
 
 def is_signal_dependent(image: NDArray[np.floating]) -> bool:
@@ -52,9 +52,11 @@ def is_signal_dependent(image: NDArray[np.floating]) -> bool:
     Args:
         image: (C, H, W) in [0, 1].
     """
-    grouped = (_groups(*_squares(plane)) for plane in image)
+    grouped = (_groups(*_square_statistics(plane)) for plane in image)
     return all(
-        found is not None and _slope_in_errors(*found) >= CERTAIN and found[1][-1] >= TIMES_AS_STRONG * found[1][0]
+        found is not None
+        and _slope_in_errors(*found) >= CERTAIN_SLOPE
+        and found[1][-1] >= MINIMUM_VARIANCE_RATIO * found[1][0]
         for found in grouped
     )
 
@@ -68,18 +70,20 @@ def deviations_at_range_ends(image: NDArray[np.floating]) -> list[tuple[float, f
     Returns:
         pairs; zeros where there is too little that is not cut off to tell.
     """
-    measured = [_squares(plane) for plane in image]
+    measured = [_square_statistics(plane) for plane in image]
     grouped = [found for brightness, variances in measured if (found := _groups(brightness, variances)) is not None]
     # All channels tell whether it grows with the brightness, and each of them how.
     if len(grouped) == len(measured):
         together = (np.concatenate(values) for values in zip(*grouped, strict=True))
-        if abs(_slope_in_errors(*together)) >= SIGNIFICANT:
-            return [_line(*values) for values in grouped]
-    constant = [math.sqrt(_flat(variances)) if len(variances) >= FEWEST else 0.0 for _, variances in measured]
+        if abs(_slope_in_errors(*together)) >= SIGNIFICANT_SLOPE:
+            return [_range_end_deviations(*values) for values in grouped]
+    constant = [
+        math.sqrt(_noise_variance(variances)) if len(variances) >= MINIMUM_SQUARES else 0.0 for _, variances in measured
+    ]
     return [(deviation, deviation) for deviation in constant]
 
 
-def _squares(plane: NDArray[np.floating]) -> tuple[Plane, Plane]:
+def _square_statistics(plane: NDArray[np.floating]) -> tuple[Plane, Plane]:
     """Brightness and variance of the noise of squares of which at most half is cut off."""
     squares = to_blocks(plane.astype(np.float64))
     cut_off = np.maximum(np.sum(squares <= 0, axis=(1, 2)), np.sum(squares >= 1, axis=(1, 2)))
@@ -88,40 +92,40 @@ def _squares(plane: NDArray[np.floating]) -> tuple[Plane, Plane]:
     # Smooth changes of the image vanish in the second difference of four neighbours, which has the noise's variance.
     corners = [squares[:, i::2, j::2] for i, j in ((0, 0), (1, 1), (0, 1), (1, 0))]
     variances = np.square((corners[0] + corners[1] - corners[2] - corners[3]) / 2).mean(axis=(1, 2))
-    return squares.mean(axis=(1, 2)), variances / np.array(REMAINING)[cut_off]
+    return squares.mean(axis=(1, 2)), variances / np.array(REMAINING_VARIANCE)[cut_off]
 
 
 def _groups(brightness: Plane, variances: Plane) -> tuple[Plane, Plane] | None:
     """Mean brightness and variance of the noise of groups of squares, from dark to light; None of too few."""
-    size = len(brightness) // GROUPS
-    if size < FEWEST:
+    size = len(brightness) // BRIGHTNESS_GROUPS
+    if size < MINIMUM_SQUARES:
         return None
-    order = np.argsort(brightness, kind="stable")[: size * GROUPS].reshape(GROUPS, size)
-    return brightness[order].mean(axis=1), np.array([_flat(group) for group in variances[order]])
+    order = np.argsort(brightness, kind="stable")[: size * BRIGHTNESS_GROUPS].reshape(BRIGHTNESS_GROUPS, size)
+    return brightness[order].mean(axis=1), np.array([_noise_variance(group) for group in variances[order]])
 
 
 def _slope_in_errors(brightness: Plane, variances: Plane) -> float:
     """Slope of the line through the variances, in standard errors; 0 where there is none."""
-    if np.ptp(brightness) < LEAST_RANGE:
+    if np.ptp(brightness) < MINIMUM_BRIGHTNESS_RANGE:
         return 0.0
     (slope, _), covariance = np.polyfit(brightness, variances, 1, cov=True)
     error = math.sqrt(covariance[0, 0])
     return float(slope) / max(error, 1e-300)
 
 
-def _line(brightness: Plane, variances: Plane) -> tuple[float, float]:
+def _range_end_deviations(brightness: Plane, variances: Plane) -> tuple[float, float]:
     """Standard deviations at 0 and at 1 by the line through the variances."""
     slope, at_zero = np.polyfit(brightness, variances, 1)
     low, high = (math.sqrt(max(0.0, float(value))) for value in (at_zero, at_zero + slope))
     return low, high
 
 
-def _flat(variances: Plane) -> float:
+def _noise_variance(variances: Plane) -> float:
     """Variance of the noise, where texture has added to some of the variances."""
-    return float(np.quantile(variances, FLAT_QUANTILE)) / FLAT_SHARE
+    return float(np.quantile(variances, FLAT_QUANTILE)) / FLAT_VARIANCE_SHARE
 
 
-def _remaining(share: float) -> float:
+def _remaining_variance(share: float) -> float:
     """Variance of max(0, t + n) for a standard normal n that is cut off in `share` of all cases."""
     normal = NormalDist()
     t = -normal.inv_cdf(share)
@@ -129,5 +133,5 @@ def _remaining(share: float) -> float:
     return (t * t + 1) * normal.cdf(t) + t * normal.pdf(t) - mean**2
 
 
-REMAINING = (1.0, *(_remaining(count / BLOCK_SIDE**2) for count in range(1, BLOCK_SIDE**2 // 2 + 1)))
+REMAINING_VARIANCE = (1.0, *(_remaining_variance(count / BLOCK_SIDE**2) for count in range(1, BLOCK_SIDE**2 // 2 + 1)))
 """Share of the variance that is left in a square, by how many of its values are cut off."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
-DOUBTED, BELIEVED = 0.5, 0.75
+NO_SUPPORT, FULL_SUPPORT = 0.5, 0.75
 """Of the way to an end of the range: predictions up to the first do not support a value beyond it, and from the second
 on they fully do; the share rises smoothly in between."""
 
-LINES = 64
+LINES_PER_STRIP = 64
 """Lines that are worked on at a time."""
 
 HOT_PIXEL_DISTANCE = 1.0
@@ -57,7 +57,7 @@ def isolated_pixels(
     height, width = plane.shape
     around = np.empty((len(NEIGHBOUR_OFFSETS), len(rows)))
     for values, (down, right) in zip(around, NEIGHBOUR_OFFSETS, strict=True):
-        values[:] = plane[_mirrored(rows + down, height), _mirrored(columns + right, width)]
+        values[:] = plane[_reflect_index(rows + down, height), _reflect_index(columns + right, width)]
     around.sort(axis=0)
     # The surroundings are what is second from the other end: of the neighbours of a star, half are part of it.
     low, high = around[1], around[-2]
@@ -68,7 +68,7 @@ def isolated_pixels(
     return alone, (around[3] + around[4]) / 2
 
 
-def _mirrored(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
+def _reflect_index(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
     return np.asarray(side - 1 - np.abs(side - 1 - np.abs(places)))
 
 
@@ -84,8 +84,8 @@ def remove_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArr
     """
     found = []
     for channel, plane in enumerate(pixels):
-        for top in range(0, plane.shape[0], LINES):
-            lines = plane[top : top + LINES]
+        for top in range(0, plane.shape[0], LINES_PER_STRIP):
+            lines = plane[top : top + LINES_PER_STRIP]
             # Most images have no such value.
             if min(plane.shape) < 2 or (lines.min() >= -HOT_PIXEL_DISTANCE and lines.max() <= 1 + HOT_PIXEL_DISTANCE):
                 continue
@@ -108,9 +108,9 @@ def blend_noisy_image(prediction: FloatArray, pixels: FloatArray, share: float) 
         pixels: float32 (C, H, W).
         share: from 0 to 1.
     """
-    for top in range(0, pixels.shape[1], LINES):
-        lines = prediction[:, top : top + LINES]
-        lines += np.float32(share) * (clip_to_range(pixels[:, top : top + LINES]) - lines)
+    for top in range(0, pixels.shape[1], LINES_PER_STRIP):
+        lines = prediction[:, top : top + LINES_PER_STRIP]
+        lines += np.float32(share) * (clip_to_range(pixels[:, top : top + LINES_PER_STRIP]) - lines)
 
 
 def restore_outliers(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:
@@ -121,14 +121,14 @@ def restore_outliers(prediction: FloatArray, pixels: FloatArray, out: FloatArray
         pixels: float32 (C, H, W), the noisy image.
         out: the same, for the result, whose values lie in [0, 1] and the range of `pixels`. May be `pixels` itself.
     """
-    for top in range(0, pixels.shape[1], LINES):
-        lines = slice(top, top + LINES)
+    for top in range(0, pixels.shape[1], LINES_PER_STRIP):
+        lines = slice(top, top + LINES_PER_STRIP)
         clamped = np.clip(prediction[:, lines], 0, 1)
         noisy = pixels[:, lines]
         # Most images have no such value.
         if noisy.min() < 0 or noisy.max() > 1:
             beyond = noisy - np.clip(noisy, 0, 1)
             towards = np.where(beyond > 0, clamped, 1 - clamped)
-            share = np.clip((towards - DOUBTED) / (BELIEVED - DOUBTED), 0, 1)
+            share = np.clip((towards - NO_SUPPORT) / (FULL_SUPPORT - NO_SUPPORT), 0, 1)
             clamped += beyond * (share * share * (3 - 2 * share))
         out[:, lines] = clamped

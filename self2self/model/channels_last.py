@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+_INTEGER_OF_SAME_SIZE = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 def as_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -22,7 +22,7 @@ def as_factors(mask: Tensor, dtype: torch.dtype) -> Tensor:
         mask: True keeps.
         dtype: of what is masked, float32 or bfloat16.
     """
-    return mask.view(torch.int8).to(_INTEGERS[dtype], memory_format=torch.channels_last)
+    return mask.view(torch.int8).to(_INTEGER_OF_SAME_SIZE[dtype], memory_format=torch.channels_last)
 
 
 def apply_mask(x: Tensor, factors: Tensor, out: Tensor | None = None) -> Tensor:

@@ -73,10 +73,10 @@ class MaskSpec:
 
     def shape(self, axes: Mapping[str, int]) -> tuple[int, ...]:
         """Shape for one pass, for data axes such as ``{"H": 64, "W": 96}``."""
-        return tuple(dim if isinstance(dim, int) else _resolve(dim, axes) for dim in self.dims)
+        return tuple(dim if isinstance(dim, int) else _resolve_dim(dim, axes) for dim in self.dims)
 
 
-def _resolve(expression: str, axes: Mapping[str, int]) -> int:
+def _resolve_dim(expression: str, axes: Mapping[str, int]) -> int:
     axis, _, divisor = expression.partition("/")
     size, step = axes[axis], int(divisor or 1)
     if size % step:

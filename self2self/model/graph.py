@@ -23,10 +23,10 @@ OPSET_VERSION = 18
 IR_VERSION = 8
 """The file format that came with opset 18; engines refuse a newer one than they know."""
 BATCH_AXIS = "N"
-NAME = "self2self"
-BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
+GRAPH_NAME = "self2self"
+BORDER_PADS, UPSAMPLING_SCALES, DROPOUT_SCALE = "border", "enlargement", "scale"
 """Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
-WEIGHTS = METADATA_PREFIX + "weights"
+WEIGHTS_KEY = METADATA_PREFIX + "weights"
 """Key of what `note_weights` writes into the metadata of a model."""
 
 
@@ -56,7 +56,7 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
         # Without a region of interest, which is the second input.
         x = nodes.add(
             "Resize",
-            [x, "", ENLARGEMENT],
+            [x, "", UPSAMPLING_SCALES],
             f"decoder.{level}.enlarged",
             mode="nearest",
             coordinate_transformation_mode="asymmetric",
@@ -65,7 +65,7 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
         x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
         for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
             layer = f"decoder_{part}.{level}"
-            scaled = nodes.add("Mul", [nodes.cast(mask), SCALE], f"{mask}.scaled")
+            scaled = nodes.add("Mul", [nodes.cast(mask), DROPOUT_SCALE], f"{mask}.scaled")
             x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
             x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
     if kind == TensorProto.FLOAT:
@@ -80,13 +80,13 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
 
     return helper.make_graph(
         nodes.made,
-        NAME,
+        GRAPH_NAME,
         [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
         [value(PREDICTION, TensorProto.FLOAT)],
         [
-            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
-            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
-            helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
+            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER_PADS),
+            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), UPSAMPLING_SCALES),
+            helper.make_tensor(DROPOUT_SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
         ],
     )
 
@@ -121,7 +121,7 @@ class _Nodes:
 
     def convolved(self, layer: str, x: str, output: str = "") -> str:
         """The 3x3 convolution `layer` with its reflected border."""
-        padded = self.add("Pad", [x, BORDER], f"{layer}.padded", mode="reflect")
+        padded = self.add("Pad", [x, BORDER_PADS], f"{layer}.padded", mode="reflect")
         weights = [f"{layer}.weight", f"{layer}.bias"]
         return self.add("Conv", [padded, *weights], output or f"{layer}.convolved", kernel_shape=[3, 3])
 
@@ -138,8 +138,8 @@ class _Nodes:
 
 def note_weights(model: onnx.ModelProto) -> None:
     """Write into the metadata how many bytes each weight of `model` has, and the start of their SHA-256."""
-    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS), None)
-    entry = entry or model.metadata_props.add(key=WEIGHTS)
+    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS_KEY), None)
+    entry = entry or model.metadata_props.add(key=WEIGHTS_KEY)
     entry.value = json.dumps(_digests(model.graph))
 
 
@@ -152,11 +152,11 @@ def damaged_weights(model: onnx.ModelProto) -> list[str]:
     Raises:
         ValueError: the note itself is damaged.
     """
-    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS), "{}")
+    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS_KEY), "{}")
     try:
         noted = {name: (int(length), str(digest)) for name, (length, digest) in json.loads(note).items()}
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{WEIGHTS} is damaged") from error
+        raise ValueError(f"{WEIGHTS_KEY} is damaged") from error
     found = _digests(model.graph)
     both = [(name, *noted[name], *found[name]) for name in noted if name in found]
     return [name for name, length, digest, now, other in both if length == now and digest != other]

@@ -52,23 +52,25 @@ On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 a
 0.31 of the variance that independent passes give (dev/log).
 """
 
-PIECE = 2**20
+PIECE_SIZE = 2**20
 """Elements that share a random stream: of one mask, in the order of its memory. So many that seeding their stream, 14
 microseconds, is a small part of the time."""
-_AT_ONCE = 2**17
+_CHUNK_SIZE = 2**17
 """Random bytes that are drawn, turned and compared at a time: so few that they are in the cache meanwhile, which saves
 a fifth of the time against a whole piece. Whole words of the stream, so that it does not depend on this."""
-_KEPT = 5 * 2**23
+_LARGEST_CACHE = 5 * 2**23
 """Random bytes that are kept for other passes, at most: those of the first pieces. Drawing them takes twice as long as
 all else."""
-_WORTH_SHARING = 4 * PIECE
+_SMALLEST_THREADED_BATCH = 4 * PIECE_SIZE
 """Elements from which on several threads gain more than it costs to wake them."""
 
-_SHARING = 127
+_PASSES_PER_PAIRED_BLOCK = 127
 """Passes that share what is drawn for paired masks; a prime number."""
-_OFFSETS = [2 * _SHARING * turn + turn**2 % _SHARING for turn in range(_SHARING)]
+_PAD_OFFSETS = [
+    2 * _PASSES_PER_PAIRED_BLOCK * turn + turn**2 % _PASSES_PER_PAIRED_BLOCK for turn in range(_PASSES_PER_PAIRED_BLOCK)
+]
 """Where in the pad each of them begins: a Sidon set, whose differences are all different."""
-_PAD = 2**32 - 1
+_PAD_STREAM = 2**32 - 1
 """In the place of a piece's number: the stream of a mask's pad."""
 
 
@@ -185,7 +187,7 @@ class MaskMaker:
         if not self._buffers or self._buffers[0].shape[0] < count:
             self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
         jobs = [(offset, piece) for offset in range(count) for piece in self._pieces]
-        shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _WORTH_SHARING else 1
+        shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _SMALLEST_THREADED_BATCH else 1
 
         def work(share: int) -> None:
             for offset, piece in jobs[share::shares]:
@@ -203,29 +205,29 @@ class MaskMaker:
     def _in_pieces(self) -> list[_Piece]:
         """All masks, in pieces."""
         pieces = []
-        room = 0 if self.draws is Draws.OWN else _KEPT
+        room = 0 if self.draws is Draws.OWN else _LARGEST_CACHE
         for mask, size in enumerate(self._sizes):
-            for start in range(0, size, PIECE):
-                length = min(PIECE, size - start)
+            for start in range(0, size, PIECE_SIZE):
+                length = min(PIECE_SIZE, size - start)
                 room -= length
                 sharing = self.block
                 if self.draws is Draws.PAIRED and room >= 0:
-                    sharing = _SHARING
-                pieces.append(_Piece(mask, start // PIECE, length, sharing, kept=room >= 0))
+                    sharing = _PASSES_PER_PAIRED_BLOCK
+                pieces.append(_Piece(mask, start // PIECE_SIZE, length, sharing, kept=room >= 0))
         return pieces
 
     def _fill(self, index: int, row: int, piece: _Piece) -> None:
         """Fill one piece of one mask of one pass."""
         keep_count = self.specs[piece.mask].keep_count
-        first = piece.number * PIECE
+        first = piece.number * PIECE_SIZE
         # A slice, because an index into a mask without dimensions would give a copy.
         target = self._buffers[piece.mask][row : row + 1].reshape(-1)[first : first + piece.length]
         if keep_count == KEEP_LEVELS:
             target.fill(True)
             return
         block, turn = divmod(index, piece.sharing)
-        pad = self._pad(block, piece.mask)[_OFFSETS[turn] :] if turn and self.draws is Draws.PAIRED else None
-        turned = np.empty(min(piece.length, _AT_ONCE), np.uint8)
+        pad = self._pad(block, piece.mask)[_PAD_OFFSETS[turn] :] if turn and self.draws is Draws.PAIRED else None
+        turned = np.empty(min(piece.length, _CHUNK_SIZE), np.uint8)
         done = 0
         for drawn in self._random_bytes(block, piece):
             count = drawn.size
@@ -238,17 +240,17 @@ class MaskMaker:
 
     def _random_bytes(self, block: int, piece: _Piece) -> Iterator[ByteArray]:
         """The bytes that all passes of `block` share for `piece`, in parts."""
-        starts = range(0, piece.length, _AT_ONCE)
+        starts = range(0, piece.length, _CHUNK_SIZE)
         if piece.kept:
             kept = self._kept(block, piece.mask, piece.number, piece.length)
-            yield from (kept[start : start + _AT_ONCE] for start in starts)
+            yield from (kept[start : start + _CHUNK_SIZE] for start in starts)
         else:
             bits = self._stream(block, piece.mask, piece.number)
-            yield from (_bytes_of(bits, min(_AT_ONCE, piece.length - start)) for start in starts)
+            yield from (_bytes_of(bits, min(_CHUNK_SIZE, piece.length - start)) for start in starts)
 
     def _pad(self, block: int, mask: int) -> ByteArray:
         """What the passes of `block` that share a mask's bytes differ by."""
-        return self._kept(block, mask, _PAD, min(PIECE, self._sizes[mask]) + _OFFSETS[-1])
+        return self._kept(block, mask, _PAD_STREAM, min(PIECE_SIZE, self._sizes[mask]) + _PAD_OFFSETS[-1])
 
     def _kept(self, block: int, mask: int, number: int, count: int) -> ByteArray:
         """The first `count` bytes of a stream, drawn once for all passes of a block."""

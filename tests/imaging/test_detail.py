@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from self2self.imaging import detail as lost_detail
-from self2self.imaging.detail import SQUARE, restore_detail
+from self2self.imaging.detail import SQUARE_SIDE, restore_detail
 from self2self.imaging.noise import measure_noise
 
 FloatArray = np.ndarray
@@ -168,12 +168,12 @@ def test_what_is_too_light_everywhere_is_no_detail(sigma: float) -> None:
     assert rms(restored(too_light, clean + white(clean.shape, sigma)) - too_light) < 0.1 * sigma + 1e-6
 
 
-@pytest.mark.parametrize("size", [(1, 1), (SQUARE - 1, 100), (SQUARE, SQUARE), (9, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (SQUARE_SIDE - 1, 100), (SQUARE_SIDE, SQUARE_SIDE), (9, 33)])
 def test_small_images(size: tuple[int, int]) -> None:
     clean = np.full((1, *size), 0.5, np.float32)
     result = restored(clean, clean + white(clean.shape, 5))
     assert np.isfinite(result).all()
-    if min(size) < SQUARE:
+    if min(size) < SQUARE_SIDE:
         np.testing.assert_array_equal(result, clean)
 
 
@@ -194,7 +194,7 @@ def test_it_does_not_depend_on_how_many_lines_are_worked_on(monkeypatch: pytest.
     smooth, detailed = with_lattice(3)
     noisy = detailed + white(detailed.shape, 2)
     at_once = restored(smooth, noisy)
-    monkeypatch.setattr(lost_detail, "LINES", 16)
+    monkeypatch.setattr(lost_detail, "LINES_PER_STRIP", 16)
     np.testing.assert_allclose(restored(smooth, noisy), at_once, atol=1e-6)
 
 
@@ -209,10 +209,10 @@ def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
         around[np.clip(rows + down, 0, 8)][:, np.clip(columns + right, 0, 11)] for down in (-3, 3) for right in (-3, 3)
     ]
     near = np.max([around, *corners], axis=0)
-    np.testing.assert_allclose(lost_detail._nearby(variances)[0], near / 0.86, rtol=1e-6)
+    np.testing.assert_allclose(lost_detail._noise_nearby(variances)[0], near / 0.86, rtol=1e-6)
     order = np.argsort(brightness, axis=None)
     groups = np.array_split(order, 6)
     calm = [np.quantile(variances.ravel()[group], 0.25) for group in groups]
     at = [brightness.ravel()[group].mean() for group in groups]
     expected = np.interp(brightness[0], at, calm) / 0.86
-    np.testing.assert_allclose(lost_detail._as_bright(variances, brightness)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(lost_detail._noise_by_brightness(variances, brightness)[0], expected, rtol=1e-5)

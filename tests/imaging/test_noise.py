@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage import data
 
 from self2self.imaging.noise import (
-    CORRELATED,
+    CORRELATION_THRESHOLD,
     LARGEST_SIDE,
     autocorrelation,
     center_crop,
@@ -102,7 +102,7 @@ def test_correlation_is_found_where_it_is(weight: float) -> None:
     assert measured[0][2] == pytest.approx(weight**2 / (1 + 2 * weight**2), abs=0.03)
     # The surface that is taken away takes some of the correlation with it.
     for estimate in estimate_correlation(noise):
-        assert CORRELATED < estimate < expected + 0.02
+        assert CORRELATION_THRESHOLD < estimate < expected + 0.02
 
 
 def test_correlation_tells_the_direction() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from self2self.imaging.outliers import (
     LARGEST_NEIGHBOUR_SHARE,
-    LINES,
+    LINES_PER_STRIP,
     clip_to_range,
     remove_hot_pixels,
     restore_outliers,
@@ -55,7 +55,7 @@ def test_an_extreme_comes_back_where_the_prediction_supports_it(
 
 def test_the_result_may_overwrite_the_image() -> None:
     rng = np.random.default_rng(0)
-    pixels = rng.uniform(-1, 2, (3, 2 * LINES + 5, 9)).astype(np.float32)
+    pixels = rng.uniform(-1, 2, (3, 2 * LINES_PER_STRIP + 5, 9)).astype(np.float32)
     prediction = rng.uniform(-0.2, 1.2, pixels.shape).astype(np.float32)
     apart = np.empty_like(pixels)
     restore_outliers(prediction, pixels.copy(), apart)
@@ -77,7 +77,7 @@ def plainly_cleaned(pixels: np.ndarray) -> np.ndarray:
 
 
 @given(
-    height=st.integers(2, LINES + 9),
+    height=st.integers(2, LINES_PER_STRIP + 9),
     width=st.integers(2, 40),
     channels=st.sampled_from([1, 3]),
     share=st.floats(0, 0.2),

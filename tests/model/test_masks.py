@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.model import masks
 from self2self.model.contract import MaskSpec, mask_specs
-from self2self.model.masks import PASSES_PER_BLOCK, PIECE, BoolArray, Draws, MaskMaker, Stream, generator
+from self2self.model.masks import PASSES_PER_BLOCK, PIECE_SIZE, BoolArray, Draws, MaskMaker, Stream, generator
 
 AXES = {"H": 64, "W": 96}
 TINY = mask_specs(3, 4, (6, 6, 6, 4, 4), 0.7, 0.4)
@@ -52,8 +52,8 @@ def slow_masks(
         shape = spec.shape(AXES)
         size = int(np.prod(shape))
         drawn: list[int] = []
-        for piece in range(-(-size // PIECE)):
-            count = min(PIECE, size - piece * PIECE)
+        for piece in range(-(-size // PIECE_SIZE)):
+            count = min(PIECE_SIZE, size - piece * PIECE_SIZE)
             before += count
             shared = draws is Draws.PAIRED and before <= most_kept
             block, turn = divmod(index, 127) if shared else (index, 0)
@@ -162,9 +162,14 @@ def test_large_masks_are_made_in_pieces_by_any_number_of_threads(
 ) -> None:
     monkeypatch.setattr(masks, "compute_threads", lambda: threads)
     # Small pieces, which an independent formulation can draw in a test's time.
-    for name, elements in (("PIECE", 1000), ("_WORTH_SHARING", 3000), ("_AT_ONCE", 256), ("_KEPT", most_kept)):
+    for name, elements in (
+        ("PIECE_SIZE", 1000),
+        ("_SMALLEST_THREADED_BATCH", 3000),
+        ("_CHUNK_SIZE", 256),
+        ("_LARGEST_CACHE", most_kept),
+    ):
         monkeypatch.setattr(masks, name, elements)
-    monkeypatch.setitem(globals(), "PIECE", 1000)
+    monkeypatch.setitem(globals(), "PIECE_SIZE", 1000)
     specs = [MaskSpec("a", (3, 1111), 100), MaskSpec("b", (1000,), 200), MaskSpec("c", (7,), 256)]
     maker = MaskMaker(specs, {}, 5, draws=draws)
     maker.place = 3
@@ -209,9 +214,11 @@ def test_neighbours_are_independent() -> None:
 def test_big_masks_equal_one_draw_of_raw_words_a_piece() -> None:
     channels, height, width = 9, 512, 640
     mask = MaskMaker([MaskSpec("big", (channels, "H", "W"), 77)], {"H": height, "W": width}, 8).make(3, 1)["big"][0]
-    pieces = -(-channels * height * width // PIECE)
+    pieces = -(-channels * height * width // PIECE_SIZE)
     assert pieces == 3
-    words = [np.random.SFC64(np.random.SeedSequence((8, 0, 3, 0, 0, i))).random_raw(PIECE // 8) for i in range(pieces)]
+    words = [
+        np.random.SFC64(np.random.SeedSequence((8, 0, 3, 0, 0, i))).random_raw(PIECE_SIZE // 8) for i in range(pieces)
+    ]
     expected = np.concatenate(words).astype("<u8").view(np.uint8)[: mask.size] < 77
     np.testing.assert_array_equal(mask.reshape(-1), expected)
 
@@ -299,8 +306,8 @@ def test_the_first_balanced_pass_of_a_block_is_an_independent_one() -> None:
 def test_bytes_are_drawn_once_where_they_can_be_kept(kept: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever order passes, blocks and places come."""
     specs = [MaskSpec("a", ("H", "W"), 100), MaskSpec("b", (9,), 200)]
-    monkeypatch.setattr(masks, "_KEPT", (0, 64 * 96 + 8, 64 * 96 + 9)[kept])
-    monkeypatch.setattr(masks, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(masks, "_LARGEST_CACHE", (0, 64 * 96 + 8, 64 * 96 + 9)[kept])
+    monkeypatch.setattr(masks, "_SMALLEST_THREADED_BATCH", 0)
     monkeypatch.setattr(masks, "compute_threads", lambda: threads)
     streams: list[tuple[int, ...]] = []
     seeded = masks._bit_generator
@@ -353,7 +360,7 @@ def test_paired_masks_are_pairwise_independent(monkeypatch: pytest.MonkeyPatch) 
     """As a matter of algebra: with a keep probability of one half, masks are linear in the bits that were drawn, and
     linear maps of fair bits are independent when their rank is full.
     """
-    for name, value in (("_SHARING", 5), ("_OFFSETS", [0, 1, 4, 9, 11]), ("PIECE", 6)):
+    for name, value in (("_PASSES_PER_PAIRED_BLOCK", 5), ("_PAD_OFFSETS", [0, 1, 4, 9, 11]), ("PIECE_SIZE", 6)):
         monkeypatch.setattr(masks, name, value)
     specs = [MaskSpec("a", (6,), 128), MaskSpec("b", (12,), 128)]
     pads = 2 * (6 + 11)
@@ -387,7 +394,7 @@ def test_the_variance_of_a_mean_of_paired_passes_is_that_of_independent_ones(dra
 
 
 def test_no_two_pairs_of_offsets_are_equally_far_apart() -> None:
-    differences = [other - one for one, other in combinations(masks._OFFSETS, 2)]
+    differences = [other - one for one, other in combinations(masks._PAD_OFFSETS, 2)]
     assert min(differences) > 0
     assert len(set(differences)) == len(differences)
 
