@@ -76,7 +76,7 @@ def pad_and_join(
 
 
 def reflect_border(frame: Tensor, *, above: bool = False, below: bool = False) -> None:
-    """Fill the border of one pixel with the reflection of the inner pixels, in channel_range.
+    """Fill the border of one pixel with the reflection of the inner pixels, in place.
 
     Args:
         frame: [N, C, H + 2, W + 2].
@@ -107,7 +107,7 @@ def upsample_rows(x: Tensor, rows: slice) -> Tensor:
 
 
 def fold_border(gradient: Tensor) -> Tensor:
-    """Add the border of a gradient to the pixels that the border reflects, in channel_range: the derivative of the padding.
+    """Add the border of a gradient to the pixels that the border reflects, in place: the derivative of padding.
 
     Args:
         gradient: [N, C, H + 2, W + 2], gradient for a result of `pad_and_join` with a reflection on all four sides.
