@@ -1,4 +1,4 @@
-"""The result keeps the local means of the noisy image, and nothing else of it."""
+"""Test that a result gets the local means of the noisy image, and nothing else of it."""
 
 import tracemalloc
 
@@ -13,7 +13,7 @@ FloatArray = np.ndarray
 
 
 def restored(noisy: FloatArray, prediction: FloatArray, lines: int | None = None) -> FloatArray:
-    """The clamped prediction with the means of `noisy`, which is shown `lines` lines at a time, the last ones first."""
+    """Return the clamped prediction with the means of `noisy`, which is added `lines` lines at a time, last first."""
     means = LocalMeans(noisy.shape)
     step = lines or noisy.shape[1]
     for top in reversed(range(0, noisy.shape[1], step)):
@@ -42,7 +42,7 @@ def test_a_shift_of_the_whole_image_is_undone(
 
 
 def test_each_channel_and_place_has_its_own_shift() -> None:
-    """The mean is that of a Gaussian window, here of all values one by one instead of blocks."""
+    """The local mean equals a mean over a Gaussian window of single values instead of blocks."""
     from scipy.ndimage import gaussian_filter
 
     rows, columns = np.mgrid[:150, :201]
@@ -58,7 +58,7 @@ def test_each_channel_and_place_has_its_own_shift() -> None:
 @pytest.mark.parametrize("amplitude", [0.01, 0.07])
 @pytest.mark.parametrize("size", [(1, 1501), (1201, 17), (333, 777)])
 def test_equals_means_over_all_blocks(size: tuple[int, int], amplitude: float) -> None:
-    """Of uniform noise, which has no outliers; the stronger one takes means over more pixels."""
+    """The noise is uniform, so it has no outliers; with the stronger noise, means are over more pixels."""
     noisy = (0.5 + np.random.default_rng(0).uniform(-amplitude, amplitude, (3, *size))).astype(np.float32)
     flat = np.full_like(noisy, 0.5)
     means = LocalMeans(noisy.shape)

@@ -1,4 +1,4 @@
-"""What the messages of CUDA, ONNX Runtime and TensorRT mean, in the forms in which they come."""
+"""Test the explanations of messages of CUDA, ONNX Runtime and TensorRT, in the forms in which they occur."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_library_where_the_loader_does_not_look(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_the_runtime_says(message: str, cause: Obstacle, text: str) -> None:
+def test_messages_of_the_runtime_are_explained(message: str, cause: Obstacle, text: str) -> None:
     found = explained(message)
     assert found.cause == cause
     assert text in found.reason
