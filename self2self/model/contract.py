@@ -38,7 +38,7 @@ PREDICTION = "prediction"
 LEVELS = 5
 """Number of 2x2 poolings of the network."""
 NEGATIVE_SLOPE = 0.2
-"""Slope of the leaky ReLUs for negative values."""
+"""Of the leaky ReLUs."""
 SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this number."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE
@@ -105,10 +105,10 @@ def quantise_keep(drop_rate: float) -> int:
 
 
 def dropout_channels(encoder_width: int, decoder_widths: Sequence[int]) -> tuple[int, ...]:
-    """Return the channels of the ten dropout masks, in the order of `mask_specs`.
+    """Channels of the ten dropout masks, in the order of `mask_specs`.
 
-    Each decoder level masks its concatenated input (the output of the level below and the skip
-    connection), and then the output of its first convolution.
+    Each decoder level masks what it concatenates (the level below and the skip connection) and
+    then the output of its first convolution.
     """
     channels: list[int] = []
     below = encoder_width

@@ -24,7 +24,7 @@ IR_VERSION = 8
 """Version of the file format that came with opset 18; engines refuse formats newer than the ones they know."""
 BATCH_AXIS = "N"
 GRAPH_NAME = "self2self"
-BORDER_PADS, UPSAMPLING_SCALES, DROPOUT_SCALE = "border", "enlargement", "scale"
+BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
 """Names of the graph's constants: pads of a convolution's reflected border, scales of the upsampling, and 1/(1-p) of
 the decoder's masks."""
 WEIGHTS_KEY = METADATA_PREFIX + "weights"
@@ -48,7 +48,29 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
     kept = nodes.cast(input_mask)
     x = nodes.add("Concat", [kept, nodes.add("Mul", [kept, image], "masked")], "stem.seen", axis=1)
     x = nodes.gated("stem", x)
-    x = _decode(nodes, _encode(nodes, x), dropout_masks)
+    skips = []
+    for level in range(LEVELS + 1):
+        if level:
+            x = nodes.add("MaxPool", [x], f"encoder.{level}.pooled", kernel_shape=[2, 2], strides=[2, 2])
+        x = nodes.gated(f"encoder.{level}", x)
+        skips.append(x)
+    x = skips.pop()
+    for level in range(LEVELS):
+        # Without a region of interest, which is the second input.
+        x = nodes.add(
+            "Resize",
+            [x, "", ENLARGEMENT],
+            f"decoder.{level}.enlarged",
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
+        for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
+            layer = f"decoder_{part}.{level}"
+            scaled = nodes.add("Mul", [nodes.cast(mask), SCALE], f"{mask}.scaled")
+            x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
+            x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
     if kind == TensorProto.FLOAT:
         nodes.convolved("head", x, PREDICTION)
     else:
@@ -65,44 +87,11 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
         [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
         [value(PREDICTION, TensorProto.FLOAT)],
         [
-            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER_PADS),
-            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), UPSAMPLING_SCALES),
-            helper.make_tensor(DROPOUT_SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
+            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
+            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
+            helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
         ],
     )
-
-
-def _encode(nodes: _Nodes, x: str) -> list[str]:
-    """Add the encoder's nodes; return the outputs of its levels, full resolution first."""
-    outputs = []
-    for level in range(LEVELS + 1):
-        if level:
-            x = nodes.add("MaxPool", [x], f"encoder.{level}.pooled", kernel_shape=[2, 2], strides=[2, 2])
-        x = nodes.gated(f"encoder.{level}", x)
-        outputs.append(x)
-    return outputs
-
-
-def _decode(nodes: _Nodes, skips: list[str], dropout_masks: list[str]) -> str:
-    """Add the decoder's nodes, which read and empty `skips` from the coarsest level up; return its output."""
-    x = skips.pop()
-    for level in range(LEVELS):
-        # The empty second input is the region of interest, which this mode does not use.
-        x = nodes.add(
-            "Resize",
-            [x, "", UPSAMPLING_SCALES],
-            f"decoder.{level}.enlarged",
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-        x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
-        for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
-            layer = f"decoder_{part}.{level}"
-            scaled = nodes.add("Mul", [nodes.cast(mask), DROPOUT_SCALE], f"{mask}.scaled")
-            x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
-            x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
-    return x
 
 
 def free_dims(contract: Contract) -> dict[str, list[int | str]]:
@@ -138,13 +127,12 @@ class _Nodes:
         return self.add("Cast", [name], f"{name}.cast", to=self._kind)
 
     def convolved(self, layer: str, x: str, output: str = "") -> str:
-        """Add the 3x3 convolution `layer` with its reflected border."""
-        padded = self.add("Pad", [x, BORDER_PADS], f"{layer}.padded", mode="reflect")
+        """The 3x3 convolution `layer` with its reflected border."""
+        padded = self.add("Pad", [x, BORDER], f"{layer}.padded", mode="reflect")
         weights = [f"{layer}.weight", f"{layer}.bias"]
         return self.add("Conv", [padded, *weights], output or f"{layer}.convolved", kernel_shape=[3, 3])
 
     def gated(self, block: str, x: str) -> str:
-        """Add the gated convolution `block`."""
         from onnx import helper
 
         halves = [f"{block}.feature", f"{block}.gate"]
