@@ -131,7 +131,7 @@ def first_line(error: BaseException) -> str:
 
 
 def first_line_of(message: str) -> str:
-    """Return the first line of a library's message, cut to 200 characters so that it fits into our one-line messages."""
+    """Return the first line of a library's message, cut to 200 characters to fit into our one-line messages."""
     lines = message.strip().splitlines()
     return lines[0][:200] if lines else ""
 
