@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results_file import write_result
 from self2self.bench.environment import shown_command
-from self2self.imaging.noise import CORRELATED, measure_noise
+from self2self.imaging.noise import CORRELATION_THRESHOLD, measure_noise
 
 SMOOTH = ("astronaut", "camera", "chelsea", "coffee", "brick", "rocket", "moon", "coins", "retina", "page", "text")
 TEXTURED = ("grass", "gravel", "immunohistochemistry", "hubble_deep_field")
@@ -79,7 +79,7 @@ def main() -> None:
                 print(json.dumps(results[-1]))
     values = {
         "command": shown_command("python -m benchmarks.diagnosis"),
-        "threshold": CORRELATED,
+        "threshold": CORRELATION_THRESHOLD,
         "photographs": {"flat parts": SMOOTH, "texture everywhere": TEXTURED},
         "results": results,
     }

@@ -1,4 +1,4 @@
-"""Every error that a user can cause or meet, in one tree.
+"""Define every error that a user can cause or meet, in one class tree.
 
 ::
 
@@ -10,10 +10,10 @@
     ├── ResourceError                 5   memory or disk space ran out
     ├── FileFormatError               6   a model, run or engine file is damaged, foreign or of another version
     │   └── VerificationError         6   an exported model does not compute what PyTorch computes
-    └── InterruptedRun              130   Ctrl-C; what was done is kept
+    └── InterruptedRun              130   Ctrl-C; finished work is kept
 
-A message is one line: what is wrong, what was got and what was expected, and what to type
-instead. Anything that is not in this tree is a bug: exit 1, with a traceback.
+A message is one line: what is wrong, what was got, what was expected, and what to type instead.
+Any exception outside this tree is a bug: exit code 1, with a traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import ClassVar, Self
 
 
 class Self2SelfError(Exception):
-    """Base of all errors that are told to the user in one line."""
+    """Base of all errors that the user sees as one line."""
 
     exit_code: ClassVar[int] = 1
 
@@ -49,7 +49,7 @@ class InputError(Self2SelfError):
 
 
 class Obstacle(StrEnum):
-    """What keeps an engine from working; `self2self engines --json` calls it ``cause``."""
+    """Reason why an engine does not work; `self2self engines --json` writes the value as ``cause``."""
 
     NOT_INSTALLED = "not-installed"
     DOES_NOT_LOAD = "does-not-load"
@@ -77,9 +77,9 @@ class EngineUnavailableError(Self2SelfError):
     """An engine or an optional dependency is missing or does not work here.
 
     Attributes:
-        cause: what is in the way, for programs.
-        reason: the same for people, without a full stop.
-        fix: what would help, with the line to type where there is one; may be empty.
+        cause: why the engine does not work, for programs.
+        reason: the same cause in words, without a full stop.
+        fix: what the user can do, with the line to type where there is one; may be empty.
     """
 
     exit_code = 4
@@ -89,7 +89,15 @@ class EngineUnavailableError(Self2SelfError):
 
     @classmethod
     def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "Use --engine auto.") -> Self:
-        """The error of `engine`: what is in the way, what helps, and what works meanwhile."""
+        """Build the error of `engine`; its message joins `reason`, `fix` and `instead`.
+
+        Args:
+            engine: name of the engine.
+            cause: why it does not work.
+            reason: the cause in words, without a full stop.
+            fix: sentence with what the user can do; may be empty.
+            instead: sentence with what works without a fix.
+        """
         error = cls(" ".join(filter(None, [f"engine {engine}: {reason}.", fix, instead])))
         error.cause, error.reason, error.fix = cause, reason, fix
         return error
@@ -112,25 +120,29 @@ class VerificationError(FileFormatError):
 
 
 class InterruptedRun(Self2SelfError):  # noqa: N818 - not an error, but it ends the command
-    """The user pressed Ctrl-C; what was done so far is kept on disk."""
+    """The user pressed Ctrl-C; the work that was finished so far stays on disk."""
 
     exit_code = 130
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, short enough for one line of ours."""
+    """Return the first line of a library's exception, or the name of its class if it has no text."""
     return first_line_of(str(error)) or type(error).__name__
 
 
 def first_line_of(message: str) -> str:
-    """The first line of a library's message, or as much of it as fits into one of ours."""
+    """Return the first line of a library's message, cut to 200 characters to fit into our one-line messages."""
     lines = message.strip().splitlines()
     return lines[0][:200] if lines else ""
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into one line for the user, who can do what `instead` says.
+    """Turn an `OSError` of the block, which writes `path`, into an error with one line for the user.
+
+    Args:
+        path: the file or folder that the block writes.
+        instead: what the user can do, for the end of the message.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
@@ -139,7 +151,7 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
     try:
         yield
     except OSError as error:
-        # numpy tells a full disk by the items it could not write, with no number.
+        # numpy reports a full disk without an errno: its message counts the items that were not written.
         unwritten = error.errno is None and " requested and " in str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or unwritten:
             raise ResourceError(
@@ -151,12 +163,16 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
 
 @contextmanager
 def pytorch_memory() -> Iterator[None]:
-    """Turn the RuntimeError that PyTorch raises where the host or the GPU has no memory left into a MemoryError."""
+    """Turn the RuntimeError that PyTorch raises when the host or the GPU has no memory left into a MemoryError."""
     try:
         yield
     except RuntimeError as error:
-        said = first_line(error)
-        # The last is oneDNN's, which says "a primitive descriptor" where it lacks the operation, not the memory.
-        if "allocate memory" in str(error) or "out of memory" in str(error) or said == "could not create a primitive":
-            raise MemoryError(said) from error
+        message = first_line(error)
+        # The last message is oneDNN's. It says "a primitive descriptor" if it lacks the operation and not the memory.
+        if (
+            "allocate memory" in str(error)
+            or "out of memory" in str(error)
+            or message == "could not create a primitive"
+        ):
+            raise MemoryError(message) from error
         raise

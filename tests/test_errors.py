@@ -75,9 +75,9 @@ def test_other_exceptions_pass_through_unchanged() -> None:
         ("x" * 300, "x" * 200),
     ],
 )
-def test_the_first_line_of_what_an_error_says_or_else_what_it_is(text: str, line: str) -> None:
+def test_first_line_is_that_of_the_message_or_else_the_class_name(text: str, line: str) -> None:
     class OddError(Exception):
-        """Says its text as it is."""
+        """Has its text as its message."""
 
     assert first_line(OddError(text)) == line
 
@@ -93,6 +93,6 @@ def test_the_first_line_of_what_an_error_says_or_else_what_it_is(text: str, line
         ("a bug", RuntimeError),
     ],
 )
-def test_what_pytorch_says_where_there_is_no_memory(text: str, kind: type[Exception]) -> None:
+def test_messages_of_pytorch_without_memory_become_memory_errors(text: str, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=re.escape(text)), pytorch_memory():
         raise RuntimeError(text)

@@ -51,9 +51,9 @@ def root(
 
 def main() -> None:
     """Entry point of the `self2self` command."""
-    from self2self.machine.system import wait_briefly
+    from self2self.machine.system import limit_spin_wait
 
-    wait_briefly()
+    limit_spin_wait()
     arguments = sys.argv[1:]
     try:
         code = app(standalone_mode=False)

@@ -1,1 +1,1 @@
-"""Arrays to arrays: noise, outliers, restoration, orientation, padding, metrics."""
+"""Compute arrays and figures from arrays: noise, outliers, local means, detail, orientation, padding, metrics."""

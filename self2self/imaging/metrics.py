@@ -1,4 +1,4 @@
-"""Distances between images, for evaluation against a clean reference."""
+"""Compare an image with a clean reference: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ FloatArray = NDArray[np.floating]
 
 
 def psnr(image: FloatArray, reference: FloatArray, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB over all values; infinite for equal arrays."""
+    """Return the peak signal-to-noise ratio in dB over all values; infinite for equal arrays."""
     error = float(np.mean(np.square(np.asarray(image, np.float64) - np.asarray(reference, np.float64))))
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
 def from_black_to_white(pixels: FloatArray, ends: tuple[float, float]) -> NDArray[np.float64]:
-    """`pixels` with 0 and 1 in the place of `ends`, so that peaks of 1 hold."""
+    """Map black and white of `pixels`, the two `ends`, to 0 and 1, so that metrics with a peak of 1 apply."""
     black, white = ends
     return (np.asarray(pixels, np.float64) - black) / (white - black)
 
 
 def ssim(image: FloatArray, reference: FloatArray, peak: float = 1.0) -> float:
-    """Structural similarity (Wang et al. 2004), mean over pixels and channels.
+    """Return the structural similarity (Wang et al. 2004), mean over pixels and channels.
 
-    Gaussian window of standard deviation 1.5, truncated at 5 pixels, over the pixels whose
-    window lies inside the image; K1 = 0.01, K2 = 0.03.
+    The window is a Gaussian of standard deviation 1.5, truncated at 5 pixels. Only pixels whose
+    window lies inside the image count. K1 = 0.01, K2 = 0.03.
 
     Args:
         image: (C, H, W); H and W of at least 11.
-        reference: the same shape.
+        reference: image of the same shape.
         peak: the largest value that a pixel can have.
     """
     x, y = np.asarray(image, np.float64), np.asarray(reference, np.float64)

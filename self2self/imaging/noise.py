@@ -1,11 +1,11 @@
-"""What an image tells about its own noise, with no clean image to compare with: how much, and of which kind.
+"""Measure the noise of an image from the image alone, without a clean image: its strength and its kind.
 
-The method removes noise that is independent from pixel to pixel, because it predicts each hidden
-pixel from its neighbours; for other noise `fast` has another way. Of which kind the noise is can be seen in
-the noisy image before the fit (`measure_noise`), from which `fast` chooses its settings, and in what was
-removed after it (`measure_residual`).
+The method removes noise that is independent from pixel to pixel, because it predicts each hidden pixel from its
+neighbours. For noise that is correlated between neighbours, the recipe `fast` fits simulated noise instead.
+`measure_noise` finds the kind of noise in the noisy image before the fit; `fast` chooses its settings from it.
+`measure_residual` finds it in the difference that was removed, after the passes.
 
-Levels are in 8-bit grey levels: 255 times the unit of the pixels, whose bulk lies in [0, 1].
+Strengths are in 8-bit grey levels: 255 times the unit of the pixels, most of which lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -26,33 +26,36 @@ GREY_LEVELS = 255.0
 NORMAL_MEDIAN = 0.6744897501960817
 """Median of |x| for a standard normal x."""
 
-CLIP = 3.0
+CLIP_DEVIATIONS = 3.0
+"""Values beyond this many standard deviations are left out of an estimate of the standard deviation."""
 CLIPPED_VARIANCE = 0.9733369246625415
-"""Variance of a standard normal that is cut off at ±`CLIP`."""
+"""Variance of a standard normal that is cut off at ±`CLIP_DEVIATIONS`."""
 
-FLATTEST = 0.25
-"""Share of an image that is looked at: where the picture changes least."""
+FLATTEST_SHARE = 0.25
+"""Share of an image in which noise is measured: the part where the image changes least."""
 
-LEAST_POSITIONS = 64
-"""Fewer than this say nothing, so that of a small image more is looked at."""
+MINIMUM_POSITIONS = 64
+"""Smallest number of positions for an estimate; in a small image they are more than `FLATTEST_SHARE`."""
 
-LEAST_BLOCKS = 16
+MINIMUM_BLOCKS = 16
+"""Smallest number of blocks for an estimate, in the same way."""
 
 SATURATED_SHARE = 0.01
-"""From this share of values on, an end of the range counts as cut off, and what lies there is left out."""
+"""If this share of all values equals an end of the range, values count as cut off there, and are left out."""
 
 LAGS = 4
-"""Lags 0 to 3 of the autocorrelation, down and to the right."""
+"""Number of lags of the autocorrelation, 0 to 3, down and to the right."""
 
-CORRELATED = 0.2
-"""From this correlation of neighbours on, noise counts as correlated.
+CORRELATION_THRESHOLD = 0.2
+"""Noise counts as correlated if the correlation of neighbouring pixels is larger than this.
 
-Chosen on scikit-image's photographs (`python -m benchmarks.diagnosis`): the noise of independent
-pixels stays under it unless texture hides weak noise, and a camera's interpolation is above it.
+The threshold was chosen on scikit-image's photographs (`python -m benchmarks.diagnosis`): noise of
+independent pixels stays below it unless texture hides weak noise, and a camera's interpolation is
+above it.
 """
 
 LARGEST_SIDE = 1536
-"""Pixels a side of the part that is looked at; an estimate from two million values does not get better by more."""
+"""Side of the part in which noise is measured, in pixels; more than two million values do not improve an estimate."""
 
 SHARED_NOTE = "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same)"
 BETTER_SOURCE = "Better denoise the raw file, or the frame before it was scaled or compressed."
@@ -66,9 +69,9 @@ class Noise:
     Attributes:
         sigma: standard deviation, in 8-bit grey levels; RMS over the channels.
         sigma_by_channel: the same for each channel.
-        correlation: between neighbouring pixels, mean of both directions; 0 for independent pixels.
-        horizontal, vertical: between a pixel and the next one to the right, and the one below.
-        signal_dependent: whether it grows with the brightness, as that of photons does.
+        correlation: correlation of neighbouring pixels, mean of both directions; 0 for independent pixels.
+        horizontal, vertical: correlation of a pixel with the next one to the right, and with the one below.
+        signal_dependent: whether the noise grows with the brightness, as photon noise does.
     """
 
     sigma: float
@@ -80,20 +83,20 @@ class Noise:
 
     @property
     def correlated(self) -> bool:
-        """Whether the noise is of the kind that a fit learns."""
-        return self.correlation > CORRELATED
+        """Whether neighbours share their noise, so that a fit to hidden pixels would learn it."""
+        return self.correlation > CORRELATION_THRESHOLD
 
     @property
     def text(self) -> str:
-        """Its level in words, for people."""
-        # It would read 0.0, that of the dark.
+        """The strength of the noise in words."""
+        # The strength is measured in flat parts, mostly dark ones, and would read 0.0 here.
         if self.signal_dependent and self.sigma < 0.05:
             return "noise in bright parts, and none where there is no light"
         grows = ", stronger where it is brighter" if self.signal_dependent else ""
         return f"noise of about {self.sigma:.1f} grey levels{grows}"
 
     def to_json(self) -> dict[str, Any]:
-        """What ``"noise"`` holds in the JSON of a command."""
+        """Return the value of ``"noise"`` in the JSON of a command."""
         return {
             "sigma": round(self.sigma, 3),
             "sigma_by_channel": [round(value, 3) for value in self.sigma_by_channel],
@@ -107,13 +110,13 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What was removed from an image: noisy minus denoised, with the denoised image clamped to its range.
+    """The difference that denoising removed: noisy minus denoised, with the denoised image clamped to its range.
 
     Attributes:
-        mean, standard_deviation: in 8-bit grey levels.
+        mean, standard_deviation: of the difference, in 8-bit grey levels.
         autocorrelation: `LAGS` × `LAGS`, by lag down and lag to the right; 1 at lag (0, 0), and all 0
-            where nothing was removed. Structure of the image that was removed counts, too.
-        noise: the same estimates as for the noisy image, in the flattest parts of the residual.
+            if nothing was removed. Structure of the image that was removed counts, too.
+        noise: the same estimates as for the noisy image, in the flattest parts of the difference.
     """
 
     mean: float
@@ -123,11 +126,11 @@ class Residual:
 
     @property
     def correlated(self) -> bool:
-        """Whether neighbours are correlated in what was removed, over the whole image and in its flat parts."""
-        return neighbour_correlation(self.autocorrelation) > CORRELATED and self.noise.correlated
+        """Whether neighbours are correlated in the difference, both over the whole image and in its flat parts."""
+        return neighbour_correlation(self.autocorrelation) > CORRELATION_THRESHOLD and self.noise.correlated
 
     def to_json(self) -> dict[str, Any]:
-        """What ``"residual"`` holds in the JSON of a command."""
+        """Return the value of ``"residual"`` in the JSON of a command."""
         return {
             "mean": round(self.mean, 4),
             "standard_deviation": round(self.standard_deviation, 3),
@@ -138,18 +141,18 @@ class Residual:
 
 
 def center_crop(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
-    """A view of the middle of `pixels` [C, H, W], at most `side` a side: by default enough to measure noise in."""
+    """Return a view of the middle of `pixels` [C, H, W], at most `side` pixels a side; the default suits noise."""
     starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
     rows, columns = (slice(start, start + side) for start in starts)
     return pixels[..., rows, columns]
 
 
 def measure_noise(pixels: FloatArray) -> Noise:
-    """The noise of an image.
+    """Measure the noise of an image.
 
     Args:
-        pixels: (C, H, W) of at least 8x8, finite, with its bulk in [0, 1]. Level and correlation are those of any
-            affine scale; whether it depends on the signal can be told of values in the range alone.
+        pixels: (C, H, W) of at least 8x8, finite, most values in [0, 1]. An affine scale of the values scales the
+            strength and does not change the correlation. The dependence on the signal is measured in [0, 1] only.
     """
     return replace(_level_and_correlation(pixels), signal_dependent=is_signal_dependent(pixels))
 
@@ -161,12 +164,12 @@ def _level_and_correlation(pixels: FloatArray) -> Noise:
 
 
 def has_noise(pixels: FloatArray) -> bool:
-    """Whether there is any in (C, H, W): what a result of an empty page differs by is none."""
+    """Return whether (C, H, W) has any noise; an empty page has none, so its difference to a result is not noise."""
     return estimate_sigma(pixels)[0] > 0
 
 
 def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
-    """What lies between two images of the same shape (C, H, W)."""
+    """Measure the difference between two images of the same shape (C, H, W)."""
     difference = np.subtract(noisy, denoised, dtype=np.float64)
     return Residual(
         float(difference.mean()) * GREY_LEVELS,
@@ -177,7 +180,11 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
 
 
 def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
-    """Normalised autocorrelation of (C, H, W), each channel less its mean, by lag down and lag to the right."""
+    """Return the normalised autocorrelation of (C, H, W), by lag down and lag to the right.
+
+    The mean of each channel is subtracted first. The result is `LAGS` × `LAGS`: 1 at lag (0, 0), and all 0 for channels
+    without any variance.
+    """
     total = np.zeros((LAGS, LAGS))
     for channel in values:
         plane = channel - np.mean(channel, dtype=np.float64)
@@ -186,51 +193,58 @@ def autocorrelation(values: FloatArray) -> tuple[tuple[float, ...], ...]:
             for right in range(LAGS):
                 product = plane[: height - down, : width - right] * plane[down:, right:]
                 total[down, right] += product.mean()
-    # Rounding alone is no variance.
+    # Rounding errors alone do not count as variance.
     if total[0, 0] <= 1e-14 * float(np.square(values, dtype=np.float64).mean()) * len(values):
         return ((0.0,) * LAGS,) * LAGS
     return tuple(tuple(float(value) for value in row) for row in total / total[0, 0])
 
 
 def neighbour_correlation(lags: tuple[tuple[float, ...], ...]) -> float:
-    """Of an `autocorrelation`, that between neighbouring pixels, mean of both directions."""
+    """Return the correlation of neighbouring pixels from an `autocorrelation`, mean of both directions."""
     return (lags[0][1] + lags[1][0]) / 2
 
 
 def estimate_sigma(pixels: FloatArray) -> tuple[float, tuple[float, ...]]:
-    """Standard deviation of the noise in 8-bit grey levels: RMS over the channels, and each channel.
+    """Estimate the standard deviation of the noise in 8-bit grey levels.
 
-    Median absolute deviation of the finest diagonal Haar coefficients over 0.6745 (Donoho and
-    Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", section 5), refined by an
-    average that leaves out what is beyond three standard deviations. Only the quarter of the image
-    where the low-pass half changes least is looked at: for independent Gaussian noise that half is
-    independent of the diagonal one, so the choice does not change the result. Noise that is
-    correlated between neighbours is underestimated, and texture without any flat part is counted.
+    The first estimate is the median absolute deviation of the finest diagonal Haar coefficients
+    over 0.6745 (Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage",
+    section 5). An average refines it, which leaves out coefficients beyond three standard
+    deviations. Only the quarter of the image counts where the low-pass coefficients change least.
+    For independent Gaussian noise, low-pass and diagonal coefficients are independent, so this choice
+    does not bias the result. Noise that is correlated between neighbours is underestimated. In an
+    image without any flat part, texture counts as noise.
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
+
+    Returns:
+        the RMS over the channels, and the estimate of each channel.
     """
     sigmas = tuple(_sigma(channel.astype(np.float64)) * GREY_LEVELS for channel in pixels)
     return float(np.sqrt(np.mean(np.square(sigmas)))), sigmas
 
 
 def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
-    """Correlation of the noise of a pixel with the one to the right of it, and with the one below it.
+    """Estimate the correlation of the noise between neighbouring pixels.
 
-    From blocks of 8x8 pixels less the quadratic surface that fits them best, the quarter of all
-    blocks that have least left. What the surface takes away makes independent noise look slightly
-    anticorrelated; that known amount is put back. 0 where there is no noise.
+    The best-fitting quadratic surface is subtracted from each block of 8x8 pixels. The quarter of all
+    blocks with the smallest remainder counts. The subtraction makes independent noise look slightly
+    anticorrelated; this known amount is added back.
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
+
+    Returns:
+        the correlation of a pixel with the next one to the right, and with the one below; 0 without noise.
     """
-    projector = _less_surface()
+    projector = _surface_remover()
     sums = np.zeros(3)
     for channel in pixels:
-        sums += _products(channel.astype(np.float64), projector)
+        sums += _neighbour_products(channel.astype(np.float64), projector)
     if sums[0] == 0:
         return 0.0, 0.0
-    white = _white(projector)
+    white = _white_noise_correlation(projector)
     scale = BLOCK_SIDE / (BLOCK_SIDE - 1)
     horizontal, vertical = (float((total / sums[0] - white) * scale) for total in sums[1:])
     return horizontal, vertical
@@ -241,33 +255,36 @@ def _sigma(plane: Plane) -> float:
     diagonal = (a - b - c + d) / 2
     smooth = _smooth((a + b + c + d) / 4)
     slope = np.hypot(*np.gradient(smooth))
-    sigma = robust_scale(diagonal[_flattest(slope, np.ones(slope.shape, bool))])
+    sigma = robust_scale(diagonal[_flattest_positions(slope, np.ones(slope.shape, bool))])
     usable = np.ones(slope.shape, bool)
     for end in _cut_off_ends(plane):
-        usable &= np.abs(smooth - end) > CLIP * sigma
-    if not usable.all() and np.count_nonzero(usable) >= LEAST_POSITIONS:
-        sigma = robust_scale(diagonal[_flattest(slope, usable)])
+        usable &= np.abs(smooth - end) > CLIP_DEVIATIONS * sigma
+    if not usable.all() and np.count_nonzero(usable) >= MINIMUM_POSITIONS:
+        sigma = robust_scale(diagonal[_flattest_positions(slope, usable)])
     return sigma
 
 
 def _smooth(plane: Plane) -> Plane:
-    """Mean over 3x3."""
+    """Return the mean over 3x3 pixels."""
     padded = np.pad(plane, 1, mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9)
 
 
-def _flattest(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _flattest_positions(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
     values = slope[usable]
-    count = max(min(LEAST_POSITIONS, values.size), int(FLATTEST * values.size))
+    count = max(min(MINIMUM_POSITIONS, values.size), int(FLATTEST_SHARE * values.size))
     return np.asarray(usable & (slope <= np.partition(values, count - 1)[count - 1]))
 
 
 def robust_scale(values: Plane) -> float:
-    """Standard deviation of the normal part of `values`; the median alone would have the steps of 8 bits."""
+    """Estimate the standard deviation of the normal part of `values`.
+
+    The median of absolute values is only the start, because in an 8-bit image it has the steps of 8 bits.
+    """
     sigma = float(np.median(np.abs(values))) / NORMAL_MEDIAN
     for _ in range(8):
-        kept = values[np.abs(values) <= CLIP * sigma]
+        kept = values[np.abs(values) <= CLIP_DEVIATIONS * sigma]
         if sigma == 0 or kept.size == 0:
             break
         sigma = float(np.sqrt(np.mean(kept * kept) / CLIPPED_VARIANCE))
@@ -275,39 +292,42 @@ def robust_scale(values: Plane) -> float:
 
 
 def _cut_off_ends(plane: Plane) -> list[float]:
-    """Least and greatest value, if so many pixels have it that the range must have ended there."""
+    """Return those of the smallest and the largest value at which so many pixels lie that values were cut off there."""
     return [float(end) for end in (plane.min(), plane.max()) if np.mean(plane == end) > SATURATED_SHARE]
 
 
-def _less_surface() -> Plane:
-    """The projection (64, 64) of a flattened block onto what a quadratic surface leaves."""
+def _surface_remover() -> Plane:
+    """Return the matrix (64, 64) that removes the best-fitting quadratic surface from a flattened block."""
     y, x = np.mgrid[:BLOCK_SIDE, :BLOCK_SIDE] / (BLOCK_SIDE - 1) - 0.5
     surface = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     basis, _ = np.linalg.qr(surface)
     return np.asarray(np.eye(BLOCK_SIDE * BLOCK_SIDE) - basis @ basis.T)
 
 
-def _white(projector: Plane) -> float:
-    """Sum of products of neighbours over sum of squares that independent noise has behind `projector`."""
+def _white_noise_correlation(projector: Plane) -> float:
+    """Return the correlation of neighbours that independent noise has after `projector`.
+
+    This is the expected sum of products of neighbours over the expected sum of squares.
+    """
     index = np.arange(BLOCK_SIDE * BLOCK_SIDE).reshape(BLOCK_SIDE, BLOCK_SIDE)
     return float(projector[index[:, :-1].ravel(), index[:, 1:].ravel()].sum() / np.trace(projector))
 
 
-def _products(plane: Plane, projector: Plane) -> Plane:
-    """Sums of squares and of products of neighbours, right and below, over the flattest blocks."""
+def _neighbour_products(plane: Plane, projector: Plane) -> Plane:
+    """Sum squares, products with the right neighbour, and products with the lower one, over the flattest blocks."""
     blocks = to_blocks(plane).reshape(-1, BLOCK_SIDE * BLOCK_SIDE)
     usable = np.ones(len(blocks), bool)
     for end in _cut_off_ends(plane):
         usable &= np.mean(blocks == end, axis=1) < 2 * SATURATED_SHARE
-    if np.count_nonzero(usable) >= LEAST_BLOCKS:
+    if np.count_nonzero(usable) >= MINIMUM_BLOCKS:
         blocks = blocks[usable]
-    rest = (blocks - blocks.mean(axis=1, keepdims=True)) @ projector
-    energy = np.square(rest).sum(axis=1)
-    # A flat block leaves rounding errors, which are no noise.
+    remainder = (blocks - blocks.mean(axis=1, keepdims=True)) @ projector
+    energy = np.square(remainder).sum(axis=1)
+    # A flat block leaves only rounding errors, which are not noise.
     noisy = energy > 1e-20 * np.square(blocks).sum(axis=1)
-    rest, energy = rest[noisy], energy[noisy]
-    count = max(min(LEAST_BLOCKS, len(rest)), int(FLATTEST * len(rest)))
-    chosen = rest[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
+    remainder, energy = remainder[noisy], energy[noisy]
+    count = max(min(MINIMUM_BLOCKS, len(remainder)), int(FLATTEST_SHARE * len(remainder)))
+    chosen = remainder[np.argsort(energy, kind="stable")[:count]].reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
     right = (chosen[:, :, :-1] * chosen[:, :, 1:]).sum()
     below = (chosen[:, :-1] * chosen[:, 1:]).sum()
     return np.array([np.square(chosen).sum(), right, below])

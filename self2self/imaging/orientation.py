@@ -1,6 +1,7 @@
-"""The eight orientations of an image: what fits and ensembles may see of it without seeing another image.
+"""Turn an image into its eight orientations: mirrored, transposed, or both.
 
-Of a number from 0 to 7, bit 0 mirrors left and right, bit 1 top and bottom, and bit 2 transposes.
+Fits and ensembles use orientations as additional views of one image. An orientation is a number from 0 to 7: bit 0
+mirrors left and right, bit 1 mirrors top and bottom, and bit 2 transposes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=np.generic)
 
 MIRROR_ORIENTATIONS = 4
-"""Orientations 0 to 3 keep the shape; those from 4 on swap height and width."""
+"""Number of orientations without a transposition: 0 to 3 keep the shape, 4 to 7 swap height and width."""
 
 
 @overload
@@ -24,7 +25,7 @@ def oriented(values: NDArray[T], orientation: int) -> NDArray[T]: ...
 @overload
 def oriented(values: Tensor, orientation: int) -> Tensor: ...
 def oriented(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
-    """[..., H, W] in one of the orientations; of an array a view, of a tensor a copy if it is mirrored."""
+    """Return [..., H, W] in an orientation: a view of an array; a copy of a tensor if it is mirrored, else a view."""
     axes = tuple(axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit)
     if axes:
         values = np.flip(values, axes) if isinstance(values, np.ndarray) else values.flip(axes)
@@ -36,5 +37,5 @@ def undo_orientation(values: NDArray[T], orientation: int) -> NDArray[T]: ...
 @overload
 def undo_orientation(values: Tensor, orientation: int) -> Tensor: ...
 def undo_orientation(values: NDArray[T] | Tensor, orientation: int) -> NDArray[T] | Tensor:
-    """The inverse of `oriented`."""
+    """Return the upright image of `values`, which are in `orientation`: the inverse of `oriented`."""
     return oriented(oriented(values, orientation & 4), orientation & 3)

@@ -1,11 +1,11 @@
-"""Values beyond [0, 1], such as bright stars and hot pixels, which a network has not learnt to see.
+"""Treat outliers, values outside [0, 1] such as bright stars and hot pixels.
 
-A network's prediction for such a value need not be an image at all, and not at that pixel alone. The network therefore
-sees the nearest value of the range (`clip_to_range`). What lay beyond the range returns to the result
-(`restore_outliers`) where the prediction is near that end of the range, as it is for a star.
+The network has not learned such values: one of them can spoil its prediction, at that pixel and elsewhere. Therefore
+the network gets the nearest value of the range instead (`clip_to_range`). The part outside the range returns to the
+result where the prediction is near that end of the range, as it is for a star (`restore_outliers`).
 
-A hot pixel is unlike its surroundings. It would show in the predictions for itself and for its neighbours, so it is
-replaced before anything else (`remove_hot_pixels`).
+A hot pixel is unlike its surroundings. It would show in the predictions for itself and for its neighbours, so the
+median of its neighbours replaces it before any other step (`remove_hot_pixels`).
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
-DOUBTED, BELIEVED = 0.5, 0.75
-"""Of the way to an end of the range: predictions up to the first do not support a value beyond it, and from the second
-on they fully do; the share rises smoothly in between."""
+NO_SUPPORT, FULL_SUPPORT = 0.5, 0.75
+"""Position of a prediction between the far end of the range (0) and the end that a noisy value exceeds (1). Up to the
+first number the prediction does not support the outlier; from the second number on it fully does. The support rises
+smoothly in between."""
 
-LINES = 64
-"""Lines that are worked on at a time."""
+LINES_PER_STRIP = 64
+"""Number of image lines that are processed at a time, so that temporary arrays stay small."""
 
 HOT_PIXEL_DISTANCE = 1.0
-"""How far beyond [0, 1] a hot pixel is, at least: what is nearer may be one of few photons."""
+"""Smallest distance of a hot pixel from [0, 1]; a nearer value may be noise of few photons."""
 LARGEST_NEIGHBOUR_SHARE = 0.15
-"""A value that rises above its surroundings stands alone if all its neighbours but one rise by less than this share of
-it; and the same downwards. Those of a point of light rise by more if it is 1.3 pixels wide at half of its height
-(Gaussian), as through most lenses. The one may be another hot pixel."""
+"""A value above its surroundings is isolated if all its neighbours except one rise by less than this share of its own
+rise; the same holds for a value below its surroundings. The exception may be another hot pixel. The neighbours of a
+point of light rise by more than this share if its full width at half maximum is 1.3 pixels or more (Gaussian), which
+is true for most lenses."""
 
 NEIGHBOUR_OFFSETS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
 
 
 def clip_to_range(pixels: FloatArray) -> FloatArray:
-    """`pixels` with the nearest value of [0, 1] in the place of those beyond; itself where there are none."""
+    """Return `pixels` clipped to [0, 1]; `pixels` itself if no value lies outside."""
     if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         return np.clip(pixels, 0, 1)
     return pixels
@@ -44,22 +46,23 @@ def clip_to_range(pixels: FloatArray) -> FloatArray:
 def isolated_pixels(
     plane: NDArray[Any], rows: NDArray[np.integer], columns: NDArray[np.integer]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which of some pixels have no part in their surroundings, as hot and dead ones.
+    """Find out which of some pixels are unlike all their neighbours, as hot and dead pixels are.
 
     Args:
-        plane: (H, W), at least two a side, any real dtype.
-        rows: [n], of the pixels that are asked about.
-        columns: [n], of the same.
+        plane: (H, W), at least two pixels a side, any real dtype.
+        rows: [n], rows of the pixels to check.
+        columns: [n], columns of the same pixels.
 
     Returns:
-        [n] for each whether it stands alone, and [n] the median of its eight neighbours, mirrored at the borders.
+        [n] whether each pixel is isolated, and [n] the median of its eight neighbours, mirrored at the borders.
     """
     height, width = plane.shape
     around = np.empty((len(NEIGHBOUR_OFFSETS), len(rows)))
     for values, (down, right) in zip(around, NEIGHBOUR_OFFSETS, strict=True):
-        values[:] = plane[_mirrored(rows + down, height), _mirrored(columns + right, width)]
+        values[:] = plane[_reflect_index(rows + down, height), _reflect_index(columns + right, width)]
     around.sort(axis=0)
-    # The surroundings are what is second from the other end: of the neighbours of a star, half are part of it.
+    # A rise is measured from the second lowest neighbour, a fall from the second highest. The median would not do,
+    # because half of a star's neighbours belong to the star.
     low, high = around[1], around[-2]
     values = plane[rows, columns].astype(np.float64)
     alone = (high - low < LARGEST_NEIGHBOUR_SHARE * (values - low)) | (
@@ -68,25 +71,25 @@ def isolated_pixels(
     return alone, (around[3] + around[4]) / 2
 
 
-def _mirrored(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
+def _reflect_index(places: NDArray[np.integer], side: int) -> NDArray[np.integer]:
     return np.asarray(side - 1 - np.abs(side - 1 - np.abs(places)))
 
 
 def remove_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArray:
-    """`pixels` with the median of its surroundings, within [0, 1], for each value far beyond it that stands alone.
+    """Replace each hot pixel, an isolated value far outside [0, 1], by the median of its neighbours, clipped to [0, 1].
 
     Args:
         pixels: float32 (C, H, W).
-        in_place: `pixels` may be changed.
+        in_place: whether `pixels` may be changed.
 
     Returns:
-        `pixels` itself where there are none, or with `in_place`.
+        a changed copy; `pixels` itself if it has no hot pixel, or if `in_place` is set.
     """
     found = []
     for channel, plane in enumerate(pixels):
-        for top in range(0, plane.shape[0], LINES):
-            lines = plane[top : top + LINES]
-            # Most images have no such value.
+        for top in range(0, plane.shape[0], LINES_PER_STRIP):
+            lines = plane[top : top + LINES_PER_STRIP]
+            # This shortcut saves time, because most images have no such value.
             if min(plane.shape) < 2 or (lines.min() >= -HOT_PIXEL_DISTANCE and lines.max() <= 1 + HOT_PIXEL_DISTANCE):
                 continue
             rows, columns = np.nonzero((lines < -HOT_PIXEL_DISTANCE) | (lines > 1 + HOT_PIXEL_DISTANCE))
@@ -101,34 +104,36 @@ def remove_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArr
 
 
 def blend_noisy_image(prediction: FloatArray, pixels: FloatArray, share: float) -> None:
-    """Change `prediction` to a mixture of which `share` is the noisy image `pixels`, as far as that is in [0, 1].
+    """Blend a share of the noisy image, clipped to [0, 1], into `prediction`, in place.
 
     Args:
-        prediction: float32 (C, H, W), of the network.
-        pixels: float32 (C, H, W).
-        share: from 0 to 1.
+        prediction: the network's prediction, float32 (C, H, W).
+        pixels: the noisy image, float32 (C, H, W).
+        share: weight of the noisy image, from 0 to 1.
     """
-    for top in range(0, pixels.shape[1], LINES):
-        lines = prediction[:, top : top + LINES]
-        lines += np.float32(share) * (clip_to_range(pixels[:, top : top + LINES]) - lines)
+    for top in range(0, pixels.shape[1], LINES_PER_STRIP):
+        lines = prediction[:, top : top + LINES_PER_STRIP]
+        lines += np.float32(share) * (clip_to_range(pixels[:, top : top + LINES_PER_STRIP]) - lines)
 
 
 def restore_outliers(prediction: FloatArray, pixels: FloatArray, out: FloatArray) -> None:
-    """The result from a mean prediction and the noisy image.
+    """Compute the result from a mean prediction and the noisy image.
 
     Args:
-        prediction: (C, H, W), of the network for `clip_to_range(pixels)`; its values are clamped to [0, 1].
-        pixels: float32 (C, H, W), the noisy image.
-        out: the same, for the result, whose values lie in [0, 1] and the range of `pixels`. May be `pixels` itself.
+        prediction: (C, H, W), the network's mean prediction for `clip_to_range(pixels)`; its values are clamped to
+            [0, 1].
+        pixels: the noisy image, float32 (C, H, W).
+        out: float32 (C, H, W) for the result, which may be `pixels` itself. Values of the result lie in [0, 1], or
+            outside it between the prediction and the noisy value.
     """
-    for top in range(0, pixels.shape[1], LINES):
-        lines = slice(top, top + LINES)
+    for top in range(0, pixels.shape[1], LINES_PER_STRIP):
+        lines = slice(top, top + LINES_PER_STRIP)
         clamped = np.clip(prediction[:, lines], 0, 1)
         noisy = pixels[:, lines]
-        # Most images have no such value.
+        # This shortcut saves time, because most images have no such value.
         if noisy.min() < 0 or noisy.max() > 1:
             beyond = noisy - np.clip(noisy, 0, 1)
             towards = np.where(beyond > 0, clamped, 1 - clamped)
-            share = np.clip((towards - DOUBTED) / (BELIEVED - DOUBTED), 0, 1)
+            share = np.clip((towards - NO_SUPPORT) / (FULL_SUPPORT - NO_SUPPORT), 0, 1)
             clamped += beyond * (share * share * (3 - 2 * share))
         out[:, lines] = clamped

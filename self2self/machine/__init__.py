@@ -1,1 +1,1 @@
-"""Facts about the machine: memory, threads, files, GPUs."""
+"""Read facts about the machine and use it: memory, threads, files, GPUs."""

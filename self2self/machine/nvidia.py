@@ -1,7 +1,7 @@
-"""Which NVIDIA GPU this machine has, asked of the driver itself.
+"""Find the NVIDIA GPU of this machine by asking the driver.
 
-The driver's library answers in milliseconds, without torch or any CUDA toolkit, and it sees what
-CUDA programs see: ``CUDA_VISIBLE_DEVICES`` counts, and device 0 is the one that engines run on.
+The driver's library answers in milliseconds and needs neither torch nor a CUDA toolkit. It sees the
+same devices as CUDA programs: it respects ``CUDA_VISIBLE_DEVICES``, and engines run on device 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from self2self.errors import Obstacle
 
-_NO_DEVICE = 100
-"""``CUDA_ERROR_NO_DEVICE`` of ``cuInit``."""
+_CUDA_ERROR_NO_DEVICE = 100
+"""Status of ``cuInit`` if the driver finds no device."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``_MINOR``."""
-_DRIVER_OF_CUDA = {11: "450", 12: "525", 13: "580"}
-"""The first driver of each major version of CUDA, on Linux."""
+_FIRST_DRIVER_OF_CUDA = {11: "450", 12: "525", 13: "580"}
+"""Oldest driver of each major version of CUDA, on Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Gpu:
     """CUDA device 0.
 
     Attributes:
-        name: as the driver calls it.
+        name: the driver's name for the device.
         compute_capability: (major, minor).
-        memory_bytes: of the device, free or not.
+        memory_bytes: total memory of the device, free or not.
         cuda: newest CUDA version (major, minor) that the driver runs.
     """
 
@@ -40,18 +40,18 @@ class Gpu:
 
     @property
     def capability(self) -> str:
-        """The compute capability as people write it, for example ``8.6``."""
+        """The compute capability as text, for example ``8.6``."""
         return "{}.{}".format(*self.compute_capability)
 
 
 @dataclass(frozen=True, slots=True)
 class NoGpu:
-    """Why there is none.
+    """Why this machine has no usable GPU.
 
     Attributes:
-        cause: what is missing.
-        reason: the same for people.
-        remedy: one sentence, what would help.
+        cause: what is missing, for programs.
+        reason: the same cause in words.
+        remedy: one sentence with what the user can do.
     """
 
     cause: Obstacle
@@ -59,7 +59,7 @@ class NoGpu:
     remedy: str
 
 
-_HIDDEN = NoGpu(
+_NO_VISIBLE_GPU = NoGpu(
     Obstacle.NO_GPU,
     "the NVIDIA driver finds no GPU",
     "It needs an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide.",
@@ -67,7 +67,7 @@ _HIDDEN = NoGpu(
 
 
 def find_gpu() -> Gpu | NoGpu:
-    """CUDA device 0, or what is in the way of it."""
+    """Return CUDA device 0, or why it cannot be used."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = _open_driver(name)
@@ -78,8 +78,8 @@ def find_gpu() -> Gpu | NoGpu:
             "It needs an NVIDIA GPU and its driver.",
         )
     status = driver.cuInit(0)
-    if status == _NO_DEVICE:
-        return _HIDDEN
+    if status == _CUDA_ERROR_NO_DEVICE:
+        return _NO_VISIBLE_GPU
     if status:
         return NoGpu(
             Obstacle.DRIVER_BROKEN,
@@ -89,32 +89,33 @@ def find_gpu() -> Gpu | NoGpu:
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     if count.value < 1:
-        return _HIDDEN
+        return _NO_VISIBLE_GPU
     return _describe(driver)
 
 
 def driver_for(cuda_major: int) -> str:
-    """The driver that CUDA `cuda_major` needs, in words."""
-    known = _DRIVER_OF_CUDA.get(cuda_major)
+    """Return the driver that CUDA `cuda_major` needs, in words."""
+    known = _FIRST_DRIVER_OF_CUDA.get(cuda_major)
     return f"driver {known} or newer" if known else "a newer driver"
 
 
 def built_for(architectures: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether a library runs on a GPU, by what it was compiled for.
+    """Return whether a library runs on a GPU, given the architectures that it was compiled for.
 
-    Machine code runs on GPUs of the same major version from its own minor one up, and with a letter behind the
-    number on no other; what is compiled when it is loaded runs on all newer ones.
+    Machine code (``sm_``) runs on GPUs of the same major version and the same or a later minor version. With a letter
+    behind the number it runs on that one version only. Intermediate code (``compute_``), which the driver compiles at
+    load time, also runs on all newer GPUs.
 
     Args:
-        architectures: such as ``"sm_80"``, ``"sm_90a"`` or ``"compute_90"``; none are taken for all.
+        architectures: for example ``"sm_80"``, ``"sm_90a"`` or ``"compute_90"``; an empty list means any GPU.
         capability: compute capability (major, minor) of the GPU.
     """
     return not architectures or any(
-        _runs(*architecture.partition("_")[::2], capability) for architecture in architectures
+        _runs_on(*architecture.partition("_")[::2], capability) for architecture in architectures
     )
 
 
-def _runs(kind: str, number: str, capability: tuple[int, int]) -> bool:
+def _runs_on(kind: str, number: str, capability: tuple[int, int]) -> bool:
     digits = number.rstrip("af")
     if not digits.isdigit():
         return False
@@ -140,6 +141,6 @@ def _describe(driver: Any) -> Gpu:
     driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
     driver.cuDriverGetVersion(ctypes.byref(version))
-    # 12040 is CUDA 12.4.
+    # The driver encodes CUDA 12.4 as 12040.
     cuda = (version.value // 1000, version.value % 1000 // 10)
     return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory.value, cuda)

@@ -1,8 +1,8 @@
-"""What a message of CUDA, ONNX Runtime or TensorRT means, and which of their shared libraries are where.
+"""Explain messages of CUDA, ONNX Runtime and TensorRT, and find their shared libraries.
 
-The libraries tell what is in the way in a few fixed forms: the loader's line about a file that it
-did not find, and the CUDA runtime's names of its errors. Each is turned into one cause with one
-remedy, because "reinstall CUDA" helps with none of them.
+These libraries report a problem in a few fixed forms: the loader's line about a file that it did
+not find, or the CUDA runtime's name of the error. Each form maps to one cause, so that the user
+gets one specific remedy instead of "reinstall CUDA", which helps with none of them.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from pathlib import Path
 
 from self2self.errors import Obstacle
 
-_MISSING = re.compile(r"([\w+-]+\.so[.\d]*|\S+\.dll): cannot open shared object")
-_VERSION = re.compile(r"version [`'\"]?([\w.+-]+\.so[.\d]*)['\"]? not found")
-_SYMBOL_VERSION = re.compile(
+_FILE_NOT_FOUND = re.compile(r"([\w+-]+\.so[.\d]*|\S+\.dll): cannot open shared object")
+_VERSION_NOT_FOUND = re.compile(r"version [`'\"]?([\w.+-]+\.so[.\d]*)['\"]? not found")
+_UNDEFINED_SYMBOL_VERSION = re.compile(
     r"undefined symbol: \S+, version ([\w+-]+\.so[.\d]*)|not defined in file ([\w+-]+\.so[.\d]*)"
 )
-_SYMBOL = re.compile(r"([\w+-]+\.so[.\d]*): undefined symbol")
-_CODE = r"CUDA (?:failure|initialization failure with error:?) "
-_TOO_OLD = re.compile(rf"driver version is insufficient|cudaErrorInsufficientDriver|{_CODE}35\b")
-_NO_GPU = re.compile(rf"no CUDA-capable device|cudaErrorNoDevice|{_CODE}100\b")
+_UNDEFINED_SYMBOL = re.compile(r"([\w+-]+\.so[.\d]*): undefined symbol")
+_CUDA_FAILURE = r"CUDA (?:failure|initialization failure with error:?) "
+_DRIVER_TOO_OLD = re.compile(rf"driver version is insufficient|cudaErrorInsufficientDriver|{_CUDA_FAILURE}35\b")
+_NO_GPU = re.compile(rf"no CUDA-capable device|cudaErrorNoDevice|{_CUDA_FAILURE}100\b")
 _NO_KERNEL = re.compile(r"no kernel image is available|cudaErrorNoKernelImageForDevice")
 _SYSTEM_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """What a library's message means.
+class Explanation:
+    """The meaning of a library's message.
 
     Attributes:
-        cause: for programs.
-        reason: for people, without a full stop.
-        library: the shared library that it is about; empty if it is about none.
-        folder: where that library lies without being found; empty if it was not found there either.
+        cause: why the engine does not work, for programs.
+        reason: the same cause in words, without a full stop.
+        library: the shared library that the message names; empty if it names none.
+        folder: the folder that holds `library` although the loader did not find it; empty if there is none.
     """
 
     cause: Obstacle
@@ -45,32 +45,36 @@ class Explained:
     folder: str = ""
 
 
-def explain(message: str, title: str, folders: list[Path] | None = None) -> Explained | None:
-    """What `message` means for the library called `title`; None if its form is not known.
+def explain(message: str, title: str, folders: list[Path] | None = None) -> Explanation | None:
+    """Explain `message` for the library called `title`; return None if the form of the message is unknown.
 
     Args:
-        message: of the dynamic loader, the CUDA runtime, ONNX Runtime or TensorRT.
-        title: who needs what is missing, for example ``"ONNX Runtime 1.31"``.
-        folders: where to look for libraries of other versions; None for `library_folders`.
+        message: text from the dynamic loader, the CUDA runtime, ONNX Runtime or TensorRT.
+        title: the library that has the problem, for example ``"ONNX Runtime 1.31"``.
+        folders: folders to search for the missing library; None for `library_folders`.
     """
-    if match := _MISSING.search(message):
-        return _explain_library(match[1], title, library_folders() if folders is None else folders)
-    if match := _VERSION.search(message) or _SYMBOL_VERSION.search(message) or _SYMBOL.search(message):
+    if match := _FILE_NOT_FOUND.search(message):
+        return _explain_missing_library(match[1], title, library_folders() if folders is None else folders)
+    if (
+        match := _VERSION_NOT_FOUND.search(message)
+        or _UNDEFINED_SYMBOL_VERSION.search(message)
+        or _UNDEFINED_SYMBOL.search(message)
+    ):
         library = next(filter(None, match.groups()))
-        return Explained(
+        return Explanation(
             Obstacle.LIBRARY_VERSION, f"the {library} that {title} finds is of another version than it needs", library
         )
-    if _TOO_OLD.search(message):
-        return Explained(Obstacle.DRIVER_TOO_OLD, f"the NVIDIA driver is too old for the CUDA of {title}")
+    if _DRIVER_TOO_OLD.search(message):
+        return Explanation(Obstacle.DRIVER_TOO_OLD, f"the NVIDIA driver is too old for the CUDA of {title}")
     if _NO_GPU.search(message):
-        return Explained(Obstacle.NO_GPU, f"{title} finds no GPU")
+        return Explanation(Obstacle.NO_GPU, f"{title} finds no GPU")
     if _NO_KERNEL.search(message):
-        return Explained(Obstacle.GPU_NOT_SERVED, f"{title} was not built for GPUs like this one")
+        return Explanation(Obstacle.GPU_NOT_SERVED, f"{title} was not built for GPUs like this one")
     return None
 
 
 def library_folders() -> list[Path]:
-    """Folders in which pip, the CUDA toolkit and the system put NVIDIA's libraries, as far as they exist."""
+    """Return the existing folders in which pip, the CUDA toolkit and the system put NVIDIA's libraries."""
     listed = [Path(text) for text in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if text]
     for root in filter(Path.is_dir, map(Path, dict.fromkeys(filter(None, sys.path)))):
         listed += [*sorted(root.glob("nvidia/*/lib")), root / "tensorrt_libs"]
@@ -78,23 +82,23 @@ def library_folders() -> list[Path]:
     return [folder for folder in listed if folder.is_dir()]
 
 
-def _explain_library(library: str, title: str, folders: list[Path]) -> Explained:
+def _explain_missing_library(library: str, title: str, folders: list[Path]) -> Explanation:
     stem = library.partition(".so")[0] + ".so"
     found = [path for folder in folders for path in sorted(folder.glob(stem + ".*"))]
     same = next((path for path in found if path.name == library), None)
     if same is not None:
-        return Explained(
+        return Explanation(
             Obstacle.LIBRARY_HIDDEN,
             f"{title} needs {library}, which is in {same.parent}, where the loader does not look",
             library,
             str(same.parent),
         )
-    others = list(dict.fromkeys(path.name for path in found if _major(path.name) != _major(library)))
+    others = list(dict.fromkeys(path.name for path in found if _major_version(path.name) != _major_version(library)))
     if others:
         reason = f"{title} needs {library}, and the version that is there is {others[0]}"
-        return Explained(Obstacle.LIBRARY_VERSION, reason, library)
-    return Explained(Obstacle.LIBRARY_MISSING, f"{title} needs {library}, which is not there", library)
+        return Explanation(Obstacle.LIBRARY_VERSION, reason, library)
+    return Explanation(Obstacle.LIBRARY_MISSING, f"{title} needs {library}, which is not there", library)
 
 
-def _major(library: str) -> str:
+def _major_version(library: str) -> str:
     return library.partition(".so.")[2].partition(".")[0]

@@ -1,4 +1,4 @@
-"""Import ONNX Runtime without its warnings about graphics devices that are virtual or absent."""
+"""Silence ONNX Runtime's warnings about virtual or absent graphics devices during its import."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _STDERR = 2
 
 @contextmanager
 def quiet_onnxruntime_import() -> Iterator[None]:
-    """Hold back what is written to stderr, and pass on all but ``device_discovery`` lines.
+    """Capture stderr while the block runs, then write all of its lines except those with ``device_discovery``.
 
-    ONNX Runtime looks for GPUs while it is imported, before any log level can be set
-    (microsoft/onnxruntime#27092), and warns from C++ where a graphics device is virtual or absent.
-    Once it is imported, nothing is held back.
+    ONNX Runtime searches for GPUs while it is imported, before a log level can be set
+    (microsoft/onnxruntime#27092). Its C++ code warns if a graphics device is virtual or absent. If
+    ONNX Runtime is imported already, the block runs without any capture.
     """
     if "onnxruntime" in sys.modules:
         yield
@@ -28,14 +28,14 @@ def quiet_onnxruntime_import() -> Iterator[None]:
         # The process was started without a stderr.
         yield
         return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), _STDERR)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), _STDERR)
         try:
             yield
         finally:
             os.dup2(saved, _STDERR)
             os.close(saved)
-            held.seek(0)
-            for line in held:
+            captured.seek(0)
+            for line in captured:
                 if b"device_discovery" not in line:
                     os.write(_STDERR, line)

@@ -1,4 +1,4 @@
-"""What this machine has: CPUs that may be used, memory that is free, memory that was used."""
+"""Read what this machine offers: usable CPUs, CPU features, free memory, peak memory of the process."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ from typing import Any
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use, which containers and schedulers limit."""
+    """Return the number of CPUs that this process may use; containers and schedulers limit it."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
 def compute_threads() -> int:
-    """Threads for an engine: the available CPUs, or fewer if the user says so by OMP_NUM_THREADS, as PyTorch does."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(available_cpus(), int(wanted)) if wanted.isdigit() and int(wanted) else available_cpus()
+    """Return the number of threads for an engine: the available CPUs, or OMP_NUM_THREADS if that is lower."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    return min(available_cpus(), int(requested)) if requested.isdigit() and int(requested) else available_cpus()
 
 
-def wait_briefly() -> None:
-    """Let PyTorch's threads sleep after some 30 microseconds of waiting for each other; call it before PyTorch loads.
+def limit_spin_wait() -> None:
+    """Make PyTorch's threads sleep after about 30 microseconds of waiting for each other.
 
-    By themselves they spin for a millisecond and more. Where other programs have the processors, the thread that is
-    waited for does not get one meanwhile: steps of a fit took 14 to 30 times as long as on a quiet machine, and 3 to 8
-    times so (dev/log).
+    Call this before PyTorch loads. By default the threads spin for a millisecond and more. If other programs use the
+    processors, the spinning threads keep a processor from the thread that they wait for: steps of a fit took 14 to 30
+    times as long as on a quiet machine, and 3 to 8 times as long with this setting (dev/log). GOMP_SPINCOUNT and
+    OMP_WAIT_POLICY of the user stay as they are.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 (AMX), several times as fast as those of float32.
+    """Return whether this CPU multiplies bfloat16 matrices (AMX), several times as fast as float32 matrices.
 
-    As far as PyTorch tells, which it does from version 2.10 on, and takes seconds to load; so Linux is asked first.
+    PyTorch reports this from version 2.10 on; with an older PyTorch the answer is False. PyTorch takes seconds to
+    load, so Linux's list is read first.
 
     Args:
-        cpuinfo: where Linux lists what the CPU can.
+        cpuinfo: file in which Linux lists the features of the CPU.
     """
     return _cpu_has({"amx_bf16"}, cpuinfo)
 
 
 def multiplies_bytes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies integers of 8 bits several times as fast as float32 (VNNI), and PyTorch has it do so.
+    """Return whether this CPU multiplies 8-bit integers several times as fast as float32 (VNNI).
 
-    As far as PyTorch and Linux tell, as for `multiplies_bfloat16`.
+    PyTorch also has to have the operators that use it. PyTorch and Linux report the feature as for
+    `multiplies_bfloat16`.
+
+    Args:
+        cpuinfo: file in which Linux lists the features of the CPU.
     """
     if not _cpu_has({"avx512_vnni", "avx_vnni"}, cpuinfo):
         return False
@@ -58,18 +64,18 @@ def multiplies_bytes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def _cpu_has(features: set[str], cpuinfo: Path) -> bool:
-    """Whether the CPU has one of `features`, which Linux and PyTorch call alike."""
+    """Return whether the CPU has one of `features`, whose names are the same in Linux and PyTorch."""
     if cpuinfo.is_file() and not features & set(cpuinfo.read_text().split()):
         return False
     import torch
 
-    known: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    found = known()
+    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    found = capabilities()
     return any(found.get(feature, False) for feature in features)
 
 
 def free_memory_bytes() -> int:
-    """Memory that can be taken without swapping, and within the limits of a container or scheduler."""
+    """Return the memory that can be allocated without swapping and within the limits of a container or scheduler."""
     import psutil
 
     return int(min(psutil.virtual_memory().available, cgroup_free_bytes()))
@@ -78,11 +84,14 @@ def free_memory_bytes() -> int:
 def cgroup_free_bytes(
     membership: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")
 ) -> int | float:
-    """What the memory limits of this process's control group and those above it leave; infinite without limits.
+    """Return the bytes left under the memory limits of this process's control group and its parent groups.
 
     Args:
-        membership: lists the groups of the process, one hierarchy a line.
-        mounts: where version 2, or the controllers of version 1, are mounted.
+        membership: file that lists the groups of the process, one hierarchy a line.
+        mounts: folder where version 2, or the controllers of version 1, are mounted.
+
+    Returns:
+        the smallest remainder of all groups; infinite without limits.
     """
     try:
         lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
@@ -96,21 +105,21 @@ def cgroup_free_bytes(
             root, names = mounts / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # Inside a container the path may be that of the host, of which only the end is mounted: the root.
+        # Inside a container the path may be the host's path, which is not mounted here; the root is the group itself.
         folder = root / group.strip("/")
         for level in {folder, *folder.parents, root}:
             if level == root or root in level.parents:
-                free = min(free, _left_in(level, *names))
+                free = min(free, _group_free_bytes(level, *names))
     return free
 
 
-def _left_in(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | float:
+def _group_free_bytes(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | float:
     try:
         limit = (folder / limit_name).read_text().strip()
         if limit == "max":
             return math.inf
         used = int((folder / usage_name).read_text())
-        # Files that were read and can be dropped at once count as used.
+        # The kernel counts cached files as used, although it can drop them at once.
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return max(0, int(limit) - used + int(statistics.get(cache_name, 0)))
     except (OSError, ValueError):
@@ -118,18 +127,21 @@ def _left_in(folder: Path, limit_name: str, usage_name: str, cache_name: str) ->
 
 
 def trim_heap() -> None:
-    """Give back what the C library keeps for the next allocation: a few milliseconds, with glibc; else nothing."""
+    """Return freed memory that glibc keeps for later allocations to the system.
+
+    This takes a few milliseconds. With another C library it does nothing.
+    """
     import ctypes
 
-    # Freed pieces of up to 32 MiB stay with the process: some 200 MB after a pass at 512x512.
+    # glibc keeps freed pieces of up to 32 MiB: about 200 MB after a pass at 512x512.
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held, counted from where its program began."""
+    """Return the peak memory of this process since its program began."""
     try:
-        # A program that is started by a larger one inherits that one's ru_maxrss, but not this.
+        # ru_maxrss is inherited from the parent process, which may have been larger; VmHWM is not.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -1,4 +1,7 @@
-"""A few threads that share what lets go of Python's lock: NumPy on large arrays, and engines."""
+"""Run work on a few threads.
+
+Threads help only for work that releases Python's global lock: NumPy on large arrays, and engines.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 Work = Callable[[int], None]
+"""Function of the index of a call."""
 
 
 class Workers:
-    """Threads that are started when they are first needed, and end with this object.
+    """Threads that start when they are first needed and end with this object.
 
     Args:
-        threads: how many.
+        threads: number of threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -20,13 +24,13 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, work: Work, count: int) -> None:
-        """Call `work` with 0 to `count` - 1, and return when all calls have ended, well or not.
+        """Call `work` with 0 to `count` - 1, and return when all calls have ended, with or without an error.
 
-        What `work` calls may not use these workers itself, unless `count` is 1.
+        `work` must not use these workers itself, unless `count` is 1.
 
         Raises:
-            MemoryError: there is none for another thread.
-            Exception: what the first of the calls that failed raised.
+            MemoryError: there is no memory for another thread.
+            Exception: the error of the failed call with the lowest index.
         """
         if count == 1:
             work(0)
@@ -36,7 +40,7 @@ class Workers:
         try:
             running = [self._pool.submit(work, index) for index in range(count)]
         except RuntimeError as error:
-            # Nothing that was begun may still run when the next call comes.
+            # No call that was submitted may still run when `run` is called again.
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
             raise MemoryError("no memory for another thread") from error

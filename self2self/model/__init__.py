@@ -1,1 +1,1 @@
-"""The network, its masks, and what export and every engine agree on."""
+"""Define the network, its masks, and the graph contract that export and all engines share."""

@@ -1,8 +1,8 @@
-"""The seam between training, export and every engine: tensor names, mask shapes, metadata.
+"""Define the graph contract of training, export and all engines: tensor names, mask shapes, metadata.
 
-A model with live dropout is a function of its input and of *masks*. The masks are ordinary
-boolean inputs of the graph, because an inference engine treats a dropout node as identity, and
-their shapes follow from the axes of the data:
+A model with live dropout is a function of its input and of *masks*. The masks are ordinary boolean
+inputs of the graph, because an inference engine treats a dropout node as identity. The shapes of the
+masks follow from the axes of the data:
 
 ==================  ===========================  ==================================================
 tensor              type and shape               meaning
@@ -14,15 +14,15 @@ tensor              type and shape               meaning
 ``prediction``      float32 [N, C, H, W]         one denoised image for each pass
 ==================  ===========================  ==================================================
 
-`MaskSpec` knows nothing about images: dimensions are integers or axis expressions such as
-``"H/16"``, so that the same masks, engines and ensemble can serve any model with live dropout.
+`MaskSpec` knows nothing about images: its dimensions are integers or axis expressions such as
+``"H/16"``. So the same masks, engines and ensemble can serve any model with live dropout.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,17 @@ LEVELS = 5
 NEGATIVE_SLOPE = 0.2
 """Of the leaky ReLUs."""
 SIZE_MULTIPLE = 2**LEVELS
-"""Height and width of the padded image are multiples of this."""
+"""Height and width of the padded image are multiples of this number."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE
-"""Reflect padding by one at the bottleneck needs at least two pixels there."""
+"""Smallest height and width of the padded image: reflect padding by one needs two pixels at the coarsest level."""
 PRECISIONS = ("fp32", "fp16", "bf16")
-"""Types that a graph may compute in; its inputs and its prediction have the same ones in all."""
+"""Types that a graph may compute in; its inputs and its prediction have the same types in all of them."""
 KEEP_LEVELS = 256
 """Keep probabilities are multiples of 1/256, so that one random byte decides one element."""
 POLARITY = "true_keeps"
+"""Meaning of True in a mask, as the metadata state it."""
 VALUE_RANGE = [0.0, 1.0]
+"""Range of the image's values, as the metadata state it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class MaskSpec:
     """One boolean mask input of the graph.
 
     Attributes:
-        name: input name in the graph.
+        name: name of the input in the graph.
         dims: shape without the leading pass axis; each entry is an integer or an axis
             expression ``"H"`` or ``"H/16"``.
         keep_count: keep probability in 1/256, from 1 to 256.
@@ -68,15 +70,19 @@ class MaskSpec:
 
     @property
     def keep_probability(self) -> float:
-        """Probability that an element is True; exact in float32."""
+        """Probability that an element is True; exact in float32, because it is a multiple of 1/256."""
         return self.keep_count / KEEP_LEVELS
 
     def shape(self, axes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape for one pass, for data axes such as ``{"H": 64, "W": 96}``."""
-        return tuple(dim if isinstance(dim, int) else _resolve(dim, axes) for dim in self.dims)
+        """Return the shape for one pass, for sizes of the data axes such as ``{"H": 64, "W": 96}``.
+
+        Raises:
+            UsageError: the size of an axis is not a multiple of what the expression divides it by.
+        """
+        return tuple(dim if isinstance(dim, int) else _resolve_dim(dim, axes) for dim in self.dims)
 
 
-def _resolve(expression: str, axes: Mapping[str, int]) -> int:
+def _resolve_dim(expression: str, axes: Mapping[str, int]) -> int:
     axis, _, divisor = expression.partition("/")
     size, step = axes[axis], int(divisor or 1)
     if size % step:
@@ -85,10 +91,10 @@ def _resolve(expression: str, axes: Mapping[str, int]) -> int:
 
 
 def quantise_keep(drop_rate: float) -> int:
-    """Keep probability 1 - `drop_rate` in 1/256, rounded to the nearest.
+    """Return the keep probability 1 - `drop_rate` in units of 1/256, rounded to the nearest.
 
     Raises:
-        UsageError: `drop_rate` is not a number in [0, 1), or so close to 1 that nothing is kept.
+        UsageError: `drop_rate` is not a number in [0, 1), or is so close to 1 that nothing is kept.
     """
     if not 0.0 <= drop_rate < 1.0:
         raise UsageError(f"drop rate is {drop_rate:g}; expected a number from 0 to 0.99, for example --drop-rate 0.4.")
@@ -115,7 +121,18 @@ def dropout_channels(encoder_width: int, decoder_widths: Sequence[int]) -> tuple
 def mask_specs(
     channels: int, encoder_width: int, decoder_widths: Sequence[int], input_drop_rate: float, decoder_drop_rate: float
 ) -> tuple[MaskSpec, ...]:
-    """All masks of a network: the input mask, then the decoder's from the coarsest level up."""
+    """Return all masks of a network: the input mask, then the decoder's dropout masks from the coarsest level up.
+
+    Args:
+        channels: colour channels of the image.
+        encoder_width: channels of every encoder level.
+        decoder_widths: channels of the decoder levels, coarsest first.
+        input_drop_rate: probability that a pixel value is hidden.
+        decoder_drop_rate: probability that a decoder activation is dropped.
+
+    Raises:
+        UsageError: a drop rate is out of its range, as for `quantise_keep`.
+    """
     input_keep, decoder_keep = quantise_keep(input_drop_rate), quantise_keep(decoder_drop_rate)
     specs = [MaskSpec(INPUT_MASK, (channels, "H", "W"), input_keep)]
     for index, width in enumerate(dropout_channels(encoder_width, decoder_widths)):
@@ -127,7 +144,7 @@ def mask_specs(
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What an exported model says about itself; a runtime needs the file and nothing else.
+    """Description of an exported model in its own metadata, so that a runtime needs no other file.
 
     Attributes:
         channels: colour channels of ``image`` and ``prediction``.
@@ -135,18 +152,18 @@ class Contract:
         recipe: name of the recipe of the fit.
         seed: seed of the fit.
         steps: optimiser steps of the fit.
-        image_sha256: `image_io.image_hash` of the image that the model was fitted on.
-        image_range: the values of that image's file that are 0 and 1 in ``image``; None in files of versions that did
-            not note it.
-        whole_range: whether 0 and 1 are black and white (`image_io.read_image`), as in those versions, for this image
-            and all others.
-        noisy_share: of the image itself in the finished result, beside that of the mean prediction, from 0 up to less
-            than 1; the graph knows nothing of it.
-        even_noise: whether noise counts as equally strong at every brightness, whatever an image looks like, when lost
-            detail comes back (`Recipe.even_noise`).
+        image_sha256: `image_io.image_hash` of the image that the model was fitted to.
+        image_range: the stored values of that image that map to 0 and 1 in ``image``; None in files of versions that
+            did not record it.
+        whole_range: whether black and white of an image's type map to 0 and 1 (`image_io.read_image`), for the fitted
+            image and all others. Versions that did not record it mapped all images so.
+        noisy_share: share of the noisy image in the finished result, from 0 up to less than 1; the rest is the mean
+            prediction. The graph does not apply it.
+        even_noise: whether noise counts as equally strong at every brightness when lost detail is restored, even if
+            the image looks different (`Recipe.even_noise`).
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
-        size_multiple: height and width have to be multiples of this.
-        minimum_size: height and width have to be at least this.
+        size_multiple: height and width have to be multiples of this number.
+        minimum_size: height and width have to be at least this number.
     """
 
     channels: int
@@ -164,11 +181,11 @@ class Contract:
     minimum_size: int = MINIMUM_SIZE
 
     def input_names(self) -> list[str]:
-        """Names of the graph's inputs in order."""
+        """Return the names of the graph's inputs in order."""
         return [IMAGE, *(mask.name for mask in self.masks)]
 
     def to_metadata(self) -> dict[str, str]:
-        """Key/value pairs for ``metadata_props`` of an ONNX file."""
+        """Return the key/value pairs for ``metadata_props`` of an ONNX file; each value is JSON."""
         masks = [
             {"name": m.name, "dims": list(m.dims), "keep_count": m.keep_count, "polarity": POLARITY} for m in self.masks
         ]
@@ -194,21 +211,16 @@ class Contract:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> Contract:
-        """Read what `to_metadata` wrote; `source` names the file in messages.
+        """Read the contract from the pairs that `to_metadata` returned.
+
+        Args:
+            metadata: ``metadata_props`` of the file; other programs' keys are ignored.
+            source: name of the file, for messages.
 
         Raises:
             FileFormatError: no self2self metadata, damaged metadata, or another schema version.
         """
-        version = metadata.get(METADATA_PREFIX + "schema_version")
-        if version is None:
-            raise FileFormatError(
-                f"{source}: is not a self2self model (it has no self2self metadata). Make one with: self2self export"
-            )
-        if version != str(SCHEMA_VERSION):
-            raise FileFormatError(
-                f"{source}: has model schema {version}; this self2self reads schema {SCHEMA_VERSION}. "
-                "Export it again with this version: self2self export"
-            )
+        _check_schema(metadata, source)
 
         def field(key: str) -> Any:
             return json.loads(metadata[METADATA_PREFIX + key])
@@ -233,22 +245,7 @@ class Contract:
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
             )
-            if contract.precision not in PRECISIONS:
-                raise ValueError(f"precision {contract.precision!r}")
-            if not masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in masks):
-                raise ValueError("masks")
-            # Of one value in all files of this schema, which other programs read (docs/onnx.md).
-            if (field("keep_levels"), field("value_range")) != (KEEP_LEVELS, VALUE_RANGE):
-                raise ValueError("keep_levels or value_range")
-            if any(m["polarity"] != POLARITY for m in field("masks")):
-                raise ValueError("polarity")
-            if contract.channels < 1:
-                raise ValueError("channels")
-            # Only such sizes can be halved and padded as the network does it.
-            if contract.size_multiple < 1 or contract.size_multiple % SIZE_MULTIPLE:
-                raise ValueError(f"size_multiple {contract.size_multiple}")
-            if contract.minimum_size < MINIMUM_SIZE:
-                raise ValueError(f"minimum_size {contract.minimum_size}")
+            _check_values(contract, field)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise FileFormatError(
                 f"{source}: its self2self metadata is damaged ({error}). Export it again with: self2self export"
@@ -256,11 +253,47 @@ class Contract:
         return contract
 
 
+def _check_schema(metadata: Mapping[str, str], source: str) -> None:
+    version = metadata.get(METADATA_PREFIX + "schema_version")
+    if version is None:
+        raise FileFormatError(
+            f"{source}: is not a self2self model (it has no self2self metadata). Make one with: self2self export"
+        )
+    if version != str(SCHEMA_VERSION):
+        raise FileFormatError(
+            f"{source}: has model schema {version}; this self2self reads schema {SCHEMA_VERSION}. "
+            "Export it again with this version: self2self export"
+        )
+
+
+def _check_values(contract: Contract, field: Callable[[str], Any]) -> None:
+    """Raise a ValueError if a value of `contract` is out of its range; `field` reads one value of the metadata."""
+    if contract.precision not in PRECISIONS:
+        raise ValueError(f"precision {contract.precision!r}")
+    if not contract.masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in contract.masks):
+        raise ValueError("masks")
+    # All files of this schema have the same values here; other programs read them (docs/onnx.md).
+    if (field("keep_levels"), field("value_range")) != (KEEP_LEVELS, VALUE_RANGE):
+        raise ValueError("keep_levels or value_range")
+    if any(m["polarity"] != POLARITY for m in field("masks")):
+        raise ValueError("polarity")
+    if contract.channels < 1:
+        raise ValueError("channels")
+    # The network can halve and pad only images of such sizes.
+    if contract.size_multiple < 1 or contract.size_multiple % SIZE_MULTIPLE:
+        raise ValueError(f"size_multiple {contract.size_multiple}")
+    if contract.minimum_size < MINIMUM_SIZE:
+        raise ValueError(f"minimum_size {contract.minimum_size}")
+
+
 def checked_range(values: Any) -> tuple[float, float] | None:
-    """Two finite numbers as JSON has them, the first one less; or None.
+    """Check a range that was read from JSON: a list of two finite numbers, the first not greater than the second.
+
+    Returns:
+        the two numbers; None if `values` is None.
 
     Raises:
-        TypeError, ValueError: it is neither.
+        TypeError, ValueError: `values` is neither.
     """
     if values is None:
         return None
@@ -273,10 +306,10 @@ def checked_range(values: Any) -> tuple[float, float] | None:
 
 
 def checked_flag(value: object) -> bool:
-    """True or false as JSON has them.
+    """Check a flag that was read from JSON, and return it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `value` is neither true nor false.
     """
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
@@ -284,10 +317,10 @@ def checked_flag(value: object) -> bool:
 
 
 def checked_share(value: object) -> float:
-    """A number from 0 up to less than 1, as JSON has it.
+    """Check a share that was read from JSON, and return it as a float.
 
     Raises:
-        ValueError: it is not.
+        ValueError: `value` is not a number from 0 up to less than 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"share {value!r}")

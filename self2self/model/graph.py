@@ -1,8 +1,8 @@
-"""The network as a graph of ONNX, node by node.
+"""Build the network as an ONNX graph, node by node.
 
-Written down and not traced, because the network is of one fixed form: a trace by `torch.onnx` takes 3 to 5 s of what
-the user waits for, this milliseconds, and it needs no package besides `onnx`. The tests compare it with the trace of
-the same network, and every exported file is compared with what PyTorch computes (`verify`).
+The graph is written down and not traced, because the network has one fixed form. A trace by `torch.onnx` takes 3 to 5 s
+while the user waits; building the nodes takes milliseconds and needs no package besides `onnx`. The tests compare the
+graph with the trace of the same network. `export.verify` compares every exported file with PyTorch's predictions.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET_VERSION = 18
-"""The first with `Split` into a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
+"""First opset in which `Split` takes a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
 IR_VERSION = 8
-"""The file format that came with opset 18; engines refuse a newer one than they know."""
+"""Version of the file format that came with opset 18; engines refuse formats newer than the ones they know."""
 BATCH_AXIS = "N"
-NAME = "self2self"
+GRAPH_NAME = "self2self"
 BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
-"""Constants: of a convolution's reflected border, of the upsampling, and 1/(1-p) of the decoder's masks."""
-WEIGHTS = METADATA_PREFIX + "weights"
-"""Key of what `note_weights` writes into the metadata of a model."""
+"""Names of the graph's constants: pads of a convolution's reflected border, scales of the upsampling, and 1/(1-p) of
+the decoder's masks."""
+WEIGHTS_KEY = METADATA_PREFIX + "weights"
+"""Metadata key under which `note_weights` writes the lengths and digests of the weights."""
 
 
 def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
-    """The graph for images of any size, without its weights, whose names are those of the network's ``state_dict``.
+    """Build the graph for images of any size, without its weights.
+
+    The graph reads the weights under their names in the network's ``state_dict``.
 
     Args:
-        contract: gives the masks, and by the decoder's their scale.
-        kind: type of all that is computed, of ``onnx.TensorProto``; inputs and the prediction keep theirs.
+        contract: its masks are the inputs; the decoder masks' keep probability gives their scale.
+        kind: type of all computations, of ``onnx.TensorProto``; inputs and the prediction keep the contract's types.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -80,7 +83,7 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
 
     return helper.make_graph(
         nodes.made,
-        NAME,
+        GRAPH_NAME,
         [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
         [value(PREDICTION, TensorProto.FLOAT)],
         [
@@ -92,17 +95,20 @@ def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
 
 
 def free_dims(contract: Contract) -> dict[str, list[int | str]]:
-    """Axes of all inputs and of the prediction in a file for any size."""
+    """Return the dimensions of all inputs and of the prediction in a file for images of any size."""
     colour_image: list[int | str] = [contract.channels, "H", "W"]
     masks: dict[str, list[int | str]] = {spec.name: [BATCH_AXIS, *spec.dims] for spec in contract.masks}
     return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
 
 
 class _Nodes:
-    """Nodes in the order of the data, each named after what it makes.
+    """Collects the nodes of a graph in the order of the data; each node has the name of its output.
 
     Args:
-        kind: type of all that is computed.
+        kind: type of all computations, of ``onnx.TensorProto``.
+
+    Attributes:
+        made: the nodes so far.
     """
 
     def __init__(self, kind: int) -> None:
@@ -110,13 +116,14 @@ class _Nodes:
         self.made: list[onnx.NodeProto] = []
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """A node with one output, whose name comes back."""
+        """Add a node with one output, and return the name of the output."""
         from onnx import helper
 
         self.made.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
 
     def cast(self, name: str) -> str:
+        """Add a cast of the tensor `name` to the type of all computations."""
         return self.add("Cast", [name], f"{name}.cast", to=self._kind)
 
     def convolved(self, layer: str, x: str, output: str = "") -> str:
@@ -137,26 +144,27 @@ class _Nodes:
 
 
 def note_weights(model: onnx.ModelProto) -> None:
-    """Write into the metadata how many bytes each weight of `model` has, and the start of their SHA-256."""
-    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS), None)
-    entry = entry or model.metadata_props.add(key=WEIGHTS)
+    """Write the length in bytes and the start of the SHA-256 of each weight of `model` into its metadata."""
+    entry = next((entry for entry in model.metadata_props if entry.key == WEIGHTS_KEY), None)
+    entry = entry or model.metadata_props.add(key=WEIGHTS_KEY)
     entry.value = json.dumps(_digests(model.graph))
 
 
 def damaged_weights(model: onnx.ModelProto) -> list[str]:
-    """Names of weights that are no longer what `note_weights` found; none where it was never called.
+    """Return the names of weights whose bytes differ from those that `note_weights` saw.
 
-    Programs that rewrite graphs may leave weights out, rename, cast or quantise them. What no longer has its name and
-    its length is theirs to answer for; what was hit by accident keeps both.
+    Programs that rewrite graphs may remove, rename, cast or quantise weights. Such a weight has another name or another
+    length, and is not reported. A weight that was damaged by accident keeps both. Without a call of `note_weights`, no
+    weight is reported.
 
     Raises:
-        ValueError: the note itself is damaged.
+        ValueError: the entry of `note_weights` is damaged.
     """
-    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS), "{}")
+    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS_KEY), "{}")
     try:
         noted = {name: (int(length), str(digest)) for name, (length, digest) in json.loads(note).items()}
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{WEIGHTS} is damaged") from error
+        raise ValueError(f"{WEIGHTS_KEY} is damaged") from error
     found = _digests(model.graph)
     both = [(name, *noted[name], *found[name]) for name in noted if name in found]
     return [name for name, length, digest, now, other in both if length == now and digest != other]

@@ -1,30 +1,29 @@
-"""Dropout masks as a pure function: (seed, pass index, shapes) to booleans.
+"""Make dropout masks as a pure function: (seed, pass index, shapes) to booleans.
 
-Nothing here depends on batch size, order, thread count or machine: pass 17 of seed 0 has the
-same masks wherever and whenever it is made. One random byte decides one element
-(``byte < keep_count``), because drawing 32-bit uniforms costs five times as much, and the masks
-of one pass at 256x256 have 21 million elements.
+The masks do not depend on batch size, order, thread count or machine: pass 17 of seed 0 always has
+the same masks. One random byte decides one element (``byte < keep_count``), because drawing 32-bit
+uniforms costs five times as much, and the masks of one pass at 256x256 have 21 million elements.
 
-Drawing bytes takes longer than all else, so passes may share them (`Draws`). Each pass alone always has the same
-distribution as one with bytes of its own.
+Drawing bytes takes longer than all other work, so passes may share bytes (`Draws`). Each pass alone always has the same
+distribution as a pass with bytes of its own.
 
-Balanced masks share the bytes of ten passes: pass t of a block adds t/10 of a turn to every byte,
-modulo 256, before it is compared. Different elements stay independent, but within a block every element
-is dropped equally often (to one pass; exactly where ten drop rates are a whole number), so what single
-elements add to the ensemble's variance cancels. This is systematic sampling, a form of the antithetic
-variates of Hammersley and Morton (1956).
+**Balanced masks.** The ten passes of a block share bytes. Pass t of the block adds t/10 of 256 to every byte, modulo
+256, before the comparison. Different elements stay independent. Within a block, every element is dropped equally often:
+to one pass, and exactly if ten times the drop rate is a whole number. So the variance that single elements add to the
+ensemble cancels. This is systematic sampling, a form of the antithetic variates of Hammersley and Morton (1956).
 
-Paired masks share the bytes of 127 passes: pass t takes the exclusive or of these and of a pad, from its t-th offset
-on. Two passes differ by the exclusive or of two parts of the pad, which is as random as the pad itself and tells
-nothing to who has seen one of them. So any two passes are independent, and the variance of the mean, which depends on
-pairs alone, is that of independent passes (two-point sampling, Chor and Goldreich 1989). No two pairs of offsets
-are equally far apart (Erdos and Turan 1941): what pairs of passes have in common by chance would add up where they are.
-All pieces of a mask have one pad, which then stays in the cache: each piece of a pass is independent of all of another
-pass, but products of elements that lie whole pieces apart are not.
+**Paired masks.** The 127 passes of a block share bytes and a pad of random bytes. Pass t takes the exclusive or of the
+shared bytes and the pad from its t-th offset on. Two passes differ by the exclusive or of two parts of the pad. That
+difference is as random as the pad, and one of the two passes alone does not determine it. So any two passes are
+independent. The variance of the mean depends on pairs alone, so it equals the variance with independent passes
+(two-point sampling, Chor and Goldreich 1989). No two pairs of offsets have the same difference (Erdos and Turan 1941),
+because chance correlations of pairs with the same difference would add up. All pieces of a mask use one pad, which
+then stays in the cache. Therefore each piece of a pass is independent of all of another pass, but products of elements
+that lie whole pieces apart are not.
 
 The bytes are those of numpy's SFC64 seeded through SeedSequence; numpy guarantees both streams
-for all versions (NEP 19). Each piece of a mask has a stream of its own, so that several threads can
-make a pass's masks.
+for all versions (NEP 19). Each piece of a mask has its own stream, so that several threads can
+make the masks of a pass.
 """
 
 from __future__ import annotations
@@ -46,45 +45,49 @@ BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 
 PASSES_PER_BLOCK = 10
-"""Passes that share balanced masks; drop rates of 0.1, 0.2, 0.4, 0.7 and 0.9 are whole tenths.
+"""Passes in a block of balanced masks. The recipes' drop rates of 0.1, 0.2, 0.4, 0.7 and 0.9 are whole tenths.
 
-On the fast network at drop rates of 0.2 and 0.1, the mean of a block of 5, 10 and 16 passes has 0.39, 0.16 and
-0.31 of the variance that independent passes give (dev/log).
+On the fast network at drop rates of 0.2 and 0.1, the variance of the mean of a block of 5, 10 and 16 passes is 0.39,
+0.16 and 0.31 times the variance with independent passes (dev/log).
 """
 
-PIECE = 2**20
-"""Elements that share a random stream: of one mask, in the order of its memory. So many that seeding their stream, 14
-microseconds, is a small part of the time."""
-_AT_ONCE = 2**17
-"""Random bytes that are drawn, turned and compared at a time: so few that they are in the cache meanwhile, which saves
-a fifth of the time against a whole piece. Whole words of the stream, so that it does not depend on this."""
-_KEPT = 5 * 2**23
-"""Random bytes that are kept for other passes, at most: those of the first pieces. Drawing them takes twice as long as
-all else."""
-_WORTH_SHARING = 4 * PIECE
-"""Elements from which on several threads gain more than it costs to wake them."""
+PIECE_SIZE = 2**20
+"""Elements of one mask, in the order of its memory, that share a random stream. Seeding a stream takes 14 microseconds,
+a small part of the time for so many elements."""
+_CHUNK_SIZE = 2**17
+"""Random bytes that are drawn, combined and compared at a time. They stay in the processor's cache meanwhile, which
+saves a fifth of the time against a whole piece. The size is a multiple of the stream's words, so that masks do not
+depend on it."""
+_LARGEST_CACHE = 5 * 2**23
+"""Largest number of random bytes that are kept for other passes; the first pieces are kept. Drawing bytes takes twice
+as long as all other work."""
+_SMALLEST_THREADED_BATCH = 4 * PIECE_SIZE
+"""Number of elements from which on several threads save more time than it takes to wake them."""
 
-_SHARING = 127
-"""Passes that share what is drawn for paired masks; a prime number."""
-_OFFSETS = [2 * _SHARING * turn + turn**2 % _SHARING for turn in range(_SHARING)]
-"""Where in the pad each of them begins: a Sidon set, whose differences are all different."""
-_PAD = 2**32 - 1
-"""In the place of a piece's number: the stream of a mask's pad."""
+_PASSES_PER_PAIRED_BLOCK = 127
+"""Passes in a block of paired masks; a prime number."""
+_PAD_OFFSETS = [
+    2 * _PASSES_PER_PAIRED_BLOCK * position + position**2 % _PASSES_PER_PAIRED_BLOCK
+    for position in range(_PASSES_PER_PAIRED_BLOCK)
+]
+"""Offset into the pad for each pass of a block: a Sidon set, in which all differences differ."""
+_PAD_STREAM = 2**32 - 1
+"""Stream number of a mask's pad, where the mask's other streams have the number of a piece."""
 
 
 class Draws(Enum):
-    """Which passes share random bytes, and how."""
+    """How passes share random bytes."""
 
     OWN = "own"
-    """None do."""
+    """Each pass has bytes of its own."""
     PAIRED = "paired"
-    """Long runs of passes, any two of which are independent."""
+    """Blocks of 127 passes share bytes; any two passes are independent."""
     BALANCED = "balanced"
-    """Ten passes, which drop every element equally often."""
+    """Blocks of ten passes share bytes and drop every element equally often."""
 
 
 class Stream(IntEnum):
-    """Independent random streams of one seed, so that a pass never repeats a training step."""
+    """Independent random streams of one seed, so that a pass never repeats the masks of a training step."""
 
     ENSEMBLE = 0
     FIT = 1
@@ -94,7 +97,7 @@ class Stream(IntEnum):
 
 
 def check_seed(seed: int) -> None:
-    """Refuse seeds that do not fit into one word of a SeedSequence, where streams could meet.
+    """Refuse seeds of more than one word of a SeedSequence, with which two streams could coincide.
 
     Raises:
         UsageError: `seed` is not in 0 to 2**32 - 1.
@@ -104,7 +107,7 @@ def check_seed(seed: int) -> None:
 
 
 def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:
-    """Random generator for step or pass `index` of `seed`, independent of all others."""
+    """Return the random generator for step or pass `index` of `seed`; all generators are independent."""
     return np.random.Generator(_bit_generator(seed, stream, index))
 
 
@@ -114,38 +117,41 @@ def _bit_generator(seed: int, stream: Stream, *words: int) -> np.random.SFC64:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a mask that has a random stream of its own.
+    """A part of a mask with its own random stream.
 
     Attributes:
-        mask, number: which piece of which mask.
-        length: elements.
-        sharing: passes that share its bytes.
-        kept: whether these are kept for the other passes.
+        mask: index of the mask.
+        number: index of the piece in the mask.
+        length: number of elements.
+        passes_per_block: number of passes that share its bytes.
+        cached: whether its bytes are kept for the other passes of the block.
     """
 
     mask: int
     number: int
     length: int
-    sharing: int
-    kept: bool
+    passes_per_block: int
+    cached: bool
 
 
 class MaskMaker:
-    """Makes the masks of consecutive passes into arrays that it reuses.
+    """Makes the masks of consecutive passes, in arrays that it reuses.
 
     Args:
-        specs: the masks; the place in the list is part of what a mask's random bytes depend on.
+        specs: the masks; a mask's random bytes also depend on its index in this list.
         axes: sizes of the data axes, for example ``{"H": 64, "W": 96}``.
         seed: non-negative seed of all passes.
-        stream: which of the seed's independent streams.
-        draws: which passes share random bytes. Paired masks do where these are kept, and those of images that are too
-            large for that have bytes of their own from there on.
-        channels_last: whether the channels of a pixel, not the pixels of a channel, are side by side in memory. Random
-            bytes follow the memory, so the masks are others.
+        stream: one of the seed's independent streams.
+        draws: how passes share random bytes. Paired masks share only bytes that are cached; in large images, pieces
+            beyond the cache have bytes of their own for each pass.
+        channels_last: whether the channels of a pixel, and not the pixels of a channel, are contiguous in memory.
+            Random bytes follow the memory order, so the masks differ between the two orders.
 
     Attributes:
-        place: of the tile that the masks are for, from `tiling.place_of`; tiles at other places have
-            independent masks. May be set between two calls of `make`.
+        block: number of passes in a block of balanced masks, otherwise 1. The variance of a mean over passes within
+            a block differs from the variance with independent passes.
+        place: position of the tile that the masks are for, from `tiles.place_of`. Tiles at different positions have
+            independent masks. It may be set between two calls of `make`.
     """
 
     def __init__(
@@ -163,29 +169,28 @@ class MaskMaker:
         self.stream = stream
         self.draws = draws
         self.block = PASSES_PER_BLOCK if draws is Draws.BALANCED else 1
-        """Passes the variance of whose mean is not that of independent ones."""
         self.place = 0
         self._channels_last = channels_last
-        self._shapes = [self._in_memory(spec.shape(axes)) for spec in self.specs]
+        self._shapes = [self._memory_shape(spec.shape(axes)) for spec in self.specs]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
-        self._pieces = self._in_pieces()
+        self._pieces = self._cut_into_pieces()
         self._buffers: list[BoolArray] = []
-        self._drawn: dict[tuple[int, int], tuple[tuple[int, int], ByteArray]] = {}
-        """By numbers of mask and piece, the block and the place that bytes were drawn for, and the bytes."""
+        self._cache: dict[tuple[int, int], tuple[tuple[int, int], ByteArray]] = {}
+        """Maps (mask, piece number) to the block and tile position that the bytes were drawn for, and the bytes."""
         self._threads = compute_threads()
         self._workers = Workers(self._threads)
 
     def make(self, first_pass: int, count: int) -> dict[str, BoolArray]:
-        """Masks of passes `first_pass` to `first_pass + count - 1`.
+        """Make the masks of passes `first_pass` to `first_pass + count - 1`.
 
         Returns:
-            name to bool array [count, ...shape of the mask], C-contiguous where channels are not last. The arrays
+            name to bool array [count, ...shape of the mask], C-contiguous unless `channels_last` is set. The arrays
             are views of buffers that the next call overwrites.
         """
         if not self._buffers or self._buffers[0].shape[0] < count:
             self._buffers = [np.empty((count, *shape), np.bool_) for shape in self._shapes]
         jobs = [(offset, piece) for offset in range(count) for piece in self._pieces]
-        shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _WORTH_SHARING else 1
+        shares = min(self._threads, len(jobs)) if count * sum(self._sizes) >= _SMALLEST_THREADED_BATCH else 1
 
         def work(share: int) -> None:
             for offset, piece in jobs[share::shares]:
@@ -197,74 +202,78 @@ class MaskMaker:
             made = (np.moveaxis(mask, -1, 1) for mask in made)
         return {spec.name: mask for spec, mask in zip(self.specs, made, strict=True)}
 
-    def _in_memory(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _memory_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[1:], *shape[:1]) if self._channels_last else shape
 
-    def _in_pieces(self) -> list[_Piece]:
-        """All masks, in pieces."""
+    def _cut_into_pieces(self) -> list[_Piece]:
+        """Return the pieces of all masks; the first pieces that fit into the cache are cached."""
         pieces = []
-        room = 0 if self.draws is Draws.OWN else _KEPT
+        room = 0 if self.draws is Draws.OWN else _LARGEST_CACHE
         for mask, size in enumerate(self._sizes):
-            for start in range(0, size, PIECE):
-                length = min(PIECE, size - start)
+            for start in range(0, size, PIECE_SIZE):
+                length = min(PIECE_SIZE, size - start)
                 room -= length
-                sharing = self.block
+                passes_per_block = self.block
                 if self.draws is Draws.PAIRED and room >= 0:
-                    sharing = _SHARING
-                pieces.append(_Piece(mask, start // PIECE, length, sharing, kept=room >= 0))
+                    passes_per_block = _PASSES_PER_PAIRED_BLOCK
+                pieces.append(_Piece(mask, start // PIECE_SIZE, length, passes_per_block, cached=room >= 0))
         return pieces
 
     def _fill(self, index: int, row: int, piece: _Piece) -> None:
         """Fill one piece of one mask of one pass."""
         keep_count = self.specs[piece.mask].keep_count
-        first = piece.number * PIECE
-        # A slice, because an index into a mask without dimensions would give a copy.
+        first = piece.number * PIECE_SIZE
+        # The row is a slice, because an index into a mask without dimensions would give a copy.
         target = self._buffers[piece.mask][row : row + 1].reshape(-1)[first : first + piece.length]
         if keep_count == KEEP_LEVELS:
             target.fill(True)
             return
-        block, turn = divmod(index, piece.sharing)
-        pad = self._pad(block, piece.mask)[_OFFSETS[turn] :] if turn and self.draws is Draws.PAIRED else None
-        turned = np.empty(min(piece.length, _AT_ONCE), np.uint8)
+        block, position = divmod(index, piece.passes_per_block)
+        pad = (
+            self._pad_bytes(block, piece.mask)[_PAD_OFFSETS[position] :]
+            if position and self.draws is Draws.PAIRED
+            else None
+        )
+        combined = np.empty(min(piece.length, _CHUNK_SIZE), np.uint8)
         done = 0
         for drawn in self._random_bytes(block, piece):
             count = drawn.size
             if pad is not None:
-                drawn = np.bitwise_xor(drawn, pad[done : done + count], out=turned[:count])
-            elif turn:
-                drawn = np.add(drawn, np.uint8(turn * KEEP_LEVELS // PASSES_PER_BLOCK), out=turned[:count])
+                drawn = np.bitwise_xor(drawn, pad[done : done + count], out=combined[:count])
+            elif position:
+                drawn = np.add(drawn, np.uint8(position * KEEP_LEVELS // PASSES_PER_BLOCK), out=combined[:count])
             np.less(drawn, np.uint8(keep_count), out=target[done : done + count])
             done += count
 
     def _random_bytes(self, block: int, piece: _Piece) -> Iterator[ByteArray]:
-        """The bytes that all passes of `block` share for `piece`, in parts."""
-        starts = range(0, piece.length, _AT_ONCE)
-        if piece.kept:
-            kept = self._kept(block, piece.mask, piece.number, piece.length)
-            yield from (kept[start : start + _AT_ONCE] for start in starts)
+        """Yield the bytes that all passes of `block` share for `piece`, in chunks."""
+        starts = range(0, piece.length, _CHUNK_SIZE)
+        if piece.cached:
+            kept = self._cached_bytes(block, piece.mask, piece.number, piece.length)
+            yield from (kept[start : start + _CHUNK_SIZE] for start in starts)
         else:
-            bits = self._stream(block, piece.mask, piece.number)
-            yield from (_bytes_of(bits, min(_AT_ONCE, piece.length - start)) for start in starts)
+            bits = self._piece_stream(block, piece.mask, piece.number)
+            yield from (_bytes_of(bits, min(_CHUNK_SIZE, piece.length - start)) for start in starts)
 
-    def _pad(self, block: int, mask: int) -> ByteArray:
-        """What the passes of `block` that share a mask's bytes differ by."""
-        return self._kept(block, mask, _PAD, min(PIECE, self._sizes[mask]) + _OFFSETS[-1])
+    def _pad_bytes(self, block: int, mask: int) -> ByteArray:
+        """Return the pad of a mask, whose parts distinguish the passes of `block`."""
+        return self._cached_bytes(block, mask, _PAD_STREAM, min(PIECE_SIZE, self._sizes[mask]) + _PAD_OFFSETS[-1])
 
-    def _kept(self, block: int, mask: int, number: int, count: int) -> ByteArray:
-        """The first `count` bytes of a stream, drawn once for all passes of a block."""
-        drawn_for, drawn = self._drawn.get((mask, number), (None, None))
+    def _cached_bytes(self, block: int, mask: int, number: int, count: int) -> ByteArray:
+        """Return the first `count` bytes of a stream, which are drawn once for all passes of a block."""
+        drawn_for, drawn = self._cache.get((mask, number), (None, None))
         if drawn is None or drawn_for != (block, self.place):
-            drawn = _bytes_of(self._stream(block, mask, number), count)
-            # Another thread may be at another block, or at the same; each goes on with what it has in hand.
-            self._drawn[mask, number] = (block, self.place), drawn
+            drawn = _bytes_of(self._piece_stream(block, mask, number), count)
+            # Another thread may work on the same piece for this or another block; each thread uses its own `drawn`.
+            self._cache[mask, number] = (block, self.place), drawn
         return drawn
 
-    def _stream(self, block: int, mask: int, number: int) -> np.random.SFC64:
+    def _piece_stream(self, block: int, mask: int, number: int) -> np.random.SFC64:
         return _bit_generator(self.seed, self.stream, block, self.place, mask, number)
 
 
 def _bytes_of(bits: np.random.SFC64, count: int) -> ByteArray:
-    """The next `count` bytes of a stream, and what is left of the last word is lost."""
+    """Return the next `count` bytes of a stream; the unused bytes of the last word are lost."""
     words = bits.random_raw(-(-count // 8))
     if sys.byteorder == "big":
         words = words.byteswap()

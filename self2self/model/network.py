@@ -1,13 +1,13 @@
-"""The Self2Self+ network: a gated U-Net whose dropout masks are arguments.
+"""Define the Self2Self+ network: a gated U-Net that takes its dropout masks as arguments.
 
-Training, export and reference inference all call this one definition. Every convolution is 3x3
-with reflect padding. The encoder (one full-resolution level, then five 2x2 max-poolings) uses
-gated convolutions; the decoder upsamples, concatenates the skip connection and convolves twice,
-with element-wise dropout before each of its ten convolutions.
+Training, export and the reference engine all use this one definition. Every convolution is 3x3
+with reflect padding. The encoder has one full-resolution level, then five 2x2 max-poolings, and
+uses gated convolutions. Each decoder level upsamples, concatenates the skip connection and
+convolves twice, with element-wise dropout before each of the ten convolutions.
 
-The official formulation of a gated convolution has two convolutions that read the same input;
-here one convolution with twice the channels computes both, and the caller's boolean masks take
-the place of ``F.dropout``. Both equal the official formulation to rounding.
+The network differs from the official formulation in two ways, and equals it to rounding. The
+official gated convolution has two convolutions that read the same input; here one convolution with
+twice the channels computes both. And the caller's boolean masks replace ``F.dropout``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from self2self.model.contract import LEVELS, NEGATIVE_SLOPE, dropout_channels
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution that keeps height and width, with reflect padding; its weights are not drawn yet."""
+    """3x3 convolution with reflect padding that keeps height and width; its weights start uninitialised."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, padding_mode="reflect")
 
     def reset_parameters(self) -> None:
-        """Draw nothing: `initialise` does, and not from the global generator, whose numbers are the caller's."""
+        """Do nothing, because `initialise` draws the weights, without the global generator, which is the caller's."""
 
 
 class GatedConv(nn.Module):
@@ -39,20 +39,20 @@ class GatedConv(nn.Module):
         self.conv = Conv3x3(inputs, 2 * outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, H, W]."""
+        """Map [N, inputs, H, W] to [N, outputs, H, W]."""
         feature, gate = self.conv(x).chunk(2, dim=1)
         return F.leaky_relu(feature, NEGATIVE_SLOPE) * torch.sigmoid(gate)
 
 
 class Self2SelfNet(nn.Module):
-    """Self2Self+ network; weights are those of `initialise` with the paper's scheme and seed 0.
+    """Self2Self+ network; `initialise` draws its weights with the paper's scheme and seed 0.
 
     Args:
         channels: colour channels of the image.
         encoder_width: channels of every encoder level; 48 in the paper.
         decoder_widths: channels of the decoder levels, coarsest first; five times 96 in the paper.
-        decoder_keep: keep probability of the decoder's masks; kept activations are scaled by
-            its inverse. The input mask is not rescaled.
+        decoder_keep: keep probability of the decoder's masks. Kept activations are multiplied by
+            its inverse; pixel values that the input mask keeps are not.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Self2SelfNet(nn.Module):
         initialise(self, "normal", torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
-        """One stochastic pass for each mask of the batch.
+        """Run one stochastic pass for each mask of the batch.
 
         Args:
             image: [1 or N, C, H, W] in [0, 1]; H and W are multiples of 32 and at least 64.
@@ -88,7 +88,7 @@ class Self2SelfNet(nn.Module):
                 the activation (shapes: `contract.mask_specs`).
 
         Returns:
-            [N, C, H, W], the type of `image`; not clamped.
+            [N, C, H, W] in the type of `image`; not clamped.
         """
         kept = input_mask.to(image.dtype)
         x = self.stem(torch.cat([kept, kept * image], dim=1))
@@ -112,19 +112,19 @@ class Self2SelfNet(nn.Module):
 
 
 def to_channels_last(network: Self2SelfNet, device: torch.device) -> Self2SelfNet:
-    """`network` on `device`, its weights in the memory layout in which convolutions are fastest."""
+    """Move `network` to `device` and its weights to the channels-last layout, in which convolutions are fastest."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @torch.no_grad()
 def initialise(network: Self2SelfNet, scheme: str, generator: torch.Generator) -> None:
-    """Draw all weights anew; biases become zero.
+    """Draw all weights anew and set all biases to zero.
 
     Args:
         network: changed in place.
         scheme: ``"normal"`` is N(0, 0.02) as in the official code; ``"kaiming"`` is He's fan-in
-            normal for LeakyReLU, which learns from the first step.
-        generator: source of the draws, on the CPU.
+            normal distribution for LeakyReLU, with which a network learns from the first step.
+        generator: source of the random numbers, on the CPU.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

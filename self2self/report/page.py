@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import OutputError
-from self2self.imaging.noise import CORRELATED, GREY_LEVELS, Noise, Residual
+from self2self.imaging.noise import CORRELATION_THRESHOLD, GREY_LEVELS, Noise, Residual
 from self2self.machine.files import atomic_write, check_new
 from self2self.report import pictures
 from self2self.report.html import render
@@ -106,7 +106,7 @@ def values(content: ReportContent) -> dict[str, Any]:
         "residual_mean": f"{round(residual.mean, 2) + 0.0:+.2f}",
         "residual_deviation": f"{residual.standard_deviation:.1f}",
         "correlation": f"{(noise or residual.noise).correlation:+.2f}",
-        "threshold": CORRELATED,
+        "threshold": CORRELATION_THRESHOLD,
         "correlated": correlated,
         "standard_error": "unknown" if math.isnan(content.standard_error) else f"{content.standard_error:.2f}",
         "autocorrelation": [

@@ -16,7 +16,7 @@ import torch
 from self2self.errors import OutputError, UsageError
 from self2self.export.to_onnx import IR_VERSION, OPSET_VERSION, build_model, to_onnx
 from self2self.model.contract import Contract
-from self2self.model.graph import WEIGHTS
+from self2self.model.graph import WEIGHTS_KEY
 from self2self.model.masks import MaskMaker
 
 BOOL, FLOAT = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
@@ -98,7 +98,7 @@ def test_versions_are_pinned(model) -> None:
 def test_the_file_describes_itself(model, tiny) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert Contract.from_metadata(metadata, "tiny.onnx") == tiny.contract
-    assert metadata.keys() == {*tiny.contract.to_metadata(), WEIGHTS}
+    assert metadata.keys() == {*tiny.contract.to_metadata(), WEIGHTS_KEY}
 
 
 def test_one_file_without_external_data(tiny_onnx: Path, model) -> None:

@@ -1,4 +1,4 @@
-"""What was taken from an image beyond its noise comes back, and of its noise next to nothing."""
+"""Test that `restore_detail` returns lost detail to a result, and almost none of the noise."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from self2self.imaging import detail as lost_detail
-from self2self.imaging.detail import SQUARE, restore_detail
+from self2self.imaging.detail import SQUARE_SIDE, restore_detail
 from self2self.imaging.noise import measure_noise
 
 FloatArray = np.ndarray
@@ -31,9 +31,10 @@ def rms(values: FloatArray) -> float:
 
 
 def with_lattice(channels: int, strength: float = 12) -> tuple[FloatArray, FloatArray]:
-    """A smooth image, and the same with a lattice of single pixels, `strength` grey levels high, over some columns.
+    """Make a smooth image, and the same image with a lattice of single pixels over some columns.
 
-    From dark to light along the lattice: what is nowhere calm at its brightness could be noise.
+    The lattice is `strength` grey levels high. The brightness grows along its columns, so that each brightness also
+    occurs in calm squares; otherwise the lattice could be noise.
     """
     levels = np.linspace(0.3, 0.6, HEIGHT, dtype=np.float32)[:, None]
     smooth = np.broadcast_to(levels, (channels, HEIGHT, WIDTH)).copy()
@@ -51,13 +52,13 @@ def test_a_lattice_that_was_lost_comes_back_where_it_was(channels: int, sigma: f
     result = restored(smooth, noisy)
     inside, outside = (..., slice(52, 68)), (..., slice(96, None))
     assert rms((result - detailed)[inside]) < 0.35 * rms((smooth - detailed)[inside])
-    # Further than a Gaussian of three pixels reaches.
+    # These columns are farther away than a Gaussian of three pixels reaches.
     assert rms((result - smooth)[outside]) < 0.05 * sigma
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_share_comes_back_of_a_lattice_as_weak_as_the_noise(channels: int) -> None:
-    """Of twice the noise's energy Wiener's filter keeps half, less the margin."""
+    """If the energy is twice that of the noise, a Wiener filter keeps half, less the margin."""
     smooth, detailed = with_lattice(channels, strength=4)
     result = restored(smooth, detailed + white(detailed.shape, 4))
     inside = (..., slice(52, 68))
@@ -117,7 +118,7 @@ def noise_of(kind: str, clean: FloatArray) -> FloatArray:
     ],
 )
 def test_other_noise_stays_away(kind: str) -> None:
-    """Brightness from dark to light, so that noise that depends on it differs from row to row, or spots in the dark."""
+    """The image grows brighter from row to row, or has spots in the dark, so that signal-dependent noise varies."""
     levels = np.linspace(0.1, 0.8, 256, dtype=np.float32)[:, None]
     clean = np.broadcast_to(levels, (1, 256, 192)).copy()
     if "spots" in kind:
@@ -134,7 +135,7 @@ def test_other_noise_stays_away(kind: str) -> None:
 
 
 def test_texture_of_bright_parts_comes_back_where_noise_is_known_to_be_even() -> None:
-    """It makes noise look as if it depended on the signal."""
+    """Such texture makes noise look as if it depended on the signal."""
     rows, columns = np.mgrid[:256, :192]
     smooth = (0.1 + 0.6 * (columns % 64 >= 40))[None].astype(np.float32)
     lattice = (8 / 255 * (-1.0) ** (rows + columns) * (smooth > 0.5)).astype(np.float32)
@@ -168,12 +169,12 @@ def test_what_is_too_light_everywhere_is_no_detail(sigma: float) -> None:
     assert rms(restored(too_light, clean + white(clean.shape, sigma)) - too_light) < 0.1 * sigma + 1e-6
 
 
-@pytest.mark.parametrize("size", [(1, 1), (SQUARE - 1, 100), (SQUARE, SQUARE), (9, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (SQUARE_SIDE - 1, 100), (SQUARE_SIDE, SQUARE_SIDE), (9, 33)])
 def test_small_images(size: tuple[int, int]) -> None:
     clean = np.full((1, *size), 0.5, np.float32)
     result = restored(clean, clean + white(clean.shape, 5))
     assert np.isfinite(result).all()
-    if min(size) < SQUARE:
+    if min(size) < SQUARE_SIDE:
         np.testing.assert_array_equal(result, clean)
 
 
@@ -194,12 +195,12 @@ def test_it_does_not_depend_on_how_many_lines_are_worked_on(monkeypatch: pytest.
     smooth, detailed = with_lattice(3)
     noisy = detailed + white(detailed.shape, 2)
     at_once = restored(smooth, noisy)
-    monkeypatch.setattr(lost_detail, "LINES", 16)
+    monkeypatch.setattr(lost_detail, "LINES_PER_STRIP", 16)
     np.testing.assert_allclose(restored(smooth, noisy), at_once, atol=1e-6)
 
 
 def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
-    """Against a plain formulation of both, one square at a time."""
+    """Both estimates equal a plain formulation, one square at a time."""
     rng = np.random.default_rng(3)
     variances, brightness = rng.random((1, 9, 12), dtype=np.float32), rng.random((1, 9, 12), dtype=np.float32)
     padded = np.pad(variances[0], 3, mode="symmetric")
@@ -209,10 +210,10 @@ def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
         around[np.clip(rows + down, 0, 8)][:, np.clip(columns + right, 0, 11)] for down in (-3, 3) for right in (-3, 3)
     ]
     near = np.max([around, *corners], axis=0)
-    np.testing.assert_allclose(lost_detail._nearby(variances)[0], near / 0.86, rtol=1e-6)
+    np.testing.assert_allclose(lost_detail._noise_nearby(variances)[0], near / 0.86, rtol=1e-6)
     order = np.argsort(brightness, axis=None)
     groups = np.array_split(order, 6)
     calm = [np.quantile(variances.ravel()[group], 0.25) for group in groups]
     at = [brightness.ravel()[group].mean() for group in groups]
     expected = np.interp(brightness[0], at, calm) / 0.86
-    np.testing.assert_allclose(lost_detail._as_bright(variances, brightness)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(lost_detail._noise_by_brightness(variances, brightness)[0], expected, rtol=1e-5)

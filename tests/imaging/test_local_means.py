@@ -1,4 +1,4 @@
-"""The result keeps the local means of the noisy image, and nothing else of it."""
+"""Test that a result gets the local means of the noisy image, and nothing else of it."""
 
 import tracemalloc
 
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self2self.imaging.local_means import LEAST_RADIUS, RADIUS_PER_LEVEL, SIDE, STRONG, LocalMeans
+from self2self.imaging.local_means import BLOCK_SIDE, LARGEST_SIGMA, MINIMUM_RADIUS, RADIUS_PER_LEVEL, LocalMeans
 
 FloatArray = np.ndarray
 
 
 def restored(noisy: FloatArray, prediction: FloatArray, lines: int | None = None) -> FloatArray:
-    """The clamped prediction with the means of `noisy`, which is shown `lines` lines at a time, the last ones first."""
+    """Return the clamped prediction with the means of `noisy`, which is added `lines` lines at a time, last first."""
     means = LocalMeans(noisy.shape)
     step = lines or noisy.shape[1]
     for top in reversed(range(0, noisy.shape[1], step)):
@@ -42,13 +42,13 @@ def test_a_shift_of_the_whole_image_is_undone(
 
 
 def test_each_channel_and_place_has_its_own_shift() -> None:
-    """The mean is that of a Gaussian window, here of all values one by one instead of blocks."""
+    """The local mean equals a mean over a Gaussian window of single values instead of blocks."""
     from scipy.ndimage import gaussian_filter
 
     rows, columns = np.mgrid[:150, :201]
     shift = np.stack([np.sin(rows / 40), np.cos(columns / 50), np.sin((rows + columns) / 60)]).astype(np.float32) / 100
     noisy = 0.5 + shift
-    window = LEAST_RADIUS
+    window = MINIMUM_RADIUS
     share = gaussian_filter(np.ones(shift.shape[1:]), window, mode="constant", truncate=8)
     expected = np.stack([gaussian_filter(plane, window, mode="constant", truncate=8) for plane in shift]) / share
     result = restored(noisy, np.full_like(noisy, 0.5)) - 0.5
@@ -58,17 +58,17 @@ def test_each_channel_and_place_has_its_own_shift() -> None:
 @pytest.mark.parametrize("amplitude", [0.01, 0.07])
 @pytest.mark.parametrize("size", [(1, 1501), (1201, 17), (333, 777)])
 def test_equals_means_over_all_blocks(size: tuple[int, int], amplitude: float) -> None:
-    """Of uniform noise, which has no outliers; the stronger one takes means over more pixels."""
+    """The noise is uniform, so it has no outliers; with the stronger noise, means are over more pixels."""
     noisy = (0.5 + np.random.default_rng(0).uniform(-amplitude, amplitude, (3, *size))).astype(np.float32)
     flat = np.full_like(noisy, 0.5)
     means = LocalMeans(noisy.shape)
     means.see(0, noisy, flat)
-    window = max(LEAST_RADIUS, RADIUS_PER_LEVEL * means.sigma)
-    assert (window > LEAST_RADIUS) == (amplitude > 0.01)
+    window = max(MINIMUM_RADIUS, RADIUS_PER_LEVEL * means.sigma)
+    assert (window > MINIMUM_RADIUS) == (amplitude > 0.01)
     expected = noisy.astype(np.float64) - 0.5
     for axis, side in enumerate(size, start=1):
-        starts = np.arange(0, side, SIDE)
-        counts = np.minimum(SIDE, side - starts)
+        starts = np.arange(0, side, BLOCK_SIDE)
+        counts = np.minimum(BLOCK_SIDE, side - starts)
         distances = np.arange(side)[:, None] - (starts + (counts - 1) / 2)
         weights = np.exp(-0.5 * np.square(distances / window))
         weights /= (weights * counts).sum(1, keepdims=True)
@@ -104,8 +104,8 @@ def test_weak_noise_moves_nothing() -> None:
 def test_strong_noise_is_left_to_the_network() -> None:
     clean = np.full((3, 64, 64), 0.4, np.float32)
     prediction = clean + np.float32(0.01)
-    np.testing.assert_array_equal(restored(clean + noise(clean.shape, 1.5 * STRONG), prediction), prediction)
-    assert np.abs(restored(clean + noise(clean.shape, 0.7 * STRONG), prediction) - clean).max() < 0.006
+    np.testing.assert_array_equal(restored(clean + noise(clean.shape, 1.5 * LARGEST_SIGMA), prediction), prediction)
+    assert np.abs(restored(clean + noise(clean.shape, 0.7 * LARGEST_SIGMA), prediction) - clean).max() < 0.006
 
 
 def test_impulses_have_no_part_in_the_mean() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage import data
 
 from self2self.imaging.noise import (
-    CORRELATED,
+    CORRELATION_THRESHOLD,
     LARGEST_SIDE,
     autocorrelation,
     center_crop,
@@ -31,7 +31,7 @@ def white(shape: tuple[int, ...], sigma: float, seed: int = 0) -> np.ndarray:
 
 
 def spread(noise: np.ndarray, weight: float) -> np.ndarray:
-    """Noise whose neighbours are correlated by 2w / (1 + 2w²), with the standard deviation it had."""
+    """Correlate neighbours of `noise` by 2w / (1 + 2w²), and keep its standard deviation."""
     wide = noise
     for axis in (-2, -1):
         wide = wide + weight * (np.roll(wide, 1, axis) + np.roll(wide, -1, axis))
@@ -42,7 +42,7 @@ def spread(noise: np.ndarray, weight: float) -> np.ndarray:
 @pytest.mark.parametrize("name", ["camera", "chelsea", "astronaut", "moon"])
 def test_sigma_of_white_noise_on_photographs_is_found(name: str, sigma: float) -> None:
     clean = photograph(name)
-    # Unclipped, because clipping makes strong noise smaller; fur and cloth count as weak noise.
+    # The noise is not clipped, because clipping makes strong noise weaker. Fur and cloth count as weak noise.
     overall, channels = estimate_sigma(clean + white(clean.shape, sigma))
     assert overall == pytest.approx(sigma, rel=0.1, abs=2)
     assert len(channels) == len(clean)
@@ -100,9 +100,9 @@ def test_correlation_is_found_where_it_is(weight: float) -> None:
     measured = autocorrelation(noise)
     assert measured[0][1] == pytest.approx(expected, abs=0.03)
     assert measured[0][2] == pytest.approx(weight**2 / (1 + 2 * weight**2), abs=0.03)
-    # The surface that is taken away takes some of the correlation with it.
+    # Subtracting the surface also removes some of the correlation.
     for estimate in estimate_correlation(noise):
-        assert CORRELATED < estimate < expected + 0.02
+        assert CORRELATION_THRESHOLD < estimate < expected + 0.02
 
 
 def test_correlation_tells_the_direction() -> None:
@@ -187,7 +187,7 @@ def test_any_size_has_finite_figures(shape: tuple[int, int, int], dtype: str) ->
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 5000), (1, 1537, 1536), (3, 64, 64)])
-def test_large_images_are_looked_at_in_their_middle(shape: tuple[int, int, int]) -> None:
+def test_noise_of_large_images_is_measured_in_their_middle(shape: tuple[int, int, int]) -> None:
     pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     part = center_crop(pixels)
     assert np.shares_memory(part, pixels)

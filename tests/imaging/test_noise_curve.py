@@ -1,4 +1,4 @@
-"""How strong noise is at each brightness: at the ends of the range, and whether it grows with the signal."""
+"""Test the strength of noise at the ends of the range, and whether noise grows with the signal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from self2self.imaging.noise_curve import BLOCK_SIDE, deviations_at_range_ends, 
 
 
 def ramp(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """From black to white, smooth."""
+    """Make a smooth image from black to white."""
     return np.repeat(np.linspace(0, 1, height * width).reshape(1, height, width), channels, 0)
 
 
 def photographed(clean: np.ndarray, photons: float, seed: int) -> np.ndarray:
-    """With so many photons at white."""
+    """Add photon noise, with `photons` photons at white."""
     return np.clip(np.random.default_rng(seed).poisson(photons * clean) / photons, 0, 1)
 
 
@@ -29,7 +29,7 @@ def test_noise_of_photons_is_none_at_black(seed: int) -> None:
         assert high == pytest.approx(peak**-0.5, rel=0.2)
 
 
-def test_squares_leave_out_what_is_over() -> None:
+def test_incomplete_squares_are_left_out() -> None:
     plane = np.arange(19.0 * 26).reshape(19, 26)
     squares = to_blocks(plane)
     assert squares.shape == (6, BLOCK_SIDE, BLOCK_SIDE)

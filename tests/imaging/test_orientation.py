@@ -1,4 +1,4 @@
-"""Orientations of arrays and tensors."""
+"""Test the orientations of arrays and tensors."""
 
 from __future__ import annotations
 

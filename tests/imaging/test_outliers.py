@@ -1,4 +1,4 @@
-"""Values beyond [0, 1]: what the network sees in their place, and when they come back."""
+"""Test values outside [0, 1]: which value the network gets instead, and when they return to the result."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from self2self.imaging.outliers import (
     LARGEST_NEIGHBOUR_SHARE,
-    LINES,
+    LINES_PER_STRIP,
     clip_to_range,
     remove_hot_pixels,
     restore_outliers,
@@ -15,7 +15,7 @@ from self2self.imaging.outliers import (
 
 
 def result(prediction: float, noisy: float) -> float:
-    """Of one pixel."""
+    """Return the result of an image of one pixel."""
     out = np.empty((1, 1, 1), np.float32)
     restore_outliers(np.full((1, 1, 1), prediction, np.float32), np.full((1, 1, 1), noisy, np.float32), out)
     return float(out[0, 0, 0])
@@ -55,7 +55,7 @@ def test_an_extreme_comes_back_where_the_prediction_supports_it(
 
 def test_the_result_may_overwrite_the_image() -> None:
     rng = np.random.default_rng(0)
-    pixels = rng.uniform(-1, 2, (3, 2 * LINES + 5, 9)).astype(np.float32)
+    pixels = rng.uniform(-1, 2, (3, 2 * LINES_PER_STRIP + 5, 9)).astype(np.float32)
     prediction = rng.uniform(-0.2, 1.2, pixels.shape).astype(np.float32)
     apart = np.empty_like(pixels)
     restore_outliers(prediction, pixels.copy(), apart)
@@ -64,7 +64,7 @@ def test_the_result_may_overwrite_the_image() -> None:
 
 
 def plainly_cleaned(pixels: np.ndarray) -> np.ndarray:
-    """One pixel at a time."""
+    """Remove hot pixels one pixel at a time."""
     cleaned = pixels.copy()
     for channel, row, column in zip(*np.nonzero((pixels < -1) | (pixels > 2)), strict=True):
         around = np.pad(pixels[channel], 1, mode="reflect")[row : row + 3, column : column + 3].ravel()
@@ -77,7 +77,7 @@ def plainly_cleaned(pixels: np.ndarray) -> np.ndarray:
 
 
 @given(
-    height=st.integers(2, LINES + 9),
+    height=st.integers(2, LINES_PER_STRIP + 9),
     width=st.integers(2, 40),
     channels=st.sampled_from([1, 3]),
     share=st.floats(0, 0.2),
@@ -106,7 +106,7 @@ def test_without_one_nothing_is_copied(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("height", [2.2, 5.0, 50.0])
 @pytest.mark.parametrize("centre", [(8.0, 8.0), (8.5, 8.0), (8.5, 8.5), (8.3, 7.8)])
 def test_stars_are_no_hot_pixels(width: float, height: float, centre: tuple[float, float]) -> None:
-    """`width` at half of its height, in pixels; noise of a hundredth."""
+    """`width` is the full width at half maximum, in pixels; the noise has a standard deviation of 0.01."""
     rows, columns = np.mgrid[:17, :17]
     distance = np.square(rows - centre[0]) + np.square(columns - centre[1])
     star = height * np.exp(-4 * np.log(2) * distance / width**2)

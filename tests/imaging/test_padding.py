@@ -13,7 +13,7 @@ LEADING = st.sampled_from([(), (3,), (2, 1)])
 
 
 def reflected(position: int, size: int) -> int:
-    """Index into an image of `size` pixels at `position`, mirrored at both edges without end."""
+    """Return the pixel index at `position` of an image of `size` pixels that is mirrored at both edges without end."""
     period = 2 * (size - 1)
     position %= period
     return position if position < size else period - position

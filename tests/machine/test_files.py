@@ -1,4 +1,4 @@
-"""Atomic writes under real trouble: a full disk, kill -9, a folder that is not there."""
+"""Test atomic writes in trouble: a full disk, kill -9, a missing folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the messages of CUDA, ONNX Runtime and TensorRT mean, in the forms in which they come."""
+"""Test the explanations of messages of CUDA, ONNX Runtime and TensorRT, in the forms in which they occur."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from self2self.errors import Obstacle
-from self2self.machine.nvidia_libraries import Explained, explain, library_folders
+from self2self.machine.nvidia_libraries import Explanation, explain, library_folders
 
 ORT_FAILED = (
     "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:1695 onnxruntime::Provider& "
@@ -17,7 +17,7 @@ ORT_FAILED = (
 )
 
 
-def explained(message: str, *folders: Path) -> Explained:
+def explained(message: str, *folders: Path) -> Explanation:
     found = explain(message, "ONNX Runtime", list(folders))
     assert found is not None, message
     assert "\n" not in found.reason
@@ -33,7 +33,7 @@ def explained(message: str, *folders: Path) -> Explained:
 )
 def test_a_library_that_is_nowhere(message: str, library: str, tmp_path: Path) -> None:
     found = explained(message, tmp_path)
-    assert found == Explained(
+    assert found == Explanation(
         Obstacle.LIBRARY_MISSING, f"ONNX Runtime needs {library}, which is not there", library, folder=""
     )
 
@@ -87,7 +87,7 @@ def test_a_library_where_the_loader_does_not_look(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_the_runtime_says(message: str, cause: Obstacle, text: str) -> None:
+def test_messages_of_the_runtime_are_explained(message: str, cause: Obstacle, text: str) -> None:
     found = explained(message)
     assert found.cause == cause
     assert text in found.reason

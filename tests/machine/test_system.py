@@ -1,4 +1,4 @@
-"""Free memory: what the machine has, and what control groups leave of it; and how threads wait."""
+"""Test free memory, limits of control groups, CPU features, and how threads wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from self2self.machine import system
-from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, wait_briefly
+from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, limit_spin_wait
 
 
 def group(folder: Path, **files: str) -> None:
@@ -68,18 +68,18 @@ def test_threads_of_an_engine_follow_the_usual_variable(monkeypatch: pytest.Monk
     assert system.compute_threads() == 4
 
 
-@pytest.mark.parametrize("said", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("user_sets", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_waiting_threads_sleep_unless_the_user_sets_otherwise(user_sets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        # So that it is taken away again, too.
+        # Setting the variable first makes monkeypatch restore it in the end.
         monkeypatch.setenv(name, "active")
-        if name != said:
+        if name != user_sets:
             monkeypatch.delenv(name)
-    wait_briefly()
-    assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(said)
+    limit_spin_wait()
+    assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(user_sets)
 
 
-def test_the_command_says_so_before_pytorch_loads() -> None:
+def test_the_command_sets_it_before_pytorch_loads() -> None:
     script = """
 import os, sys
 from self2self import cli
@@ -98,7 +98,7 @@ print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
 
 
 def test_a_cpu_without_amx_or_vnni_costs_no_pytorch(tmp_path: Path) -> None:
-    """PyTorch takes seconds to load, and the engines that are taken instead do without."""
+    """PyTorch takes seconds to load, and the engines for such CPUs do not need it."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile avx512_vnni_of_another_name\n")
     script = f"""
@@ -113,31 +113,31 @@ print(multiplies_bfloat16(cpuinfo), multiplies_bytes(cpuinfo), "torch" in sys.mo
 
 
 @pytest.mark.parametrize(
-    ("said", "known", "operators", "able"),
+    ("flag", "reported", "operators", "expected"),
     [
         ("avx512_vnni", {"avx512_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
         ("avx_vnni", {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
-        # Linux has it, PyTorch does not see it, or lacks an operator.
+        # Linux lists the feature, but PyTorch does not report it, or lacks an operator.
         ("avx512_vnni", {"avx512_vnni": False}, ("qconv_prepack", "qconv_pointwise"), False),
         ("avx512_vnni", {"avx512_vnni": True}, ("qconv_pointwise",), False),
-        # Another system has no such list.
+        # Other systems have no such list.
         (None, {"avx_vnni": True}, ("qconv_prepack", "qconv_pointwise"), True),
         (None, {}, ("qconv_prepack", "qconv_pointwise"), False),
     ],
 )
 def test_integers_need_a_cpu_and_operators_for_them(
-    said: str | None,
-    known: dict[str, bool],
+    flag: str | None,
+    reported: dict[str, bool],
     operators: tuple[str, ...],
-    able: bool,
+    expected: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
 
     cpuinfo = tmp_path / "cpuinfo"
-    if said is not None:
-        cpuinfo.write_text(f"flags : fpu {said} avx2\n")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    if flag is not None:
+        cpuinfo.write_text(f"flags : fpu {flag} avx2\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
     monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace(**dict.fromkeys(operators)))
-    assert system.multiplies_bytes(cpuinfo) is able
+    assert system.multiplies_bytes(cpuinfo) is expected

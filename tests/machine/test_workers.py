@@ -11,7 +11,7 @@ from self2self.machine.workers import Workers
 def test_all_are_called_at_the_same_time_and_again_after_the_end() -> None:
     workers = Workers(3)
     for _ in range(2):
-        # It passes only if three threads wait at it.
+        # The barrier opens only if three threads wait at it.
         meeting = threading.Barrier(3, timeout=60)
         seen: list[int] = []
 

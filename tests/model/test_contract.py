@@ -122,7 +122,7 @@ LATER_KEYS = {"self2self.image_range", "self2self.whole_range", "self2self.noisy
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - LATER_KEYS))
-def test_each_missing_key_is_told_by_name(key: str) -> None:
+def test_the_message_names_a_missing_key(key: str) -> None:
     metadata = CONTRACT.to_metadata()
     del metadata[key]
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_each_missing_key_is_told_by_name(key: str) -> None:
         Contract.from_metadata(metadata, "m.onnx")
 
 
-def test_files_of_before_there_was_a_range_or_a_share() -> None:
+def test_files_of_earlier_versions_without_range_and_share_can_be_read() -> None:
     metadata = {key: value for key, value in CONTRACT.to_metadata().items() if key not in LATER_KEYS}
     assert Contract.from_metadata(metadata, "m.onnx") == replace(
         CONTRACT, image_range=None, whole_range=True, noisy_share=0.0, even_noise=False

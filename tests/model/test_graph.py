@@ -1,4 +1,4 @@
-"""The graph that is written down, against the one that `torch.onnx` makes of the network."""
+"""Compare the graph that `network_graph` writes down with the graph that `torch.onnx` traces from the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.export.traced import traced
 
 
 def attributes_of(node: onnx.NodeProto, opset: int) -> dict[str, Any]:
-    """All of them, the defaults too, but for those that mean nothing where they stand."""
+    """Return all attributes of a node, defaults included, except those whose value is neutral."""
     schema = onnx.defs.get_schema(node.op_type, opset)
     values = {
         name: onnx.helper.get_attribute_value(entry.default_value)
@@ -24,7 +24,7 @@ def attributes_of(node: onnx.NodeProto, opset: int) -> dict[str, Any]:
         if entry.default_value.name
     }
     values |= {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    # Where they are left out, these are zeros and ones.
+    # A missing attribute of these has the neutral value.
     neutral = {"pads": 0, "dilations": 1, "strides": 1, "group": 1}
     values = {name: v for name, v in values.items() if name not in neutral or set(np.ravel(v)) != {neutral[name]}}
     return {name: np.float32(v) if isinstance(v, float) else v for name, v in values.items()}
@@ -62,7 +62,7 @@ def test_the_graph_is_the_one_that_torch_traces(
             elif b in constants[1]:
                 np.testing.assert_array_equal(constants[0][a].astype(np.float32), constants[1][b].astype(np.float32))
         same |= dict(zip(traced_node.output, mine.output, strict=True))
-    # Convolution by convolution the same weights of the network.
+    # Each convolution has to use the same weights of the network in both graphs.
     assert all(a == b for a, b in weights.items())
     assert weights.keys() == fitted.network.state_dict().keys()
 

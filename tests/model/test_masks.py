@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.model import masks
 from self2self.model.contract import MaskSpec, mask_specs
-from self2self.model.masks import PASSES_PER_BLOCK, PIECE, BoolArray, Draws, MaskMaker, Stream, generator
+from self2self.model.masks import PASSES_PER_BLOCK, PIECE_SIZE, BoolArray, Draws, MaskMaker, Stream, generator
 
 AXES = {"H": 64, "W": 96}
 TINY = mask_specs(3, 4, (6, 6, 6, 4, 4), 0.7, 0.4)
@@ -20,7 +20,7 @@ WORD = 2**64 - 1
 
 
 def sfc64_bytes(*seed_words: int) -> Iterator[int]:
-    """Bytes of Chris Doty-Humphrey's sfc64 in plain integers; only the seed's hash is numpy's."""
+    """Yield the bytes of Chris Doty-Humphrey's sfc64, computed in plain integers; only the seed's hash is numpy's."""
     a, b, c = map(int, np.random.SeedSequence(seed_words).generate_state(3, np.uint64))
     counter = 1
     word_number = 0
@@ -43,24 +43,24 @@ def slow_masks(
     stream: int = 0,
     place: int = 0,
     draws: Draws = Draws.OWN,
-    most_kept: int = 5 * 2**23,
+    largest_cache: int = 5 * 2**23,
 ) -> dict[str, BoolArray]:
-    """Masks of one pass, element by element: each piece of each mask has a stream of its own."""
+    """Make the masks of one pass, element by element: each piece of each mask has its own stream."""
     masks = {}
     before = 0
     for number, spec in enumerate(specs):
         shape = spec.shape(AXES)
         size = int(np.prod(shape))
         drawn: list[int] = []
-        for piece in range(-(-size // PIECE)):
-            count = min(PIECE, size - piece * PIECE)
+        for piece in range(-(-size // PIECE_SIZE)):
+            count = min(PIECE_SIZE, size - piece * PIECE_SIZE)
             before += count
-            shared = draws is Draws.PAIRED and before <= most_kept
-            block, turn = divmod(index, 127) if shared else (index, 0)
+            shared = draws is Draws.PAIRED and before <= largest_cache
+            block, position = divmod(index, 127) if shared else (index, 0)
             words = (seed, stream, block, place, number)
             ours = list(islice(sfc64_bytes(*words, piece), count))
-            if turn:
-                offset = 254 * turn + turn**2 % 127
+            if position:
+                offset = 254 * position + position**2 % 127
                 pad = islice(sfc64_bytes(*words, 2**32 - 1), offset, offset + count)
                 ours = [one ^ other for one, other in zip(ours, pad, strict=True)]
             drawn += ours
@@ -154,24 +154,29 @@ def test_true_means_kept_at_the_quantised_rate(keep_count: int) -> None:
     assert abs(kept - size * probability) < 5 * sigma
 
 
-@pytest.mark.parametrize("most_kept", [0, 2500, 4340])
+@pytest.mark.parametrize("largest_cache", [0, 2500, 4340])
 @pytest.mark.parametrize("draws", [Draws.OWN, Draws.PAIRED])
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_large_masks_are_made_in_pieces_by_any_number_of_threads(
-    threads: int, draws: Draws, most_kept: int, monkeypatch: pytest.MonkeyPatch
+    threads: int, draws: Draws, largest_cache: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(masks, "compute_threads", lambda: threads)
-    # Small pieces, which an independent formulation can draw in a test's time.
-    for name, elements in (("PIECE", 1000), ("_WORTH_SHARING", 3000), ("_AT_ONCE", 256), ("_KEPT", most_kept)):
+    # The slow formulation needs small pieces to be fast enough for a test.
+    for name, elements in (
+        ("PIECE_SIZE", 1000),
+        ("_SMALLEST_THREADED_BATCH", 3000),
+        ("_CHUNK_SIZE", 256),
+        ("_LARGEST_CACHE", largest_cache),
+    ):
         monkeypatch.setattr(masks, name, elements)
-    monkeypatch.setitem(globals(), "PIECE", 1000)
+    monkeypatch.setitem(globals(), "PIECE_SIZE", 1000)
     specs = [MaskSpec("a", (3, 1111), 100), MaskSpec("b", (1000,), 200), MaskSpec("c", (7,), 256)]
     maker = MaskMaker(specs, {}, 5, draws=draws)
     maker.place = 3
     for first in (0, 126):
         made = {name: mask.copy() for name, mask in maker.make(first, 2).items()}
         for row in range(2):
-            slow = slow_masks(specs, 5, first + row, place=3, draws=draws, most_kept=most_kept)
+            slow = slow_masks(specs, 5, first + row, place=3, draws=draws, largest_cache=largest_cache)
             for name, mask in slow.items():
                 np.testing.assert_array_equal(made[name][row], mask, err_msg=name)
 
@@ -209,9 +214,11 @@ def test_neighbours_are_independent() -> None:
 def test_big_masks_equal_one_draw_of_raw_words_a_piece() -> None:
     channels, height, width = 9, 512, 640
     mask = MaskMaker([MaskSpec("big", (channels, "H", "W"), 77)], {"H": height, "W": width}, 8).make(3, 1)["big"][0]
-    pieces = -(-channels * height * width // PIECE)
+    pieces = -(-channels * height * width // PIECE_SIZE)
     assert pieces == 3
-    words = [np.random.SFC64(np.random.SeedSequence((8, 0, 3, 0, 0, i))).random_raw(PIECE // 8) for i in range(pieces)]
+    words = [
+        np.random.SFC64(np.random.SeedSequence((8, 0, 3, 0, 0, i))).random_raw(PIECE_SIZE // 8) for i in range(pieces)
+    ]
     expected = np.concatenate(words).astype("<u8").view(np.uint8)[: mask.size] < 77
     np.testing.assert_array_equal(mask.reshape(-1), expected)
 
@@ -251,7 +258,7 @@ def test_balanced_masks_are_those_of_an_independent_formulation() -> None:
 @settings(max_examples=40)
 def test_a_block_drops_every_element_equally_often(keep: int) -> None:
     kept = balanced_masks([MaskSpec("a", (64, 64), keep)], 2 * PASSES_PER_BLOCK, PASSES_PER_BLOCK)["a"].sum(0)
-    # Shifts are whole bytes, so the count may be off by one also where ten keep probabilities are a whole number.
+    # Shifts are whole bytes, so the count may be off by one even if ten times the keep probability is a whole number.
     assert np.abs(kept - PASSES_PER_BLOCK * keep / 256).max() < 1 + PASSES_PER_BLOCK / 256
     assert kept.mean() == pytest.approx(PASSES_PER_BLOCK * keep / 256, abs=0.05)
 
@@ -264,7 +271,7 @@ def test_the_recipes_drop_rates_are_whole_tenths(drop_rate: float) -> None:
 
 
 def test_each_balanced_pass_alone_is_a_fair_draw() -> None:
-    """Share, neighbours and different blocks: nothing but the passes of one block depends on each other."""
+    """Kept share, neighbours and blocks are independent; only passes of the same block depend on each other."""
     spec = MaskSpec("a", (3, "H", "W"), 154)
     passes = balanced_masks([spec], 0, 3 * PASSES_PER_BLOCK)["a"].astype(float)
     size, keep = passes[0].size, 154 / 256
@@ -276,7 +283,7 @@ def test_each_balanced_pass_alone_is_a_fair_draw() -> None:
             assert abs(neighbours) < 5 / np.sqrt(size)
     for one, other in combinations(centred[[3, 11, 25]], 2):
         assert abs(np.mean(one * other)) < 5 / np.sqrt(size)
-    # Within a block they do depend, and negatively on the whole.
+    # Within a block the passes depend on each other, and negatively on the whole.
     within = centred[:PASSES_PER_BLOCK].reshape(PASSES_PER_BLOCK, -1)
     assert np.corrcoef(within).sum() == pytest.approx(0, abs=0.1)
 
@@ -297,10 +304,10 @@ def test_the_first_balanced_pass_of_a_block_is_an_independent_one() -> None:
 @pytest.mark.parametrize("kept", [0, 1, 2])
 @pytest.mark.parametrize("threads", [1, 5])
 def test_bytes_are_drawn_once_where_they_can_be_kept(kept: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever order passes, blocks and places come."""
+    """The order of passes, blocks and tile positions does not matter."""
     specs = [MaskSpec("a", ("H", "W"), 100), MaskSpec("b", (9,), 200)]
-    monkeypatch.setattr(masks, "_KEPT", (0, 64 * 96 + 8, 64 * 96 + 9)[kept])
-    monkeypatch.setattr(masks, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(masks, "_LARGEST_CACHE", (0, 64 * 96 + 8, 64 * 96 + 9)[kept])
+    monkeypatch.setattr(masks, "_SMALLEST_THREADED_BATCH", 0)
     monkeypatch.setattr(masks, "compute_threads", lambda: threads)
     streams: list[tuple[int, ...]] = []
     seeded = masks._bit_generator
@@ -319,13 +326,13 @@ def test_bytes_are_drawn_once_where_they_can_be_kept(kept: int, threads: int, mo
         for index in range(1030, 1040):
             maker.make(index, 1)
         fresh_ones = 10 * (2 - kept)
-        # Paired masks have a pad, too.
+        # Each paired mask has one more stream, for its pad.
         shared_ones = {Draws.OWN: 10 * kept, Draws.PAIRED: 2 * kept, Draws.BALANCED: kept}[draws]
         assert len(streams) == fresh_ones + shared_ones
 
 
 class OneHot:
-    """In the place of random bytes: of all bytes that are ever drawn, the highest bit of one alone is set."""
+    """Replacement for random bytes: of all bytes that are drawn, only the highest bit of one byte is set."""
 
     def __init__(self, chosen: int) -> None:
         self.chosen = chosen
@@ -350,10 +357,10 @@ def rank_over_two_elements(matrix: NDArray[np.bool_]) -> int:
 
 
 def test_paired_masks_are_pairwise_independent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a matter of algebra: with a keep probability of one half, masks are linear in the bits that were drawn, and
-    linear maps of fair bits are independent when their rank is full.
+    """The proof is algebra: with a keep probability of one half, masks are linear in the drawn bits, and linear maps of
+    fair bits are independent if their rank is full.
     """
-    for name, value in (("_SHARING", 5), ("_OFFSETS", [0, 1, 4, 9, 11]), ("PIECE", 6)):
+    for name, value in (("_PASSES_PER_PAIRED_BLOCK", 5), ("_PAD_OFFSETS", [0, 1, 4, 9, 11]), ("PIECE_SIZE", 6)):
         monkeypatch.setattr(masks, name, value)
     specs = [MaskSpec("a", (6,), 128), MaskSpec("b", (12,), 128)]
     pads = 2 * (6 + 11)
@@ -364,7 +371,7 @@ def test_paired_masks_are_pairwise_independent(monkeypatch: pytest.MonkeyPatch) 
         columns.append(~np.concatenate([made["a"], made["b"]], axis=1))
     drawn_to_passes = np.stack(columns, axis=-1)
     assert drawn_to_passes.shape == (5, 18, 18 + pads)
-    # The first two pieces, one of each mask, are independent of all of another pass, and so is the last one.
+    # The first two pieces, one of each mask, are independent of all of another pass, and so is the last piece.
     for one, other in permutations(drawn_to_passes, 2):
         assert rank_over_two_elements(one) == 18
         for pieces in (slice(0, 12), slice(12, 18)):
@@ -373,7 +380,7 @@ def test_paired_masks_are_pairwise_independent(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("draws", [Draws.OWN, Draws.PAIRED])
 def test_the_variance_of_a_mean_of_paired_passes_is_that_of_independent_ones(draws: Draws) -> None:
-    """For what elements do alone and what they do together, neighbours and others."""
+    """This holds for sums of single elements and of products of elements, neighbours and others."""
     size, seeds, passes = 256, 1500, 8
     sums = np.empty((seeds, passes))
     for seed in range(seeds):
@@ -387,13 +394,13 @@ def test_the_variance_of_a_mean_of_paired_passes_is_that_of_independent_ones(dra
 
 
 def test_no_two_pairs_of_offsets_are_equally_far_apart() -> None:
-    differences = [other - one for one, other in combinations(masks._OFFSETS, 2)]
+    differences = [other - one for one, other in combinations(masks._PAD_OFFSETS, 2)]
     assert min(differences) > 0
     assert len(set(differences)) == len(differences)
 
 
 def test_the_error_of_a_mean_of_paired_passes_varies_as_that_of_independent_ones() -> None:
-    """From seed to seed, over elements that act alone. Offsets at equal distances: eight times as much."""
+    """Spread over seeds, for sums of single elements. Offsets at equal distances would give eight times as much."""
     size, seeds, passes = 4096, 200, 100
 
     def errors(draws: Draws) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ SIZE = {"H": 64, "W": 96}
 
 
 def drawn_masks(network: Self2SelfNet, seed: int) -> list[Tensor]:
-    """The ten masks that the plain network draws when it runs right after `seed`."""
+    """Return the ten masks that the plain network draws if it runs right after `seed` is set."""
     torch.manual_seed(seed)
     masks = []
     specs = mask_specs(network.channels, network.encoder_width, network.decoder_widths, 0.0, 0.0)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError, ResourceError, UsageError
 from self2self.export.to_onnx import to_onnx
 from self2self.model.contract import METADATA_PREFIX, SCHEMA_VERSION
-from self2self.model.graph import WEIGHTS, note_weights
+from self2self.model.graph import WEIGHTS_KEY, note_weights
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
@@ -161,7 +161,7 @@ def test_damaged_weights(tiny: Fitted, tmp_path: Path, precision: str) -> None:
 
 
 def forget_weights(proto: onnx.ModelProto) -> None:
-    kept = [entry for entry in proto.metadata_props if entry.key != WEIGHTS]
+    kept = [entry for entry in proto.metadata_props if entry.key != WEIGHTS_KEY]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
@@ -188,7 +188,7 @@ def test_weights_of_earlier_versions_and_of_programs_that_rewrite_graphs(
 @pytest.mark.parametrize("note", ["", "[]", "7", '{"head.bias": 3}', '{"head.bias": ["many", "0"]}', "[" * 100_000])
 def test_a_damaged_note_about_the_weights(changed: Callable[[Change], Path], note: str) -> None:
     def damage(proto: onnx.ModelProto) -> None:
-        next(entry for entry in proto.metadata_props if entry.key == WEIGHTS).value = note
+        next(entry for entry in proto.metadata_props if entry.key == WEIGHTS_KEY).value = note
 
     with pytest.raises(FileFormatError, match=r"\(self2self\.weights is damaged\).*self2self export"):
         load_model(changed(damage))
