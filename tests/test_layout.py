@@ -205,6 +205,7 @@ LIGHT = [
     "self2self.imaging.padding",
     "self2self.runtime.ensemble.denoise",
     "self2self.runtime.engines.engine",
+    "self2self.runtime.engines.registry",
     "self2self.runtime.model",
 ]
 

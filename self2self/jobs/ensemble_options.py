@@ -10,7 +10,7 @@ from self2self.image_io import Image, check_output, default_output
 from self2self.jobs.observer import Observer
 from self2self.report import check_report
 from self2self.report.html import check_available
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.denoise import check_counts
 from self2self.runtime.ensemble.device_loop import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, check_pass_plan

@@ -22,7 +22,7 @@ from self2self.jobs.infer import run_passes
 from self2self.jobs.observer import Observer, tell_notes
 from self2self.jobs.page_cache import PageCache, PageRecord, file_hash
 from self2self.machine.system import peak_memory_bytes
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model
 

@@ -14,8 +14,8 @@ from self2self.cli.engines import table
 from self2self.errors import Obstacle
 from self2self.machine.nvidia import NoGpu, find_gpu
 from self2self.runtime.engines import probe
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU
 from self2self.runtime.engines.probe import Probed
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
 from tests.commands import ROOT, parse_json, run_cli
 
 WORKS = Probed("ort", True, "ONNX Runtime 1.31", "CPU", "CPUExecutionProvider", 1e-6, 1.5)

@@ -19,8 +19,8 @@ from self2self.export.to_onnx import to_onnx
 from self2self.model.contract import METADATA_PREFIX, SCHEMA_VERSION
 from self2self.model.graph import WEIGHTS, note_weights
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted
 

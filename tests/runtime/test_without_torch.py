@@ -50,7 +50,7 @@ for name in ("torch", "onnxscript", "torchvision"):
 import numpy as np
 from self2self.errors import EngineUnavailableError
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.engines.engine import engine_statuses, get_engine
+from self2self.runtime.engines.registry import engine_statuses, get_engine
 from self2self.runtime.model import load_model
 pixels = np.load(sys.argv[2])
 result = denoise(load_model(sys.argv[1]), pixels, engine="auto", passes=5, seed=3)
@@ -84,7 +84,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from self2self.errors import EngineUnavailableError
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 for name in ("ort", "torch"):
     try:
         get_engine(name)

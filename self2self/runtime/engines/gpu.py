@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from self2self.errors import EngineUnavailableError, Obstacle
 from self2self.machine.nvidia import Gpu, NoGpu, built_for, driver_for, find_gpu
-from self2self.runtime.engines.engine import is_installed
+from self2self.runtime.engines.registry import is_installed
 
 
 def require_gpu(engine: str) -> Gpu:

@@ -27,8 +27,8 @@ import numpy as np
 
 from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
 from self2self.machine.system import available_cpus
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, engine_class
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, installed_packages
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, engine_class
 
 TIMEOUT_SECONDS = 60.0
 """For one engine. TensorRT's build of the tiny model, and libraries on a cold disk, take the most."""

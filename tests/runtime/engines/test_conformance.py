@@ -10,16 +10,8 @@ import pytest
 
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.masks import BoolArray, MaskMaker
-from self2self.runtime.engines.engine import (
-    AUTO,
-    ENGINES,
-    NEEDS_GPU,
-    Engine,
-    FloatArray,
-    engine_class,
-    engine_statuses,
-    get_engine,
-)
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.registry import AUTO, ENGINES, NEEDS_GPU, engine_class, engine_statuses, get_engine
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
 

@@ -10,7 +10,7 @@ import pytest
 from self2self.errors import EngineUnavailableError
 from self2self.machine import nvidia
 from self2self.machine.nvidia import Gpu, built_for, find_gpu
-from self2self.runtime.engines.engine import NEEDS_GPU, engine_class
+from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 
 
 class FakeDriver:

@@ -14,11 +14,12 @@ from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
 from self2self.machine import nvidia
 from self2self.machine.nvidia import Gpu
 from self2self.runtime.engines import gpu as gpu_checks
-from self2self.runtime.engines.engine import NEEDS_GPU, Engine, engine_class
+from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.onnxruntime import cuda as ort_cuda
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine, import_onnxruntime
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
 from self2self.runtime.engines.onnxruntime.tensorrt import OrtTrtEngine
+from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 from self2self.runtime.engines.tensorrt import builder as tensorrt
 from self2self.runtime.engines.tensorrt.builder import TENSORRT, TENSORRT_RTX, parse
 from self2self.runtime.ensemble import denoise as denoise_module

@@ -13,11 +13,11 @@ import pytest
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError
 from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
 from self2self.runtime.engines import probe as probe_module
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
 from self2self.runtime.engines.probe import Probed, check, notes, probe, probe_engines
 from self2self.runtime.engines.probe_model import Case, make_case
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
 
 LIMIT = 300.0
 """Generous: a busy machine must not look like a broken engine."""

@@ -10,9 +10,10 @@ import pytest
 
 from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import FloatArray, get_engine
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.probe import INT8_TOLERANCE
 from self2self.runtime.engines.probe_model import Case, build_probe, make_case
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.model import Model, load_model
 
 if TYPE_CHECKING:

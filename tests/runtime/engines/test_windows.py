@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from self2self.machine.workers import Workers
 from self2self.model.contract import IMAGE, Contract, mask_specs
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import FloatArray, engine_class, get_engine
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.registry import engine_class, get_engine
 from self2self.runtime.engines.windows import (
     WHOLE_PIXELS,
     Load,

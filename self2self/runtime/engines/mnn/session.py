@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
 from self2self.machine.system import trim_heap
-from self2self.runtime.engines.engine import FloatArray, is_installed
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.mnn.graph import for_mnn
+from self2self.runtime.engines.registry import is_installed
 from self2self.runtime.engines.windows import Values
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.machine.system import compute_threads
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import is_distribution
+from self2self.runtime.engines.registry import is_installed
 
 ERRORS_ONLY = 3
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")

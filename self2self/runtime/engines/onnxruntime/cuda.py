@@ -20,10 +20,11 @@ from self2self.machine.nvidia import Gpu, driver_for
 from self2self.machine.nvidia_libraries import explain
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import require_driver, require_gpu
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, import_onnxruntime, installed_packages
 from self2self.runtime.engines.profiles import BATCHES
+from self2self.runtime.engines.registry import is_installed
 
 if TYPE_CHECKING:
     import torch

@@ -19,9 +19,10 @@ from self2self.machine.files import atomic_write
 from self2self.machine.nvidia import Gpu
 from self2self.model.contract import IMAGE, INPUT_MASK, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import cuda_major_of, require_driver, require_gpu, require_torch_cuda
 from self2self.runtime.engines.profiles import profile_for
+from self2self.runtime.engines.registry import is_installed
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
 from self2self.model.layers import CONVOLUTIONS, widths_of
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.registry import is_installed
 from self2self.runtime.model import Model, read_proto
 
 if TYPE_CHECKING:

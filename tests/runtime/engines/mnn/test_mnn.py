@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
 from self2self.export.to_onnx import build_model, serialise
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import FloatArray, get_engine, is_installed
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.mnn import engine as mnn_engine
 from self2self.runtime.engines.mnn import session as mnn_session
 from self2self.runtime.engines.mnn.engine import MnnEngine
 from self2self.runtime.engines.mnn.graph import for_mnn
+from self2self.runtime.engines.registry import get_engine, is_installed
 from self2self.runtime.model import Model, load_model, read_proto
 from tests.conftest import Fitted
 
