@@ -1,7 +1,7 @@
-"""A tiny model to try engines on, made in memory: the exported graph with a few random weights.
+"""Makes a tiny model to try engines on: the graph of an export with a few random weights.
 
-PyTorch may be missing where only the runtime is. What the graph has to give is computed by the reference
-implementation of the onnx package, in plain numpy: no engine is judged by another.
+PyTorch may be missing on a machine that only runs models, so the model is made without it. The reference implementation
+of the onnx package, in plain numpy, computes the expected predictions: no engine is compared with another engine.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SIZE, PASSES, SEED, DROP_RATE = 64, 2, 0, 0.4
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What engines are tried on.
+    """A model, inputs for it, and the predictions that an engine has to compute.
 
     Attributes:
         model: the ONNX file.
         image: float32 [1, C, H, W].
-        masks: of `PASSES` passes.
+        masks: the masks of `PASSES` passes, bool, by name.
         expected: predictions, float32 [N, C, H, W].
     """
 
@@ -42,7 +42,7 @@ class Case:
 
 
 def make_case() -> Case:
-    """The tiny model, an image and masks for it, and what it has to predict."""
+    """The tiny model with an image, masks and the expected predictions."""
     from onnx.reference import ReferenceEvaluator
 
     model = build_probe()
@@ -50,13 +50,13 @@ def make_case() -> Case:
     image: FloatArray = random.random((1, CHANNELS, SIZE, SIZE), dtype=np.float32)
     maker = MaskMaker(probe_contract().masks, {"H": SIZE, "W": SIZE}, SEED)
     masks = maker.make(0, PASSES)
-    fed: dict[str, Any] = {IMAGE: image, **masks}
-    expected: Any = ReferenceEvaluator(model).run([PREDICTION], fed)
+    inputs: dict[str, Any] = {IMAGE: image, **masks}
+    expected: Any = ReferenceEvaluator(model).run([PREDICTION], inputs)
     return Case(model.SerializeToString(), image, masks, np.asarray(expected[0], np.float32))
 
 
 def probe_contract() -> Contract:
-    """What the tiny model says about itself."""
+    """The contract of the tiny model."""
     return Contract(CHANNELS, mask_specs(CHANNELS, ENCODER, DECODER, DROP_RATE, DROP_RATE), recipe="fast")
 
 

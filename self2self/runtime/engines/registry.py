@@ -24,13 +24,12 @@ ENGINES: dict[str, str] = {
     "ort": "self2self.runtime.engines.onnxruntime.cpu:OrtEngine",
     "torch": "self2self.runtime.engines.torch_cpu.reference:TorchEngine",
 }
-"""Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
+"""Engine names to ``module:class``, in the order of the rows of `self2self engines`. A new engine is entered here."""
 
 AUTO = ("torch-cuda", "torch-amx", "torch-int8", "mnn", "ort", "torch")
-"""What `--engine auto` tries, best first by passes a second (docs/engines.md).
+"""Engines that `--engine auto` tries, fastest first by passes a second (docs/engines.md).
 
-Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,
-and an image that nobody asked them for is not the place to find out more.
+Engines that need TensorRT run only when they are named, because they have been tested with stand-ins only.
 """
 
 NEEDS_GPU: dict[str, str] = {
@@ -40,15 +39,15 @@ NEEDS_GPU: dict[str, str] = {
     "trt-rtx": "pip install tensorrt-rtx",
     "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
 }
-"""Engines that run on an NVIDIA GPU alone, with what they need besides."""
+"""Engines that need an NVIDIA GPU, with what has to be installed besides."""
 
 
 def get_engine(name: str) -> type[Engine]:
-    """The engine class called `name`; ``auto`` is the first that works here.
+    """The engine class called `name`, which works on this machine; ``auto`` is the first of `AUTO` that works.
 
     Raises:
         UsageError: there is no engine of that name.
-        EngineUnavailableError: it, or for ``auto`` every one of `AUTO`, does not work on this machine.
+        EngineUnavailableError: the engine, or for ``auto`` every engine of `AUTO`, does not work on this machine.
     """
     if name == "auto":
         reasons = []
@@ -64,7 +63,7 @@ def get_engine(name: str) -> type[Engine]:
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The engine class called `name`, whether or not it works here.
+    """The engine class called `name`, whether or not it works on this machine.
 
     Raises:
         UsageError: there is no engine of that name.
@@ -81,13 +80,20 @@ def is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ValueError:
-        # What find_spec says of a module that was blocked by None in sys.modules.
+        # find_spec raises this for a module that is blocked by None in sys.modules.
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """A row of `self2self engines`."""
+    """Whether an engine can be loaded on this machine.
+
+    Attributes:
+        name: of the engine.
+        works: whether it can be loaded.
+        version: name and version of its library; empty where it does not work.
+        problem: why it does not work, and what to type; empty where it works.
+    """
 
     name: str
     works: bool
@@ -96,7 +102,7 @@ class EngineStatus:
 
 
 def engine_statuses() -> list[EngineStatus]:
-    """Every engine and whether it works on this machine."""
+    """The status of every engine on this machine, in the order of `ENGINES`."""
     statuses = []
     for name in ENGINES:
         try:

@@ -15,7 +15,7 @@ from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
 from self2self.runtime.engines import probe as probe_module
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
-from self2self.runtime.engines.probe import Probed, check, notes, probe, probe_engines
+from self2self.runtime.engines.probe import ProbeResult, check, notes, probe, probe_engines
 from self2self.runtime.engines.probe_model import Case, make_case
 from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
 
@@ -111,7 +111,7 @@ def test_a_time_limit_that_is_none(seconds: float) -> None:
 def test_a_package_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MNN", None)
     row = check("mnn", folder)
-    assert row == Probed(
+    assert row == ProbeResult(
         "mnn", False, cause=Obstacle.NOT_INSTALLED, reason="MNN is not installed", fix="Install it: pip install MNN."
     )
 
