@@ -134,7 +134,7 @@ def test_mnn_in_windows(tiny_model: Model, threads: int, monkeypatch: pytest.Mon
         with get_engine(name)(tiny_model, image) as engine:
             results[name] = engine.run(masks).copy()
             if name == "mnn":
-                assert engine._networks[0].staged.parts is not None  # type: ignore[attr-defined]
+                assert engine._networks[0].windowed.parts is not None  # type: ignore[attr-defined]
                 np.testing.assert_array_equal(engine.run(masks), results[name])
     np.testing.assert_allclose(results["mnn"], results["torch"], atol=1e-3)
 

@@ -1,7 +1,7 @@
 """Runs a model with ONNX Runtime on an NVIDIA GPU, through its TensorRT provider.
 
-ONNX Runtime keeps TensorRT's engines in the same ``engines/`` folder as the native `trt` engine, under names of its own.
-The provider cannot switch off TF32, which TensorRT uses for float32.
+ONNX Runtime keeps TensorRT's engines in the same ``engines/`` folder as the native `trt` engine, under other names. The
+provider cannot switch off TF32, which TensorRT uses for float32.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class OrtTrtEngine(OrtCudaEngine):
             "trt_engine_cache_prefix": f"{digest}-{height}x{width}",
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            # TensorRT 10 gets a weakly typed network and needs these flags to follow the graph's types; 11 ignores them.
+            # TensorRT 10 gets a weakly typed network and needs these flags for the graph's types; 11 ignores them.
             "trt_fp16_enable": str(int(self.model.contract.precision == "fp16")),
             "trt_bf16_enable": str(int(self.model.contract.precision == "bf16")),
             **shapes,

@@ -249,7 +249,7 @@ def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.Captur
     inside, entered, left = Event(), Event(), Event()
 
     def first() -> None:
-        with mnn_session.silent():
+        with mnn_session.silenced_stdout():
             inside.set()
             # Long enough for the second, unless it has to wait.
             entered.wait(0.5)
@@ -257,7 +257,7 @@ def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.Captur
 
     def second() -> None:
         inside.wait()
-        with mnn_session.silent():
+        with mnn_session.silenced_stdout():
             entered.set()
             left.wait()
 
@@ -291,7 +291,7 @@ def test_passes_run_side_by_side(side: int, tiny_model: Model, monkeypatch: pyte
             np.testing.assert_array_equal(engine.run(maker.make(0, count)), alone[:count])
             assert engine._networks is not None
             counts.append(len(engine._networks))
-            assert (engine._networks[0].staged.parts is not None) == (side > 64)
+            assert (engine._networks[0].windowed.parts is not None) == (side > 64)
         assert counts == [2, 3, 3, 1, 2, 3, 3, 2], "passes may end with a smaller batch, once"
         assert engine.copy_seconds > 0
 
