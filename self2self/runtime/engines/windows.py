@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WHOLE_PIXELS = 2**14
 """An image of at most this many pixels runs as a whole."""
 WINDOW_VALUES = 1_100_000
-"""Approximate number of values of a window that the widest convolution reads and writes; 67x67 pixels x 240 channels."""
+"""Approximate number of values of a window that the widest convolution reads and writes: 67x67 pixels, 240 channels."""
 POOLING = 2
 """Factor between the resolutions of two levels."""
 ROW_GAP = 16

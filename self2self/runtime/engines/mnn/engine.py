@@ -152,8 +152,8 @@ class MnnEngine(Engine):
     def _networks_for(self, count: int) -> list[_Network]:
         """Networks for a batch of `count` passes.
 
-        Networks beyond `count` are kept for one smaller batch, because the last batch of a run is often smaller. After a
-        second batch of that size they are freed, because the batch may have become smaller for lack of memory.
+        Networks beyond `count` are kept for one smaller batch, because the last batch of a run is often smaller. At a
+        second batch of that size they are freed, because memory may have become short.
         """
         if self._networks is None:
             raise RuntimeError("the engine is not prepared")

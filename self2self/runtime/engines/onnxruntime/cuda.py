@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 _MAXIMUM_BINDINGS = 16
-"""Bindings that are kept. Two sets of masks and a smaller last batch need three; others are of buffers that are gone."""
+"""Bindings that are kept. Two sets of masks and a smaller last batch need three; older ones are of freed buffers."""
 _FATAL_ONLY = 4
 """Severity level from which ONNX Runtime writes messages: fatal errors alone."""
 _CPU_FALLBACK_MESSAGE = "assigned to the default CPU EP"
