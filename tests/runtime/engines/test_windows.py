@@ -1,4 +1,4 @@
-"""Windows over the ends of the network: they cover the image, and change nothing but the rounding."""
+"""Checks that windows over the ends of the network cover the image, and change the result by rounding only."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class TrtEngine(Engine):
         )
         if not is_kept(request):
             covering = find_covering(request, size, gpu.capability)
-            # Why one that is there is built again is told where that is done.
+            # Where an engine is on disk but unusable, `load_or_build` notes the reason.
             if covering is None and not request.engine_path.exists():
                 self.note(
                     f"building the {library.title} engine {request.engine_path.name}; this is done once and can "
