@@ -32,8 +32,9 @@ from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.model.graph import note_weights
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import Engine, engine_class
+from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.mnn import graph as mnn_graph
+from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.model import load_model
 from self2self.train.recipes import recipe_for
 

@@ -65,7 +65,7 @@ def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, ste
     """`infer` in this process, or `denoise` with a fit of `steps`."""
     from self2self.image_io import read_image, write_image  # noqa: F401
     from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, denoise_job, infer_job
-    from self2self.runtime.engines.engine import get_engine
+    from self2self.runtime.engines.registry import get_engine
 
     get_engine(engine)
     import imagecodecs  # noqa: F401

@@ -33,7 +33,8 @@ from benchmarks.results_file import write_result
 from self2self.bench.environment import environment, shown_command
 from self2self.imaging.padding import Padding
 from self2self.machine.files import atomic_write
-from self2self.runtime.engines.engine import Engine, get_engine
+from self2self.runtime.engines.engine import Engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.host_loop import run_ensemble
 from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.pass_plan import PassPlan, pass_plan_for

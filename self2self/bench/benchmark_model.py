@@ -44,19 +44,7 @@ class BenchmarkModel:
 
     def gflop_per_pass(self, size: tuple[int, int]) -> float:
         """Operations of direct convolution for one pass at (height, width), in 10^9."""
-        import torch
-
-        from self2self.model.network import Self2SelfNet
-
-        # Shapes are enough to count, and the meta device computes nothing else.
-        network = self.network
-        shape = Self2SelfNet(network.channels, network.encoder_width, network.decoder_widths).to("meta")
-        image = torch.empty(1, network.channels, *size, device="meta")
-        axes = {"H": size[0], "W": size[1]}
-        masks = [
-            torch.empty(1, *mask.shape(axes), dtype=torch.bool, device="meta") for mask in self.model.contract.masks
-        ]
-        return convolution_gflop(shape, image, *masks)
+        return convolution_gflop(self.network.layers, *size)
 
 
 def random_model(recipe: Recipe, folder: Path, channels: int = 3) -> BenchmarkModel:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from self2self.imaging.metrics import from_black_to_white, psnr
 from self2self.imaging.outliers import clip_to_range, remove_hot_pixels, restore_outliers
 from self2self.imaging.padding import Padding
-from self2self.runtime.engines.engine import FloatArray, engine_class
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble.host_loop import run_ensemble
 from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.pass_plan import pass_plan_for

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from self2self.model.layers import LayerSpec
 
 MATRIX = 1024
 IDLE_SECONDS = 0.3
@@ -42,22 +41,16 @@ def peak_gflops(repeats: int = 4) -> float:
     return 2e-9 * MATRIX**3 / best
 
 
-def convolution_gflop(network: nn.Module, *inputs: Tensor) -> float:
-    """Multiplications and additions of all convolutions in one call of `network`, in 10^9."""
-    import torch
+def convolution_gflop(layers: Iterable[LayerSpec], height: int, width: int) -> float:
+    """Multiplications and additions of all convolutions in one pass over an image, in 10^9.
 
+    Args:
+        layers: of the network.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
     operations = 0
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal operations
-        operations += 2 * output.numel() * layer.get_parameter("weight")[0].numel()
-
-    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with torch.inference_mode():
-            network(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for layer in layers:
+        pixels = (height // layer.stride) * (width // layer.stride)
+        operations += 2 * pixels * sum(math.prod(shape) for shape in layer.weights.values() if len(shape) == 4)
     return 1e-9 * operations

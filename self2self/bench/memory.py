@@ -80,7 +80,7 @@ def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -
 def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
     import numpy as np
 
-    from self2self.runtime.engines.engine import NEEDS_GPU, engine_class
+    from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
     from self2self.runtime.ensemble.device_loop import ensemble_on
     from self2self.runtime.model import load_model
 

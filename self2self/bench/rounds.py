@@ -22,7 +22,8 @@ from self2self.bench import measure
 from self2self.bench.benchmark_model import BenchmarkModel
 from self2self.bench.cases import PLAIN, BenchmarkCase, Timing, rotated, whole_batches
 from self2self.errors import Self2SelfError
-from self2self.runtime.engines.engine import NEEDS_GPU, Engine, engine_class
+from self2self.runtime.engines.engine import Engine
+from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 from self2self.runtime.ensemble.device_loop import ensemble_on
 from self2self.runtime.ensemble.host_loop import PassesResult
 

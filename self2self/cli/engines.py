@@ -10,7 +10,7 @@ from self2self.cli.console import Console, reported
 from self2self.cli.options import AsJson, Quiet
 
 if TYPE_CHECKING:
-    from self2self.runtime.engines.probe import Probed
+    from self2self.runtime.engines.probe import ProbeResult
 
 
 @reported
@@ -35,7 +35,7 @@ def engines(
     console.result("\n".join([table(found), *(f"note: {text}" for text in remarks)]), values)
 
 
-def table(rows: list[Probed]) -> str:
+def table(rows: list[ProbeResult]) -> str:
     """The engines as aligned columns; what is in the way of one, and what helps, on lines below it."""
     lines = [("engine", "state", "version", "device")]
     lines += [

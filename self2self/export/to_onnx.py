@@ -60,7 +60,7 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     if size is not None:
         _check_size(size, contract)
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
-    graph = network_graph(contract, kinds[contract.precision])
+    graph = network_graph(contract, network.layers, kinds[contract.precision])
     # Nothing that these operators do has changed from 18 to 22, but for the types that they take.
     bf16 = contract.precision == "bf16"
     opset, ir_version = (BF16_OPSET_VERSION, BF16_IR_VERSION) if bf16 else (OPSET_VERSION, IR_VERSION)

@@ -29,7 +29,7 @@ from self2self.machine.files import atomic_write, check_new
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.report.html import check_available
-from self2self.runtime.engines.engine import engine_class, engine_statuses
+from self2self.runtime.engines.registry import engine_class, engine_statuses
 from self2self.runtime.model import load_model
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run

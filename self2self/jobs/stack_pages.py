@@ -19,7 +19,7 @@ from self2self.jobs.page_cache import PageCache, PageRecord, file_hash
 from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
 from self2self.jobs.results import StackResult
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult

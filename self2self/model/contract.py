@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from self2self.errors import FileFormatError, UsageError
+from self2self.model.layers import LEVELS, network_layers
 
 SCHEMA_VERSION = 1
 METADATA_PREFIX = "self2self."
@@ -35,10 +36,6 @@ IMAGE = "image"
 INPUT_MASK = "input_mask"
 PREDICTION = "prediction"
 
-LEVELS = 5
-"""Number of 2x2 poolings of the network."""
-NEGATIVE_SLOPE = 0.2
-"""Of the leaky ReLUs."""
 SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this number."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE
@@ -104,20 +101,6 @@ def quantise_keep(drop_rate: float) -> int:
     return keep_count
 
 
-def dropout_channels(encoder_width: int, decoder_widths: Sequence[int]) -> tuple[int, ...]:
-    """Channels of the ten dropout masks, in the order of `mask_specs`.
-
-    Each decoder level masks what it concatenates (the level below and the skip connection) and
-    then the output of its first convolution.
-    """
-    channels: list[int] = []
-    below = encoder_width
-    for width in decoder_widths:
-        channels += [below + encoder_width, width]
-        below = width
-    return tuple(channels)
-
-
 def mask_specs(
     channels: int, encoder_width: int, decoder_widths: Sequence[int], input_drop_rate: float, decoder_drop_rate: float
 ) -> tuple[MaskSpec, ...]:
@@ -135,10 +118,10 @@ def mask_specs(
     """
     input_keep, decoder_keep = quantise_keep(input_drop_rate), quantise_keep(decoder_drop_rate)
     specs = [MaskSpec(INPUT_MASK, (channels, "H", "W"), input_keep)]
-    for index, width in enumerate(dropout_channels(encoder_width, decoder_widths)):
-        stride = 2 ** (LEVELS - 1 - index // 2)
-        dims = (width, "H", "W") if stride == 1 else (width, f"H/{stride}", f"W/{stride}")
-        specs.append(MaskSpec(f"dropout_mask_{index}", dims, decoder_keep))
+    for layer in network_layers(channels, encoder_width, decoder_widths):
+        if layer.mask:
+            divisor = "" if layer.stride == 1 else f"/{layer.stride}"
+            specs.append(MaskSpec(layer.mask, (layer.inputs, f"H{divisor}", f"W{divisor}"), decoder_keep))
     return tuple(specs)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.model.contract import IMAGE, LEVELS, METADATA_PREFIX, NEGATIVE_SLOPE, PREDICTION, Contract
+from self2self.model.contract import IMAGE, INPUT_MASK, METADATA_PREFIX, PREDICTION, Contract
+from self2self.model.layers import NEGATIVE_SLOPE, NETWORK_INPUT, LayerKind, LayerSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -31,50 +33,25 @@ WEIGHTS_KEY = METADATA_PREFIX + "weights"
 """Metadata key under which `note_weights` writes the lengths and digests of the weights."""
 
 
-def network_graph(contract: Contract, kind: int) -> onnx.GraphProto:
+def network_graph(contract: Contract, layers: Iterable[LayerSpec], kind: int) -> onnx.GraphProto:
     """Build the graph for images of any size, without its weights.
 
     The graph reads the weights under their names in the network's ``state_dict``.
 
     Args:
         contract: its masks are the inputs; the decoder masks' keep probability gives their scale.
+        layers: of the network, from `network_layers`.
         kind: type of all computations, of ``onnx.TensorProto``; inputs and the prediction keep the contract's types.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     nodes = _Nodes(kind)
     image = IMAGE if kind == TensorProto.FLOAT else nodes.cast(IMAGE)
-    input_mask, *dropout_masks = (spec.name for spec in contract.masks)
-    kept = nodes.cast(input_mask)
-    x = nodes.add("Concat", [kept, nodes.add("Mul", [kept, image], "masked")], "stem.seen", axis=1)
-    x = nodes.gated("stem", x)
-    skips = []
-    for level in range(LEVELS + 1):
-        if level:
-            x = nodes.add("MaxPool", [x], f"encoder.{level}.pooled", kernel_shape=[2, 2], strides=[2, 2])
-        x = nodes.gated(f"encoder.{level}", x)
-        skips.append(x)
-    x = skips.pop()
-    for level in range(LEVELS):
-        # Without a region of interest, which is the second input.
-        x = nodes.add(
-            "Resize",
-            [x, "", ENLARGEMENT],
-            f"decoder.{level}.enlarged",
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-        x = nodes.add("Concat", [x, skips.pop()], f"decoder.{level}.joined", axis=1)
-        for part, mask in zip(("first", "second"), dropout_masks[2 * level : 2 * level + 2], strict=True):
-            layer = f"decoder_{part}.{level}"
-            scaled = nodes.add("Mul", [nodes.cast(mask), SCALE], f"{mask}.scaled")
-            x = nodes.convolved(layer, nodes.add("Mul", [x, scaled], f"{layer}.masked"))
-            x = nodes.add("LeakyRelu", [x], f"{layer}.active", alpha=NEGATIVE_SLOPE)
-    if kind == TensorProto.FLOAT:
-        nodes.convolved("head", x, PREDICTION)
-    else:
-        nodes.add("Cast", [nodes.convolved("head", x)], PREDICTION, to=TensorProto.FLOAT)
+    kept = nodes.cast(INPUT_MASK)
+    masked_image = nodes.add("Mul", [kept, image], "masked")
+    made = {NETWORK_INPUT: nodes.add("Concat", [kept, masked_image], "stem.seen", axis=1)}
+    for layer in layers:
+        made[layer.name] = nodes.layer(layer, *(made[name] for name in layer.reads))
 
     dims = free_dims(contract)
 
@@ -126,21 +103,57 @@ class _Nodes:
         """Add a cast of the tensor `name` to the type of all computations."""
         return self.add("Cast", [name], f"{name}.cast", to=self._kind)
 
-    def convolved(self, layer: str, x: str, output: str = "") -> str:
-        """The 3x3 convolution `layer` with its reflected border."""
-        padded = self.add("Pad", [x, BORDER], f"{layer}.padded", mode="reflect")
-        weights = [f"{layer}.weight", f"{layer}.bias"]
-        return self.add("Conv", [padded, *weights], output or f"{layer}.convolved", kernel_shape=[3, 3])
+    def layer(self, layer: LayerSpec, *read: str) -> str:
+        """The nodes of `layer`, which read the values `read`; the name of its result comes back."""
+        from onnx import TensorProto
 
-    def gated(self, block: str, x: str) -> str:
+        match layer.kind:
+            case LayerKind.GATED_CONVOLUTION:
+                return self.gated(layer, *read)
+            case LayerKind.POOLING:
+                return self.add("MaxPool", [*read], layer.name, kernel_shape=[2, 2], strides=[2, 2])
+            case LayerKind.UPSAMPLE_AND_CONCATENATE:
+                return self.joined(layer, *read)
+            case LayerKind.CONVOLUTION:
+                return self.masked_convolution(layer, *read)
+            case LayerKind.HEAD if self._kind == TensorProto.FLOAT:
+                return self.convolved(layer, *read, PREDICTION)
+            case LayerKind.HEAD:
+                return self.add("Cast", [self.convolved(layer, *read)], PREDICTION, to=TensorProto.FLOAT)
+
+    def convolved(self, layer: LayerSpec, x: str, output: str = "") -> str:
+        """The 3x3 convolution of `layer` with its reflected border."""
+        name = layer.convolution
+        padded = self.add("Pad", [x, BORDER], f"{name}.padded", mode="reflect")
+        return self.add("Conv", [padded, *layer.weights], output or f"{name}.convolved", kernel_shape=[3, 3])
+
+    def gated(self, layer: LayerSpec, x: str) -> str:
         from onnx import helper
 
+        block = layer.name
         halves = [f"{block}.feature", f"{block}.gate"]
-        split = [self.convolved(f"{block}.conv", x)]
+        split = [self.convolved(layer, x)]
         self.made.append(helper.make_node("Split", split, halves, f"{block}.halves", axis=1, num_outputs=2))
         feature = self.add("LeakyRelu", halves[:1], f"{block}.feature.active", alpha=NEGATIVE_SLOPE)
         gate = self.add("Sigmoid", halves[1:], f"{block}.gate.open")
         return self.add("Mul", [feature, gate], f"{block}.gated")
+
+    def joined(self, layer: LayerSpec, below: str, skip: str) -> str:
+        enlarged = self.add(
+            "Resize",
+            # Without a region of interest, which is the second input.
+            [below, "", ENLARGEMENT],
+            layer.name.replace("joined", "enlarged"),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        return self.add("Concat", [enlarged, skip], layer.name, axis=1)
+
+    def masked_convolution(self, layer: LayerSpec, x: str) -> str:
+        scaled = self.add("Mul", [self.cast(layer.mask), SCALE], f"{layer.mask}.scaled")
+        convolved = self.convolved(layer, self.add("Mul", [x, scaled], f"{layer.name}.masked"))
+        return self.add("LeakyRelu", [convolved], f"{layer.name}.active", alpha=NEGATIVE_SLOPE)
 
 
 def note_weights(model: onnx.ModelProto) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from self2self.model.contract import LEVELS, NEGATIVE_SLOPE, dropout_channels
+from self2self.model.layers import LEVELS, NEGATIVE_SLOPE, network_layers
 
 
 class Conv3x3(nn.Conv2d):
@@ -63,19 +63,18 @@ class Self2SelfNet(nn.Module):
         decoder_keep: float = 0.6,
     ) -> None:
         super().__init__()
-        if len(decoder_widths) != LEVELS:
-            raise ValueError(f"decoder_widths has {len(decoder_widths)} entries; expected {LEVELS}")
+        self.layers = network_layers(channels, encoder_width, decoder_widths)
         self.channels = channels
         self.encoder_width = encoder_width
         self.decoder_widths = tuple(decoder_widths)
         self.decoder_keep = decoder_keep
 
-        self.stem = GatedConv(2 * channels, encoder_width)
-        self.encoder = nn.ModuleList(GatedConv(encoder_width, encoder_width) for _ in range(LEVELS + 1))
-        joined = dropout_channels(encoder_width, decoder_widths)[::2]
-        self.decoder_first = nn.ModuleList(map(Conv3x3, joined, decoder_widths))
-        self.decoder_second = nn.ModuleList(map(Conv3x3, decoder_widths, decoder_widths))
-        self.head = Conv3x3(decoder_widths[-1], channels)
+        widths = {layer.name: (layer.inputs, layer.outputs) for layer in self.layers}
+        self.stem = GatedConv(*widths["stem"])
+        self.encoder = nn.ModuleList(GatedConv(*widths[f"encoder.{level}"]) for level in range(LEVELS + 1))
+        self.decoder_first = nn.ModuleList(Conv3x3(*widths[f"decoder_first.{level}"]) for level in range(LEVELS))
+        self.decoder_second = nn.ModuleList(Conv3x3(*widths[f"decoder_second.{level}"]) for level in range(LEVELS))
+        self.head = Conv3x3(*widths["head"])
         initialise(self, "normal", torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Running an exported model; works without torch."""
+"""Runs exported models; works without torch."""

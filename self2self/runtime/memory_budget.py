@@ -1,4 +1,7 @@
-"""How many passes fit into memory: one estimate of what a pass takes, for hosts, devices and engines built ahead."""
+"""Estimates the memory of a pass, and how many passes fit.
+
+Hosts, devices and TensorRT's profiles all use this one estimate.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,40 @@ from self2self.model.contract import Contract
 BYTES_PER_MASK_ELEMENT = 12
 """Peak memory of a run for each mask element, the mask itself included, rounded up.
 
-Measured as the growth of the resident set from 128x128 with eight passes to 512x512 with one:
-ONNX Runtime 9.4 to 10.6 and PyTorch 8 to 14 for the wide and the narrow decoder. Nearly all of the
-network's activations have masks; only a very narrow network needs more (PyTorch 18). MNN takes 10.5, 12 and
-16 at 128x128, for the wide, the narrow and a very narrow one; an engine that holds less of a large image at
-once says so (`Engine.pass_bytes`). Not measured on a GPU, where masks and float32 activations are the same.
+Measured as the growth of the resident set from 128x128 with eight passes to 512x512 with one: ONNX Runtime takes 9.4
+to 10.6 bytes and PyTorch 8 to 14, for the wide and the narrow decoder. Nearly all activations of the network have
+masks; only a very narrow network needs more (PyTorch 18). MNN takes 10.5, 12 and 16 bytes at 128x128, for the wide, the
+narrow and a very narrow decoder. An engine that holds only a part of a large image at a time overrides
+`Engine.pass_bytes`. The figure was not measured on a GPU, where masks and float32 activations have the same sizes.
 """
 HOST_SHARE = 0.25
-"""How much of the host's free memory a batch may take; more passes a run gain little on a CPU."""
+"""Share of the host's free memory that a batch may take; larger batches gain little on a CPU."""
 DEVICE_SHARE = 0.5
-"""How much of a device's memory a batch may take."""
+"""Share of a device's memory that a batch may take."""
 
 
 def pass_bytes(contract: Contract, axes: Mapping[str, int], per_element: float = BYTES_PER_MASK_ELEMENT) -> int:
-    """Memory of one pass over data of `axes`, for example ``{"H": 64, "W": 96}``.
+    """Estimate the memory of one pass, in bytes.
 
     Args:
-        contract: says which masks a pass has.
-        axes: of the data.
+        contract: lists the masks of a pass.
+        axes: lengths of the data's axes, for example ``{"H": 64, "W": 96}``.
         per_element: bytes for each mask element.
     """
     return int(per_element * sum(math.prod(mask.shape(axes)) for mask in contract.masks))
 
 
 def fitting_passes(one_pass: int, room: float) -> int:
-    """The most passes of `one_pass` bytes at a time that fit into `room` bytes, and at least 1."""
+    """The largest number of passes, `one_pass` bytes each, that fit into `room` bytes; at least 1."""
     return max(1, int(room / one_pass))
 
 
 def largest_host_batch(one_pass: int, further_pass: int, room: int) -> int:
-    """The most passes at a time that fit into `HOST_SHARE` of the free memory and into `room`, and at least 1.
+    """The largest batch that fits into `HOST_SHARE` of the free memory and into `room`; at least 1.
 
     Args:
-        one_pass: bytes of one pass alone.
-        further_pass: bytes of each further one.
-        room: bytes.
+        one_pass: bytes of a batch of one pass.
+        further_pass: bytes of each further pass of the batch.
+        room: bytes that the batch may take.
     """
     return fitting_passes(further_pass, min(HOST_SHARE * free_memory_bytes(), room) - one_pass + further_pass)

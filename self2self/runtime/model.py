@@ -1,4 +1,4 @@
-"""A model file as the runtime sees it: bytes on disk and the contract inside them."""
+"""Reads a model file, and checks that its graph and weights are what its contract says."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An exported model whose contract was read and checked against its graph.
+    """An exported model; its contract has been checked against its graph.
 
     Attributes:
-        path: of the file, which engines read again.
-        contract: what the file says about itself.
-        size: the only (height, width) that the graph takes; None for any.
+        path: of the file; an engine reads it again.
+        contract: the description that the file carries.
+        size: the only (height, width) that the graph accepts; None for any.
     """
 
     path: Path
@@ -35,7 +35,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
     Raises:
         InputError: the file is missing or cannot be read.
-        FileFormatError: it is not ONNX, damaged, foreign, or of another schema version.
+        FileFormatError: the file is not ONNX, damaged, not a self2self model, or of another schema version.
     """
     path = Path(path)
     proto = read_proto(path)
@@ -68,7 +68,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; expected an exported .onnx file.")
     try:
-        # Not onnx.load, which parses by the file's suffix and follows references to other files.
+        # onnx.load would choose the parser by the file's suffix and follow references to other files.
         proto = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(
@@ -88,10 +88,13 @@ def _damaged(path: Path) -> FileFormatError:
 
 
 def _check_graph(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int] | None:
-    """Compare names, types and shapes with `contract`; the fixed (height, width), if there is one.
+    """Compare the graph's names, types and shapes with `contract`.
+
+    Returns:
+        the fixed (height, width) of the graph; None if it accepts any.
 
     Raises:
-        ValueError, KeyError, UsageError: they differ, or the contract contradicts itself.
+        ValueError, KeyError, UsageError: graph and contract differ, or the contract contradicts itself.
     """
     from onnx import TensorProto
 
@@ -113,7 +116,7 @@ def _check_graph(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int] 
         element = TensorProto.FLOAT if name in (IMAGE, PREDICTION) else TensorProto.BOOL
         if found[name].elem_type != element:
             raise ValueError(f"{name} is not {TensorProto.DataType.Name(element).lower()}")
-        # The axes of the data are sizes in a graph for one size, and names in one for all.
+        # H and W have lengths in a graph for one size, and only names in a graph for all sizes.
         resolved = [d if isinstance(d, int) else _length(d, axes) for d in expected]
         if dims[name][1:] != resolved:
             raise ValueError(f"{name} has shape {dims[name]}; expected {[None, *resolved]}")
@@ -121,5 +124,6 @@ def _check_graph(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int] 
 
 
 def _length(expression: str, axes: dict[str, int]) -> int | None:
+    """The length of an axis expression such as ``"H/16"``; None if the graph leaves the axis free."""
     axis, _, divisor = expression.partition("/")
     return axes[axis] // int(divisor or 1) if axis in axes else None

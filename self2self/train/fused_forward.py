@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from self2self.machine.system import multiplies_bfloat16
 from self2self.model.channels_last import apply_mask, as_factors, fold_border, pad_and_join
-from self2self.model.contract import LEVELS, NEGATIVE_SLOPE
+from self2self.model.layers import LEVELS, NEGATIVE_SLOPE
 from self2self.model.network import Self2SelfNet
 from self2self.train.recipes import Recipe
 

@@ -7,13 +7,14 @@ data set that it reports; ``fast`` is ours, and dev/log tells how it was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from self2self.errors import UsageError
 from self2self.imaging.noise import Noise
-from self2self.model.contract import LEVELS, MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
+from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
+from self2self.model.layers import LEVELS
 
 INITS = ("scratch", "natural")
 
@@ -361,8 +362,3 @@ def following(recipe: Recipe, earlier: Recipe) -> Recipe:
         learning_rate=FOLLOWING_RATE * alone.learning_rate,
         matrix_rate=None if alone.matrix_rate is None else FOLLOWING_RATE * alone.matrix_rate,
     )
-
-
-def decoder_widths_of(weights: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """Decoder widths of a network, from the shapes of its weights."""
-    return tuple(weights[f"decoder_first.{level}.weight"][0] for level in range(LEVELS))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from self2self.bench import measure
 from self2self.model.network import Self2SelfNet
-from self2self.runtime.engines.engine import engine_statuses
+from self2self.runtime.engines.registry import engine_statuses
 from self2self.train.recipes import RECIPES
 from tests.commands import parse_json, run_cli
 from tests.interrupted import interrupt

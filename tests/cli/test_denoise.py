@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.model import load_model
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run

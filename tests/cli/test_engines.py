@@ -14,12 +14,12 @@ from self2self.cli.engines import table
 from self2self.errors import Obstacle
 from self2self.machine.nvidia import NoGpu, find_gpu
 from self2self.runtime.engines import probe
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU
-from self2self.runtime.engines.probe import Probed
+from self2self.runtime.engines.probe import ProbeResult
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
 from tests.commands import ROOT, parse_json, run_cli
 
-WORKS = Probed("ort", True, "ONNX Runtime 1.31", "CPU", "CPUExecutionProvider", 1e-6, 1.5)
-BROKEN = Probed(
+WORKS = ProbeResult("ort", True, "ONNX Runtime 1.31", "CPU", "CPUExecutionProvider", 1e-6, 1.5)
+BROKEN = ProbeResult(
     "trt-rtx",
     False,
     cause=Obstacle.NOT_INSTALLED,
@@ -34,7 +34,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Two engines and a note, and the time limits that were asked for."""
     limits: list[float] = []
 
-    def fake(timeout_seconds: float) -> list[Probed]:
+    def fake(timeout_seconds: float) -> list[ProbeResult]:
         limits.append(timeout_seconds)
         return [WORKS, BROKEN]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from tests.commands import ROOT, parse_json, picture, run_cli, write_noisy
 
 

@@ -21,7 +21,8 @@ from self2self.export.verify import open_session
 from self2self.model.contract import PREDICTION, Contract
 from self2self.model.masks import MaskMaker
 from self2self.model.network import Self2SelfNet
-from self2self.runtime.engines.engine import FloatArray, engine_class
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.model import load_model
 from tests.conftest import Fitted
 from tests.export.test_verify import watched_shapes

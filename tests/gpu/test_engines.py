@@ -11,8 +11,9 @@ import pytest
 from self2self.errors import EngineUnavailableError
 from self2self.model.contract import Contract
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import NEEDS_GPU, Engine, FloatArray, get_engine
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.engines.registry import NEEDS_GPU, get_engine
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model

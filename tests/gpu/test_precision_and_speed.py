@@ -13,8 +13,9 @@ from self2self.bench.benchmark_model import BenchmarkModel
 from self2self.errors import EngineUnavailableError
 from self2self.export.to_onnx import to_onnx
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import NEEDS_GPU, Engine, get_engine
+from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.engines.registry import NEEDS_GPU, get_engine
 from self2self.runtime.ensemble.device_loop import DeviceEngine, free_device_bytes, masks_for, run_device_ensemble
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model, load_model

@@ -14,7 +14,6 @@ from self2self.model.contract import (
     METADATA_PREFIX,
     Contract,
     MaskSpec,
-    dropout_channels,
     mask_specs,
     quantise_keep,
 )
@@ -56,7 +55,8 @@ def test_keep_counts_of_input_and_decoder_are_separate() -> None:
 
 
 def test_narrow_widths_change_what_each_level_concatenates() -> None:
-    assert dropout_channels(8, (7, 6, 5, 4, 3)) == (16, 7, 15, 6, 14, 5, 13, 4, 12, 3)
+    channels = [spec.dims[0] for spec in mask_specs(3, 8, (7, 6, 5, 4, 3), 0.4, 0.4)[1:]]
+    assert channels == [16, 7, 15, 6, 14, 5, 13, 4, 12, 3]
 
 
 @pytest.mark.parametrize(("rate", "count"), [(0.0, 256), (0.4, 154), (0.5, 128), (0.7, 77), (0.9, 26), (0.997, 1)])

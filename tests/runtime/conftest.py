@@ -1,4 +1,4 @@
-"""Exported models that the tests of the runtime share and must not change, and a GPU for those that only ask for it."""
+"""Exported models that tests of the runtime share and must not change, and a GPU that only exists by name."""
 
 from __future__ import annotations
 

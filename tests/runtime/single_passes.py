@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from self2self.machine.system import multiplies_bytes
 from self2self.machine.workers import Work
-from self2self.model.contract import LEVELS, MaskSpec, mask_specs
+from self2self.model.contract import MaskSpec, mask_specs
+from self2self.model.layers import LEVELS
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.model.network import Self2SelfNet, initialise
 from self2self.runtime.engines.torch_cpu import int8_layers as integer_layers

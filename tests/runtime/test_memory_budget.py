@@ -1,4 +1,4 @@
-"""How many passes fit into memory, by one estimate for all who ask."""
+"""Checks the number of passes that fit into memory, for hosts, devices and engines that are built ahead."""
 
 from __future__ import annotations
 

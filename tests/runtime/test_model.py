@@ -1,4 +1,4 @@
-"""Files that are no model of ours, and what the user is told."""
+"""Checks the errors for files that are damaged, foreign or not what their metadata promise."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from self2self.export.to_onnx import to_onnx
 from self2self.model.contract import METADATA_PREFIX, SCHEMA_VERSION
 from self2self.model.graph import WEIGHTS_KEY, note_weights
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted
@@ -30,7 +30,7 @@ Change = Callable[[onnx.ModelProto], None]
 
 @pytest.fixture
 def changed(tiny_onnx: Path, tmp_path: Path) -> Callable[[Change], Path]:
-    """Writes the tiny model with a change."""
+    """A function that applies a change to the tiny model, writes it, and returns the path."""
 
     def write(change: Change) -> Path:
         proto = onnx.load(tiny_onnx)
@@ -93,7 +93,7 @@ def test_a_file_that_may_not_be_read(tiny_onnx: Path, tmp_path: Path) -> None:
         ("zeros.onnx", bytes(1000)),
         ("random.onnx", bytes(np.random.default_rng(0).integers(0, 256, 4000, np.uint8))),
         ("png.onnx", b"\x89PNG\r\n\x1a\n" + bytes(64)),
-        # The suffixes by which the onnx package chooses a text format.
+        # For these suffixes the onnx package would choose a text format.
         ("model.json", b'{"irVersion": 8}'),
         ("model.textproto", b"ir_version: 8"),
     ],
@@ -298,13 +298,13 @@ def short_weights(proto: onnx.ModelProto) -> None:
 def test_a_graph_that_no_engine_loads(changed: Callable[[Change], Path], name: str, change: Change) -> None:
     message = refused_by(name, changed(change))
     assert "changed.onnx: " in message
-    # MNN converts the graph itself, and another engine may know what it does not.
+    # MNN converts the graph itself, and another engine may support an operator that MNN lacks.
     assert message.endswith("Use --engine ort." if name == "mnn" else "self2self export --force")
     assert "\n" not in message
 
 
 def other_channels(proto: onnx.ModelProto) -> None:
-    """A first convolution for other inputs than there are, which shows only when it runs."""
+    """Change the input channels of the first convolution, which fails only in a run."""
     first = next(node for node in proto.graph.node if node.op_type == "Conv")
     for tensor in proto.graph.initializer:
         if tensor.name == first.input[1]:

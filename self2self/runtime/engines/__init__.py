@@ -1,1 +1,1 @@
-"""Engines: what runs passes of a model, one folder a library."""
+"""Engines run passes of a model; each library has a folder of its own."""

@@ -1,8 +1,8 @@
-"""What an engine is, and which ones there are.
+"""Defines the base class of all engines.
 
-An engine runs an exported model on masks that it is given. The base class owns the life cycle
-and checks every input once; a backend, one small file each, fills in three methods. The loop
-over hundreds of passes (`ensemble`) then runs on checked inputs and checks nothing.
+An engine runs an exported model on the masks that it is given. The base class owns the life cycle and checks the image
+once. Each engine implements three methods: `version`, `prepare` and `run`. The loop over hundreds of passes
+(`runtime.ensemble`) can then rely on checked inputs. `registry` lists the engines.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
+from self2self.errors import ResourceError, UsageError, pytorch_memory
 from self2self.model.contract import Contract
 from self2self.model.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.memory_budget import pass_bytes
@@ -36,29 +33,31 @@ class Engine(ABC):
     """One way to run a model; use it as a context manager.
 
     Args:
-        model: what to run.
-        image: float32 [1, C, H, W], already padded to the contract's size multiple; shared by
-            all passes.
+        model: the model to run.
+        image: float32 [1, C, H, W], already padded to the contract's size multiple; all passes share it.
 
     Raises:
-        UsageError: `image` has another number of channels, type or size than the model takes.
+        UsageError: the channels, type or size of `image` do not suit the model.
     """
 
     name: ClassVar[str]
-    """What `--engine` calls it."""
+    """Name of the engine, as in `--engine`."""
     note: Callable[[str], None] = staticmethod(_ignore)
-    """Told, in one line, what the user should know while the engine is prepared."""
+    """Called with one line that the user should read while the engine is prepared."""
     first_pass: int = 0
-    """The pass that the next run begins with, for an engine whose passes differ by more than their masks."""
+    """Index of the first pass of the next run, for an engine whose passes differ by more than their masks."""
     copy_seconds: float | None = None
-    """Time of `run` that went into copying masks in and predictions out; None: it cannot be told from computing."""
+    """Seconds that `run` spent on copying masks in and predictions out; None if copies cannot be timed apart."""
     rounds_to: ClassVar[Literal["tf32", "bfloat16", "int8"] | None] = None
-    """What float32 values are rounded to before they are multiplied: 10 bits; or 8, or integers, where only means of
-    passes are exact (`rounded`, `integer_layers`)."""
+    """Type that float32 values are rounded to before they are multiplied; None for no rounding.
+
+    TF32 keeps 10 bits. With bfloat16 and int8 only the mean of many passes is exact (`torch_cpu.bf16_network`,
+    `torch_cpu.int8_layers`).
+    """
     host_channels_last: ClassVar[bool] = False
-    """Whether the host makes its masks with the channels of a pixel side by side; of one seed, they are others."""
+    """Whether the host draws masks in the memory order channels last; the same seed then gives other masks."""
     channels_last_masks: ClassVar[bool] = False
-    """In which memory order it takes masks that are made on its device."""
+    """Whether masks that are drawn on the engine's device have to have the memory order channels last."""
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         contract = model.contract
@@ -80,14 +79,14 @@ class Engine(ABC):
         self.image = np.ascontiguousarray(image)
 
     def set_image(self, image: FloatArray) -> None:
-        """Exchange the image for another of the same size, without loading the model again.
+        """Replace the image by another of the same size, without loading the model again.
 
         Args:
             image: float32 [1, C, H, W].
 
         Raises:
-            UsageError: `image` has another type or shape than the first one.
-            MemoryError: what depends on the image does not fit.
+            UsageError: `image` has another type or shape than the image before.
+            MemoryError: what the engine derives from the image does not fit.
         """
         if image.dtype != np.float32 or image.shape != self.image.shape:
             raise UsageError(
@@ -98,42 +97,42 @@ class Engine(ABC):
         self._use_image()
 
     def mask_maker(self, seed: int, *, balanced: bool = False) -> MaskMaker:
-        """What makes masks on the host for passes over the image, in the memory order that the engine takes."""
+        """A maker of masks on the host, for passes over the image, in the memory order that the engine expects."""
         axes = dict(zip("HW", self.image.shape[2:], strict=True))
         specs = self.model.contract.masks
         draws = Draws.BALANCED if balanced else Draws.PAIRED
         return MaskMaker(specs, axes, seed, draws=draws, channels_last=self.host_channels_last)
 
     def _use_image(self) -> None:  # noqa: B027 - not every engine holds a copy
-        """Renew what `prepare` made of `self.image`; nothing to do before it."""
+        """Update what `prepare` derived from `self.image`; does nothing before `prepare`."""
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """Memory of one pass over data of `axes`, as `budget.pass_bytes`."""
+        """Memory of one pass over data of `axes`, in bytes, as `memory_budget.pass_bytes`."""
         return pass_bytes(contract, axes)
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """Memory of each further pass of a run."""
+        """Memory of each further pass of a run, in bytes."""
         return cls.pass_bytes(contract, axes)
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """The most passes a run, over data of `axes`, that may take less time than as many runs of fewer."""
+        """The largest batch, over data of `axes`, that may still be faster than several smaller batches."""
         return sys.maxsize
 
     @classmethod
     @abstractmethod
     def version(cls) -> str:
-        """Name and version of the library, when the engine works on this machine.
+        """Name and version of the library, if the engine works on this machine.
 
         Raises:
-            EngineUnavailableError: it does not; the message says why, and the line that helps.
+            EngineUnavailableError: the engine does not work; the message says why, and what to type.
         """
 
     @classmethod
     def device_name(cls) -> str:
-        """What it computes on, where it works: the CPU, or the name of a GPU."""
+        """Name of the device that a working engine computes on: the CPU, or a GPU."""
         return "CPU"
 
     @abstractmethod
@@ -147,25 +146,25 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """One pass for each entry of the masks' first axis.
+        """Run one pass for each entry of the masks' first axis.
 
         Args:
-            masks: the contract's mask names to bool arrays [N, ...].
+            masks: from the contract's mask names to bool arrays [N, ...].
 
         Returns:
-            predictions, float32 [N, C, H, W]; an engine may overwrite them in the next call.
+            predictions, float32 [N, C, H, W]; the next call may overwrite them.
 
         Raises:
-            MemoryError: the batch did not fit; a smaller one may.
-            FileFormatError: the graph loads but cannot be run.
+            MemoryError: the batch did not fit; a smaller batch may.
+            FileFormatError: the graph was loaded but cannot be run.
         """
 
     def provider(self) -> str:
-        """What really runs, for example an execution provider and a device."""
+        """What really computes, for example an execution provider and a device."""
         return self.name
 
     def close(self) -> None:  # noqa: B027 - not every engine holds something
-        """Release what `prepare` took; safe to call twice, or after `prepare` failed."""
+        """Release what `prepare` allocated; safe to call twice, or after `prepare` failed."""
 
     def __enter__(self) -> Self:
         self.version()
@@ -186,97 +185,3 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-ENGINES: dict[str, str] = {
-    "trt": "self2self.runtime.engines.tensorrt.engine:TrtEngine",
-    "ort-cuda": "self2self.runtime.engines.onnxruntime.cuda:OrtCudaEngine",
-    "torch-cuda": "self2self.runtime.engines.torch_cuda.engine:TorchCudaEngine",
-    "trt-rtx": "self2self.runtime.engines.tensorrt.engine:TrtRtxEngine",
-    "ort-trt": "self2self.runtime.engines.onnxruntime.tensorrt:OrtTrtEngine",
-    "torch-amx": "self2self.runtime.engines.torch_cpu.bf16:TorchAmxEngine",
-    "torch-int8": "self2self.runtime.engines.torch_cpu.int8:TorchInt8Engine",
-    "mnn": "self2self.runtime.engines.mnn.engine:MnnEngine",
-    "ort": "self2self.runtime.engines.onnxruntime.cpu:OrtEngine",
-    "torch": "self2self.runtime.engines.torch_cpu.reference:TorchEngine",
-}
-"""Engine names to ``module:class``, in the order in which `self2self engines` lists them."""
-
-AUTO = ("torch-cuda", "torch-amx", "torch-int8", "mnn", "ort", "torch")
-"""What `--engine auto` tries, best first by passes a second (docs/engines.md).
-
-Of the engines for GPUs, those that need TensorRT run only when they are named: they have been tested with stand-ins,
-and an image that nobody asked them for is not the place to find out more.
-"""
-
-NEEDS_GPU: dict[str, str] = {
-    "trt": "pip install tensorrt",
-    "ort-cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
-    "torch-cuda": "PyTorch's build for CUDA",
-    "trt-rtx": "pip install tensorrt-rtx",
-    "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
-}
-"""Engines that run on an NVIDIA GPU alone, with what they need besides."""
-
-
-def get_engine(name: str) -> type[Engine]:
-    """The engine class called `name`; ``auto`` is the first that works here.
-
-    Raises:
-        UsageError: there is no engine of that name.
-        EngineUnavailableError: it, or for ``auto`` every one of `AUTO`, does not work on this machine.
-    """
-    if name == "auto":
-        reasons = []
-        for candidate in AUTO:
-            try:
-                return get_engine(candidate)
-            except EngineUnavailableError as error:
-                reasons.append(str(error))
-        raise EngineUnavailableError("no engine works here: " + " ".join(reasons))
-    engine = engine_class(name)
-    engine.version()
-    return engine
-
-
-def engine_class(name: str) -> type[Engine]:
-    """The engine class called `name`, whether or not it works here.
-
-    Raises:
-        UsageError: there is no engine of that name.
-    """
-    if name not in ENGINES:
-        raise UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
-    module, _, attribute = ENGINES[name].partition(":")
-    engine: type[Engine] = getattr(import_module(module), attribute)
-    return engine
-
-
-def is_installed(module: str) -> bool:
-    """Whether `module` can be found, without importing it."""
-    try:
-        return find_spec(module) is not None
-    except ValueError:
-        # What find_spec says of a module that was blocked by None in sys.modules.
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """A row of `self2self engines`."""
-
-    name: str
-    works: bool
-    version: str
-    problem: str
-
-
-def engine_statuses() -> list[EngineStatus]:
-    """Every engine and whether it works on this machine."""
-    statuses = []
-    for name in ENGINES:
-        try:
-            statuses.append(EngineStatus(name, True, engine_class(name).version(), ""))
-        except EngineUnavailableError as error:
-            statuses.append(EngineStatus(name, False, "", str(error)))
-    return statuses

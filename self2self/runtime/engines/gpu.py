@@ -1,21 +1,21 @@
-"""Whether an engine's NVIDIA parts are there, and what to say of each that is not.
+"""Checks that the NVIDIA parts that an engine needs are there, and explains which part is missing.
 
-The cheap questions come first: a machine without a GPU is told so in milliseconds, before torch
-or TensorRT is loaded.
+The cheap checks come first: a machine without a GPU gets its answer in milliseconds, before torch or
+TensorRT is loaded.
 """
 
 from __future__ import annotations
 
 from self2self.errors import EngineUnavailableError, Obstacle
 from self2self.machine.nvidia import Gpu, NoGpu, built_for, driver_for, find_gpu
-from self2self.runtime.engines.engine import is_installed
+from self2self.runtime.engines.registry import is_installed
 
 
 def require_gpu(engine: str) -> Gpu:
     """The GPU that engines run on.
 
     Raises:
-        EngineUnavailableError: there is none, or its driver does not work.
+        EngineUnavailableError: there is no GPU, or its driver does not work.
     """
     found = find_gpu()
     if isinstance(found, NoGpu):
@@ -24,16 +24,16 @@ def require_gpu(engine: str) -> Gpu:
 
 
 def require_driver(engine: str, gpu: Gpu, title: str, cuda_version: str) -> None:
-    """Check that the driver runs programs of a CUDA version.
+    """Check that the driver runs programs that were built for a CUDA version.
 
     Args:
-        engine: its `--engine` name.
+        engine: name of the engine, as in `--engine`.
         gpu: the GPU.
-        title: the library that was built for that version.
-        cuda_version: such as ``"13.0"``; empty when it is not known, which passes.
+        title: name of the library that was built for that version, for messages.
+        cuda_version: such as ``"13.0"``; an empty, unknown version passes the check.
 
     Raises:
-        EngineUnavailableError: the driver is older than the major version.
+        EngineUnavailableError: the driver is too old for the major version.
     """
     major = cuda_version.partition(".")[0]
     if major.isdigit() and gpu.cuda[0] < int(major):
@@ -46,7 +46,7 @@ def require_driver(engine: str, gpu: Gpu, title: str, cuda_version: str) -> None
 
 
 def require_torch_cuda(engine: str, gpu: Gpu) -> None:
-    """Check that PyTorch can hold memory on the GPU.
+    """Check that PyTorch can allocate memory on the GPU.
 
     Raises:
         EngineUnavailableError: PyTorch is missing, is a build for CPUs, or is too new for the driver or the GPU.
@@ -83,7 +83,7 @@ def require_torch_cuda(engine: str, gpu: Gpu) -> None:
 
 def is_distribution(name: str) -> bool:
     """Whether pip has installed the package `name`."""
-    # Here, because it costs more than all the rest, and a machine without a GPU needs none of it.
+    # This import costs more than all other checks, and a machine without a GPU does not need it.
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -94,7 +94,7 @@ def is_distribution(name: str) -> bool:
 
 
 def cuda_major_of(package: str) -> str:
-    """CUDA major version that an installed NVIDIA package is for, by its ``_cu13`` companion; or ``""``."""
+    """CUDA major version of an installed NVIDIA package, from its ``_cu13`` companion; ``""`` if unknown."""
     for major in range(20, 10, -1):
         if is_distribution(f"{package}_cu{major}"):
             return str(major)

@@ -1,11 +1,10 @@
-"""Whether each engine really works: a tiny model is run by it, in a process of its own.
+"""Checks whether each engine really works: each one runs a tiny model in a process of its own.
 
     python -m self2self.runtime.engines.probe ort FOLDER
 
-A version number proves little. A CUDA library may load and then crash, hang, fall back to the CPU
-or take dropout for identity. So each engine gets a fresh process with a time limit, in which it
-has to give the numbers that onnx's own reference implementation gives; what becomes of the process
-is one line of `self2self engines`.
+A version number proves little. A CUDA library may load and then crash, hang, fall back to the CPU or treat dropout as
+identity. So each engine gets a fresh process with a time limit. There it has to compute the same numbers as the
+reference implementation of the onnx package. The outcome is one line of `self2self engines`.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ import numpy as np
 
 from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
 from self2self.machine.system import available_cpus
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU, engine_class
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, installed_packages
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, engine_class
 
 TIMEOUT_SECONDS = 60.0
-"""For one engine. TensorRT's build of the tiny model, and libraries on a cold disk, take the most."""
+"""Time limit of one engine; TensorRT's build of the tiny model, and libraries on a cold disk, take longest."""
 TOLERANCE = 1e-3
-"""Largest accepted difference; without the masks the tiny model differs by more than 1."""
+"""Largest accepted difference of a prediction; without its masks the tiny model differs by more than 1."""
 TF32_TOLERANCE = 1e-2
-"""For engines that round products to 10 bits."""
+"""The same for engines that round products to 10 bits."""
 BFLOAT16_TOLERANCE = 0.1
-"""For engines that round to 8 bits."""
+"""The same for engines that round to 8 bits."""
 INT8_TOLERANCE = 0.3
-"""For engines that round to integers of 8 bits."""
+"""The same for engines that round to integers of 8 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
 _TOLERANCES = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, "int8": INT8_TOLERANCE, None: TOLERANCE}
 _PACKAGES = {
@@ -53,18 +52,18 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """A row of `self2self engines`.
 
     Attributes:
         name: of the engine.
-        works: whether it gave the right numbers.
-        version: of its library; empty where that could not be told.
-        device: what it computes on; empty where it does not work.
-        provider: what really ran.
-        difference: largest difference of a prediction; None where there is none.
-        seconds: of its process, from start to end.
-        cause: what is in the way, for programs; empty where it works.
+        works: whether the engine computed the right numbers.
+        version: name and version of its library; empty where unknown.
+        device: name of the device that it computes on; empty where the engine does not work.
+        provider: what really computed; empty where nothing ran.
+        difference: largest difference of a prediction; None where there is no prediction, or no finite difference.
+        seconds: duration of its process.
+        cause: why the engine does not work, for programs (`errors.Obstacle`); empty where it works.
         reason: the same for people.
         fix: what would help, with the line to type.
     """
@@ -81,20 +80,20 @@ class Probed:
     fix: str = ""
 
 
-def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS) -> list[Probed]:
+def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS) -> list[ProbeResult]:
     """Try every engine, several at a time.
 
     Args:
-        timeout_seconds: most time for one engine.
+        timeout_seconds: time limit of one engine.
 
     Raises:
-        UsageError: `timeout_seconds` is not more than 0.
+        UsageError: `timeout_seconds` is not above 0.
     """
     if not timeout_seconds > 0:
         raise UsageError(f"--timeout is {timeout_seconds:g}; expected seconds, for example --timeout 60.")
     from self2self.runtime.engines.probe_model import make_case
 
-    # TensorRT's engines are kept beside the model, and go with the folder.
+    # TensorRT writes its engines beside the model, so they vanish with the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         case = make_case()
@@ -104,10 +103,10 @@ def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS) -> list[Probed]:
             return list(pool.map(partial(probe, folder=folder, timeout_seconds=timeout_seconds), ENGINES))
 
 
-def probe(engine: str, folder: Path, timeout_seconds: float) -> Probed:
+def probe(engine: str, folder: Path, timeout_seconds: float) -> ProbeResult:
     """Try one engine on the case in `folder`, in a process of its own."""
     start = time.perf_counter()
-    # The interpreter finds this very package, wherever it was started from.
+    # The interpreter has to find this copy of the package, whatever its working directory.
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
@@ -119,7 +118,7 @@ def probe(engine: str, folder: Path, timeout_seconds: float) -> Probed:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        found = Probed(
+        found = ProbeResult(
             engine,
             works=False,
             cause=Obstacle.TIMED_OUT,
@@ -128,21 +127,21 @@ def probe(engine: str, folder: Path, timeout_seconds: float) -> Probed:
         )
     else:
         try:
-            found = Probed(**json.loads(_result_path(folder, engine).read_bytes()))
+            found = ProbeResult(**json.loads(_result_path(folder, engine).read_bytes()))
         except FileNotFoundError:
-            found = _died(engine, done.returncode, done.stderr.decode(errors="replace"))
+            found = _process_failure(engine, done.returncode, done.stderr.decode(errors="replace"))
     return replace(found, seconds=round(time.perf_counter() - start, 3))
 
 
 def notes() -> list[str]:
-    """What should be known besides, whether or not it is in the way of an engine yet."""
+    """Warnings about the installation, one line each, even where every engine still works."""
     if len(installed_packages()) < 2:
         return []
     return [f"{BOTH_INSTALLED}; each writes its files over the other's, so engines may vanish. {REINSTALL}"]
 
 
-def check(engine: str, folder: Path) -> Probed:
-    """Try one engine in this process, which should be a fresh one."""
+def check(engine: str, folder: Path) -> ProbeResult:
+    """Try one engine in this process, which should have been started for it."""
     version = ""
     try:
         kind = engine_class(engine)
@@ -151,12 +150,12 @@ def check(engine: str, folder: Path) -> Probed:
         provider, difference = _run(engine, folder)
     except EngineUnavailableError as error:
         reason = error.reason or first_line(error)
-        return Probed(engine, works=False, version=version, cause=error.cause, reason=reason, fix=error.fix)
+        return ProbeResult(engine, works=False, version=version, cause=error.cause, reason=reason, fix=error.fix)
     except Exception as error:
-        # A library's own error says more than ours about a file that nobody will see.
+        # Our own error names a temporary file; the library's error says more.
         reason = first_line(error.__cause__ or error)
         fix = f"Install it again: {_reinstall(engine)}."
-        return Probed(
+        return ProbeResult(
             engine,
             works=False,
             version=version,
@@ -165,9 +164,9 @@ def check(engine: str, folder: Path) -> Probed:
             fix=fix,
         )
     tolerance = _TOLERANCES[kind.rounds_to]
-    # Not `difference > tolerance`, which is False for NaN.
+    # `difference > tolerance` would be False for NaN.
     if not difference <= tolerance:
-        return Probed(
+        return ProbeResult(
             engine,
             works=False,
             version=version,
@@ -177,11 +176,11 @@ def check(engine: str, folder: Path) -> Probed:
             reason=f"its numbers are wrong by {difference:.2g} (at most {tolerance:g} is accepted)",
             fix=f"Install another version: {_reinstall(engine)}.",
         )
-    return Probed(engine, True, version, device, provider, difference)
+    return ProbeResult(engine, True, version, device, provider, difference)
 
 
 def _run(engine: str, folder: Path) -> tuple[str, float]:
-    """The provider that ran, and the largest difference."""
+    """Run the case in `folder`; the provider that ran, and the largest difference of a prediction."""
     from self2self.runtime.model import load_model
 
     with np.load(folder / _ARRAYS) as stored:
@@ -192,8 +191,8 @@ def _run(engine: str, folder: Path) -> tuple[str, float]:
         return running.provider(), float(difference)
 
 
-def _died(engine: str, code: int, stderr: str) -> Probed:
-    """What to say of a process that left no result."""
+def _process_failure(engine: str, code: int, stderr: str) -> ProbeResult:
+    """The result for a process that ended with exit code `code` and wrote no result."""
     if code < 0:
         try:
             how = f"its libraries crashed ({signal.Signals(-code).name})"
@@ -202,7 +201,7 @@ def _died(engine: str, code: int, stderr: str) -> Probed:
     else:
         lines = stderr.strip().splitlines()
         how = f"its process ended with exit code {code}" + (f" ({lines[-1][:200]})" if lines else "")
-    return Probed(
+    return ProbeResult(
         engine,
         works=False,
         cause=Obstacle.CRASHED,
@@ -221,9 +220,9 @@ def _result_path(folder: Path, engine: str) -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Try the engine that `arguments` name on the case in the folder, and leave the result there."""
+    """Try an engine on the case in a folder and write the result there; `arguments` are the engine and the folder."""
     engine, folder = arguments[0], Path(arguments[1])
-    # Not on stdout, which libraries write to as they like.
+    # Libraries write to stdout, so the result goes into a file.
     path = _result_path(folder, engine)
     partial_path = path.with_suffix(".partial")
     partial_path.write_text(json.dumps(asdict(check(engine, folder))))

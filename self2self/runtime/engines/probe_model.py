@@ -1,7 +1,7 @@
-"""A tiny model to try engines on, made in memory: the exported graph with a few random weights.
+"""Makes a tiny model to try engines on: the graph of an export with a few random weights.
 
-PyTorch may be missing where only the runtime is. What the graph has to give is computed by the reference
-implementation of the onnx package, in plain numpy: no engine is judged by another.
+PyTorch may be missing on a machine that only runs models, so the model is made without it. The reference implementation
+of the onnx package, in plain numpy, computes the expected predictions: no engine is compared with another engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from self2self.model.contract import IMAGE, LEVELS, PREDICTION, Contract, dropout_channels, mask_specs
+from self2self.model.contract import IMAGE, PREDICTION, Contract, mask_specs
 from self2self.model.graph import IR_VERSION, OPSET_VERSION, network_graph
+from self2self.model.layers import network_layers
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.runtime.engines.engine import FloatArray
 
@@ -25,12 +26,12 @@ SIZE, PASSES, SEED, DROP_RATE = 64, 2, 0, 0.4
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What engines are tried on.
+    """A model, inputs for it, and the predictions that an engine has to compute.
 
     Attributes:
         model: the ONNX file.
         image: float32 [1, C, H, W].
-        masks: of `PASSES` passes.
+        masks: the masks of `PASSES` passes, bool, by name.
         expected: predictions, float32 [N, C, H, W].
     """
 
@@ -41,7 +42,7 @@ class Case:
 
 
 def make_case() -> Case:
-    """The tiny model, an image and masks for it, and what it has to predict."""
+    """The tiny model with an image, masks and the expected predictions."""
     from onnx.reference import ReferenceEvaluator
 
     model = build_probe()
@@ -49,13 +50,13 @@ def make_case() -> Case:
     image: FloatArray = random.random((1, CHANNELS, SIZE, SIZE), dtype=np.float32)
     maker = MaskMaker(probe_contract().masks, {"H": SIZE, "W": SIZE}, SEED)
     masks = maker.make(0, PASSES)
-    fed: dict[str, Any] = {IMAGE: image, **masks}
-    expected: Any = ReferenceEvaluator(model).run([PREDICTION], fed)
+    inputs: dict[str, Any] = {IMAGE: image, **masks}
+    expected: Any = ReferenceEvaluator(model).run([PREDICTION], inputs)
     return Case(model.SerializeToString(), image, masks, np.asarray(expected[0], np.float32))
 
 
 def probe_contract() -> Contract:
-    """What the tiny model says about itself."""
+    """The contract of the tiny model."""
     return Contract(CHANNELS, mask_specs(CHANNELS, ENCODER, DECODER, DROP_RATE, DROP_RATE), recipe="fast")
 
 
@@ -64,23 +65,16 @@ def build_probe() -> onnx.ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
     contract = probe_contract()
-    graph = network_graph(contract, TensorProto.FLOAT)
+    layers = network_layers(CHANNELS, ENCODER, DECODER)
+    graph = network_graph(contract, layers, TensorProto.FLOAT)
     random = np.random.default_rng(SEED)
-    for layer, (inputs, outputs) in _layers().items():
-        # Of a spread that keeps the activations' size.
-        weight = random.normal(0, np.sqrt(2 / (9 * inputs)), (outputs, inputs, 3, 3))
-        bias = random.uniform(-0.2, 0.2, outputs)
-        for suffix, array in (("weight", weight), ("bias", bias)):
-            graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), f"{layer}.{suffix}"))
+    for name, shape in (entry for layer in layers for entry in layer.weights.items()):
+        if name.endswith(".weight"):
+            # This spread keeps the size of the activations.
+            array = random.normal(0, np.sqrt(2 / (9 * shape[1])), shape)
+        else:
+            array = random.uniform(-0.2, 0.2, shape)
+        graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET_VERSION)], ir_version=IR_VERSION)
     helper.set_model_props(model, contract.to_metadata())
     return model
-
-
-def _layers() -> dict[str, tuple[int, int]]:
-    """Channels into and out of every convolution, in the order of the data."""
-    layers = {"stem.conv": (2 * CHANNELS, 2 * ENCODER)}
-    layers |= {f"encoder.{level}.conv": (ENCODER, 2 * ENCODER) for level in range(LEVELS + 1)}
-    for level, (joined, width) in enumerate(zip(dropout_channels(ENCODER, DECODER)[::2], DECODER, strict=True)):
-        layers |= {f"decoder_first.{level}": (joined, width), f"decoder_second.{level}": (width, width)}
-    return {**layers, "head": (DECODER[-1], CHANNELS)}

@@ -1,7 +1,7 @@
-"""Which shapes an engine is built for: a range of image sizes and batches, and what follows from it.
+"""Describes the range of image sizes and batches that a TensorRT engine is built for.
 
-TensorRT optimises for ranges of input shapes. Every mask's range follows from those of height,
-width and batch, so that nobody has to write eleven shapes by hand.
+TensorRT optimises for ranges of input shapes. The range of every mask follows from the ranges of height, width and
+batch, so nobody has to write eleven shapes by hand.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Size = tuple[int, int]
 Shape = tuple[int, ...]
 
 BATCHES = (1, 16, 64)
-"""Least, best and most passes a run when nothing else is asked for."""
+"""Smallest, optimal and largest batch by default."""
 
 
 def batches_up_to(most: int) -> tuple[int, int, int]:
-    """`BATCHES` where no more than `most` passes fit."""
+    """`BATCHES`, limited to a largest batch of `most` passes."""
     return 1, min(BATCHES[1], most), most
 
 
@@ -33,7 +33,7 @@ class Profile:
 
     Attributes:
         minimum, optimum, maximum: (height, width) after padding; the engine is fastest at the optimum.
-        batches: least, best and most passes a run.
+        batches: smallest, optimal and largest number of passes in a run.
     """
 
     minimum: Size
@@ -43,18 +43,18 @@ class Profile:
 
     @classmethod
     def fixed(cls, size: Size, batches: tuple[int, int, int] = BATCHES) -> Profile:
-        """For one size."""
+        """The profile for a single size."""
         return cls(size, size, size, batches)
 
     def check(self, contract: Contract, fixed_size: Size | None = None) -> None:
-        """Refuse what the graph cannot take.
+        """Check that the graph accepts all sizes of the profile.
 
         Args:
             contract: of the model.
             fixed_size: the only (height, width) of the graph; None for any.
 
         Raises:
-            UsageError: a size that is no multiple, too small, out of order, or not the graph's.
+            UsageError: a size is no multiple, too small, out of order, or not the size that the graph is fixed to.
         """
         multiple, least = contract.size_multiple, contract.minimum_size
         sizes = (self.minimum, self.optimum, self.maximum)
@@ -77,7 +77,7 @@ class Profile:
         _check_order("batches", self.batches)
 
     def shapes(self, contract: Contract) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """Least, best and largest shape of every input of the graph, in its order."""
+        """Smallest, optimal and largest shape of every input of the graph, in the order of the inputs."""
         sizes = (self.minimum, self.optimum, self.maximum)
         all_axes = [{"H": height, "W": width} for height, width in sizes]
         # The image is shared by all passes: its first axis is 1, whatever the batch.
@@ -89,12 +89,12 @@ class Profile:
         return ranges
 
     def covers(self, size: Size) -> bool:
-        """Whether an image of `size` (padded) can be run, a pass at a time or more."""
+        """Whether an engine for this profile can run an image of padded size `size`, down to a single pass."""
         low, high = self.minimum, self.maximum
         return self.batches[0] == 1 and all(a <= s <= b for a, s, b in zip(low, size, high, strict=True))
 
     def slug(self) -> str:
-        """Part of a file name that no other profile has: ``64x96-b32``, or ``64x64-256x256-512x512-b2-4-8``."""
+        """A unique part for file names, such as ``64x96-b32`` or ``64x64-256x256-512x512-b2-4-8``."""
         sizes = (self.minimum, self.optimum, self.maximum)
         batches = self.batches[2:] if self.batches == batches_up_to(self.batches[2]) else self.batches
         words = ["x".join(map(str, size)) for size in (sizes if len(set(sizes)) > 1 else sizes[:1])]
@@ -122,10 +122,10 @@ class Profile:
 
 
 def profile_for(contract: Contract, size: Size, memory_bytes: int) -> Profile:
-    """The profile for one padded size whose largest batch fits into the device.
+    """The profile for one padded size, with the largest batch that fits into the device.
 
-    It depends on the memory of the device, not on what is free, so that an engine that was built
-    once is found again.
+    The batch depends on the total memory of the device, not on its free memory. So the same profile comes out every
+    time, and an engine that was built once is found again.
     """
     fitting = fitting_passes(pass_bytes(contract, {"H": size[0], "W": size[1]}), DEVICE_SHARE * memory_bytes)
     most = min(BATCHES[2], 2 ** (fitting.bit_length() - 1))

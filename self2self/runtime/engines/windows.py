@@ -1,9 +1,9 @@
-"""A pass in parts: what the network does at full resolution, window by window; the rest for the whole image.
+"""Splits a pass into parts: the layers at full resolution run window by window, the rest on the whole image.
 
-The two ends of the network, before the first pooling and after the last upsampling, hold most of a
-pass's memory, and see only a few pixels far: one for each 3x3 convolution. So they can run over
-windows that overlap by so little, with the masks of the whole image, and the result is the same to
-rounding. Tiles (`tiling`) cut the whole network instead, which sees farther.
+The two ends of the network, before the first pooling and after the last upsampling, take most of a pass's memory. Their
+results depend on few surrounding pixels: one for each 3x3 convolution. So the ends can run over windows that overlap by
+these few pixels, with the masks of the whole image, and the result is the same to rounding. Tiles (`ensemble.tiles`)
+cut the whole network instead, whose results depend on far more surroundings.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
     import onnx
 
 WHOLE_PIXELS = 2**14
-"""An image of so many pixels runs as one, without parts."""
+"""An image of at most this many pixels runs as a whole."""
 WINDOW_VALUES = 1_100_000
-"""What the convolution with most channels reads and writes of a window, about: of 67x67 pixels for 240 channels."""
+"""Approximate number of values of a window that the widest convolution reads and writes: 67x67 pixels, 240 channels."""
 POOLING = 2
+"""Factor between the resolutions of two levels."""
 ROW_GAP = 16
-"""Unused values behind each row of what the parts hand on."""
+"""Unused values after each row of the activations that the parts hand on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A window along one axis, and what of its result is used.
+    """A window along one axis, and the part of its result that is used.
 
     Attributes:
-        start, stop: of what goes in, in pixels of the image; even.
-        first, last: of what is used, in pixels of the image; even.
+        start, stop: limits of the input, in pixels of the image; even.
+        first, last: limits of the used result, in pixels of the image; even.
     """
 
     start: int
@@ -49,34 +50,34 @@ class Span:
 
     @property
     def window(self) -> slice:
-        """What goes in."""
+        """The input, in pixels of the image."""
         return slice(self.start, self.stop)
 
     @property
     def used(self) -> slice:
-        """Where the result goes."""
+        """The used result, in pixels of the image."""
         return slice(self.first, self.last)
 
     @property
     def inner(self) -> slice:
-        """What of the window's result is used."""
+        """The used result, in pixels of the window."""
         return slice(self.first - self.start, self.last - self.start)
 
 
 def halved(part: slice) -> slice:
-    """The same place at half the resolution."""
+    """`part` at half the resolution."""
     return slice(part.start // POOLING, part.stop // POOLING)
 
 
 def spans(length: int, largest: int, reach: int) -> list[Span]:
-    """Windows of one size along an axis of `length`, evenly spread: one where `largest` allows it.
+    """Evenly spread windows of equal size along an axis; a single one where `largest` allows it.
 
-    Of one size, because an engine is laid out for one size at a time.
+    All have the same size, because an engine is laid out for one size at a time.
 
     Args:
-        length: even.
-        largest: used pixels of a window, about; not less than four times `reach` is taken.
-        reach: pixels by which a result depends on its surroundings.
+        length: of the axis, in pixels; even.
+        largest: approximate used pixels of a window; raised to four times `reach`.
+        reach: number of surrounding pixels on each side that a result depends on.
     """
     count = -(-length // max(largest, 4 * reach, POOLING))
     halo = -(-reach // POOLING)
@@ -91,7 +92,7 @@ def spans(length: int, largest: int, reach: int) -> list[Span]:
 
 
 def windows(height: int, width: int, pixels: int, reach: int) -> Iterator[tuple[Span, Span]]:
-    """Rows and columns of the windows of about `pixels` that cover an image."""
+    """Rows and columns of the windows, of about `pixels` pixels each, that cover an image; `reach` as for `spans`."""
     rows = spans(height, math.isqrt(pixels), reach)
     columns = spans(width, pixels // (rows[0].stop - rows[0].start), reach)
     return ((row, column) for row in rows for column in columns)
@@ -99,13 +100,13 @@ def windows(height: int, width: int, pixels: int, reach: int) -> Iterator[tuple[
 
 @dataclass(frozen=True, slots=True)
 class NetworkParts:
-    """A graph in three parts; constants are in each part that reads them.
+    """A graph in three parts; each part has the constants that it reads.
 
     Attributes:
         enter: from the image to `skip`, at full resolution, and `pooled`, at half.
         middle: from `pooled` to `below`, at half resolution.
         leave: from `below` and `skip` to the output.
-        pooled, skip, below: names of the values.
+        pooled, skip, below: names of these values in the graph.
     """
 
     enter: onnx.GraphProto
@@ -117,7 +118,7 @@ class NetworkParts:
 
 
 def network_parts(graph: onnx.GraphProto) -> NetworkParts | None:
-    """Cut `graph` behind its first pooling and before its last upsampling; None if it is not of this form."""
+    """Cut `graph` after its first pooling and before its last upsampling; None if the graph has another form."""
     constants = {entry.name for entry in graph.initializer}
     inputs = {value.name for value in graph.input}
     pools = [node for node in graph.node if node.op_type == "MaxPool"]
@@ -128,6 +129,7 @@ def network_parts(graph: onnx.GraphProto) -> NetworkParts | None:
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
 
     def before(name: str) -> set[int]:
+        """Indices of the nodes that the value `name` depends on."""
         found: set[int] = set()
         left = [name]
         while left:
@@ -159,12 +161,12 @@ def network_parts(graph: onnx.GraphProto) -> NetworkParts | None:
 
 
 def reach_in_pixels(graph: onnx.GraphProto) -> int:
-    """Pixels by which an output depends on its surroundings, where every convolution is 3x3: one for each."""
+    """Number of surrounding pixels that an output depends on: one for each convolution, all of which are 3x3."""
     return sum(node.op_type == "Conv" for node in graph.node)
 
 
 def window_pixels(graph: onnx.GraphProto) -> int:
-    """Pixels of a window, about, that keep to `WINDOW_VALUES`."""
+    """Approximate pixels of a window for which `graph` keeps to `WINDOW_VALUES`."""
     shapes = {entry.name: entry.dims for entry in graph.initializer}
     channels = [sum(shapes[node.input[1]][:2]) for node in graph.node if node.op_type == "Conv"]
     return WINDOW_VALUES // max(channels, default=1)
@@ -175,6 +177,7 @@ def _reads(graph: onnx.GraphProto, indices: Iterable[int], name: str) -> bool:
 
 
 def _part(graph: onnx.GraphProto, indices: list[int], constants: set[str], outputs: list[str]) -> onnx.GraphProto:
+    """The nodes of `graph` with these indices as a graph of their own."""
     from onnx import TensorProto, helper
 
     nodes = [graph.node[index] for index in indices]
@@ -195,17 +198,17 @@ def _part(graph: onnx.GraphProto, indices: list[int], constants: set[str], outpu
 
 
 Values = Mapping[str, NDArray[Any]]
-"""Inputs of a graph by name, [..., H, W]."""
+"""Inputs of a graph by name, each [..., H, W]."""
 Runner = Callable[[Values], list[FloatArray]]
-"""Computes a graph: its outputs, in their order, which the next call may overwrite."""
+"""Computes the outputs of a graph, in their order; the next call may overwrite them."""
 Load = Callable[["onnx.GraphProto", int], Sequence[Runner]]
-"""Makes so many runners of a graph, which may run at the same time."""
+"""Makes the given number of runners of a graph, which may run at the same time."""
 SideBySide = Callable[[Work, int], None]
-"""Calls a work with 0 to one less than a number, at the same time, and returns when all have ended."""
+"""Calls a work with the numbers from 0 up to a count, at the same time, and returns when all calls have ended."""
 
 
 def in_turn(work: Work, count: int) -> None:
-    """A `SideBySide` without threads."""
+    """A `SideBySide` that makes the calls one after the other, without threads."""
     for index in range(count):
         work(index)
 
@@ -215,11 +218,11 @@ class _End:
     """A part at full resolution.
 
     Attributes:
-        runners: each computes it for a window at a time.
-        inputs: their names.
-        windows: where they lie.
-        copy_seconds: what each of them spent on copies into the outputs.
-        outputs: for the whole image, kept from pass to pass: fresh memory would cost a page fault for every 4 KiB.
+        runners: each computes the part for one window at a time.
+        inputs: names of the part's inputs.
+        windows: rows and columns of all windows.
+        copy_seconds: seconds that each runner spent on copies into the outputs.
+        outputs: of the whole image, reused by every pass: fresh memory would cost a page fault for every 4 KiB.
     """
 
     runners: Sequence[Runner]
@@ -230,16 +233,16 @@ class _End:
 
 
 class WindowedPass:
-    """A graph that is run in parts, and its middle again in parts, until windows are small enough.
+    """Runs a graph in parts, and its middle part in parts again, until the middle is small enough to run as a whole.
 
     Args:
-        graph: what to run.
-        height, width: of its outputs.
-        load: makes a graph ready to run.
-        workers: windows that are computed at the same time, at most.
-        side_by_side: how.
-        window_pixels: of a window of a part, about.
-        whole_pixels: up to so many the graph runs as one.
+        graph: the graph to run.
+        height, width: size of its outputs, in pixels.
+        load: makes runners of a graph.
+        workers: largest number of windows that are computed at the same time.
+        side_by_side: computes them at the same time.
+        window_pixels: gives the approximate pixels of a window of a part.
+        whole_pixels: largest number of pixels that run as a whole.
     """
 
     def __init__(
@@ -281,14 +284,14 @@ class WindowedPass:
 
     @property
     def copy_seconds(self) -> float:
-        """Time that went into putting windows together."""
+        """Seconds that went into copying windows into the outputs."""
         if self.parts is None:
             return 0.0
         ends = sum(sum(end.copy_seconds) / len(end.copy_seconds) for end in (self._enter, self._leave))
         return ends + self._middle.copy_seconds
 
     def run(self, values: Values) -> FloatArray:
-        """The graph's output for inputs that may hold more than it reads; the next run overwrites it."""
+        """The graph's output; the next run overwrites it. `values` may contain more than the graph reads."""
         parts = self.parts
         if parts is None:
             return self._whole(values)[0]
@@ -298,7 +301,7 @@ class WindowedPass:
         return output
 
     def _cover(self, end: _End, values: Values, coarse: Values) -> list[FloatArray]:
-        """Outputs of `end` for the whole image, window by window; `coarse` has half the resolution."""
+        """Outputs of `end` for the whole image, window by window; the inputs `coarse` have half the resolution."""
         count = len(end.runners)
 
         def work(index: int) -> None:
@@ -306,13 +309,13 @@ class WindowedPass:
                 self._compute(end, index, place, values, coarse)
 
         if not end.outputs:
-            # The first window tells how many channels they have.
+            # The result of the first window shows how many channels the outputs have.
             self._compute(end, 0, end.windows[0], values, coarse)
         self._side_by_side(work, count)
         return end.outputs
 
     def _compute(self, end: _End, runner: int, place: tuple[Span, Span], values: Values, coarse: Values) -> None:
-        """One window of `end`, into its place in the outputs."""
+        """Compute one window of `end` and copy it to its place in the outputs."""
         row, column = place
         given = {name: values[name][..., row.window, column.window] for name in end.inputs if name not in coarse}
         for name, value in coarse.items():
@@ -321,10 +324,10 @@ class WindowedPass:
         start = time.perf_counter()
         if not end.outputs:
             height, width = self._size
-            # Of a graph with two outputs, the second has half the resolution.
+            # Where a graph has two outputs, the second has half the resolution.
             sizes = [self._size, (height // POOLING, width // POOLING)][: len(computed)]
             pairs = zip(computed, sizes, strict=True)
-            end.outputs.extend(_rows_apart((*part.shape[:-2], *size)) for part, size in pairs)
+            end.outputs.extend(_empty_with_row_gaps((*part.shape[:-2], *size)) for part, size in pairs)
         for index, (output, part) in enumerate(zip(end.outputs, computed, strict=True)):
             used = [(row.used, row.inner), (column.used, column.inner)]
             if index == 1:
@@ -334,6 +337,6 @@ class WindowedPass:
         end.copy_seconds[runner] += time.perf_counter() - start
 
 
-def _rows_apart(shape: tuple[int, ...]) -> FloatArray:
-    """Memory for an image whose rows are no power of two apart: those of a window would displace each other."""
+def _empty_with_row_gaps(shape: tuple[int, ...]) -> FloatArray:
+    """An array whose rows lie no power of two apart: rows of a window would displace each other from the cache."""
     return np.empty((*shape[:-1], shape[-1] + ROW_GAP), np.float32)[..., : shape[-1]]

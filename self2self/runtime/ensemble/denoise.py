@@ -10,7 +10,8 @@ import numpy as np
 from self2self.errors import EngineUnavailableError, InputError, ResourceError
 from self2self.imaging.outliers import remove_hot_pixels
 from self2self.machine.system import free_memory_bytes
-from self2self.runtime.engines.engine import FloatArray, get_engine
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_loop import choose_mask_source
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge

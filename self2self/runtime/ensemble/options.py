@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.masks import check_seed
-from self2self.runtime.engines.engine import get_engine
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_loop import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
 
@@ -16,7 +16,7 @@ class EnsembleOptions:
     """Options of an ensemble; None leaves a value to the model's recipe.
 
     Attributes:
-        engine: a key of `engine.ENGINES`, or ``"auto"``.
+        engine: a key of `registry.ENGINES`, or ``"auto"``.
         passes: how many, or ``"auto"``, which ends at `tolerance`.
         tolerance: standard error of the mean at which ``"auto"`` ends, in 8-bit grey levels.
         balanced: whether blocks of passes drop every element equally often (`masks`).

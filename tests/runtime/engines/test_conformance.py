@@ -1,4 +1,4 @@
-"""One suite for every engine: given the same masks, it computes what the PyTorch network computes."""
+"""Checks every engine in the same way: given the same masks, it computes what the PyTorch network computes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,24 @@ import pytest
 
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.masks import BoolArray, MaskMaker
-from self2self.runtime.engines.engine import (
-    AUTO,
-    ENGINES,
-    NEEDS_GPU,
-    Engine,
-    FloatArray,
-    engine_class,
-    engine_statuses,
-    get_engine,
-)
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.registry import AUTO, ENGINES, NEEDS_GPU, engine_class, engine_statuses, get_engine
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
 
 TOLERANCE = 1e-4
 TF32_TOLERANCE = 1e-3
-"""Of engines that round products of float32 values to 10 bits."""
+"""Tolerance of engines that round products of float32 values to 10 bits."""
 BFLOAT16_TOLERANCE = 0.08
-"""Of engines that round to 8 bits; predictions are up to 4 here. Their means: `test_rounded`."""
+"""Tolerance of engines that round to 8 bits; predictions are up to 4 here. `test_bf16_network` checks their means."""
 INT8_TOLERANCE = 0.4
-"""Of engines that round to integers of 8 bits, of which a channel's range has 255; their means: `test_integers`."""
+"""Tolerance of engines that round to 8-bit integers, 255 over a channel's range; `test_int8_network` checks means."""
 SIZES = [(64, 64), (64, 96)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its file, and an image of it."""
+    """A network, its model file, and an image for it."""
 
     fitted: Fitted
     model: Model
@@ -198,7 +190,7 @@ def test_every_registered_engine_has_a_status() -> None:
     for status in statuses:
         assert engine_class(status.name).name == status.name
         assert bool(status.version) == status.works != bool(status.problem)
-        # What a processor lacks, nothing installs.
+        # Nothing can be installed for what a processor lacks.
         remedies = ("pip install", "this CPU does not")
         assert status.works or status.name in NEEDS_GPU or any(words in status.problem for words in remedies)
 
@@ -206,7 +198,7 @@ def test_every_registered_engine_has_a_status() -> None:
 def test_auto_is_the_first_engine_that_works() -> None:
     works = {status.name: status.works for status in engine_statuses()}
     assert get_engine("auto").name == next(name for name in AUTO if works[name])
-    # Of the engines for GPUs, what has run on one.
+    # The only engine for GPUs in AUTO is the one that has run on a GPU.
     assert set(AUTO) & set(NEEDS_GPU) == {"torch-cuda"}
 
 

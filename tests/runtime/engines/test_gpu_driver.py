@@ -1,4 +1,4 @@
-"""The NVIDIA driver: what it tells of its GPU, and what is said where there is no driver or no GPU."""
+"""Checks what the NVIDIA driver reports of its GPU, and the errors where there is no driver or no GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from self2self.errors import EngineUnavailableError
 from self2self.machine import nvidia
 from self2self.machine.nvidia import Gpu, built_for, find_gpu
-from self2self.runtime.engines.engine import NEEDS_GPU, engine_class
+from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 
 
 class FakeDriver:
-    """libcuda of a machine with one GPU, or with what a test asks for."""
+    """Stands in for libcuda on a machine with one GPU, or with the state that a test asks for."""
 
     def __init__(self, status: int = 0, count: int = 1, cuda: int = 12040) -> None:
         self.status, self.count, self.cuda = status, count, cuda
@@ -88,7 +88,7 @@ BUILT = ("sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120")
         ((7, 5), True),
         ((8, 0), True),
         ((8, 9), True),
-        # For 9.0 alone, and with what only that has.
+        # sm_90a is for 9.0 alone, because it uses features of that GPU only.
         ((9, 0), True),
         ((9, 1), False),
         ((10, 3), True),

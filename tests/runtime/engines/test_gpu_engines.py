@@ -1,4 +1,4 @@
-"""The engines for NVIDIA GPUs, without one: their own code runs on the CPU, and what it computes is right."""
+"""Checks the engines for NVIDIA GPUs without a GPU: their own code runs on the CPU, with stand-ins for libraries."""
 
 from __future__ import annotations
 
@@ -175,13 +175,13 @@ def test_onnx_runtime_may_leave_nothing_to_the_cpu(
         session_config = OrtCudaEngine.session_config
 
         def providers(self) -> list[tuple[str, dict[str, str]]]:
-            # As where the provider takes no node: ONNX Runtime adds that of the CPU.
+            # ONNX Runtime then adds the CPU's provider, as where the CUDA provider accepts no node.
             return []
 
     with pytest.raises(EngineUnavailableError, match="ONNX Runtime left the model, or a part of it, to") as caught:
         Left(model, image).__enter__()
     assert (caught.value.cause, caught.value.exit_code) == (Obstacle.FELL_BACK, 4)
-    # One line, and none of ONNX Runtime's.
+    # The error is the only message; ONNX Runtime prints nothing.
     assert capfd.readouterr() == ("", "")
 
 
@@ -202,7 +202,7 @@ def test_every_session_forbids_the_cpu(
     with pytest.raises(EngineUnavailableError, match="fell back"):
         engine(model, image).prepare()
     ((entry, names),) = seen
-    # The two exclude each other: ONNX Runtime refuses a session that names the CPU's provider besides.
+    # ONNX Runtime refuses a session that sets this entry and names the CPU's provider, too.
     assert entry == "1"
     assert "CPUExecutionProvider" not in names
 
@@ -215,8 +215,8 @@ def test_all_operators_have_a_cuda_kernel(precision: str, tiny: Fitted, tiny_onn
 
     lower = replace(tiny.contract, precision=precision)
     graph = (onnx.load(tiny_onnx) if precision == "fp32" else build_model(tiny.network, lower)).graph
-    # For float32 and float16 at opset 18, by docs/OperatorKernels.md of ONNX Runtime. One that works on shapes would
-    # be left to the CPU, which the session forbids.
+    # These have kernels for float32 and float16 at opset 18 (docs/OperatorKernels.md of ONNX Runtime). ONNX Runtime
+    # would place operators on shapes on the CPU, which the session forbids.
     known = {"Cast", "Concat", "Conv", "LeakyRelu", "MaxPool", "Mul", "Pad", "Resize", "Sigmoid", "Split"}
     assert {node.op_type for node in graph.node} <= known
 

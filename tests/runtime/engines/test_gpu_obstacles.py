@@ -1,4 +1,4 @@
-"""What is in the way of a GPU engine is told apart by a cause, a reason and a remedy of its own."""
+"""Checks that every obstacle of a GPU engine has a cause, a reason and a remedy of its own."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle
 from self2self.machine import nvidia
 from self2self.machine.nvidia import Gpu
 from self2self.runtime.engines import gpu as gpu_checks
-from self2self.runtime.engines.engine import NEEDS_GPU, Engine, engine_class
+from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.onnxruntime import cuda as ort_cuda
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine, import_onnxruntime
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
 from self2self.runtime.engines.onnxruntime.tensorrt import OrtTrtEngine
+from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 from self2self.runtime.engines.tensorrt import builder as tensorrt
 from self2self.runtime.engines.tensorrt.builder import TENSORRT, TENSORRT_RTX, parse
 from self2self.runtime.ensemble import denoise as denoise_module
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
-from tests.runtime.gpu_machine import installed as packages  # here `installed` is what a test is given
+from tests.runtime.gpu_machine import installed as packages  # `installed` is a test parameter here
 
 
 def onnxruntime(monkeypatch: pytest.MonkeyPatch, folder: Path, *providers: str, cuda: str = "13.0") -> None:
-    """An ONNX Runtime in `folder` that was built with `providers`."""
+    """Replace ONNX Runtime by a stand-in in `folder` that was built with `providers`."""
     (folder / "capi").mkdir()
     for kind in (OrtCudaEngine, OrtTrtEngine):
         (folder / "capi" / kind.library).touch()
@@ -99,7 +100,7 @@ def test_libraries_of_the_cuda_provider(
     error = error_of(OrtCudaEngine)
     assert error.cause == cause
     assert error.fix.startswith(fix)
-    # What ONNX Runtime prints about it must not get between the lines of --json.
+    # ONNX Runtime's own message must not get into the output of --json.
     assert capsys.readouterr().out == ""
 
 
@@ -231,7 +232,7 @@ def test_tensorrt_does_not_start(said: str, cause: Obstacle, monkeypatch: pytest
 
         @staticmethod
         def Builder(logger: Any) -> Any:  # noqa: N802
-            # As a warning, after which the constructor gives null.
+            # TensorRT logs a warning, and its constructor then returns null.
             logger.log(2, "Unable to determine GPU memory usage")
             logger.log(2, said)
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -248,7 +249,7 @@ def test_tensorrt_does_not_start(said: str, cause: Obstacle, monkeypatch: pytest
 
 
 class Session(OrtCudaEngine):
-    """The CUDA engine where all is there until a session is made."""
+    """The CUDA engine on a machine where only the creation of a session fails."""
 
     @classmethod
     def version(cls) -> str:
@@ -256,7 +257,7 @@ class Session(OrtCudaEngine):
 
 
 class FellBack(Session):
-    """Whose session could run on the CPU alone."""
+    """The same engine with a session that could run on the CPU only."""
 
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         return []

@@ -1,4 +1,4 @@
-"""What a user is told to install or to change where a GPU engine lacks a package, a library or a newer driver."""
+"""Checks the remedy in the error where a GPU engine lacks a package, a library or a newer driver."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_gpu_that_pytorch_was_not_built_for(card: None, monkeypatch: pytest.Mo
     assert "does not run on NVIDIA RTX 4090 (compute capability 8.9). An older PyTorch may. Use --engine auto." in (
         problem_of(TorchCudaEngine)
     )
-    # Nor is it fitted there, though PyTorch says that CUDA is available.
+    # Fits avoid this GPU as well, although PyTorch reports that CUDA is available.
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(EngineUnavailableError, match=r"--device cuda: PyTorch .* finds no such device"):
         choose_device("cuda")

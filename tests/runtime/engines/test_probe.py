@@ -1,4 +1,4 @@
-"""Every engine is tried in a process of its own, and whatever becomes of it is one line."""
+"""Checks that every engine is tried in a process of its own, and that every outcome becomes one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError
 from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
 from self2self.runtime.engines import probe as probe_module
-from self2self.runtime.engines.engine import ENGINES, NEEDS_GPU
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
-from self2self.runtime.engines.probe import Probed, check, notes, probe, probe_engines
+from self2self.runtime.engines.probe import ProbeResult, check, notes, probe, probe_engines
 from self2self.runtime.engines.probe_model import Case, make_case
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
 
 LIMIT = 300.0
-"""Generous: a busy machine must not look like a broken engine."""
+"""Time limit in seconds; a busy machine must not look like a broken engine."""
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def folder(case: Case, tmp_path: Path) -> Path:
 
 
 def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
-    """Put a module of our own before the installed one, for the processes of engines."""
+    """Put a module with `source` before the installed one on the path of the engines' processes."""
     (folder / "stubs").mkdir()
     (folder / "stubs" / f"{name}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(folder / "stubs"))
 
 
-def test_the_real_thing() -> None:
+def test_the_engines_of_this_machine() -> None:
     rows = {row.name: row for row in probe_engines(LIMIT)}
     assert list(rows) == list(ENGINES)
     for name in ("mnn", "ort", "torch"):
@@ -103,7 +103,7 @@ def test_a_library_that_hangs_is_ended(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_time_limit_that_is_none(seconds: float) -> None:
+def test_time_limits_that_are_not_positive_are_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="expected seconds, for example --timeout 60"):
         probe_engines(seconds)
 
@@ -111,7 +111,7 @@ def test_a_time_limit_that_is_none(seconds: float) -> None:
 def test_a_package_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MNN", None)
     row = check("mnn", folder)
-    assert row == Probed(
+    assert row == ProbeResult(
         "mnn", False, cause=Obstacle.NOT_INSTALLED, reason="MNN is not installed", fix="Install it: pip install MNN."
     )
 
@@ -174,7 +174,7 @@ def test_the_reason_is_the_librarys_and_names_no_temporary_file(folder: Path, mo
     assert "pip install --force-reinstall onnxruntime" in row.fix
 
 
-def test_both_packages_are_told_even_where_all_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_onnxruntime_packages_are_noted_even_where_every_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
     for packages in (("onnxruntime",), ("onnxruntime-gpu",), ()):
         monkeypatch.setattr(
             "self2self.runtime.engines.onnxruntime.cpu.is_distribution",
@@ -198,7 +198,7 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     assert (row.works, row.device) == (True, "NVIDIA RTX 4090")
 
 
-def test_errors_without_parts_are_told_whole() -> None:
+def test_an_error_from_a_plain_message_has_no_parts() -> None:
     error = EngineUnavailableError("engine x: broken.")
     assert (error.cause, error.reason, error.fix) == (Obstacle.OTHER, "", "")
     assert str(EngineUnavailableError.of("x", Obstacle.NO_GPU, "no GPU", "Buy one.")) == (

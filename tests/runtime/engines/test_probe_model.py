@@ -1,4 +1,4 @@
-"""The tiny model that engines are tried on is what the exporter writes, and tells dropout from identity."""
+"""Checks that the tiny model of the probe has the exporter's graph, and that it shows when a mask is ignored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 
 from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import FloatArray, get_engine
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.probe import INT8_TOLERANCE
 from self2self.runtime.engines.probe_model import Case, build_probe, make_case
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.model import Model, load_model
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ def model(case: Case, tmp_path: Path) -> Model:
 
 
 def wiring(graph: onnx.GraphProto) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
-    """Operators with where their inputs come from and what changes their result, without names."""
+    """Operators with the origins of their inputs and the attributes that change their result, without names."""
     from onnx import helper, numpy_helper
 
     origin: dict[str, Any] = {value.name: value.name for value in graph.input}
     for entry in graph.initializer:
         array = numpy_helper.to_array(entry)
-        # Constants by value, weights by kind; the widths of two networks may differ.
+        # Constants are compared by value, weights only by their number of axes, because widths may differ.
         origin[entry.name] = array.tolist() if array.ndim < 2 and array.size in (1, 4, 8) else f"weight {array.ndim}"
         if entry.name.endswith((".weight", ".bias")):
             origin[entry.name] = f"weight {array.ndim}"

@@ -1,4 +1,4 @@
-"""Windows over the ends of the network: they cover the image, and change nothing but the rounding."""
+"""Checks that windows over the ends of the network cover the image, and change the result by rounding only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from self2self.machine.workers import Workers
 from self2self.model.contract import IMAGE, Contract, mask_specs
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import FloatArray, engine_class, get_engine
+from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.registry import engine_class, get_engine
 from self2self.runtime.engines.windows import (
     WHOLE_PIXELS,
     Load,
@@ -133,7 +134,7 @@ def test_mnn_in_windows(tiny_model: Model, threads: int, monkeypatch: pytest.Mon
         with get_engine(name)(tiny_model, image) as engine:
             results[name] = engine.run(masks).copy()
             if name == "mnn":
-                assert engine._networks[0].staged.parts is not None  # type: ignore[attr-defined]
+                assert engine._networks[0].windowed.parts is not None  # type: ignore[attr-defined]
                 np.testing.assert_array_equal(engine.run(masks), results[name])
     np.testing.assert_allclose(results["mnn"], results["torch"], atol=1e-3)
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError, UsageError
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.model.contract import INPUT_MASK
-from self2self.runtime.engines.engine import Engine, FloatArray, engine_class
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
+from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble import denoise as denoise_module
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.device_loop import (

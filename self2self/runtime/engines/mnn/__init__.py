@@ -1,1 +1,1 @@
-"""MNN on CPUs."""
+"""The engine that runs a model with MNN on a CPU."""

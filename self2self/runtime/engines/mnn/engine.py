@@ -1,8 +1,9 @@
-"""MNN on the CPU: 3x3 convolutions by Winograd's algorithm, which needs fewer multiplications.
+"""Runs a model with MNN on the CPU; MNN computes 3x3 convolutions by Winograd's algorithm, with fewer multiplications.
 
-The exported graph is converted when the engine is prepared (`mnn_graph`). The passes of a batch, or of a
-larger image the windows of a pass (`windows`), are computed side by side, each with its share of the threads:
-not all of a pass can be shared by them, and of a pass in windows not its middle.
+The exported graph is rewritten and converted when the engine is prepared (`mnn.graph`, `mnn.session`). The passes of a
+batch are computed at the same time, each with its share of the threads, because one pass cannot keep all threads busy.
+For a larger image, the windows of one pass (`windows`) are computed at the same time instead, except for the middle of
+the network.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from self2self.machine.workers import Workers
 from self2self.model.contract import IMAGE, Contract
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import Engine, FloatArray
-from self2self.runtime.engines.mnn.session import Sessions, convert, import_mnn, load_sessions, share
+from self2self.runtime.engines.mnn.session import Sessions, convert, import_mnn, load_sessions, threads_per_network
 from self2self.runtime.engines.windows import WHOLE_PIXELS, WindowedPass
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model, read_proto
@@ -28,17 +29,17 @@ from self2self.runtime.model import Model, read_proto
 if TYPE_CHECKING:
     import onnx
 
-_SIDE_BY_SIDE_PIXELS = 2**16
-"""Up to so many pixels several passes at a time are worth their memory: at 256x256 they take an eighth less time than
-one after the other in windows side by side, at 512x512 a fortieth (docs/performance.md)."""
+_LARGEST_BATCHED_PIXELS = 2**16
+"""Largest image for which several passes at a time are worth their memory: at 256x256 they take an eighth less time
+than one pass after the other in parallel windows, at 512x512 only a fortieth (docs/performance.md)."""
 _WINDOW_BYTES = 75 * 10**6
 _WINDOWED_BYTES_PER_PIXEL = 270
 _WINDOWED_BYTES_PER_MASK_ELEMENT = 2.5
-"""Of an image that is run in windows: what a thread takes for its own, and what the parts hand on.
+"""Memory of an image that is run in windows: of each thread, and of the activations and masks that the parts share.
 
-Peaks at 256x256, 512x512 and 1024x1024 on two threads, sums and engine included: 138, 351 and 1086 MB for the paper's
-network (221, 432 and 1279 by these), 120, 305 and 936 MB for the fast one (203, 364 and 1006), 60, 161 and 436 MB for a
-narrow one (180, 269 and 626).
+Measured peaks at 256x256, 512x512 and 1024x1024 on two threads, running sums and engine included, with the estimates by
+these constants in brackets: 138, 351 and 1086 MB (221, 432 and 1279) for the paper's network, 120, 305 and 936 MB (203,
+364 and 1006) for the fast one, 60, 161 and 436 MB (180, 269 and 626) for a narrow one.
 """
 
 
@@ -51,23 +52,23 @@ class MnnEngine(Engine):
     def __init__(self, model: Model, image: FloatArray) -> None:
         super().__init__(model, image)
         height, width = image.shape[2:]
-        self._most = self.useful_batch({"H": height, "W": width})
+        self._largest_batch = self.useful_batch({"H": height, "W": width})
         self._networks: list[_Network] | None = None
-        self._wanted_before = 1
-        """Networks for the batch before."""
+        self._previous_count = 1
+        """Number of networks that the batch before needed."""
         self._converted: dict[tuple[str, ...], bytes] = {}
-        """Graphs by their outputs, where they are loaded again for more passes side by side."""
+        """Converted graphs by the names of their outputs, kept where more networks may have to be loaded."""
         self._workers = Workers(compute_threads())
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """As for every engine; less for an image that is run in windows."""
+        """Memory of one pass, in bytes; an image that is run in windows takes less than in other engines."""
         further = cls.further_pass_bytes(contract, axes)
         return further if _is_whole(axes) else compute_threads() * _WINDOW_BYTES + further
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """Without windows: several passes share out those that a single one computes side by side."""
+        """Memory of each further pass, in bytes, without windows: several passes share the windows' memory of one."""
         if _is_whole(axes):
             return super().pass_bytes(contract, axes)
         kept = _WINDOWED_BYTES_PER_PIXEL * axes["H"] * axes["W"]
@@ -75,8 +76,8 @@ class MnnEngine(Engine):
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """A pass for each thread; of a large image one, whose windows are side by side."""
-        return compute_threads() if axes["H"] * axes["W"] <= _SIDE_BY_SIDE_PIXELS else 1
+        """One pass for each thread; for a large image a single pass, whose windows are computed at the same time."""
+        return compute_threads() if axes["H"] * axes["W"] <= _LARGEST_BATCHED_PIXELS else 1
 
     @classmethod
     def version(cls) -> str:
@@ -88,13 +89,13 @@ class MnnEngine(Engine):
         self._networks = self._load_networks(1)
 
     def _load_networks(self, count: int) -> list[_Network]:
-        """Networks of as many threads each as where all are there.
+        """Load `count` networks, each with as many threads as in the largest batch.
 
-        MNN chooses its arithmetic by the number of threads, so that with others the result would depend on the batch,
-        in the fifth decimal, and so on how fast the machine was when the batch was chosen.
+        MNN chooses its arithmetic by the number of threads. If that number followed the batch, so would the fifth
+        decimal of the result, and the batch depends on the speed of the machine.
         """
         proto = read_proto(self.model.path)
-        threads = share(compute_threads(), self._most)
+        threads = threads_per_network(compute_threads(), self._largest_batch)
         return [self._load_network(proto, threads) for _ in range(count)]
 
     def _load_network(self, proto: onnx.ModelProto, threads: int) -> _Network:
@@ -107,8 +108,8 @@ class MnnEngine(Engine):
             return sessions[-1]
 
         try:
-            staged = WindowedPass(proto.graph, height, width, load, workers=threads, side_by_side=self._workers.run)
-            return _Network(staged, sessions)
+            windowed = WindowedPass(proto.graph, height, width, load, workers=threads, side_by_side=self._workers.run)
+            return _Network(windowed, sessions)
         except (ValueError, TypeError) as error:
             raise FileFormatError(
                 f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use --engine ort."
@@ -119,17 +120,17 @@ class MnnEngine(Engine):
     ) -> Sessions:
         outputs = tuple(value.name for value in graph.output)
         converted = self._converted.get(outputs) or convert(graph, opsets, self.model.path)
-        if self._most > 1:
+        if self._largest_batch > 1:
             self._converted[outputs] = converted
-        return load_sessions(converted, list(outputs), self.model.path, count, share(threads, count))
+        return load_sessions(converted, list(outputs), self.model.path, count, threads_per_network(threads, count))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """The passes of the batch, side by side."""
+        """Compute the passes of the batch at the same time."""
         count = len(next(iter(masks.values())))
         try:
             networks = self._networks_for(count)
             before = sum(network.copy_seconds for network in networks)
-            # Not the sessions' own memory, which goes when they do; beside a pass, copies take no time.
+            # The sessions' own memory is freed with them; compared with a pass, copies take no time.
             predictions = np.empty((count, *self.image.shape[1:]), np.float32)
 
             def compute(first: int) -> None:
@@ -138,7 +139,7 @@ class MnnEngine(Engine):
 
             self._workers.run(compute, len(networks))
         except MemoryError:
-            # Fewer passes at a time get by with fewer networks, which are made when they come.
+            # A smaller batch needs fewer networks, which its run loads.
             self._networks = []
             raise
         self.copy_seconds += (sum(network.copy_seconds for network in networks) - before) / len(networks)
@@ -146,27 +147,27 @@ class MnnEngine(Engine):
 
     def _pass(self, network: _Network, masks: Mapping[str, BoolArray], index: int) -> FloatArray:
         inputs: dict[str, NDArray[Any]] = {name: mask[index : index + 1] for name, mask in masks.items()}
-        return network.staged.run({IMAGE: self.image, **inputs})
+        return network.windowed.run({IMAGE: self.image, **inputs})
 
     def _networks_for(self, count: int) -> list[_Network]:
-        """Networks for `count` passes.
+        """Networks for a batch of `count` passes.
 
-        Once there are several, they stay for one smaller batch, as passes end with one; for a second of its kind they
-        make room for fewer, because the batch may have become smaller for want of memory.
+        Networks beyond `count` are kept for one smaller batch, because the last batch of a run is often smaller. At a
+        second batch of that size they are freed, because memory may have become short.
         """
         if self._networks is None:
             raise RuntimeError("the engine is not prepared")
-        wanted = min(count, self._most)
-        fewer_again = wanted < len(self._networks) and wanted == self._wanted_before
-        self._wanted_before = wanted
+        wanted = min(count, self._largest_batch)
+        fewer_again = wanted < len(self._networks) and wanted == self._previous_count
+        self._previous_count = wanted
         if wanted > len(self._networks) or fewer_again:
-            # Before the next are made.
+            # Their memory has to be free before the next are loaded.
             self._networks.clear()
             self._networks += self._load_networks(wanted)
         return self._networks[:wanted]
 
     def provider(self) -> str:
-        """Always the CPU."""
+        """MNN on the CPU, always."""
         return "MNN CPU"
 
     def close(self) -> None:
@@ -184,18 +185,18 @@ def _is_whole(axes: Mapping[str, int]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What computes one pass at a time.
+    """A network, which computes one pass at a time.
 
     Attributes:
-        staged: runs its sessions.
-        sessions: of every part those that run side by side.
+        windowed: runs the sessions, in windows where the image is large.
+        sessions: for every part of the graph, the sessions that run at the same time.
     """
 
-    staged: WindowedPass
+    windowed: WindowedPass
     sessions: list[Sessions]
 
     @property
     def copy_seconds(self) -> float:
-        """Time that went into copies."""
+        """Seconds that went into copies."""
         copied = sum(sum(session.copy_seconds for session in part) / len(part) for part in self.sessions)
-        return copied + self.staged.copy_seconds
+        return copied + self.windowed.copy_seconds

@@ -1,8 +1,8 @@
-"""An exported ONNX graph in the form that suits MNN's converter: the same function, with less to do in a pass.
+"""Rewrites an exported ONNX graph for MNN's converter: it computes the same function with less work in a pass.
 
-Masks come in as bytes, so that a pass holds a quarter of what it would as float32; whatever was
-rounded to half precision is float32 again, in which MNN computes on a CPU; and the factor 1/(1-p) on
-a mask moves into the weights of the convolution behind it.
+Masks become inputs of bytes, which take a quarter of the memory of float32. Weights that were rounded to half precision
+become float32 again, because MNN computes in float32 on a CPU. The factor 1/(1-p) of a mask moves into the weights of
+the convolution that follows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import onnx
 
 IR_VERSION = 8
-"""Of files that are handed to the converter; old enough for every one of them."""
+"""Version of the file format that the converter gets; every converter can read it."""
 
 
 def for_mnn(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
-    """A model that computes what `graph` computes, from uint8 masks; `graph` is left as it is."""
+    """A model that computes the same as `graph`, from uint8 masks; `graph` is not changed."""
     import onnx
     from onnx import helper
 
@@ -32,7 +32,7 @@ def for_mnn(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto]) -> on
 
 
 def _widen(graph: onnx.GraphProto) -> None:
-    """Masks as uint8, other floats as float32, and no casts between floats."""
+    """Change masks to uint8 and all floats to float32, and remove casts between floats, in place."""
     from onnx import TensorProto, numpy_helper
 
     masks = set()
@@ -50,15 +50,15 @@ def _widen(graph: onnx.GraphProto) -> None:
             entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float32), entry.name))
     outputs = {value.name for value in graph.output}
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    # A cast from or to anything else rounds, or makes a float, and stays.
-    others = set(masks)
+    # A cast from or to another type rounds, or makes a float of an integer, and stays.
+    not_floats = set(masks)
     for node in list(graph.node):
         if node.op_type != "Cast":
             continue
         to = next(entry for entry in node.attribute if entry.name == "to")
         if to.i not in floats:
-            others.add(node.output[0])
-        elif node.input[0] in others:
+            not_floats.add(node.output[0])
+        elif node.input[0] in not_floats:
             to.i = TensorProto.FLOAT
         elif node.output[0] in outputs:
             node.op_type = "Identity"
@@ -68,7 +68,7 @@ def _widen(graph: onnx.GraphProto) -> None:
 
 
 def fold_scales(graph: onnx.GraphProto) -> None:
-    """Move each factor that reaches a convolution, and nothing else, into its weights."""
+    """Move each scalar factor into the weights of a convolution, where the factor reaches only that convolution."""
     from onnx import numpy_helper
 
     constants = {entry.name: entry for entry in graph.initializer}
@@ -79,6 +79,7 @@ def fold_scales(graph: onnx.GraphProto) -> None:
     uses = Counter(name for node in graph.node for name in node.input) + Counter(v.name for v in graph.output)
 
     def only_reader(name: str) -> onnx.NodeProto | None:
+        """The node that reads the value `name`, if nothing else does."""
         return readers[name][0] if uses[name] == len(readers[name]) == 1 else None
 
     for node in list(graph.node):
@@ -105,12 +106,12 @@ def fold_scales(graph: onnx.GraphProto) -> None:
 
 
 def _reflects(node: onnx.NodeProto) -> bool:
-    """Whether `node` is a pad that adds what has the factor, too."""
+    """Whether `node` is a reflecting pad: the values that it adds have the factor, too."""
     return node.op_type == "Pad" and any(entry.name == "mode" and entry.s == b"reflect" for entry in node.attribute)
 
 
 def _bypass(graph: onnx.GraphProto, node: onnx.NodeProto, kept: str) -> None:
-    """Remove `node`, and let what reads its output read `kept` instead."""
+    """Remove `node`; the nodes that read its output read `kept` instead."""
     name = node.output[0]
     for reader in graph.node:
         for index, read in enumerate(reader.input):

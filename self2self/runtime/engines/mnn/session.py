@@ -1,4 +1,4 @@
-"""A graph in MNN: converted in a process of its own, loaded, and run with inputs that it takes from NumPy."""
+"""Converts a graph to MNN in a process of its own, loads it, and runs it on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
 from self2self.machine.system import trim_heap
-from self2self.runtime.engines.engine import FloatArray, is_installed
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.mnn.graph import for_mnn
+from self2self.runtime.engines.registry import is_installed
 from self2self.runtime.engines.windows import Values
 
 if TYPE_CHECKING:
     import onnx
 
 _OUT_OF_MEMORY, _NOT_RESIZED = 1, 3
-"""Codes of MNN for a session that got no memory, when it ran or before."""
-_POOLED = 2
-"""So many networks at a time MNN lets have several threads; any other one has a single thread."""
+"""MNN's codes for a session that got no memory: during a run, and before one."""
+_LARGEST_MULTITHREADED_COUNT = 2
+"""Number of networks at a time that MNN lets use several threads; every further network uses a single thread."""
 _RESIZE_STATUS = 3
-"""Asks whether a session is not ready to run."""
+"""MNN's code of the question whether a session is not ready to run."""
 _DEFER = 7
-"""Do not lay a session out before the sizes of its inputs are known."""
+"""MNN's mode that lays a session out only when the sizes of its inputs are known."""
 
 
 class Session:
-    """A loaded graph; called with its inputs, it returns its outputs in memory of its own.
+    """A loaded graph; a call with its inputs returns its outputs in memory of the session.
 
-    That memory holds them until the next call, and goes with the session: reading it later ends the process.
+    The outputs are valid until the next call. The memory is freed with the session: reading it later crashes the
+    process.
 
     Attributes:
-        copy_seconds: time that went into copying inputs.
+        copy_seconds: seconds that went into copying inputs.
     """
 
     def __init__(self, path: Path, interpreter: Any, session: Any, outputs: list[str]) -> None:
@@ -57,11 +59,11 @@ class Session:
         self._outputs: list[FloatArray] = []
 
     def __call__(self, values: Values) -> list[FloatArray]:
-        """Run it with inputs of any size; masks may be bool.
+        """Run the graph on inputs of any size; masks may be bool.
 
         Raises:
             MemoryError: MNN got no memory.
-            FileFormatError: it cannot run the graph.
+            FileFormatError: MNN cannot run the graph.
         """
         tensors = self._interpreter.getSessionInputAll(self._session)
         shapes = {name: values[name].shape for name in tensors}
@@ -74,49 +76,50 @@ class Session:
         self.copy_seconds += time.perf_counter() - start
         code = self._interpreter.runSession(self._session)
         if code:
-            self._fail(code)
+            raise self._run_error(code)
         return self._outputs
 
     def _resize(self, tensors: Mapping[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
         self._shapes = {}
-        with silent():
+        with silenced_stdout():
             for name, shape in shapes.items():
                 self._interpreter.resizeTensor(tensors[name], shape)
             self._interpreter.resizeSession(self._session)
-        # An integer whose bits the bindings show as a float; only zero stays what it is.
+        # MNN gives an integer, whose bits the bindings show as a float; only zero is the same in both.
         if self._interpreter.getSessionInfo(self._session, _RESIZE_STATUS):
-            self._fail(_NOT_RESIZED)
+            raise self._run_error(_NOT_RESIZED)
         tensors = self._interpreter.getSessionInputAll(self._session)
         self._inputs = {name: tensor.getNumpyData() for name, tensor in tensors.items()}
         outputs = self._interpreter.getSessionOutputAll(self._session)
         self._outputs = [outputs[name].getNumpyData() for name in self._names]
         self._shapes = shapes
-        # What laying out took, besides the converter before it.
+        # This returns memory of the layout, and of the converter before it, to the system.
         trim_heap()
 
-    def _fail(self, code: int) -> None:
+    def _run_error(self, code: int) -> Exception:
+        """The error for a code that MNN returned."""
         if code in (_OUT_OF_MEMORY, _NOT_RESIZED):
-            raise MemoryError("MNN could not allocate what a pass needs")
-        raise FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
+            return MemoryError("MNN could not allocate what a pass needs")
+        return FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
 
 
 Sessions = list[Session]
-"""Of one graph, to be run side by side."""
+"""Sessions of one graph, which may run at the same time."""
 
 
-def share(threads: int, count: int) -> int:
-    """Threads for each of `count` networks that run at the same time."""
-    return max(1, threads // count) if count <= _POOLED else 1
+def threads_per_network(threads: int, count: int) -> int:
+    """Threads for each of `count` networks that run at the same time and share `threads`."""
+    return max(1, threads // count) if count <= _LARGEST_MULTITHREADED_COUNT else 1
 
 
 def convert(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], path: Path) -> bytes:
-    """`graph`, a part of the model `path`, as MNN's file.
+    """The bytes of MNN's file for `graph`, which is a part of the model `path`.
 
     Raises:
-        FileFormatError: MNN does not know all of it.
+        FileFormatError: MNN does not know an operator, or cannot convert the graph.
         ResourceError: no memory, or no space for temporary files.
     """
-    with _told(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with _system_errors_explained(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         source, converted = Path(folder) / "model.onnx", Path(folder) / "model.mnn"
         source.write_bytes(for_mnn(graph, opsets).SerializeToString())
         printed = _convert(source, converted)
@@ -126,26 +129,26 @@ def convert(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], path:
 
 
 def load_sessions(converted: bytes, outputs: list[str], path: Path, count: int, threads: int) -> Sessions:
-    """`count` sessions of what `convert` made, with `threads` each.
+    """Load `count` sessions of a graph that `convert` made.
 
     Args:
-        converted: MNN's file.
-        outputs: names of its outputs.
+        converted: the bytes of MNN's file.
+        outputs: names of the graph's outputs.
         path: of the model, for messages.
-        count: how many.
-        threads: of each.
+        count: number of sessions.
+        threads: threads of each session.
 
     Raises:
         ResourceError: as for `convert`.
     """
-    MNN = import_mnn()  # noqa: N806 - what the library calls itself
+    MNN = import_mnn()  # noqa: N806 - the library's own name
     config = {"backend": "CPU", "numThread": threads, "precision": "high"}
     sessions = []
-    with _told(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with _system_errors_explained(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "model.mnn"
         file.write_bytes(converted)
         for _ in range(count):
-            with silent():
+            with silenced_stdout():
                 interpreter = MNN.Interpreter(str(file))
                 interpreter.setSessionMode(_DEFER)
                 session = interpreter.createSession(config)
@@ -154,8 +157,8 @@ def load_sessions(converted: bytes, outputs: list[str], path: Path, count: int, 
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of the system, while the model `path` is loaded, as ours."""
+def _system_errors_explained(path: Path) -> Iterator[None]:
+    """Convert errors of the system into ours, with a remedy, while the model `path` is loaded."""
     try:
         yield
     except MemoryError as error:
@@ -168,14 +171,14 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _convert(source: Path, converted: Path) -> str:
-    """Write `converted`, or do not, and return what the converter printed.
+    """Try to write `converted`, and return the converter's output.
 
-    In a process of its own, because a damaged graph may crash it. The module around the compiled converter is left
-    alone, because it reports its use over the network.
+    The converter runs in a process of its own, because a damaged graph may crash it. It is the compiled module: the
+    Python module around it reports its use over the network.
     """
     program = "import sys, _tools; _tools.mnnconvert(sys.argv)"
     arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(converted), "--bizCode", ""]
-    # Without the current folder on the path, whatever is in it.
+    # -P keeps the current folder, and any modules in it, off the path.
     command = [sys.executable, "-P", "-c", program, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - ours
     return done.stdout.decode("utf-8", "replace")
@@ -189,14 +192,14 @@ def _not_converted(path: Path, printed: str) -> FileFormatError:
 
 
 _STDOUT = 1
-_ONE_AT_A_TIME = Lock()
+_STDOUT_LOCK = Lock()
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """Keep what the library prints off stdout, where results go."""
-    # Two threads at once could take each other's silence for stdout, and restore that.
-    with _ONE_AT_A_TIME:
+def silenced_stdout() -> Iterator[None]:
+    """Keep the library's output off stdout, which is for results."""
+    # Without the lock, a thread could save the null device of another thread as stdout, and restore that.
+    with _STDOUT_LOCK:
         if sys.stdout is not None:
             sys.stdout.flush()
         try:
@@ -211,7 +214,7 @@ def silent() -> Iterator[None]:
             try:
                 yield
             finally:
-                # The C library would print what it still holds into our stdout later.
+                # Otherwise the C library would print its buffer into our stdout later.
                 if sys.platform != "win32":
                     ctypes.CDLL(None).fflush(None)
                 os.dup2(saved, _STDOUT)
@@ -220,17 +223,17 @@ def silent() -> Iterator[None]:
 
 
 def import_mnn() -> Any:
-    """The library.
+    """Import MNN.
 
     Raises:
-        EngineUnavailableError: it is not installed, or does not load.
+        EngineUnavailableError: MNN is not installed, or does not load.
     """
     if not is_installed("MNN"):
         raise EngineUnavailableError.of(
             "mnn", Obstacle.NOT_INSTALLED, "MNN is not installed", "Install it: pip install MNN."
         )
     try:
-        with silent():
+        with silenced_stdout():
             import MNN
     except (ImportError, OSError) as error:
         raise EngineUnavailableError.of(

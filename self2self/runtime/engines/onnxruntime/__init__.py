@@ -1,1 +1,1 @@
-"""ONNX Runtime on CPUs and NVIDIA GPUs."""
+"""Engines that run a model with ONNX Runtime, on CPUs and NVIDIA GPUs."""

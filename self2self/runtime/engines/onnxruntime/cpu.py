@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""Runs a model with ONNX Runtime on the CPU, and imports ONNX Runtime for its other engines."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.machine.system import compute_threads
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import is_distribution
+from self2self.runtime.engines.registry import is_installed
 
 ERRORS_ONLY = 3
+"""Severity level from which ONNX Runtime writes messages: errors and fatal errors."""
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-"""What pip calls ONNX Runtime; each of the two writes its files over those of the other."""
+"""Names of ONNX Runtime's packages; each of the two overwrites the files of the other."""
 
 
 class OrtEngine(Engine):
     """ONNX Runtime with its CPU provider."""
 
     name = "ort"
-    # It computes on the arrays that it is given.
+    # ONNX Runtime reads and writes NumPy arrays in place, so there are no copies.
     copy_seconds: float = 0.0
     _session: Any = None
 
@@ -43,7 +45,7 @@ class OrtEngine(Engine):
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = compute_threads()
         options.inter_op_num_threads = 1
-        # The planned arena holds 18 bytes for each mask element, the unplanned one 10, at the same speed.
+        # With a planned arena a pass takes 18 bytes for each mask element, without one 10, at the same speed.
         options.enable_mem_pattern = False
         try:
             self._session = ort.InferenceSession(str(self.model.path), options, providers=["CPUExecutionProvider"])
@@ -65,7 +67,7 @@ class OrtEngine(Engine):
         except Exception as error:
             if _is_out_of_memory(error):
                 raise MemoryError(first_line(error)) from error
-            # InvalidArgument, a wrong input, stays what it is: a bug.
+            # InvalidArgument is a wrong input, a bug of ours, and passes through.
             if type(error).__name__ in ("Fail", "RuntimeException"):
                 raise FileFormatError(
                     f"{self.model.path}: ONNX Runtime cannot run it ({first_line(error)}). "
@@ -88,15 +90,15 @@ REINSTALL = "Type: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onn
 
 
 def installed_packages() -> list[str]:
-    """Which of `PACKAGES` pip has installed; the first of them where it has none, as in a build of one's own."""
+    """The installed ones of `PACKAGES`; the first of them where none is, as with a build from source."""
     return [name for name in PACKAGES if is_distribution(name)] or [PACKAGES[0]]
 
 
 def import_onnxruntime(engine: str) -> Any:
-    """Import ONNX Runtime, for the engine called `engine`, without its notes on absent GPUs.
+    """Import ONNX Runtime, for the engine called `engine`, and suppress its notes on absent GPUs.
 
     Raises:
-        EngineUnavailableError: it is not installed, or does not load here.
+        EngineUnavailableError: ONNX Runtime is not installed, or does not load.
     """
     if not is_installed("onnxruntime"):
         raise EngineUnavailableError.of(
@@ -122,5 +124,5 @@ def import_onnxruntime(engine: str) -> Any:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # "std::bad_alloc" or "Failed to allocate memory for requested buffer of size ..."
+    # ONNX Runtime writes "std::bad_alloc" or "Failed to allocate memory for requested buffer of size ...".
     return isinstance(error, MemoryError) or "alloc" in str(error).lower()

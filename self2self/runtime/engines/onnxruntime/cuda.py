@@ -1,7 +1,7 @@
-"""ONNX Runtime on an NVIDIA GPU, through its CUDA provider.
+"""Runs a model with ONNX Runtime on an NVIDIA GPU, through its CUDA provider.
 
-Masks and predictions live in device buffers that are bound once for each batch size and used
-again, so that a run costs one copy of the masks to the device and one of the predictions back.
+Masks and predictions live in device buffers. The buffers are bound once for each batch size and reused. So a run costs
+one copy of the masks to the device and one copy of the predictions back.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from self2self.machine.nvidia import Gpu, driver_for
 from self2self.machine.nvidia_libraries import explain
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import require_driver, require_gpu
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, import_onnxruntime, installed_packages
 from self2self.runtime.engines.profiles import BATCHES
+from self2self.runtime.engines.registry import is_installed
 
 if TYPE_CHECKING:
     import torch
 
-_MOST_BINDINGS = 16
-"""Two sets of masks, and a smaller last batch, take three; those of buffers that are gone are never used again."""
-_NO_MESSAGES = 4
-_LEFT_TO_THE_CPU = "assigned to the default CPU EP"
-"""What ONNX Runtime says of a model that it may not leave to the CPU and would."""
+_MAXIMUM_BINDINGS = 16
+"""Bindings that are kept. Two sets of masks and a smaller last batch need three; older ones are of freed buffers."""
+_FATAL_ONLY = 4
+"""Severity level from which ONNX Runtime writes messages: fatal errors alone."""
+_CPU_FALLBACK_MESSAGE = "assigned to the default CPU EP"
+"""Part of ONNX Runtime's error about a graph that it would run on the CPU, where that is forbidden."""
 
 
 class OrtCudaEngine(Engine):
@@ -40,16 +42,16 @@ class OrtCudaEngine(Engine):
 
     name = "ort-cuda"
     library: ClassVar[str] = "libonnxruntime_providers_cuda.so"
-    """The provider's own library, which tells what it misses when it is loaded by hand."""
+    """File name of the provider's library; loading it by hand shows which library it lacks."""
     provider_name: ClassVar[str] = "CUDAExecutionProvider"
     device: ClassVar[str] = "cuda"
-    """Where ONNX Runtime keeps the bound buffers."""
+    """Device of the bound buffers."""
     runs_bf16: ClassVar[bool] = False
-    """Whether the provider has bfloat16 for all operators; CUDA's has none for padding, pooling and resizing."""
+    """Whether the provider runs every operator in bfloat16; CUDA's lacks padding, pooling and resizing."""
     session_config: ClassVar[Mapping[str, str]] = {
-        # Where the provider does not load, or takes a part of the graph alone, ONNX Runtime would run the rest on the
-        # CPU and say nothing. All operators of our graphs have CUDA kernels, and none computes shapes, which it
-        # would rather have there.
+        # Where the provider does not load, or accepts only a part of the graph, ONNX Runtime would silently run the
+        # rest on the CPU. Every operator of our graphs has a CUDA kernel, and none computes shapes, which ONNX Runtime
+        # prefers to place on the CPU.
         "session.disable_cpu_ep_fallback": "1",
     }
 
@@ -73,10 +75,10 @@ class OrtCudaEngine(Engine):
 
     @classmethod
     def _import(cls, gpu: Gpu) -> Any:
-        """ONNX Runtime with the provider loaded.
+        """ONNX Runtime, with the provider's library loaded.
 
         Raises:
-            EngineUnavailableError: says which part is missing, or does not fit.
+            EngineUnavailableError: names the part that is missing or does not fit.
         """
         if not is_installed("onnxruntime"):
             raise EngineUnavailableError.of(
@@ -101,23 +103,23 @@ class OrtCudaEngine(Engine):
     @classmethod
     def _load_library(cls, ort: Any) -> None:
         if hasattr(ort, "preload_dlls"):
-            # It prints what it cannot load, and stdout is for results; the loader tells us below.
+            # It prints which libraries it cannot load. Stdout is for results, and the loader below reports them.
             with redirect_stdout(StringIO()):
                 ort.preload_dlls()
         folder = Path(ort.__file__).parent / "capi"
         library = folder / cls.library
         if not library.is_file():
-            # Windows and system packages have it elsewhere; `prepare` then says whether it works.
+            # Windows and system packages have the library elsewhere; `prepare` then finds out whether it works.
             return
         try:
             ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
             ctypes.CDLL(str(library))
         except OSError as error:
-            raise cls._explained(error, ort) from error
+            raise cls._library_error(error, ort) from error
 
     @classmethod
-    def _explained(cls, error: Exception, ort: Any) -> EngineUnavailableError:
-        """What keeps the provider from working, told from what it says."""
+    def _library_error(cls, error: Exception, ort: Any) -> EngineUnavailableError:
+        """The error for a provider that does not load; its cause comes from the text of `error`."""
         known = explain(str(error), "ONNX Runtime")
         if known is None:
             return EngineUnavailableError.of(cls.name, Obstacle.DOES_NOT_LOAD, first_line(error), REINSTALL)
@@ -134,19 +136,19 @@ class OrtCudaEngine(Engine):
 
     @classmethod
     def library_remedy(cls, library: str, cuda: str) -> str:
-        """The line that installs a missing `library`, for ONNX Runtime built for CUDA `cuda`."""
+        """The line to type for a missing `library`; `cuda` is the CUDA version that ONNX Runtime was built for."""
         wanted = f"CUDA {cuda.partition('.')[0]} and cuDNN 9" if cuda else "CUDA and cuDNN"
         return f"It was built for {wanted}: pip install 'onnxruntime-gpu[cuda,cudnn]'."
 
     def provider_options(self) -> dict[str, str]:
-        """Options of the provider; all that change numbers or memory are set."""
+        """Options of the provider; every option that changes numbers or memory is set."""
         return {
             "device_id": "0",
-            # Doubling the arena would take half the memory of the device for nothing.
+            # Doubling the arena would waste up to half the memory of the device.
             "arena_extend_strategy": "kSameAsRequested",
             # The exhaustive search stalls for seconds at each new batch size.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # TF32 rounds float32 to 10 bits, which the comparison with PyTorch would show.
+            # TF32 rounds float32 to 10 bits, which is too coarse for the comparison with PyTorch.
             "use_tf32": "0",
         }
 
@@ -155,22 +157,22 @@ class OrtCudaEngine(Engine):
         return [(self.provider_name, self.provider_options())]
 
     def prepare(self) -> None:
-        """Create the session, and make sure that it did not fall back to the CPU."""
+        """Create the session, and check that it did not fall back to the CPU."""
         if self.model.contract.precision == "bf16" and not self.runs_bf16:
             raise FileFormatError(
                 f"{self.model.path}: ONNX Runtime does not run bf16 with CUDA. Use --engine trt, or export another: "
                 "self2self export --precision fp16"
             )
         ort = import_onnxruntime(self.name)
-        # cuDNN's refusals of single algorithms, after which ONNX Runtime tries others, go past the session's own level.
-        ort.set_default_logger_severity(_NO_MESSAGES)
+        # Where cuDNN refuses an algorithm, ONNX Runtime tries another and logs that outside of the session.
+        ort.set_default_logger_severity(_FATAL_ONLY)
         options = ort.SessionOptions()
-        # All that fails is raised as well, and told in one line.
-        options.log_severity_level = _NO_MESSAGES
+        # Every failure is raised as well, and reported in one line.
+        options.log_severity_level = _FATAL_ONLY
         for key, value in self.session_config.items():
             options.add_session_config_entry(key, value)
         try:
-            # Without enable_fallback=0 a failure prints to stdout and goes on with the CPU.
+            # Without enable_fallback=0 a failure would print to stdout and continue on the CPU.
             self._session = ort.InferenceSession(
                 str(self.model.path), options, providers=self.providers(), enable_fallback=0
             )
@@ -182,17 +184,17 @@ class OrtCudaEngine(Engine):
                     "--engine ort."
                 ) from error
             if explain(str(error), "ONNX Runtime", []) is not None:
-                # Not the file's fault: the provider's libraries or the driver, where only a session finds out.
-                raise self._explained(error, ort) from error
-            if _LEFT_TO_THE_CPU in str(error):
-                raise self._fell_back("left the model, or a part of it, to the CPU") from error
+                # The provider's libraries or the driver are at fault; sometimes only a session finds out.
+                raise self._library_error(error, ort) from error
+            if _CPU_FALLBACK_MESSAGE in str(error):
+                raise self._fallback_error("left the model, or a part of it, to the CPU") from error
             raise FileFormatError(
                 f"{self.model.path}: engine {self.name} cannot load it ({first_line(error)}). "
                 "Use --engine ort, or export it again: self2self export --force"
             ) from error
         running = self._session.get_providers()[0]
         if running != self.provider_name:
-            raise self._fell_back(f"fell back to {running}")
+            raise self._fallback_error(f"fell back to {running}")
         self._binding = self._session.io_binding()
         self._buffers = {}
         self._count = 0
@@ -201,18 +203,19 @@ class OrtCudaEngine(Engine):
         self._buffers[IMAGE] = image
         self._binding.bind_ortvalue_input(IMAGE, image)
 
-    def _fell_back(self, how: str) -> EngineUnavailableError:
+    def _fallback_error(self, how: str) -> EngineUnavailableError:
+        """The error for a session that would compute on the CPU; `how` continues the sentence "ONNX Runtime ..."."""
         return EngineUnavailableError.of(
             self.name, Obstacle.FELL_BACK, f"ONNX Runtime {how}", "See what is missing: self2self engines."
         )
 
     def _use_image(self) -> None:
         if self._binding is not None:
-            # In place: the binding keeps the address.
+            # Updated in place, because the binding holds the address.
             self._buffers[IMAGE].update_inplace(self.image)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """One session run on bound buffers; the next call may overwrite the result."""
+        """Run the session on bound buffers; the next call may overwrite the result."""
         count = len(next(iter(masks.values())))
         try:
             if count != self._count:
@@ -220,17 +223,17 @@ class OrtCudaEngine(Engine):
             for name, mask in masks.items():
                 self._buffers[name].update_inplace(mask)
             self._session.run_with_iobinding(self._binding)
-            # A copy from the device, or a view of a buffer that is in host memory.
+            # A copy from the device; a view where the buffer is in host memory.
             predictions: FloatArray = self._buffers[PREDICTION].numpy()
         except Exception as error:
             if is_out_of_memory(error):
-                # The buffers of a batch that does not fit must not stay in the way of a smaller one.
+                # These buffers have to go, so that those of a smaller batch fit.
                 self._release()
             raise self._run_error(error) from error
         return predictions
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """As `device_ensemble.DeviceEngine` says; ONNX Runtime returns when the passes are done."""
+        """See `device_loop.DeviceEngine`; ONNX Runtime returns when the passes have finished."""
         import torch
 
         count = len(next(iter(masks.values())))
@@ -239,7 +242,7 @@ class OrtCudaEngine(Engine):
             shape = (count, *self.image.shape[1:])
             self._predictions = torch.empty(shape, dtype=torch.float32, device=self.device)
         if self._predictions.is_cuda:
-            # ONNX Runtime has a stream of its own, which does not wait for those of PyTorch.
+            # ONNX Runtime computes on a stream of its own, which does not wait for PyTorch's streams.
             torch.cuda.current_stream().synchronize()
         predictions = self._predictions[:count]
         try:
@@ -250,10 +253,10 @@ class OrtCudaEngine(Engine):
         return predictions
 
     def _device_binding(self, masks: Mapping[str, torch.Tensor], predictions: torch.Tensor) -> Any:
-        """What binds these buffers; kept, because the ensemble fills the same two sets of masks in turn."""
+        """The binding of these buffers; it is kept, because the ensemble fills two sets of masks alternately."""
         key = (len(predictions), *(mask.data_ptr() for mask in masks.values()))
         if key not in self._device_bindings:
-            if len(self._device_bindings) == _MOST_BINDINGS:
+            if len(self._device_bindings) == _MAXIMUM_BINDINGS:
                 self._device_bindings.clear()
             binding = self._session.io_binding()
             binding.bind_ortvalue_input(IMAGE, self._buffers[IMAGE])
@@ -265,16 +268,16 @@ class OrtCudaEngine(Engine):
         return self._device_bindings[key]
 
     def _drop_predictions(self) -> None:
-        # The bindings have its address.
+        # The bindings hold the address of the predictions.
         self._device_bindings = {}
         self._predictions = None
 
     def largest_device_batch(self) -> int:
-        """What is worth trying; ONNX Runtime itself sets no limit."""
+        """The largest batch that is worth trying; ONNX Runtime itself sets no limit."""
         return BATCHES[2]
 
     def _run_error(self, error: Exception) -> Exception:
-        """What an error of ONNX Runtime is for the caller; a wrong input stays what it is: a bug."""
+        """Convert an error of ONNX Runtime; an error about a wrong input, a bug of ours, is returned unchanged."""
         if is_out_of_memory(error):
             return MemoryError(first_line(error))
         if type(error).__name__ in ("Fail", "RuntimeException"):
@@ -319,7 +322,7 @@ class OrtCudaEngine(Engine):
 
 
 def cuda_version(ort: Any) -> str:
-    """CUDA version that ONNX Runtime was built for; ``""`` where it does not tell."""
+    """CUDA version that ONNX Runtime was built for; ``""`` if unknown."""
     try:
         from onnxruntime.capi import build_and_package_info
     except ImportError:
@@ -328,6 +331,6 @@ def cuda_version(ort: Any) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ONNX Runtime says that host or device memory ran out."""
+    """Whether an error of ONNX Runtime means that host or device memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "failed to allocate" in text

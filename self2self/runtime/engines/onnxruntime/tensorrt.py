@@ -1,7 +1,7 @@
-"""ONNX Runtime on an NVIDIA GPU, through its TensorRT provider.
+"""Runs a model with ONNX Runtime on an NVIDIA GPU, through its TensorRT provider.
 
-ONNX Runtime keeps the engines in the same ``engines/`` folder as the native `trt` engine does,
-under names of its own. The provider has no switch for TF32, which TensorRT uses for float32.
+ONNX Runtime keeps TensorRT's engines in the same ``engines/`` folder as the native `trt` engine, under other names. The
+provider cannot switch off TF32, which TensorRT uses for float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from self2self.runtime.engines.profiles import Profile, profile_for
 
 
 class OrtTrtEngine(OrtCudaEngine):
-    """ONNX Runtime with its TensorRT provider; CUDA runs what TensorRT does not take."""
+    """ONNX Runtime with its TensorRT provider; CUDA runs operators that TensorRT does not support."""
 
     name = "ort-trt"
     rounds_to = "tf32"
@@ -34,15 +34,15 @@ class OrtTrtEngine(OrtCudaEngine):
 
     @classmethod
     def _load_library(cls, ort: Any) -> None:
-        # Its module loads TensorRT's libraries, so that the provider's library finds them.
-        # Without the module they may still be installed for the whole system.
+        # TensorRT's module loads its libraries, so that the provider's library finds them.
+        # Without the module the libraries may still be installed for the whole system.
         with suppress(ImportError, OSError, RuntimeError):
             import_module("tensorrt")
         super()._load_library(ort)
 
     @classmethod
     def library_remedy(cls, library: str, cuda: str) -> str:
-        """The line that installs a missing `library`."""
+        """The line to type for a missing `library`."""
         if "nvinfer" in library or "nvonnxparser" in library:
             major = library.rpartition(".")[2]
             package = f"'tensorrt=={major}.*'" if major.isdigit() else "tensorrt"
@@ -54,15 +54,15 @@ class OrtTrtEngine(OrtCudaEngine):
         return profile_for(self.model.contract, (height, width), require_gpu(self.name).memory_bytes)
 
     def provider_options(self) -> dict[str, str]:
-        """Engine cache beside the model, and one range of shapes, so that nothing is rebuilt midway."""
+        """Engine cache beside the model, and one range of shapes, so that nothing is rebuilt during a run."""
         folder = self.model.path.parent / "engines"
         with writing(folder):
             folder.mkdir(exist_ok=True)
         ranges = self._profile().shapes(self.model.contract)
         if self.model.size is not None:
-            # A range is for inputs with free axes, and the image then has none.
+            # Only inputs with free axes may have a range, and the image of a model for one size has none.
             del ranges[IMAGE]
-        # ONNX Runtime's own names do not depend on the weights: another fit would get this one's engine.
+        # ONNX Runtime's own file names ignore the weights, so another fit would get the engine of this one.
         digest = hashlib.sha256(self.model.path.read_bytes()).hexdigest()[:16]
         height, width = self.image.shape[2:]
         kinds = ("min", "opt", "max")
@@ -79,18 +79,18 @@ class OrtTrtEngine(OrtCudaEngine):
             "trt_engine_cache_prefix": f"{digest}-{height}x{width}",
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            # TensorRT 10 is given a weakly typed network, which needs leave for what the graph says; 11 ignores it.
+            # TensorRT 10 gets a weakly typed network and needs these flags for the graph's types; 11 ignores them.
             "trt_fp16_enable": str(int(self.model.contract.precision == "fp16")),
             "trt_bf16_enable": str(int(self.model.contract.precision == "bf16")),
             **shapes,
         }
 
     def providers(self) -> list[tuple[str, dict[str, str]]]:
-        """TensorRT, then CUDA for single operators that it does not take."""
+        """TensorRT, then CUDA for single operators that TensorRT does not support."""
         return [(self.provider_name, self.provider_options()), ("CUDAExecutionProvider", super().provider_options())]
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """As many session runs as the engine's largest batch makes necessary; the result is a new array."""
+        """Split the batch by the engine's largest batch and run the parts; the result is a new array."""
         most = self._profile().batches[2]
         count = len(next(iter(masks.values())))
         parts = [
@@ -100,5 +100,5 @@ class OrtTrtEngine(OrtCudaEngine):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def largest_device_batch(self) -> int:
-        """What the engine is built for."""
+        """The largest batch that the engine is built for."""
         return self._profile().batches[2]

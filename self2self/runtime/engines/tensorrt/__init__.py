@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX."""
+"""Engines that run a model with TensorRT and TensorRT-RTX."""

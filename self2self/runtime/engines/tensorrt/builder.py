@@ -1,12 +1,11 @@
-"""Ahead-of-time engines of TensorRT and TensorRT-RTX, by one code path.
+"""Builds engines of TensorRT and TensorRT-RTX ahead of time, with one code path for both.
 
-Both libraries have the same builder, parser and runtime under different module names. The
-network is strongly typed, so the types in the ONNX file are the precision, and TF32 is switched
-off, because a float32 engine that rounds its inputs to 10 bits would not be one. TensorRT
-measures kernels and therefore builds on the GPU that will run the engine; TensorRT-RTX leaves
-kernels to the first run and builds on any x86-64 machine.
+Both libraries have the same builder, parser and runtime under different module names. The network is strongly typed, so
+the types in the ONNX file decide the precision. TF32 is switched off, because it would round the inputs of a float32
+engine to 10 bits. TensorRT measures kernels, so it builds on the GPU that will run the engine. TensorRT-RTX compiles
+kernels at the first run, so it builds on any x86-64 machine.
 
-`engine_cache` keeps what is built here on disk.
+`cache` keeps the engines on disk.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class Library:
     """One of the two libraries.
 
     Attributes:
-        engine: its `--engine` name.
-        module: its Python module.
-        title: what people call it.
-        package: what pip installs.
-        builds_without_gpu: whether an engine can be built for a GPU that is elsewhere.
+        engine: name of its engine, as in `--engine`.
+        module: name of its Python module.
+        title: name of the library in messages.
+        package: name of the package that pip installs.
+        builds_without_gpu: whether it can build an engine on a machine without the GPU that will run it.
     """
 
     engine: str
@@ -46,12 +45,12 @@ class Library:
         """Import the module.
 
         Raises:
-            EngineUnavailableError: it is not installed or does not load.
+            EngineUnavailableError: the library is not installed or does not load.
         """
         try:
             return import_module(self.module)
         except ModuleNotFoundError as error:
-            # Its own libraries may be missing where the package is there.
+            # The package may be installed while a module that it imports is missing.
             absent = error.name == self.module
             raise EngineUnavailableError.of(
                 self.engine,
@@ -80,11 +79,11 @@ LIBRARIES = {library.engine: library for library in (TENSORRT, TENSORRT_RTX)}
 
 @dataclass(slots=True)
 class Parsed:
-    """A parsed network with all that has to live as long as it does.
+    """A parsed network, with the objects that have to live as long as it does.
 
     Attributes:
         trt: the library's module.
-        builder, network, parser: its objects; the network's weights belong to the parser.
+        builder, network, parser: objects of the library; the parser owns the network's weights.
     """
 
     trt: Any
@@ -100,7 +99,7 @@ class Built:
     Attributes:
         data: the serialised engine.
         layer_count: layers of the network before the library fused them.
-        seconds: time of parsing and building.
+        seconds: duration of parsing and building.
     """
 
     data: bytes
@@ -112,13 +111,13 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
     """Parse an ONNX file into a strongly typed network.
 
     Args:
-        library: which one.
-        data: the ONNX file.
-        source: how messages call it.
+        library: the library that parses the file.
+        data: bytes of the ONNX file.
+        source: name of the file in messages.
 
     Raises:
-        EngineUnavailableError: the library is missing, or does not start here.
-        FileFormatError: it cannot read the graph.
+        EngineUnavailableError: the library is missing, or does not start on this machine.
+        FileFormatError: the library cannot read the graph.
     """
     trt = library.load()
     try:
@@ -126,7 +125,7 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
         network = builder.create_network(_strongly_typed(trt))
         parser = trt.OnnxParser(network, logger_of(trt))
     except (RuntimeError, TypeError) as error:
-        # TensorRT's constructors return null without a GPU, which the bindings turn into TypeError.
+        # Without a GPU, TensorRT's constructors return null, which the bindings convert to a TypeError.
         title, reason = f"{library.title} {trt.__version__}", last_error(trt) or first_line(error)
         known = explain(reason, title)
         raise EngineUnavailableError.of(
@@ -157,26 +156,26 @@ def build(
     """Build an engine from an ONNX file.
 
     Args:
-        library: which one.
-        data: the ONNX file.
+        library: the library that builds the engine.
+        data: bytes of the ONNX file.
         contract: of the file.
-        profile: the shapes that the engine has to take; already checked.
-        source: how messages call the file.
-        capabilities: compute capabilities that a TensorRT-RTX engine is for, such as ``"8.6"``;
-            none for all from 8.0 up.
-        on_progress: called with the name of the phase, its steps done and all its steps, where the
-            library tells; from threads of the library.
+        profile: ranges of shapes that the engine has to accept; already checked.
+        source: name of the file in messages.
+        capabilities: compute capabilities that a TensorRT-RTX engine is for, such as ``"8.6"``; empty for all from 8.0
+            up.
+        on_progress: called with the name of a phase, the number of its finished steps and of all its steps, from
+            threads of the library; not called by a library without progress monitors.
 
     Raises:
         UsageError: the library cannot build for one of `capabilities`.
         EngineUnavailableError: the library is missing or cannot build this network.
-        FileFormatError: it cannot read the graph.
+        FileFormatError: the library cannot read the graph.
     """
     start = time.perf_counter()
     parsed = parse(library, data, source)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
-    # It has to live as long as the builder does.
+    # The monitor has to live as long as the builder.
     monitor = None if on_progress is None else monitor_of(trt, on_progress)
     if monitor is not None:
         config.progress_monitor = monitor
@@ -211,7 +210,7 @@ def capability_members(library: Library, trt: Any, capabilities: tuple[str, ...]
     """The library's constants for compute capabilities such as ``"8.6"``.
 
     Raises:
-        UsageError: the library does not name one of them, or names none at all.
+        UsageError: the library has no constant for one of them, or no such constants at all.
     """
     known = named_capabilities(trt)
     if not known:
@@ -229,17 +228,17 @@ def capability_members(library: Library, trt: Any, capabilities: tuple[str, ...]
 
 
 def named_capabilities(trt: Any) -> dict[str, Any]:
-    """Compute capabilities that engines can be built for, ``"8.6"`` to the constant; none for TensorRT."""
+    """Compute capabilities that engines can be built for, from ``"8.6"`` to the constant; empty for TensorRT."""
     members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
     return {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name[2:].isdigit()}
 
 
 @functools.cache
 def logger_of(trt: Any) -> Any:
-    """The one logger of a library; it keeps the last error and prints nothing.
+    """The only logger of a library; it keeps the last error and prints nothing.
 
-    One for the whole process and for ever: the library registers the first that it is given and
-    crashes when that one has been freed.
+    It lives until the process ends: the library registers the first logger that it gets, and crashes once that one has
+    been freed.
     """
 
     class Quiet(trt.ILogger):  # type: ignore[misc]
@@ -249,7 +248,7 @@ def logger_of(trt: Any) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            # That CUDA does not start is a warning for it, and all that it ever says of the reason.
+            # If CUDA does not start, the library logs the reason as a warning only.
             if severity == trt.ILogger.Severity.ERROR or "CUDA initialization failure" in message:
                 self.last = message
 
@@ -257,10 +256,13 @@ def logger_of(trt: Any) -> Any:
 
 
 def monitor_of(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
-    """An object that tells `on_progress` of the outermost phases of a build; None where the library has none.
+    """A progress monitor that reports the outermost phases of a build to `on_progress`.
 
-    What `on_progress` raises ends the build and is kept in `raised`: it must not go through the
-    library's own frames.
+    An exception of `on_progress` ends the build and is kept in the attribute `raised`, because it must not pass through
+    the library's own frames.
+
+    Returns:
+        the monitor; None where the library has no progress monitors.
     """
     if not hasattr(trt, "IProgressMonitor"):
         return None
@@ -276,14 +278,14 @@ def monitor_of(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
                 self._steps[name] = steps
 
         def step_complete(self, name: str, step: int) -> bool:
-            return self._tell(name, step + 1)
+            return self._report(name, step + 1)
 
         def phase_finish(self, name: str) -> None:
-            # The last step is not always told.
-            self._tell(name, self._steps.get(name, 0))
+            # The library does not always report the last step.
+            self._report(name, self._steps.get(name, 0))
             self._steps.pop(name, None)
 
-        def _tell(self, name: str, done: int) -> bool:
+        def _report(self, name: str, done: int) -> bool:
             if name in self._steps and self.raised is None:
                 try:
                     on_progress(name, min(done, self._steps[name]), self._steps[name])
@@ -295,13 +297,13 @@ def monitor_of(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
 
 
 def last_error(trt: Any) -> str:
-    """What the library complained about last, in one short line; forgets it."""
+    """The first line of the library's last error, which is then cleared; empty without one."""
     logger = logger_of(trt)
     message, logger.last = logger.last, ""
     return first_line_of(message)
 
 
 def _strongly_typed(trt: Any) -> int:
-    # TensorRT 11 has no other networks, and may have no flag to ask for them.
+    # All networks of TensorRT 11 are strongly typed, and it may lack the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)

@@ -1,7 +1,7 @@
-"""Engines on disk, in ``engines/`` beside the model: found there, or built and kept.
+"""Keeps engines on disk, in ``engines/`` beside the model, and builds those that are missing.
 
-What is stale, foreign, truncated or changed, by the JSON file beside it (`engine_file`), is built
-again, and the user is told why.
+An engine that is stale, foreign, truncated or changed, by the JSON file beside it (`engine_file`), is built again, with
+a note to the user about the reason.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from self2self.runtime.engines.tensorrt.engine_file import (
 T = TypeVar("T")
 
 FOLDER = "engines"
+"""Name of the folder beside the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An engine that is wanted.
+    """A request for an engine.
 
     Attributes:
-        library: which one builds and runs it.
+        library: the library that builds and runs the engine.
         path: of the ONNX file.
-        data: the ONNX file.
-        contract: of the file.
-        key: what the engine has to belong to.
+        data: bytes of the ONNX file.
+        contract: of the ONNX file.
+        key: the key that the engine has to have.
     """
 
     library: Library
@@ -53,7 +54,7 @@ class Request:
 
     @property
     def engine_path(self) -> Path:
-        """Where the engine is kept."""
+        """Path of the engine on disk."""
         target = self.key.gpu or "-".join(self.key.capabilities) or "any"
         words = [self.path.stem, self.library.engine, _slug(target), self.key.profile.slug()]
         return self.path.parent / FOLDER / (".".join(words) + ".engine")
@@ -61,13 +62,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """An engine that can be used.
+    """An engine that is ready to use.
 
     Attributes:
-        engine: what `load` made of it.
-        path: where it is kept, or would be.
-        info: what it is.
-        built: whether it was built now.
+        engine: the result of `load`.
+        path: of the engine on disk, even where it could not be written.
+        info: its description, as in the JSON file.
+        built: whether it was built by this call.
     """
 
     engine: T
@@ -86,21 +87,20 @@ def request_for(
     capabilities: tuple[str, ...] = (),
     fixed_size: Size | None = None,
 ) -> Request:
-    """Describe the engine for an exported model.
+    """Describe the engine that an exported model needs.
 
     Args:
-        library: which one builds and runs it.
+        library: the library that builds and runs the engine.
         path: of the ONNX file.
-        contract: of the file.
-        profile: shapes that the engine has to take.
-        gpu: the GPU of this machine; TensorRT cannot build without.
-        capabilities: for TensorRT-RTX alone: compute capabilities to build for; by default it
-            builds for all from 8.0 up.
+        contract: of the ONNX file.
+        profile: ranges of shapes that the engine has to accept.
+        gpu: the GPU of this machine; TensorRT cannot build without a GPU.
+        capabilities: compute capabilities to build for, with TensorRT-RTX only; empty for all from 8.0 up.
         fixed_size: the only (height, width) of the graph; None for any.
 
     Raises:
         UsageError: the profile does not suit the model, or a capability is unknown.
-        EngineUnavailableError: the library is missing, or needs a GPU.
+        EngineUnavailableError: the library is missing, or needs a GPU to build.
     """
     profile.check(contract, fixed_size)
     if gpu is None and not library.builds_without_gpu:
@@ -132,17 +132,17 @@ def load_or_build(
     rebuild: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Loaded[T]:
-    """The engine of `request`, from disk if it is there and good, or built now.
+    """The engine of `request`, from disk if a usable one is there, otherwise built.
 
     Args:
-        request: what is wanted.
-        load: makes the bytes of an engine usable; None if the library refuses them.
-        note: told in one line why an engine is built again, or cannot be kept.
-        rebuild: build even if there is a good one.
-        on_progress: as for `tensorrt.build`.
+        request: describes the engine.
+        load: makes an engine of its bytes; None if the library refuses them.
+        note: called with one line about why an engine is built again, or cannot be kept.
+        rebuild: build the engine even if a usable one is on disk.
+        on_progress: as for `builder.build`.
 
     Raises:
-        UsageError, EngineUnavailableError, FileFormatError: as for `tensorrt.build`.
+        UsageError, EngineUnavailableError, FileFormatError: as for `builder.build`.
     """
     path = request.engine_path
     if not rebuild and (path.exists() or side_path(path).exists()):
@@ -169,7 +169,7 @@ def load_or_build(
     try:
         with writing(path.parent):
             path.parent.mkdir(exist_ok=True)
-        # The engine first: a reader that comes between the two finds a hash that does not fit.
+        # The engine is written first: a reader between the two writes then finds a hash that does not match.
         atomic_write(path, built.data)
         atomic_write(side_path(path), (json.dumps(info.to_json(), indent=2) + "\n").encode())
     except (OutputError, ResourceError) as error:
@@ -184,7 +184,7 @@ def load_or_build(
 
 
 def is_kept(request: Request) -> bool:
-    """Whether the very engine of `request` is on disk and matches its JSON file."""
+    """Whether the engine of `request` is on disk and matches its JSON file."""
     try:
         read_engine(request.engine_path, request.key)
     except UnusableEngineError:
@@ -193,7 +193,7 @@ def is_kept(request: Request) -> bool:
 
 
 def find_covering(request: Request, size: Size, capability: str) -> Request | None:
-    """A good engine that was built ahead of time for other shapes, but takes `size`.
+    """Find a usable engine that was built ahead of time for other shapes, but accepts `size`.
 
     Args:
         request: for `size` alone.
@@ -201,7 +201,7 @@ def find_covering(request: Request, size: Size, capability: str) -> Request | No
         capability: compute capability of the GPU, such as ``"8.6"``.
 
     Returns:
-        a request whose engine is on disk and matches its JSON file, or None.
+        a request whose engine is on disk and matches its JSON file; None if there is no such engine.
     """
     for info in side_files(request.path.parent / FOLDER):
         key = replace(request.key, profile=info.key.profile, capabilities=info.key.capabilities)
@@ -209,7 +209,7 @@ def find_covering(request: Request, size: Size, capability: str) -> Request | No
         if info.key.capabilities and capability not in info.key.capabilities:
             continue
         if request.key.capabilities and not info.key.capabilities:
-            # The GPU is one that has to be named, and this engine names none.
+            # This GPU needs an engine that was built for its capability by name.
             continue
         if not info.key.profile.covers(size) or key.difference(info.key):
             continue

@@ -1,8 +1,8 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU: one engine under two module names.
+"""Runs a model with TensorRT or TensorRT-RTX on an NVIDIA GPU; the two libraries differ in little but their module.
 
-The engine is built from the ONNX file when it is first needed and kept in ``engines/`` beside it.
-Device memory and streams come from PyTorch, whose CUDA build has to be there. TensorRT-RTX
-compiles its kernels at the first run and keeps them in a runtime cache beside the engine.
+The engine is built from the ONNX file when it is first needed, and kept in ``engines/`` beside that file. Device memory
+and streams come from PyTorch, so its CUDA build has to be installed. TensorRT-RTX compiles its kernels at the first run
+and keeps them in a runtime cache beside the engine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from self2self.machine.files import atomic_write
 from self2self.machine.nvidia import Gpu
 from self2self.model.contract import IMAGE, INPUT_MASK, PREDICTION
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import cuda_major_of, require_driver, require_gpu, require_torch_cuda
 from self2self.runtime.engines.profiles import profile_for
+from self2self.runtime.engines.registry import is_installed
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ class TrtEngine(Engine):
 
     name = "trt"
     device: ClassVar[str] = "cuda"
-    """Where PyTorch keeps the buffers."""
+    """PyTorch's device of the buffers."""
 
     _trt: Any = None
     _runtime: Any = None
@@ -50,7 +51,7 @@ class TrtEngine(Engine):
 
     @classmethod
     def library(cls) -> Library:
-        """The library of this engine."""
+        """The library that this engine uses."""
         from self2self.runtime.engines.tensorrt.builder import LIBRARIES
 
         return LIBRARIES[cls.name]
@@ -83,7 +84,7 @@ class TrtEngine(Engine):
         """Refuse a GPU that the library cannot build for.
 
         Raises:
-            EngineUnavailableError: of TensorRT-RTX, which does not serve data-centre GPUs from Hopper up.
+            EngineUnavailableError: the GPU is not supported; TensorRT-RTX lacks data-centre GPUs from Hopper up.
         """
         from self2self.runtime.engines.tensorrt.builder import named_capabilities
 
@@ -119,7 +120,7 @@ class TrtEngine(Engine):
         )
         if not is_kept(request):
             covering = find_covering(request, size, gpu.capability)
-            # Why one that is there is built again is told where that is done.
+            # Where an engine is on disk but unusable, `load_or_build` notes the reason.
             if covering is None and not request.engine_path.exists():
                 self.note(
                     f"building the {library.title} engine {request.engine_path.name}; this is done once and can "
@@ -140,7 +141,7 @@ class TrtEngine(Engine):
 
     @staticmethod
     def _capabilities(gpu: Gpu) -> tuple[str, ...]:
-        """Compute capabilities that the engine has to be built for by name."""
+        """Compute capabilities that have to be named when the engine is built; empty for most GPUs."""
         return ()
 
     def _gpu(self) -> Gpu:
@@ -162,12 +163,12 @@ class TrtEngine(Engine):
         import torch
 
         if self._context is not None:
-            # On the stream of the runs, so that the next one waits for it.
+            # The copy is on the stream of the runs, so the next run waits for it.
             with self._on_stream():
                 self._buffers[IMAGE].copy_(torch.from_numpy(self.image))
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """As many executions as the engine's largest batch makes necessary; the result is a new array."""
+        """Split the batch by the engine's largest batch and run the parts; the result is a new array."""
         count = len(masks[INPUT_MASK])
         predictions = np.empty((count, *self.image.shape[1:]), np.float32)
         for first in range(0, count, self._largest):
@@ -186,7 +187,7 @@ class TrtEngine(Engine):
                 for name, mask in masks.items():
                     self._set_shape(name, mask.shape)
                 self._count = count
-            # TensorRT synchronises too often on the default stream.
+            # On the default stream TensorRT would synchronise more often than necessary.
             with self._on_stream():
                 for name, mask in masks.items():
                     self._buffers[name][:count].copy_(torch.from_numpy(mask), non_blocking=True)
@@ -199,11 +200,11 @@ class TrtEngine(Engine):
             raise self._failure()
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """As `device_ensemble.DeviceEngine` says; up to `largest_device_batch` passes."""
+        """See `device_loop.DeviceEngine`; runs up to `largest_device_batch` passes."""
         import torch
 
         count = len(masks[INPUT_MASK])
-        # `run` has to bind buffers of its own again.
+        # The next `run` then binds its own buffers again.
         self._count = self._capacity = 0
         predictions = self._buffers.get(PREDICTION)
         if predictions is None or len(predictions) < count:
@@ -221,7 +222,7 @@ class TrtEngine(Engine):
         return result
 
     def largest_device_batch(self) -> int:
-        """What the engine was built for."""
+        """The largest batch that the engine was built for."""
         return self._largest
 
     def _allocate(self, capacity: int) -> None:
@@ -239,7 +240,7 @@ class TrtEngine(Engine):
         self._capacity = capacity
 
     def _drop_buffers(self) -> None:
-        """Free all buffers but the image's, so that those of a smaller batch fit."""
+        """Free all buffers but the image's, so that the buffers of a smaller batch fit."""
         self._buffers = {IMAGE: self._buffers[IMAGE]}
         self._count = self._capacity = 0
 
@@ -300,18 +301,18 @@ class TrtRtxEngine(TrtEngine):
 
     @staticmethod
     def _capabilities(gpu: Gpu) -> tuple[str, ...]:
-        # An engine for everything from Ampere up does not run on Turing.
+        # An engine for all GPUs from Ampere up does not run on Turing.
         return ("7.5",) if gpu.compute_capability == (7, 5) else ()
 
     def _create_context(self) -> Any:
-        """A context whose kernels come from the runtime cache, if there is one."""
+        """Create a context that takes its kernels from the runtime cache, if there is one."""
         config = self._engine.create_runtime_config()
         cache = config.create_runtime_cache()
         with suppress(OSError):
-            # Rejected, and then filled anew, when the driver, the GPU or the library is another one.
+            # The library rejects and refills a cache of another driver, GPU or library version.
             cache.deserialize(self._cache_path.read_bytes())
         config.set_runtime_cache(cache)
-        # Hundreds of passes have the same shape: waiting for its kernels pays, and timings are steady.
+        # Hundreds of passes have the same shape, so waiting for its kernels pays, and timings are steady.
         strategies = self._trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         self._cache = cache
@@ -322,10 +323,10 @@ class TrtRtxEngine(TrtEngine):
         return self._engine_path.with_suffix(".kernels")
 
     def close(self) -> None:
-        """Keep the compiled kernels for the next time, and free everything."""
+        """Write the compiled kernels to the runtime cache, and free everything."""
         if self._context is not None and self._cache is not None:
             data = self._cache.serialize()
-            # A cache that cannot be written costs some seconds at the next start and nothing else.
+            # A cache that cannot be written costs only some seconds at the next start.
             with suppress(OutputError, ResourceError):
                 if data is not None:
                     atomic_write(self._cache_path, bytes(data))

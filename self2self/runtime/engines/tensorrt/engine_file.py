@@ -1,8 +1,8 @@
-"""What an engine on disk belongs to: its key, and the JSON file beside it that says so.
+"""Defines the key of an engine on disk, and the JSON file beside the engine that stores the key.
 
-An engine belongs to one ONNX file, one version of one library, one GPU and one range of shapes;
-with anything else it does not load, or silently computes something else. All of that is the key,
-which the JSON file keeps together with the SHA-256 of the engine.
+An engine belongs to one ONNX file, one version of one library, one GPU and one range of shapes. With any other it does
+not load, or silently computes something else. The key combines all of them. The JSON file stores it together with the
+SHA-256 of the engine.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Any
 from self2self.runtime.engines.profiles import Profile
 
 FORMAT_VERSION = 1
+"""Version of the JSON file."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """What an engine belongs to.
+    """Everything that decides whether an engine can be used.
 
     Attributes:
-        model_sha256: of the ONNX file.
-        library, library_version: module that built it.
-        gpu: name and compute capability of the GPU that it was built on; empty for TensorRT-RTX.
-        capabilities: compute capabilities that it was built for; empty for the library's default.
+        model_sha256: SHA-256 of the ONNX file.
+        library, library_version: module that built the engine.
+        gpu: name and compute capability of the GPU that the engine was built on; empty for TensorRT-RTX.
+        capabilities: compute capabilities that the engine was built for; empty for the library's default.
         precision: type inside the graph.
-        profile: shapes that it takes.
+        profile: ranges of shapes that the engine accepts.
     """
 
     model_sha256: str
@@ -59,11 +60,11 @@ class EngineKey:
         return cls(**texts, capabilities=capabilities, profile=Profile.from_json(values["profile"]))
 
     def sha256(self) -> str:
-        """One word for all of it."""
+        """SHA-256 of the whole key."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def difference(self, stored: EngineKey) -> str:
-        """Why an engine with the key `stored` is not the one wanted; empty when it is."""
+        """Why an engine with the key `stored` cannot be used for this key; empty if it can."""
         if stored.model_sha256 != self.model_sha256:
             return "it was built from another version of the model"
         for name, title in _TITLES.items():
@@ -85,14 +86,14 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class EngineFile:
-    """What the JSON file beside an engine says.
+    """The content of the JSON file beside an engine.
 
     Attributes:
-        key: what the engine belongs to.
-        build_seconds: how long it took.
+        key: of the engine.
+        build_seconds: duration of the build.
         layer_count: layers of the network before fusion.
         engine_bytes: size of the engine.
-        engine_sha256: of the engine.
+        engine_sha256: SHA-256 of the engine.
     """
 
     key: EngineKey
@@ -102,7 +103,7 @@ class EngineFile:
     engine_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What is written."""
+        """Plain values, as they are written; `read` reads them back."""
         values = {**asdict(self), "key": self.key.to_json()}
         return {"format_version": FORMAT_VERSION, "key_sha256": self.key.sha256(), **values}
 
@@ -111,8 +112,8 @@ class EngineFile:
         """Read the JSON file at `path`.
 
         Raises:
-            OSError: it cannot be read.
-            KeyError, TypeError, ValueError: it is damaged or of another format.
+            OSError: the file cannot be read.
+            KeyError, TypeError, ValueError: the file is damaged or of another format version.
         """
         values = json.loads(path.read_bytes())
         if values["format_version"] != FORMAT_VERSION:
@@ -127,14 +128,14 @@ class EngineFile:
 
 
 class UnusableEngineError(Exception):
-    """Why an engine on disk is not used; `engine_cache` builds it again and tells the user."""
+    """An engine on disk cannot be used; the message says why. `cache` then builds it again and notes the reason."""
 
 
 def read_engine(path: Path, key: EngineKey) -> tuple[EngineFile, bytes]:
-    """The engine at `path` and what its JSON file says, if it belongs to `key` and is whole.
+    """Read the engine at `path` and its JSON file, and check both against `key`.
 
     Raises:
-        UnusableEngineError: says in a few words why not.
+        UnusableEngineError: the engine has another key, or is damaged; the message says so in a few words.
     """
     side = side_path(path)
     try:
@@ -158,7 +159,7 @@ def read_engine(path: Path, key: EngineKey) -> tuple[EngineFile, bytes]:
 
 
 def side_files(folder: Path) -> Iterator[EngineFile]:
-    """The JSON files in `folder` that can be read."""
+    """The content of every readable JSON file in `folder`."""
     for side in sorted(folder.glob("*.engine.json")):
         try:
             yield EngineFile.read(side)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from self2self.model.channels_last import as_factors, pad_and_join, upsample_rows
-from self2self.model.contract import LEVELS, NEGATIVE_SLOPE
+from self2self.model.layers import LEVELS, NEGATIVE_SLOPE
 from self2self.model.masks import PASSES_PER_BLOCK
 from self2self.runtime.engines.windows import SideBySide, in_turn
 

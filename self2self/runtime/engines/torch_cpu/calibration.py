@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from self2self.model.contract import NEGATIVE_SLOPE, MaskSpec
+from self2self.model.contract import MaskSpec
+from self2self.model.layers import NEGATIVE_SLOPE
 from self2self.model.masks import MaskMaker, Stream
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from self2self.model.contract import LEVELS, MaskSpec
+from self2self.model.contract import MaskSpec
+from self2self.model.layers import LEVELS, weighted_inputs
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS, Layer, parameters_of
 from self2self.runtime.engines.torch_cpu.calibration import ActivationRanges
 
@@ -168,16 +169,17 @@ class Int8Weights:
 
     Attributes:
         finite: whether the network has numbers only; otherwise there is nothing else.
-        sizes: height and width of an activation, by the name of the module that makes it, or as ``joined.LEVEL``, of
-            what a decoder joins.
+        sizes: height and width of the activation that each layer of `model.layers` makes, by the layer's name.
         steps: of the same activations, but for the last.
         stem: the first convolution.
         sets: of the others.
     """
 
     def __init__(self, network: Self2SelfNet, image: Tensor, specs: Sequence[MaskSpec], sets: int) -> None:
-        inputs = _inputs()
-        self.sizes = _sizes(*image.shape[2:])
+        # The stem is not one of bytes.
+        inputs = {name: makers for name, makers in weighted_inputs(network.layers).items() if name != "stem"}
+        height, width = image.shape[2:]
+        self.sizes = {layer.name: (height // layer.stride, width // layer.stride) for layer in network.layers}
         ranges = ActivationRanges(network, image, specs, ["stem", *inputs])
         self.finite = ranges.is_finite() and all(bool(value.isfinite().all()) for value in network.parameters())
         self.steps: dict[str, Quantisation] = {}
@@ -193,28 +195,7 @@ class Int8Weights:
         self.sets = [
             _layers({name: of[index] for name, of in made.items()}, self.steps, self.sizes) for index in range(sets)
         ]
-        self.steps |= {f"joined.{level}": read[f"decoder_first.{level}"] for level in range(LEVELS)}
-
-
-def _inputs() -> dict[str, list[str]]:
-    """What each convolution of bytes reads, by the names of the modules that make it, in the order of the channels."""
-    inputs = {f"encoder.{level}": [f"encoder.{level - 1}" if level else "stem"] for level in range(LEVELS + 1)}
-    below = f"encoder.{LEVELS}"
-    for level in range(LEVELS):
-        inputs[f"decoder_first.{level}"] = [below, f"encoder.{LEVELS - 1 - level}"]
-        inputs[f"decoder_second.{level}"] = [f"decoder_first.{level}"]
-        below = f"decoder_second.{level}"
-    return {**inputs, "head": [below]}
-
-
-def _sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
-    """As `Int8Weights.sizes`, for an image of `height` and `width`."""
-    halved = [(height >> level, width >> level) for level in range(LEVELS + 1)]
-    sizes = {"stem": halved[0], "head": halved[0]}
-    sizes |= {f"encoder.{level}": size for level, size in enumerate(halved)}
-    for level, size in enumerate(halved[LEVELS - 1 :: -1]):
-        sizes |= {f"{part}.{level}": size for part in ("joined", "decoder_first", "decoder_second")}
-    return sizes
+        self.steps |= {f"decoder.{level}.joined": read[f"decoder_first.{level}"] for level in range(LEVELS)}
 
 
 def _how_much_channels_matter(

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented
 from self2self.model.channels_last import as_factors, pad_and_join, reflect_border, upsample_rows
-from self2self.model.contract import LEVELS, NEGATIVE_SLOPE, MaskSpec
+from self2self.model.contract import MaskSpec
+from self2self.model.layers import LEVELS, NEGATIVE_SLOPE
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS
 from self2self.runtime.engines.torch_cpu.int8_layers import LARGEST_BYTE, Gated, Int8Layer, Int8Weights, Quantisation
 from self2self.runtime.engines.windows import SideBySide, in_turn
@@ -172,7 +173,7 @@ class Int8Network:
 
         By strips, because the frame of all rows would be the most that a pass has to hold.
         """
-        zeros = self._zeros[f"joined.{level}"]
+        zeros = self._zeros[f"decoder.{level}.joined"]
         split = below.shape[1]
         _, channels, height, width = mask.shape
         first, last = max(0, rows.start - 1), min(height, rows.stop + 1)

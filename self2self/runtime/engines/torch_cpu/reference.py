@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
-from self2self.model.contract import LEVELS
+from self2self.model.layers import CONVOLUTIONS, widths_of
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray, is_installed
+from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.registry import is_installed
 from self2self.runtime.model import Model, read_proto
 
 if TYPE_CHECKING:
@@ -98,18 +99,12 @@ def network_of(model: Model) -> Self2SelfNet:
     import torch
 
     from self2self.model.network import Self2SelfNet
-    from self2self.train.recipes import decoder_widths_of
 
     contract = model.contract
     try:
         arrays = _weights(read_proto(model.path).graph)
-        shapes = {name: array.shape for name, array in arrays.items()}
-        network = Self2SelfNet(
-            contract.channels,
-            arrays["stem.conv.weight"].shape[0] // 2,
-            decoder_widths_of(shapes),
-            contract.masks[-1].keep_probability,
-        )
+        widths = widths_of({name: array.shape for name, array in arrays.items()})
+        network = Self2SelfNet(contract.channels, *widths, contract.masks[-1].keep_probability)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(
@@ -128,17 +123,11 @@ def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
     from onnx import numpy_helper
 
     arrays = {entry.name: entry for entry in graph.initializer}
-    layers = [
-        "stem.conv",
-        *(f"encoder.{level}.conv" for level in range(LEVELS + 1)),
-        *(f"decoder_{part}.{level}" for level in range(LEVELS) for part in ("first", "second")),
-        "head",
-    ]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    if len(convolutions) != len(layers):
-        raise ValueError(f"{len(convolutions)} convolutions; expected {len(layers)}")
+    if len(convolutions) != len(CONVOLUTIONS):
+        raise ValueError(f"{len(convolutions)} convolutions; expected {len(CONVOLUTIONS)}")
     weights = {}
-    for layer, node in zip(layers, convolutions, strict=True):
+    for layer, node in zip(CONVOLUTIONS, convolutions, strict=True):
         weight, *bias = (numpy_helper.to_array(arrays[name]).astype(np.float32) for name in node.input[1:])
         weights[f"{layer}.weight"] = weight
         weights[f"{layer}.bias"] = bias[0] if bias else np.zeros(len(weight), np.float32)

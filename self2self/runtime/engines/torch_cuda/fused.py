@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from self2self.model.contract import LEVELS
+from self2self.model.layers import LEVELS
 from self2self.runtime.engines.torch_cuda.nvrtc import Launcher
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The graph that MNN is given computes the same, and the engine on files and machines that it cannot run on."""
+"""Checks that the graph that MNN gets computes the same, and that files and machines without MNN get clear errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from self2self.errors import EngineUnavailableError, FileFormatError, ResourceError
 from self2self.export.to_onnx import build_model, serialise
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import FloatArray, get_engine, is_installed
+from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.mnn import engine as mnn_engine
 from self2self.runtime.engines.mnn import session as mnn_session
 from self2self.runtime.engines.mnn.engine import MnnEngine
 from self2self.runtime.engines.mnn.graph import for_mnn
+from self2self.runtime.engines.registry import get_engine, is_installed
 from self2self.runtime.model import Model, load_model, read_proto
 from tests.conftest import Fitted
 
@@ -36,7 +37,7 @@ OPSETS = [helper.make_opsetid("", 18)]
 
 
 def graph_of(nodes: Sequence[onnx.NodeProto], inputs: Sequence[str] = ("x",)) -> onnx.GraphProto:
-    """A graph from float inputs, of bool where the name starts with "mask", to the output "y"."""
+    """A graph with the output "y"; inputs are float, or bool where the name starts with "mask"."""
     kinds = {name: TensorProto.BOOL if name.startswith("mask") else TensorProto.FLOAT for name in inputs}
     constants = {"w": WEIGHT, "p": PADS, "k": np.float32(1.66), "row": np.full(8, 1.66, np.float32)}
     return helper.make_graph(
@@ -81,7 +82,7 @@ KEPT = {
 
 
 def test_a_cast_that_is_not_between_floats_stays() -> None:
-    """It rounds, so a graph without it would be another one."""
+    """Such a cast rounds, so a graph without it would compute something else."""
     nodes = [node("Cast", "x", "i", to=TensorProto.INT32), node("Cast", "i", "f", to=TensorProto.FLOAT)]
     graph = graph_of([*nodes, node("Cast", "f", "g", to=TensorProto.FLOAT), node("Conv", "g w")])
     x = 5 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -192,7 +193,7 @@ assert "MNN.tools" not in sys.modules
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize(("room", "message"), [(4 * 10**6, "out of memory\n"), (4 * 10**9, "")])
 def test_no_memory_and_a_clean_stdout(room: int, message: str, passes: int, tiny_model: Model) -> None:
-    """What the library prints, of its own accord or for want of memory, does not get between results."""
+    """The library's output, with or without an error, stays off stdout, which is for results."""
     command = [sys.executable, "-c", LIMITED, str(tiny_model.path), "256", str(room), str(passes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout, done.stderr) == ("", message)
@@ -219,7 +220,7 @@ np.testing.assert_array_equal(prediction, before)
 @needs_mnn
 @pytest.mark.parametrize("side", [128, 160])
 def test_a_prediction_outlives_the_engine(side: int, tiny_model: Model) -> None:
-    """In a process of its own, which memory that is gone would end; of the whole image, and in windows."""
+    """Runs in a process of its own, because a read of freed memory would crash it; as a whole and in windows."""
     command = [sys.executable, "-c", READ_LATER, str(tiny_model.path), str(side)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -228,14 +229,14 @@ def test_a_prediction_outlives_the_engine(side: int, tiny_model: Model) -> None:
 @needs_mnn
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes stdout")
 def test_without_a_stdout(tiny_model: Model) -> None:
-    """As a daemon may be started: there is nothing to keep clean."""
+    """A daemon may be started without a stdout."""
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", READ_LATER, str(tiny_model.path), "64"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_mnn
-def test_prints_of_others_are_not_lost(tiny_model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_others_is_not_lost(tiny_model: Model, capfd: pytest.CaptureFixture[str]) -> None:
     os.write(1, b"before\n")
     with MnnEngine(tiny_model, image_for(tiny_model)) as engine:
         engine.run(MaskMaker(tiny_model.contract.masks, {"H": 64, "W": 64}, 0).make(0, 1))
@@ -244,19 +245,19 @@ def test_prints_of_others_are_not_lost(tiny_model: Model, capfd: pytest.CaptureF
 
 
 @needs_mnn
-def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.CaptureFixture[str]) -> None:
+def test_stdout_is_restored_when_two_threads_silence_it(capfd: pytest.CaptureFixture[str]) -> None:
     inside, entered, left = Event(), Event(), Event()
 
     def first() -> None:
-        with mnn_session.silent():
+        with mnn_session.silenced_stdout():
             inside.set()
-            # Long enough for the second, unless it has to wait.
+            # The second thread enters within this time, unless it has to wait.
             entered.wait(0.5)
         left.set()
 
     def second() -> None:
         inside.wait()
-        with mnn_session.silent():
+        with mnn_session.silenced_stdout():
             entered.set()
             left.wait()
 
@@ -270,16 +271,16 @@ def test_prints_come_back_when_threads_fall_silent_together(capfd: pytest.Captur
 
 
 @needs_mnn
-def test_the_network_of_a_report_is_not_called(tiny_model: Model) -> None:
+def test_the_module_that_reports_its_use_is_not_loaded(tiny_model: Model) -> None:
     with get_engine("mnn")(tiny_model, image_for(tiny_model)):
-        # Its own converter module installs a package and sends what was converted.
+        # MNN's own converter module installs a package and reports each conversion over the network.
         assert not any(name.startswith("MNN.tools") for name in sys.modules)
 
 
 @needs_mnn
 @pytest.mark.parametrize("side", [64, 160])
 def test_passes_run_side_by_side(side: int, tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a whole, and in windows; with the same bits as one after the other."""
+    """The predictions have the same bits as one after the other, as a whole and in windows."""
     monkeypatch.setattr(mnn_engine, "compute_threads", lambda: 3)
     image = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     maker = MaskMaker(tiny_model.contract.masks, {"H": side, "W": side}, 0)
@@ -290,7 +291,7 @@ def test_passes_run_side_by_side(side: int, tiny_model: Model, monkeypatch: pyte
             np.testing.assert_array_equal(engine.run(maker.make(0, count)), alone[:count])
             assert engine._networks is not None
             counts.append(len(engine._networks))
-            assert (engine._networks[0].staged.parts is not None) == (side > 64)
+            assert (engine._networks[0].windowed.parts is not None) == (side > 64)
         assert counts == [2, 3, 3, 1, 2, 3, 3, 2], "passes may end with a smaller batch, once"
         assert engine.copy_seconds > 0
 

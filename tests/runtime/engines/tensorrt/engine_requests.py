@@ -1,4 +1,4 @@
-"""What the tests ask TensorRT's builder for, and what stands in for a GPU that loads its engines."""
+"""Requests for engines that several tests use, and stand-ins for the steps that need a GPU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FIXED = Profile.fixed((64, 96), (1, 2, 4))
 
 
 def keep(data: bytes) -> bytes:
-    """Stands in for loading an engine, which takes a GPU."""
+    """Stands in for loading an engine, which needs a GPU."""
     return data
 
 
 class Notes(list[str]):
-    """Collects what is told."""
+    """Collects the notes to the user."""
 
     def __call__(self, text: str) -> None:
         self.append(text)

@@ -1,4 +1,4 @@
-"""TensorRT's builder, run through TensorRT-RTX, which needs no GPU to build."""
+"""Checks the builder with TensorRT-RTX, which needs no GPU to build."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_inputs(network: Any, fitted: Fitted, size: tuple[int, int] | None) -> 
 def test_networks_are_strongly_typed_and_without_tf32(tiny: Fitted, tiny_onnx: Path) -> None:
     parsed = parse(TENSORRT_RTX, tiny_onnx.read_bytes(), "tiny")
     assert parsed.network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    # It is there to be switched off; the test fails when the library renames it.
+    # The flag exists and is on by default; the test fails when the library renames it.
     assert parsed.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
 
 
@@ -97,7 +97,7 @@ def test_a_graph_that_cannot_be_read() -> None:
 
 
 class Contradiction(Profile):
-    """Shapes that the graph cannot have, which `Profile` does not make."""
+    """A profile with shapes that the graph cannot have; `Profile` itself never has such shapes."""
 
     def shapes(self, contract: Contract) -> dict[str, tuple[Shape, Shape, Shape]]:
         return {**super().shapes(contract), INPUT_MASK: ((1, 3, 96, 64),) * 3}
@@ -143,7 +143,7 @@ def test_an_interruption_ends_a_build(tiny: Fitted, tiny_onnx: Path) -> None:
         )
 
 
-# What differs between the libraries, by their module names.
+# Differences between the two libraries and their versions.
 
 
 def test_a_missing_module_is_one_line() -> None:
@@ -161,7 +161,7 @@ def test_tensorrt_builds_on_its_gpu_alone(model: Path, tiny: Fitted) -> None:
 
 
 class Without:
-    """The installed bindings, less some names of one of their classes, as in another version."""
+    """The installed bindings without some names of one class, as in another version."""
 
     def __init__(self, owner: str, *names: str) -> None:
         self._owner, self._names = owner, names
@@ -191,7 +191,7 @@ def test_names_that_a_version_lacks(
     request = request_for(TENSORRT, model, tiny.contract, FIXED, gpu=CARD)
     assert request.key.gpu == "NVIDIA RTX 4090 8.9"
     assert request.engine_path.name == "model.trt.nvidia-rtx-4090-8-9.64x96-b1-2-4.engine"
-    # A TensorRT-RTX network is strongly typed only when asked; TensorRT 11 has no other.
+    # TensorRT-RTX makes a strongly typed network only on demand; TensorRT 11 makes no other.
     assert load_or_build(request, keep, Notes()).built
     if owner == "ComputeCapability":
         with pytest.raises(UsageError, match=r"TensorRT builds for the GPU of this machine alone.*--engine trt-rtx"):
@@ -199,7 +199,7 @@ def test_names_that_a_version_lacks(
 
 
 def test_the_run_interface_is_the_one_that_the_engine_calls() -> None:
-    """Names that `runtime.trt` uses on a GPU, which the tests here cannot run."""
+    """Checks the names that `tensorrt.engine` uses on a GPU, because tests without a GPU cannot call them."""
     for owner, names in {
         "Runtime": ["deserialize_cuda_engine"],
         "ICudaEngine": ["create_execution_context", "create_runtime_config"],

@@ -1,4 +1,4 @@
-"""Engines that are kept beside the model: what says what they are, which serve, and which are built again."""
+"""Checks engines on disk: the JSON files that describe them, which are used, and which are built again."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_an_engine_of_an_older_export_is_really_built_again(make_fitted: MakeFit
     assert "another version of the model" in notes[0]
 
 
-# With the bytes of one build, because a build takes a second.
+# The following tests use the bytes of one build, because a build takes a second.
 
 
 @pytest.fixture(scope="module")
 def finished(tiny: Fitted, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded[bytes]:
-    """One engine whose bytes stand for those of any build."""
+    """One engine, whose bytes stand in for every other build."""
     model = tmp_path_factory.mktemp("engine") / "model.onnx"
     model.write_bytes(tiny_onnx.read_bytes())
     return load_or_build(wanted(model, tiny), keep, Notes())
@@ -112,7 +112,7 @@ def finished(tiny: Fitted, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def quick_build(finished: Loaded[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every build gives the bytes of one that was made before, because a build takes a second."""
+    """Replace every build by the bytes of `finished`, because a build takes a second."""
     built = Built(finished.engine, finished.info.layer_count, finished.info.build_seconds)
     monkeypatch.setattr("self2self.runtime.engines.tensorrt.cache.build", lambda *_, **__: built)
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from self2self.model.contract import LEVELS, dropout_channels
+from self2self.model.contract import mask_specs
+from self2self.model.layers import LEVELS
 from self2self.model.network import Self2SelfNet, initialise
 from self2self.runtime.engines.torch_cpu.bf16_network import SETS, Bf16Network, rounded
 from self2self.runtime.model import Model
@@ -64,10 +65,11 @@ def test_the_mean_of_many_passes_is_not_rounded() -> None:
     network = Self2SelfNet(3, width, (32,) * LEVELS, 0.97).eval()
     initialise(network, "kaiming", drawn)
     image = torch.rand((1, 3, size, size), generator=drawn)
-    shapes = [(c, size >> LEVELS - 1 - i // 2) for i, c in enumerate(dropout_channels(width, network.decoder_widths))]
+    specs = mask_specs(3, width, network.decoder_widths, 0.2, 0.03)[1:]
+    shapes = [spec.shape({"H": size, "W": size}) for spec in specs]
     all_masks = [
         [torch.rand((1, 3, size, size), generator=drawn) < 0.8]
-        + [torch.rand((1, channels, side, side), generator=drawn) < 0.97 for channels, side in shapes]
+        + [torch.rand((1, *shape), generator=drawn) < 0.97 for shape in shapes]
         for _ in range(passes)
     ]
 

@@ -14,9 +14,9 @@ import torch
 
 from self2self.errors import EngineUnavailableError
 from self2self.model.masks import MaskMaker
-from self2self.runtime.engines.engine import get_engine
 from self2self.runtime.engines.probe import BFLOAT16_TOLERANCE, INT8_TOLERANCE, TF32_TOLERANCE
 from self2self.runtime.engines.probe_model import make_case
+from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.engines.torch_cpu import bf16 as torch_amx
 from self2self.runtime.engines.torch_cpu import int8 as torch_int8
 from self2self.runtime.engines.torch_cpu import passes as torch_passes

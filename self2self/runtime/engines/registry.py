@@ -1,0 +1,112 @@
+"""Lists the engines, and loads the class of one by its name: a new engine is entered in `ENGINES`.
+
+Names lead to modules that are imported only when an engine is asked for, so that no library is loaded without need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from self2self.errors import EngineUnavailableError, UsageError
+from self2self.runtime.engines.engine import Engine
+
+ENGINES: dict[str, str] = {
+    "trt": "self2self.runtime.engines.tensorrt.engine:TrtEngine",
+    "ort-cuda": "self2self.runtime.engines.onnxruntime.cuda:OrtCudaEngine",
+    "torch-cuda": "self2self.runtime.engines.torch_cuda.engine:TorchCudaEngine",
+    "trt-rtx": "self2self.runtime.engines.tensorrt.engine:TrtRtxEngine",
+    "ort-trt": "self2self.runtime.engines.onnxruntime.tensorrt:OrtTrtEngine",
+    "torch-amx": "self2self.runtime.engines.torch_cpu.bf16:TorchAmxEngine",
+    "torch-int8": "self2self.runtime.engines.torch_cpu.int8:TorchInt8Engine",
+    "mnn": "self2self.runtime.engines.mnn.engine:MnnEngine",
+    "ort": "self2self.runtime.engines.onnxruntime.cpu:OrtEngine",
+    "torch": "self2self.runtime.engines.torch_cpu.reference:TorchEngine",
+}
+"""Engine names to ``module:class``, in the order of the rows of `self2self engines`. A new engine is entered here."""
+
+AUTO = ("torch-cuda", "torch-amx", "torch-int8", "mnn", "ort", "torch")
+"""Engines that `--engine auto` tries, fastest first by passes a second (docs/engines.md).
+
+Engines that need TensorRT run only when they are named, because they have been tested with stand-ins only.
+"""
+
+NEEDS_GPU: dict[str, str] = {
+    "trt": "pip install tensorrt",
+    "ort-cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "torch-cuda": "PyTorch's build for CUDA",
+    "trt-rtx": "pip install tensorrt-rtx",
+    "ort-trt": "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+}
+"""Engines that need an NVIDIA GPU, with what has to be installed besides."""
+
+
+def get_engine(name: str) -> type[Engine]:
+    """The engine class called `name`, which works on this machine; ``auto`` is the first of `AUTO` that works.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        EngineUnavailableError: the engine, or for ``auto`` every engine of `AUTO`, does not work on this machine.
+    """
+    if name == "auto":
+        reasons = []
+        for candidate in AUTO:
+            try:
+                return get_engine(candidate)
+            except EngineUnavailableError as error:
+                reasons.append(str(error))
+        raise EngineUnavailableError("no engine works here: " + " ".join(reasons))
+    engine = engine_class(name)
+    engine.version()
+    return engine
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class called `name`, whether or not it works on this machine.
+
+    Raises:
+        UsageError: there is no engine of that name.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: type[Engine] = getattr(import_module(module), attribute)
+    return engine
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:
+        # find_spec raises this for a module that is blocked by None in sys.modules.
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Whether an engine can be loaded on this machine.
+
+    Attributes:
+        name: of the engine.
+        works: whether it can be loaded.
+        version: name and version of its library; empty where it does not work.
+        problem: why it does not work, and what to type; empty where it works.
+    """
+
+    name: str
+    works: bool
+    version: str
+    problem: str
+
+
+def engine_statuses() -> list[EngineStatus]:
+    """The status of every engine on this machine, in the order of `ENGINES`."""
+    statuses = []
+    for name in ENGINES:
+        try:
+            statuses.append(EngineStatus(name, True, engine_class(name).version(), ""))
+        except EngineUnavailableError as error:
+            statuses.append(EngineStatus(name, False, "", str(error)))
+    return statuses
