@@ -117,9 +117,9 @@ class _Nodes:
             case LayerKind.CONVOLUTION:
                 return self.masked_convolution(layer, *read)
             case LayerKind.HEAD if self._kind == TensorProto.FLOAT:
-                return self.convolved(layer, *read, PREDICTION)
+                return self.convolved(layer, read[0], PREDICTION)
             case LayerKind.HEAD:
-                return self.add("Cast", [self.convolved(layer, *read)], PREDICTION, to=TensorProto.FLOAT)
+                return self.add("Cast", [self.convolved(layer, read[0])], PREDICTION, to=TensorProto.FLOAT)
 
     def convolved(self, layer: LayerSpec, x: str, output: str = "") -> str:
         """The 3x3 convolution of `layer` with its reflected border."""

@@ -1,4 +1,4 @@
-"""What activations of the network reach for one image: passes in float32, of which each channel's range is kept."""
+"""Calibration of the int8 network: passes in float32 over one image measure the range of each activation channel."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from self2self.model.masks import MaskMaker, Stream
 if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
 
-TILE = 128
-"""Sides of what runs at a time, at most: a larger image runs in tiles, for little memory."""
-_MOST_TILES = 16
-"""Of more, some are left out."""
-_FEWEST_VALUES, _MOST_LOOKS = 3_000_000, 32
-"""Values of the widest activation that are seen, at least: a small image, or network, is looked at several times."""
+LARGEST_TILE_SIDE = 128
+"""Largest side of a tile, in pixels. A larger image runs in tiles, which take less memory."""
+_MAXIMUM_TILES = 16
+"""Tiles of a calibration. Of a larger image, only some tiles are used."""
+_MINIMUM_VALUES, _MAXIMUM_REPEATS = 3_000_000, 32
+"""Values of the widest activation that a calibration covers, and how often it may repeat the tiles for that.
+
+A small image or network needs several passes with different masks.
+"""
 
 
 class ActivationRanges:
-    """Ranges and means of the channels of activations.
+    """Ranges and means of activation channels, measured in float32 passes over one image.
 
     Args:
-        network: float32, on the CPU.
+        network: the network in float32, on the CPU.
         image: float32 [1, C, H, W].
-        specs: of the network's masks.
-        names: of the modules of `network` to watch.
+        specs: the network's masks.
+        names: names of the modules of `network` to observe.
 
     Attributes:
-        low, high: by the name of a module, the least and the greatest value of each channel of what it makes, [C];
-            at most, and at least, 0.
-        means: by the name of a module, the mean of each channel of what it reads, [C].
+        low, high: by module name, the smallest and the largest value of each output channel, float32 [C], after the
+            activation function. `low` is at most 0, and `high` at least 0.
+        means: by module name, the mean of each input channel, float32 [C].
     """
 
     def __init__(self, network: Self2SelfNet, image: Tensor, specs: Sequence[MaskSpec], names: Sequence[str]) -> None:
@@ -45,60 +48,68 @@ class ActivationRanges:
         self.high: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
 
-        def watching(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            def watch(module: nn.Module, inputs: tuple[Tensor, ...], made: Tensor) -> None:
+        def observer(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def observe(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                # A plain convolution's activation function is not part of its module; a gated one's is.
                 if isinstance(module, nn.Conv2d):
-                    made = F.leaky_relu(made, NEGATIVE_SLOPE)
-                low, high = torch.aminmax(made.flatten(2)[0], dim=1)
-                nothing = torch.zeros_like(low)
-                self.low[name] = torch.minimum(self.low.get(name, nothing), low)
-                self.high[name] = torch.maximum(self.high.get(name, nothing), high)
+                    output = F.leaky_relu(output, NEGATIVE_SLOPE)
+                low, high = torch.aminmax(output.flatten(2)[0], dim=1)
+                zero = torch.zeros_like(low)
+                self.low[name] = torch.minimum(self.low.get(name, zero), low)
+                self.high[name] = torch.maximum(self.high.get(name, zero), high)
                 mean = inputs[0].mean(dim=(0, 2, 3))
                 sums[name] = sums.get(name, torch.zeros_like(mean)) + mean
 
-            return watch
+            return observe
 
-        hooks = [network.get_submodule(name).register_forward_hook(watching(name)) for name in names]
+        hooks = [network.get_submodule(name).register_forward_hook(observer(name)) for name in names]
         tiles = calibration_tiles(image)
         values = max(network.decoder_widths) * sum(tile.shape[2] * tile.shape[3] for tile in tiles)
-        looks = tiles * min(_MOST_LOOKS, -(-_FEWEST_VALUES // values))
+        passes = tiles * min(_MAXIMUM_REPEATS, -(-_MINIMUM_VALUES // values))
         try:
-            for index, tile in enumerate(looks):
+            for index, tile in enumerate(passes):
                 axes = {"H": tile.shape[2], "W": tile.shape[3]}
                 masks = MaskMaker(specs, axes, 0, Stream.FIT, channels_last=True).make(index, 1)
                 network(tile.contiguous(memory_format=torch.channels_last), *map(torch.from_numpy, masks.values()))
         finally:
             for hook in hooks:
                 hook.remove()
-        self.means = {name: total / len(looks) for name, total in sums.items()}
+        self.means = {name: total / len(passes) for name, total in sums.items()}
 
     def span(self, name: str) -> Tensor:
-        """Width of each channel's range."""
+        """Width of each output channel's range, [C]."""
         return self.high[name] - self.low[name]
 
     def is_finite(self) -> bool:
-        """Whether all that was seen were numbers."""
+        """Whether all observed outputs were finite."""
         return all(bool(self.span(name).isfinite().all()) for name in self.low)
 
 
 def calibration_tiles(image: Tensor) -> list[Tensor]:
-    """All of `image`, [1, C, H, W], in tiles; of a large one those where it is brightest, darkest and most varied, and
-    others spread over it: activations go farthest where the image does.
+    """The tiles of `image`, [1, C, H, W], that a calibration uses: all, or `_MAXIMUM_TILES` of a large image.
+
+    Of a large image, they are the brightest tiles, the darkest, those with the largest standard deviation, and others
+    spread over the image: extreme activations come from extreme pixels.
     """
-    tiles = [image[:, :, rows, columns] for rows in _parts(image.shape[2]) for columns in _parts(image.shape[3])]
-    if len(tiles) <= _MOST_TILES:
+    tiles = [
+        image[:, :, rows, columns] for rows in _tile_slices(image.shape[2]) for columns in _tile_slices(image.shape[3])
+    ]
+    if len(tiles) <= _MAXIMUM_TILES:
         return tiles
     ranks = [
         torch.tensor([measure(tile) for tile in tiles]).argsort(descending=True, stable=True).tolist()
         for measure in (torch.max, lambda tile: -torch.min(tile), torch.std)
     ]
-    ranks.append([len(tiles) * index // _MOST_TILES for index in range(_MOST_TILES)])
+    ranks.append([len(tiles) * index // _MAXIMUM_TILES for index in range(_MAXIMUM_TILES)])
     chosen = dict.fromkeys(index for best in zip(*ranks, strict=False) for index in best)
-    return [tiles[index] for index in list(chosen)[:_MOST_TILES]]
+    return [tiles[index] for index in list(chosen)[:_MAXIMUM_TILES]]
 
 
-def _parts(length: int) -> list[slice]:
-    """Parts, of `TILE` at most, of a side that is a multiple of 32 from 64 up, which each of them is, too."""
-    count = -(-length // TILE)
+def _tile_slices(length: int) -> list[slice]:
+    """Cut a side of `length` pixels into tiles of at most `LARGEST_TILE_SIDE`.
+
+    `length` is a multiple of 32 and at least 64, and so is each tile's side.
+    """
+    count = -(-length // LARGEST_TILE_SIDE)
     edges = [32 * (length // 32 * index // count) for index in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]

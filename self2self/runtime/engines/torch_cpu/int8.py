@@ -1,7 +1,7 @@
-"""PyTorch on a CPU that multiplies integers of 8 bits: with VNNI, which CPUs of Intel and AMD have had for some years.
+"""The engine `torch-int8`: PyTorch in 8-bit integers on a CPU with VNNI, as recent ones of Intel and AMD have it.
 
-It multiplies them two to four times as fast as float32, more than Winograd's algorithm saves. What rounding costs, the
-ensemble gives back (`integer_layers`).
+VNNI multiplies 8-bit integers two to four times as fast as float32. That gain is larger than the one of Winograd's
+algorithm in float32. Averaging many passes removes most of the rounding errors (`int8_layers`).
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from self2self.runtime.memory_budget import pass_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TILE = 128
-"""Sides of what the passes in float32 see that tell the ranges, at most (`ranges.TILE`, which needs PyTorch)."""
-_LOOK_BYTES = 25.0
-"""What these take for each element of their masks."""
+_CALIBRATION_SIDE = 128
+"""Largest side of a calibration's tiles: `calibration.LARGEST_TILE_SIDE`, whose module cannot be read without torch."""
+_CALIBRATION_BYTES = 25.0
+"""Memory of a calibration pass, in bytes for each mask element."""
 _WEIGHT_BYTES = 35
-"""What each weight takes in all: ten sets of bytes, packed and not, and in float32."""
+"""Memory of each weight: a byte in each of ten sets, prepacked and not, and the float32 value."""
 
 
 class TorchInt8Engine(ParallelPassesEngine):
-    """The CPU, in integers whatever the model's precision."""
+    """The CPU in 8-bit integers, whatever the model's precision."""
 
     name = "torch-int8"
     rounds_to = "int8"
-    # Peaks at 64x64 and 128x128 (eight passes), 256x256 (two), 512x512 and 1024x1024 (one) on two threads: 85, 150,
-    # 207, 339 and 889 MB for the paper's network (106, 310, 310, 445 and 1257 by these and those above), 74, 132, 166,
-    # 288 and 651 MB for the fast one (74, 215, 215, 307 and 857).
+    # Measured peaks at 64x64 and 128x128 (eight passes), 256x256 (two), 512x512 and 1024x1024 (one) on two threads, in
+    # brackets the estimates by the two constants below and those above: 85, 150, 207, 339 and 889 MB for the paper's
+    # network (106, 310, 310, 445 and 1257); 74, 132, 166, 288 and 651 MB for the fast one (74, 215, 215, 307 and 857).
     mask_element_bytes = 3.2
     strip_bytes = 4 * 10**6
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """As for every engine; a third of what float32 takes, but for the passes in float32 that tell the ranges."""
-        look = pass_bytes(contract, {axis: min(pixels, _TILE) for axis, pixels in axes.items()}, _LOOK_BYTES)
+        """As `Engine.pass_bytes`: a third of float32's memory, and that of the weights and a calibration pass."""
+        tile_axes = {axis: min(pixels, _CALIBRATION_SIDE) for axis, pixels in axes.items()}
+        calibration = pass_bytes(contract, tile_axes, _CALIBRATION_BYTES)
         channels = [int(spec.dims[0]) for spec in contract.masks[1:]]
         weights = 9 * sum(width * (joined + width) for joined, width in zip(channels[::2], channels[1::2], strict=True))
-        return super().pass_bytes(contract, axes) + look + _WEIGHT_BYTES * weights
+        return super().pass_bytes(contract, axes) + calibration + _WEIGHT_BYTES * weights
 
     @classmethod
     def version(cls) -> str:
-        """PyTorch's version, where the CPU has VNNI and PyTorch the operators for it."""
-        reason = "this CPU does not multiply integers of 8 bits fast (VNNI), or this PyTorch cannot make it"
-        return cls.version_where(multiplies_bytes, Obstacle.CPU_WITHOUT_VNNI, reason)
+        """PyTorch's version, if the CPU has VNNI and PyTorch has the operators that use it."""
+        reason = "this CPU does not multiply integers of 8 bits fast (VNNI), or this PyTorch has no operators for it"
+        return cls.version_if(multiplies_bytes, Obstacle.CPU_WITHOUT_VNNI, reason)
 
-    def _rounding(self, image: Tensor) -> LowPrecisionNetwork:
+    def _network_for(self, image: Tensor) -> LowPrecisionNetwork:
         import torch
 
         from self2self.model.network import to_channels_last

@@ -1,4 +1,4 @@
-"""Engines of PyTorch that run single passes side by side, a thread for each, on a network that rounds."""
+"""What `torch-amx` and `torch-int8` share: parallel passes of a low-precision network, one pass for each thread."""
 
 from __future__ import annotations
 
@@ -24,90 +24,104 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_SIDE_BY_SIDE_PIXELS = 2**16
-"""Up to so many pixels passes run side by side; above, threads that share one pass do in less memory."""
-_PIXELS_A_RUN = 2**17
-"""In all passes of a run, about. Threads wait for each other at its end, which costs passes over 128x128 a sixth of
-their time where each thread has one, and little where it has four."""
+_LARGEST_PARALLEL_PIXELS = 2**16
+"""Pixels of the largest image whose passes run in parallel. Threads that share a single pass take less memory."""
+_PIXELS_PER_RUN = 2**17
+"""Approximate number of pixels in all passes of a run.
+
+At the end of a run, threads wait for each other. At 128x128 that costs a sixth of the time if each thread has one pass,
+and little if it has four.
+"""
 
 
 class LowPrecisionNetwork(Protocol):
-    """The network for single passes over one image."""
+    """A network that computes single passes over one image."""
 
     def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
-        """One pass; `shared` lets threads share it."""
+        """Compute pass `index`, float32 [1, C, H, W].
+
+        Args:
+            masks: bool [1, ...], as for `Self2SelfNet`.
+            index: index of the pass; it selects the weight set.
+            shared: whether threads share the pass.
+        """
 
     def use_image(self, image: Tensor) -> None:
-        """Exchange the image."""
+        """Replace the image, float32 [1, C, H, W]."""
 
 
 class ParallelPassesEngine(Engine):
-    """A network that rounds, in PyTorch on the CPU.
+    """A low-precision network, in PyTorch on the CPU.
 
-    The passes of a batch are computed side by side; a larger image runs one pass at a time, and the threads share it.
+    The passes of a batch run in parallel. Over a large image, one pass follows the other, and the threads share it.
     """
 
     host_channels_last = True
     copy_seconds: float = 0.0
     mask_element_bytes: ClassVar[float]
-    """What each pass takes for an element of its masks, these included."""
+    """Memory of a pass, in bytes for each mask element; the masks are included."""
     strip_bytes: ClassVar[int]
-    """What a thread takes for its strips, whether all work on one pass or on several."""
+    """Memory of a thread's strips, in bytes, whether the threads share one pass or not."""
     _network: LowPrecisionNetwork | None = None
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         super().__init__(model, image)
         height, width = image.shape[2:]
-        self._at_a_time = compute_threads() if _run_side_by_side(height, width) else 1
-        """Passes at the same time."""
+        self._parallel_passes = compute_threads() if _passes_run_in_parallel(height, width) else 1
+        """Maximum number of passes at the same time."""
         self._workers = Workers(compute_threads())
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """As for every engine; less than float32 takes."""
+        """As `Engine.pass_bytes`; less than in float32."""
         further = cls.further_pass_bytes(contract, axes)
-        # The more threads, the lower their strips: all together they are the image, which has no more without strips.
+        # More threads have smaller strips. All strips together are the image, whose pass takes `further` bytes.
         return further + min(compute_threads() * cls.strip_bytes, further)
 
     @classmethod
     def further_pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
-        """Without what all passes share, which `pass_bytes` counts."""
+        """As `Engine.further_pass_bytes`: without the strips, which all passes share."""
         return pass_bytes(contract, axes, cls.mask_element_bytes)
 
     @classmethod
     def useful_batch(cls, axes: Mapping[str, int]) -> int:
-        """A pass for each thread, or several of a small image; of a large image one."""
+        """One or more passes for each thread, according to the size of the image; 1 for a large image."""
         height, width = axes["H"], axes["W"]
-        if not _run_side_by_side(height, width):
+        if not _passes_run_in_parallel(height, width):
             return 1
-        return max(compute_threads(), _PIXELS_A_RUN // (height * width))
+        return max(compute_threads(), _PIXELS_PER_RUN // (height * width))
 
     @classmethod
-    def version_where(cls, able: Callable[[], bool], obstacle: Obstacle, reason: str) -> str:
-        """PyTorch's version, where the CPU and PyTorch are `able`.
+    def version_if(cls, is_supported: Callable[[], bool], obstacle: Obstacle, reason: str) -> str:
+        """PyTorch's version, if the CPU and PyTorch support the engine.
+
+        Args:
+            is_supported: whether they do.
+            obstacle: the kind of the error if they do not.
+            reason: the text of that error.
 
         Raises:
-            EngineUnavailableError: they are not, which is `obstacle`, for `reason`; or PyTorch does not work.
+            EngineUnavailableError: the engine is not supported, or PyTorch does not work.
         """
         try:
-            fits = able()
+            supported = is_supported()
         except (ImportError, OSError):
-            # What is wrong with PyTorch, its own engine says.
-            fits = True
-        if not fits:
+            # PyTorch does not load. `TorchEngine.version` raises the error that says why.
+            supported = True
+        if not supported:
             raise EngineUnavailableError.of(cls.name, obstacle, reason)
         return TorchEngine.version()
 
     @abstractmethod
-    def _rounding(self, image: Tensor) -> LowPrecisionNetwork:
-        """The model for `image`."""
+    def _network_for(self, image: Tensor) -> LowPrecisionNetwork:
+        """The model's low-precision network for `image`, float32 [1, C, H, W]."""
 
     def prepare(self) -> None:
-        """Round the weights of the graph's convolutions."""
+        """Make the network from the weights of the graph's convolutions."""
         import torch
 
-        self._network = self._rounding(torch.from_numpy(self.image))
-        # What making the layers took, for the passes.
+        self._network = self._network_for(torch.from_numpy(self.image))
+        # Return what making the layers took to the system, for the passes.
         trim_heap()
 
     def _use_image(self) -> None:
@@ -118,7 +132,7 @@ class ParallelPassesEngine(Engine):
                 self._network.use_image(torch.from_numpy(self.image))
 
     def _side_by_side(self, work: Work, count: int) -> None:
-        """Run `work` in threads of ours, each of which PyTorch may share out to as many as are left over."""
+        """Call `work` with 0 to `count` - 1 in own threads; each may use an equal share of PyTorch's threads."""
         import torch
 
         if count == 1:
@@ -127,34 +141,34 @@ class ParallelPassesEngine(Engine):
         threads = torch.get_num_threads()
         share = max(1, compute_threads() // count)
 
-        def shared(index: int) -> None:
+        def work_with_share(index: int) -> None:
             if torch.get_num_threads() != share:
                 torch.set_num_threads(share)
             work(index)
 
         try:
-            self._workers.run(shared, count)
+            self._workers.run(work_with_share, count)
         finally:
-            # What a thread sets is its own, but also what threads that come later begin with.
+            # `set_num_threads` changes the calling thread, and the initial number of threads that start later.
             torch.set_num_threads(threads)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """The passes of the batch, side by side; the result is a new array."""
+        """As `Engine.run`: the passes of the batch, in parallel; the result is a new array."""
         import torch
 
         network: Any = self._network
         count = len(next(iter(masks.values())))
-        given = [torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks]
+        mask_tensors = [torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks]
         predictions = np.empty((count, *self.image.shape[1:]), np.float32)
-        threads = min(count, self._at_a_time)
+        threads = min(count, self._parallel_passes)
         copied = [0.0] * threads
         indices = iter(range(count))
 
         def compute(worker: int) -> None:
             with torch.inference_mode():
-                # Whoever is done takes the next one: virtual processors are not equally fast all the time.
+                # All threads take passes from one iterator: virtual processors are not equally fast all the time.
                 for index in indices:
-                    masks_of_pass = [mask[index : index + 1] for mask in given]
+                    masks_of_pass = [mask[index : index + 1] for mask in mask_tensors]
                     prediction = network(masks_of_pass, self.first_pass + index, shared=threads == 1)
                     start = time.perf_counter()
                     predictions[index] = prediction[0].numpy()
@@ -171,5 +185,5 @@ class ParallelPassesEngine(Engine):
         self._workers.close()
 
 
-def _run_side_by_side(height: int, width: int) -> bool:
-    return height * width <= _SIDE_BY_SIDE_PIXELS
+def _passes_run_in_parallel(height: int, width: int) -> bool:
+    return height * width <= _LARGEST_PARALLEL_PIXELS

@@ -1,7 +1,7 @@
-"""PyTorch, for machines where nothing faster works.
+"""The engine `torch`: PyTorch on the CPU, the reference, and for machines where no faster engine works.
 
-It runs the network that was fitted, with the weights that the model file carries, so that it
-needs nothing but the file either.
+It runs the network definition of the fit (`model.network`) with the weights of the model file. So it needs nothing
+but that file, as every engine.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TorchEngine(Engine):
         return f"PyTorch {torch.__version__}"
 
     def prepare(self) -> None:
-        """Rebuild the network from the weights of the graph's convolutions."""
+        """Make the network from the weights of the graph's convolutions."""
         import torch
 
         self._network = network_of(self.model)
@@ -70,14 +70,14 @@ class TorchEngine(Engine):
             self._image = torch.from_numpy(self.image).contiguous(memory_format=torch.channels_last)
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """One forward pass; the result is a new array."""
+        """As `Engine.run`: one forward pass of the whole batch; the result is a new array."""
         import torch
 
         ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
         with pytorch_memory(), torch.inference_mode():
-            computed = self._network(self._image, *ordered)
+            output = self._network(self._image, *ordered)
             start = time.perf_counter()
-            predictions: FloatArray = computed.contiguous().numpy()
+            predictions: FloatArray = output.contiguous().numpy()
             self.copy_seconds += time.perf_counter() - start
         return predictions
 
@@ -91,10 +91,10 @@ class TorchEngine(Engine):
 
 
 def network_of(model: Model) -> Self2SelfNet:
-    """The network that was exported, with its weights, in evaluation mode.
+    """The exported network with its weights, in float32, in evaluation mode, on the CPU.
 
     Raises:
-        FileFormatError: the file does not carry the weights.
+        FileFormatError: the file does not contain the network's weights.
     """
     import torch
 
@@ -102,7 +102,7 @@ def network_of(model: Model) -> Self2SelfNet:
 
     contract = model.contract
     try:
-        arrays = _weights(read_proto(model.path).graph)
+        arrays = _state_dict_of(read_proto(model.path).graph)
         widths = widths_of({name: array.shape for name, array in arrays.items()})
         network = Self2SelfNet(contract.channels, *widths, contract.masks[-1].keep_probability)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -114,11 +114,15 @@ def network_of(model: Model) -> Self2SelfNet:
     return network.eval()
 
 
-def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
-    """The network's ``state_dict`` out of the convolutions of `graph`, in the order of the data.
+def _state_dict_of(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
+    """The network's ``state_dict``, read from the convolutions of `graph` in their order.
 
-    Not by the initialisers' names: an exporter may merge weights that are equal, as the zero
-    biases of a fresh network are, leave out a bias of zeros, or rename what it converts.
+    The names of initialisers do not identify the weights. An exporter may merge equal weights, such as the zero biases
+    of a new network, leave out a bias of zeros, or rename the weights that it converts.
+
+    Raises:
+        ValueError: the graph has another number of convolutions.
+        KeyError: a weight is not an initialiser.
     """
     from onnx import numpy_helper
 
