@@ -174,7 +174,7 @@ def test_a_page_keeps_what_only_it_says(tmp_path: Path) -> None:
 
 
 def test_what_might_not_fit_into_4_gib_becomes_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff_pages, "CLASSIC_BYTES", 2000)
+    monkeypatch.setattr(tiff_pages, "MAX_CLASSIC_TIFF_BYTES", 2000)
     for count, big in ((3, False), (20, True)):
         path = tmp_path / f"{count}.tif"
         tifffile.imwrite(path, noise((count, 16, 8)), photometric="minisblack")
@@ -301,7 +301,7 @@ def test_a_page_with_nan_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", samples, photometric="minisblack")
     with open_stack(tmp_path / "x.tif") as stack:
         stack.read_page(0)
-        with pytest.raises(InputError, match=r"x\.tif: page 2 of 3 has 1 values that are no numbers"):
+        with pytest.raises(InputError, match=r"x\.tif: page 2 of 3 has 1 values that are not finite"):
             stack.read_page(1)
 
 
