@@ -172,7 +172,9 @@ def test_the_watch_sees_large_activations(tiny: Fitted, exported: Callable[[str]
     with torch.no_grad():
         network.decoder_first[0].weight.mul_(2e5)
         network.decoder_second[0].weight.div_(2e5)
-    with pytest.raises(VerificationError, match=r"activations reach .* and fp16 ends at 65504\. Use fp32"):
+    with pytest.raises(
+        VerificationError, match=r"activations reach .*, and the largest fp16 number is 65504\. Use fp32"
+    ):
         # The file is that of the unchanged network: nothing is wrong with what it predicts.
         compare(network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
 
@@ -181,8 +183,8 @@ def test_the_watch_sees_large_activations(tiny: Fitted, exported: Callable[[str]
 def test_overflow_is_told_by_twice_the_largest_activation(
     activation: float, tiny: Fitted, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(under_test, "_watch", lambda network: lambda: activation)
-    with pytest.raises(VerificationError, match="fp16 ends at 65504"):
+    monkeypatch.setattr(under_test, "_record_largest_activation", lambda network: lambda: activation)
+    with pytest.raises(VerificationError, match="the largest fp16 number is 65504"):
         compare(tiny.network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
 
 
@@ -194,7 +196,7 @@ def test_numbers_that_are_not_finite_in_the_file_alone_are_found(
     head.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(head.dims), np.inf, np.float16), head.name))
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    with pytest.raises(VerificationError, match="fp16 ends at 65504"):
+    with pytest.raises(VerificationError, match="the largest fp16 number is 65504"):
         compare(tiny.network, replace(tiny.contract, precision="fp16"), path, picture(), passes=1)
 
 
@@ -219,7 +221,7 @@ def test_a_result_that_is_not_good_enough_is_refused(
     path = tmp_path / "model.bf16.onnx"
     noisy = picture((64, 64))
     # The error is no more than what bf16 rounds: a clean image that the float32 ensemble meets exactly.
-    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed).make(0, under_test.PASSES)
+    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed).make(0, under_test.COMPARED_PASSES)
     with torch.no_grad():
         mean = tiny.network(torch.from_numpy(noisy[None]), *map(torch.from_numpy, masks.values())).mean(0).numpy()
     clean = np.clip(mean, 0, 1) if reference else None
