@@ -184,11 +184,11 @@ def test_a_picture_holds_the_pixels() -> None:
 
 def test_curves_are_thinned_and_keep_their_ends() -> None:
     points = [(step, float(step % 7)) for step in range(1, 5001)]
-    thinned = pictures.thin(points)
-    assert len(thinned) == pictures.MAX_POINTS
+    thinned = pictures.thin_curve(points)
+    assert len(thinned) == pictures.MAX_CURVE_POINTS
     assert (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert sorted(thinned) == thinned
-    assert pictures.thin(points[:10]) == points[:10]
+    assert pictures.thin_curve(points[:10]) == points[:10]
 
 
 def test_unsuitable_files_are_refused(tmp_path: Path) -> None:
