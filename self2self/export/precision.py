@@ -185,18 +185,7 @@ def compare(
     network = host_copy(network)
     largest_activation = _record_largest_activation(network)
     runners, measured_with = _runners(network, dtype, path, contract)
-
-    def ensemble_means(image: FloatArray) -> list[NDArray[Any]]:
-        # The runners take turns, because on few cores their thread pools compete.
-        means = []
-        for run in runners:
-            total = np.zeros(image.shape)
-            for index in range(passes):
-                total += run({IMAGE: image[None], **maker.make(index, 1)})[0]
-            means.append(total / passes)
-        return means
-
-    full, *halves = ensemble_means(noisy)
+    full, *halves = _ensemble_means(runners, maker, passes, noisy)
     limit = float(torch.finfo(dtype).max)
     activation = largest_activation()
     # Not `>`, which is False for NaN.
@@ -207,7 +196,7 @@ def compare(
         )
     if clean is None:
         added = signed_residual(noisy, full, contract.seed)
-        full_again, *halves_again = ensemble_means((full + added).astype(np.float32))
+        full_again, *halves_again = _ensemble_means(runners, maker, passes, (full + added).astype(np.float32))
         losses = [
             bounded_loss(noisy, (full, half), added, (full_again, again))
             for half, again in zip(halves, halves_again, strict=True)
@@ -311,6 +300,18 @@ def _runners(
         runners.append(lambda inputs: session.run([PREDICTION], inputs)[0])
         measured_with.append("ONNX Runtime")
     return runners, measured_with
+
+
+def _ensemble_means(runners: list[Any], maker: MaskMaker, passes: int, image: FloatArray) -> list[NDArray[Any]]:
+    """The mean prediction of each runner for `image` (C, H, W), float64 (C, H, W), from the same masks."""
+    # The runners work one after the other, because on few cores their thread pools compete.
+    means = []
+    for run in runners:
+        total = np.zeros(image.shape)
+        for index in range(passes):
+            total += run({IMAGE: image[None], **maker.make(index, 1)})[0]
+        means.append(total / passes)
+    return means
 
 
 def _torch_runner(module: torch.nn.Module) -> Any:
