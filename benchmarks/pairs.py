@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from self2self.image_io import Image, read_image
-from self2self.image_io.value_range import WHITES, choose_scale, normalise
+from self2self.image_io.value_range import WHITE_VALUES, choose_value_range, normalise
 from self2self.imaging.metrics import psnr, ssim
 from self2self.train.synthetic_noise import add_noise
 
@@ -61,10 +61,10 @@ class Pair:
 
     def in_range(self) -> Pair:
         """The same in the range that the product chooses for a file of it; itself where that is black to white."""
-        white = WHITES[self.dtype]
+        white = WHITE_VALUES[self.dtype]
         values = np.moveaxis(self.noisy, 0, 2).astype(np.float64) * white
         stored = (np.rint(values) if white > 1 else values).astype(self.dtype)
-        chosen = choose_scale(stored)
+        chosen = choose_value_range(stored)
         offset, scale = chosen.offset / white, chosen.scale / white
         if (offset, scale) == (0, 1):
             return self
@@ -100,7 +100,7 @@ def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
 
 def black_to_white(image: Image) -> FloatArray:
     """The pixels of an image, with 0 for black and 1 for the white of its type."""
-    white = WHITES[image.dtype.name]
+    white = WHITE_VALUES[image.dtype.name]
     if image.range == (0, white):
         return image.pixels
     return ((image.pixels.astype(np.float64) * image.scale + image.offset) / white).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A real browser, for pages that people open: Debian's chromium, without a window and without the network."""
+"""Opens generated pages in a real browser: Debian's chromium, without a window and without the network."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ FLAGS = (
 )
 
 
-BUDGETS = (4000, 20_000, 60_000)
-"""Milliseconds of its own time that the browser gives a page's scripts; more only on a busy machine."""
+VIRTUAL_TIME_BUDGETS = (4000, 20_000, 60_000)
+"""Milliseconds of the browser's virtual time for a page's scripts; only a busy machine needs more than the first."""
 
-LEAST_WIDTH = 500
-"""Chromium makes no narrower window."""
+MINIMUM_WINDOW_WIDTH = 500
+"""Width in pixels of the narrowest window of chromium."""
 FRAME = """<!DOCTYPE html><body style="margin:0"><iframe style="border:0;width:{width}px;height:2000px" srcdoc="{page}"
 onload="setTimeout(() => document.documentElement.replaceWith(
   this.contentDocument.documentElement.cloneNode(true)), {delay})"></iframe>"""
-"""Lays `page` out in a narrower frame, and `delay` milliseconds later puts what became of it
-in the place of the whole document."""
+"""Lays `page` out in a narrower frame; after `delay` milliseconds, the resulting document of the frame replaces the
+whole document."""
 
 
 def dump_dom(path: Path, width: int = 1200, until: str = "") -> str:
-    """The document of the page at `path` after its scripts ran and wrote `until`, laid out for `width` pixels."""
+    """The document of the page at `path` for a width in pixels, after its scripts ran and wrote the text `until`."""
     text = ""
-    for budget in BUDGETS:
-        if width >= LEAST_WIDTH:
+    for budget in VIRTUAL_TIME_BUDGETS:
+        if width >= MINIMUM_WINDOW_WIDTH:
             text = _chromium(path, width, budget, "--dump-dom")
         else:
             text = _narrow_dom(path, width, budget)
@@ -52,12 +52,12 @@ def _narrow_dom(path: Path, width: int, budget: int) -> str:
         framed = Path(folder) / "framed.html"
         page = html.escape(path.read_text(encoding="utf-8"))
         framed.write_text(FRAME.format(width=width, page=page, delay=budget * 3 // 8), "utf-8")
-        return _chromium(framed, LEAST_WIDTH, budget, "--dump-dom")
+        return _chromium(framed, MINIMUM_WINDOW_WIDTH, budget, "--dump-dom")
 
 
 def screenshot(path: Path, out: Path, width: int = 1200, height: int = 2000) -> Path:
-    """A PNG of the page at `path`, as a window of that size shows it."""
-    _chromium(path, width, BUDGETS[0], f"--screenshot={out}", height)
+    """Write a PNG of the page at `path` in a window of that size to `out`."""
+    _chromium(path, width, VIRTUAL_TIME_BUDGETS[0], f"--screenshot={out}", height)
     return out
 
 

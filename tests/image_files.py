@@ -1,4 +1,4 @@
-"""Image files for the tests, made without self2self, and an independent way to read them back."""
+"""Writes image files for the tests without self2self, and reads them back independently of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def exif_block(orientation: int = 6) -> bytes:
-    """EXIF with an orientation, a camera and an exposure; without the prefix of JPEG."""
+    """EXIF with an orientation, a camera, an exposure and a position; without the prefix of JPEG."""
     block = PillowImage.Exif()
     block[274] = orientation
     block[271] = "Camera maker"
@@ -31,7 +31,7 @@ def exif_block(orientation: int = 6) -> bytes:
 
 
 def noise(shape: tuple[int, ...], dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
-    """Integers over the whole range of their type; floats in [0, 1]."""
+    """Uniform noise: integers over the whole range of their type, floats in [0, 1]."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(dtype)
     if dtype.kind in "ui":
@@ -41,7 +41,7 @@ def noise(shape: tuple[int, ...], dtype: Any = np.uint8, seed: int = 0) -> np.nd
 
 
 def smooth(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 gradients, which lossy formats hardly change."""
+    """Smooth uint8 waves, which lossy formats hardly change."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     planes = [128 + 80 * np.sin(rows / 17 + channel) * np.cos(columns / 23) for channel in range(shape[2])]
     return np.stack(planes, axis=2).astype(np.uint8)
@@ -52,14 +52,14 @@ def png_chunk(kind: bytes, payload: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG from raw filtered rows; `extra` chunks stand between IHDR and IDAT."""
+    """A PNG from raw filtered rows, with `extra` chunks between IHDR and IDAT."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body
 
 
 def png_with_wrong_pixel_checksum() -> bytes:
-    """Chunk checksums are right; that of the compressed stream inside is not. libpng only warns."""
+    """A PNG with correct chunk checksums and a wrong checksum of the compressed stream; libpng only warns about it."""
     sound = png(16, 16, 8, 0, bytes(17 * 16))
     stream = bytearray(png_chunks(sound)[b"IDAT"])
     stream[-1] ^= 1
@@ -87,7 +87,7 @@ def save(path: Path, samples: np.ndarray, mode: str | None = None, **options: An
 
 
 def load(path: Path) -> np.ndarray:
-    """Samples by another route than self2self: tifffile for TIFF, imagecodecs for PNG, else Pillow."""
+    """Read samples without self2self: with tifffile for TIFF, imagecodecs for PNG, otherwise Pillow."""
     if path.suffix in (".tif", ".tiff"):
         return tifffile.imread(path)
     if path.suffix == ".png":
@@ -96,19 +96,19 @@ def load(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def encoded(form: str, **options: Any) -> bytes:
-    """A small sound file of every format, for tests that damage it."""
+def encoded(file_format: str, **options: Any) -> bytes:
+    """A small valid file of the format, for tests that damage it."""
     samples = smooth((24, 20, 3))
     buffer = io.BytesIO()
-    if form == "tiff":
+    if file_format == "tiff":
         tifffile.imwrite(buffer, samples, photometric="rgb", **options)
     else:
-        PillowImage.fromarray(samples).save(buffer, form, **options)
+        PillowImage.fromarray(samples).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def round_trip(path: Path, extension: str | None = None) -> Path:
-    """Read an image and write its unchanged pixels beside it; the path of the copy."""
+    """Read an image, write its unchanged pixels to a file beside it, and return the path of that file."""
     image = read_image(path)
     assert image.pixels.dtype == np.float32
     assert image.pixels.ndim == 3

@@ -1,4 +1,4 @@
-"""Export: from a fitted network to a file that needs nothing but an inference engine."""
+"""Exports a fitted network as a file that needs only an inference engine."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def export_model(
     size: tuple[int, int] | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
 ) -> Verification:
-    """Write `network` as one ONNX file after it was compared with PyTorch.
+    """Write `network` as one ONNX file, and verify it against PyTorch.
 
-    `path` becomes the new file only if everything succeeds; otherwise it is what it was before.
+    The new file replaces `path` only if everything succeeds; otherwise `path` stays unchanged.
 
     Args:
         network: fitted network, on any device; not changed.
-        contract: what the file says about itself; it must describe `network`.
+        contract: becomes the metadata of the file; it must describe `network`.
         path: of the `.onnx` file; an existing one is replaced.
         size: fixed (height, width), multiples of 32 and at least 64; by default both are free.
         tolerance: largest accepted difference of a prediction, as in `verify_file`.
 
     Returns:
-        How far ONNX Runtime's prediction is from PyTorch's.
+        The difference of the predictions of ONNX Runtime and PyTorch.
 
     Raises:
-        UsageError: `size` is not one that the network accepts.
-        VerificationError: ONNX Runtime's prediction is not PyTorch's.
+        UsageError: the network does not accept `size`.
+        VerificationError: ONNX Runtime cannot run the file, or its predictions differ from PyTorch's.
         ResourceError, OutputError: the file cannot be written.
     """
     from self2self.export.to_onnx import build_model, serialise

@@ -1,8 +1,8 @@
-"""The network becomes one ONNX file that describes itself.
+"""Builds one self-describing ONNX file of a network.
 
-The masks are ordinary inputs, so the graph (`self2self.model.graph`) holds no random and no dropout node, which engines
-treat as identity. Nothing in it depends on the size of the image: convolutions pad by constants and the upsampling
-scales by a constant factor.
+The masks are ordinary inputs. So the graph (`self2self.model.graph`) has no random nodes, and no dropout nodes, which
+engines treat as identity. Nothing in the graph depends on the image size: convolutions pad by constants, and the
+upsampling scales by a constant factor.
 """
 
 from __future__ import annotations
@@ -23,45 +23,51 @@ if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
 
 BF16_OPSET_VERSION = 22
-"""The first in which a convolution takes bfloat16."""
+"""The first opset in which a convolution takes bfloat16."""
 BF16_IR_VERSION = 10
 
 
 def to_onnx(
     network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
 ) -> None:
-    """Write `network` as one `.onnx` file, or leave `path` as it was.
+    """Write `network` as one `.onnx` file, or leave `path` unchanged if that fails.
 
-    Nothing is compared with PyTorch here; `export_model` does that too. An existing file is
-    replaced.
+    An existing file is replaced. The file is not compared with PyTorch; `export_model` does that as well.
 
     Args:
         network: on any device and in any memory format; not changed.
-        contract: what the file says about itself; it must describe `network`.
-        path: of the file; there is no second file for the weights.
+        contract: becomes the metadata of the file; it must describe `network`.
+        path: of the file, which includes the weights.
         size: fixed (height, width); by default both are free.
 
     Raises:
-        UsageError: `size` is not one that the network accepts.
+        UsageError: the network does not accept `size`.
         ResourceError, OutputError: the file cannot be written.
     """
     atomic_write(path, serialise(build_model(network, contract, size)))
 
 
 def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int] | None = None) -> onnx.ModelProto:
-    """The checked ONNX model of `network` in memory; arguments and errors are those of `to_onnx`.
+    """Build the ONNX model of `network` in memory and check it; arguments and errors are those of `to_onnx`.
 
-    Initialisers that are weights carry the names of the network's ``state_dict``. They, and all
-    that is computed, have the type of `contract.precision`; inputs and the prediction keep theirs.
+    The initialisers of weights have the names of the network's ``state_dict``. Weights and all computed
+    tensors have the type of `contract.precision`; the inputs and the prediction keep their types.
+
+    Raises:
+        ValueError: `contract` does not describe `network`.
     """
     import onnx
 
     _check_agreement(network, contract)
     if size is not None:
         _check_size(size, contract)
-    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
-    graph = network_graph(contract, network.layers, kinds[contract.precision])
-    # Nothing that these operators do has changed from 18 to 22, but for the types that they take.
+    element_types = {
+        "fp32": onnx.TensorProto.FLOAT,
+        "fp16": onnx.TensorProto.FLOAT16,
+        "bf16": onnx.TensorProto.BFLOAT16,
+    }
+    graph = network_graph(contract, network.layers, element_types[contract.precision])
+    # From opset 18 to 22, these operators changed only in the types that they accept.
     bf16 = contract.precision == "bf16"
     opset, ir_version = (BF16_OPSET_VERSION, BF16_IR_VERSION) if bf16 else (OPSET_VERSION, IR_VERSION)
     opsets = [onnx.helper.make_opsetid("", opset)]
@@ -76,13 +82,13 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
 
 
 def serialise(model: onnx.ModelProto) -> bytes:
-    """The bytes of the file; equal models give equal bytes, so that engine caches can be keyed by them."""
+    """Serialise a model. Equal models give equal bytes, so that engine caches can use a hash of them as key."""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 
 def host_copy(network: Self2SelfNet) -> Self2SelfNet:
-    """A float32 copy on the CPU in the plain memory format, in evaluation mode."""
+    """A float32 copy of `network` on the CPU, contiguous, in evaluation mode, without gradients."""
     from self2self.model.network import Self2SelfNet
 
     twin = Self2SelfNet(network.channels, network.encoder_width, network.decoder_widths, network.decoder_keep)
@@ -93,7 +99,7 @@ def host_copy(network: Self2SelfNet) -> Self2SelfNet:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The type of PyTorch that is called ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+    """PyTorch's dtype for ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
@@ -105,7 +111,7 @@ def _add_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dty
 
     for name, weight in host_copy(network).to(dtype).state_dict().items():
         if dtype == torch.bfloat16:
-            # numpy has no such type; the file has the bits.
+            # numpy has no bfloat16, so the bits are stored directly.
             tensor = TensorProto(name=name, data_type=TensorProto.BFLOAT16, dims=weight.shape)
             tensor.raw_data = weight.contiguous().view(torch.int16).numpy().astype("<i2").tobytes()
         else:
@@ -114,7 +120,7 @@ def _add_weights(graph: onnx.GraphProto, network: Self2SelfNet, dtype: torch.dty
 
 
 def _fix_size(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int]) -> None:
-    """Write `size` in the place of the names of its axes."""
+    """Replace the names of the size axes in `graph` by the lengths for `size`, (height, width)."""
     axes = dict(zip("HW", size, strict=True))
     lengths = {spec.name: [BATCH_AXIS, *spec.shape(axes)] for spec in contract.masks}
     lengths |= {IMAGE: [1, contract.channels, *size], PREDICTION: [BATCH_AXIS, contract.channels, *size]}
@@ -125,7 +131,7 @@ def _fix_size(graph: onnx.GraphProto, contract: Contract, size: tuple[int, int])
 
 
 def free_size(model: onnx.ModelProto, contract: Contract) -> None:
-    """Let a model of a fixed size take any; nodes, weights and the axis of the batch stay as they are."""
+    """Make the size axes of a model with a fixed size free; nodes, weights and the batch axis stay unchanged."""
     dims = free_dims(contract)
     for value in (*model.graph.input, *model.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, dims[value.name], strict=True):
@@ -134,7 +140,7 @@ def free_size(model: onnx.ModelProto, contract: Contract) -> None:
 
 
 def _check_agreement(network: Self2SelfNet, contract: Contract) -> None:
-    # A contract that lies about the scale or the shapes is a bug of the caller, not of the user.
+    # A contract with wrong shapes or a wrong dropout scale is a bug of the caller, not an error of the user.
     dropout = [spec for spec in contract.masks if spec.name != INPUT_MASK]
     expected = mask_specs(network.channels, network.encoder_width, network.decoder_widths, 0.0, 0.0)
     if [(s.name, s.dims) for s in contract.masks] != [(s.name, s.dims) for s in expected]:

@@ -1,4 +1,4 @@
-"""Proof that an exported file computes what PyTorch computes, before anyone relies on it."""
+"""Verifies that an exported file computes what PyTorch computes, before the file is used."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
 
 DEFAULT_TOLERANCE = 1e-4
-"""Largest accepted difference in units of the image's range [0, 1]; a fortieth of a grey level."""
-OTHER_SIZE, OTHER_PASSES = (96, 64), 3
-"""Of a small image, neither of which is what was traced, so that a size or a batch in the graph shows."""
-_ERRORS_ONLY = 3
-_FEW_THREADS = 2
+"""Largest accepted difference in units of the image's range [0, 1]; a fortieth of an 8-bit grey level."""
+SMALL_SIZE, SMALL_PASSES = (96, 64), 3
+"""Height and width of a small image, and the number of its passes. A size or a batch that is fixed in the graph fails
+at these numbers."""
+_ORT_ERROR_SEVERITY = 3
+"""ONNX Runtime then logs errors alone."""
+_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How far an exported file is from PyTorch, given the same image and masks.
+    """Difference between the predictions of an exported file and of PyTorch, for the same image and masks.
 
     Attributes:
         max_difference: largest absolute difference of ``prediction``, in units of [0, 1].
-        rms_difference: root mean square of the difference.
-        seconds: time that the comparison took.
+        rms_difference: root mean square of the difference, in the same units.
+        seconds: duration of the comparison.
     """
 
     max_difference: float
@@ -52,35 +54,36 @@ def verify_file(
     tolerance: float = DEFAULT_TOLERANCE,
     source: str | None = None,
 ) -> Verification:
-    """Compare several passes of a small image and, if the file is for one size alone, one pass of that size.
+    """Compare several passes of a small image and, if the file has a fixed size, one pass of that size.
 
-    A pass of a large image takes seconds in PyTorch, and one is enough to show that the file runs at its
-    size. All else, such as each pass following its own masks, several small passes show as well. For these
-    the sizes that the file declares are lifted; what computes, and the axis of the batch, are the file's own.
+    A pass of a large image takes seconds in PyTorch, and a single one shows that the file runs at its size. Several
+    small passes show everything else, for instance that each pass uses its own masks. For the small passes, the
+    declared sizes of a fixed file are made free; its nodes, weights and batch axis stay unchanged.
 
     Args:
-        network: the network that was exported; not changed.
+        network: the exported network; not changed.
         contract: of the exported file.
         path: the exported file.
-        size: (height, width) that the file is fixed to; None if it takes any.
+        size: fixed (height, width) of the file; None if it takes any size.
         tolerance: as for `verify`.
-        source: how messages call the file, if not by `path`.
+        source: name of the file in messages; by default `path`.
 
     Returns:
-        The larger differences of the two, and the time of both.
+        The larger differences of the two comparisons, and the sum of their times.
 
     Raises:
         VerificationError: as for `verify`.
     """
-    known: dict[str, Any] = {"tolerance": tolerance, "source": source}
-    small = verify(network, contract, path, size=OTHER_SIZE, batch=OTHER_PASSES, lift_size=size is not None, **known)
+    shared: dict[str, Any] = {"tolerance": tolerance, "source": source}
+    is_fixed = size is not None
+    small = verify(network, contract, path, size=SMALL_SIZE, batch=SMALL_PASSES, ignore_fixed_size=is_fixed, **shared)
     if size is None:
         return small
-    own = verify(network, contract, path, size=size, batch=1, **known)
+    at_size = verify(network, contract, path, size=size, batch=1, **shared)
     return Verification(
-        max(small.max_difference, own.max_difference),
-        max(small.rms_difference, own.rms_difference),
-        small.seconds + own.seconds,
+        max(small.max_difference, at_size.max_difference),
+        max(small.rms_difference, at_size.rms_difference),
+        small.seconds + at_size.seconds,
     )
 
 
@@ -93,34 +96,34 @@ def verify(
     batch: int = 2,
     seed: int = 0,
     tolerance: float = DEFAULT_TOLERANCE,
-    lift_size: bool = False,
+    ignore_fixed_size: bool = False,
     source: str | None = None,
 ) -> Verification:
-    """Run `batch` passes through PyTorch and through ONNX Runtime's CPU provider and compare.
+    """Run `batch` passes in PyTorch and in ONNX Runtime's CPU provider, and compare the predictions.
 
     Args:
-        network: the network that was exported; not changed.
+        network: the exported network; not changed.
         contract: of the exported file.
         path: the exported file.
-        size: height and width of the random image that is used.
+        size: height and width of the random image.
         batch: number of passes, all in one call.
         seed: of image and masks.
-        tolerance: largest accepted difference, in units of [0, 1]; of the largest prediction
-            where that is more than 1, as in the first steps of a fit with a high drop rate, where
-            float32 itself resolves no more.
-        lift_size: whether the file is for another size than `size`, which it then has to be run at all the same.
-        source: how messages call the file, if not by `path`.
+        tolerance: largest accepted difference, in units of [0, 1]. It is multiplied by the largest absolute
+            prediction if that is over 1, as in the first steps of a fit with a high drop rate, where float32
+            itself has no finer resolution.
+        ignore_fixed_size: run a file with a fixed size at `size`, which may differ from it.
+        source: name of the file in messages; by default `path`.
 
     Raises:
-        VerificationError: the file cannot be run, the network or the file gives numbers that are
-            not finite, or they differ by more than `tolerance`.
+        VerificationError: the file cannot be run, the network or the file predicts numbers that are
+            not finite, or the predictions differ by more than `tolerance`.
     """
     source = source or str(path)
     start = time.perf_counter()
     image = np.random.default_rng(seed).random((1, contract.channels, *size), dtype=np.float32)
     masks = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, seed).make(0, batch)
     inputs = {IMAGE: image, **masks}
-    # One after the other: on few cores the two thread pools fight.
+    # The two run one after the other, because on few cores their thread pools compete.
     expected = _run_torch(network, inputs)
     if not np.isfinite(expected).all():
         raise VerificationError(
@@ -128,7 +131,7 @@ def verify(
             "or the fit diverged. Fit again: self2self fit IMAGE --force"
         )
     got = _run_onnx(
-        path, inputs, source, as_float=contract.precision == "bf16", any_size=contract if lift_size else None
+        path, inputs, source, as_float=contract.precision == "bf16", any_size=contract if ignore_fixed_size else None
     )
     if got.shape != expected.shape:
         raise VerificationError(
@@ -158,26 +161,27 @@ def _run_torch(network: Self2SelfNet, inputs: dict[str, Any]) -> Any:
 
 
 def open_session(path: str | os.PathLike[str], *, as_float: bool = False, any_size: Contract | None = None) -> Any:
-    """A session of ONNX Runtime's CPU provider that prints nothing.
+    """Open the file in a session of ONNX Runtime's CPU provider that prints nothing.
 
     Args:
         path: of the model.
-        as_float: compute in float32 what the file computes in bfloat16, which ONNX Runtime does not run on a CPU.
-        any_size: contract of the file, to run it at other sizes than the one that it may be fixed to.
+        as_float: replace the bfloat16 of the file by float32, because ONNX Runtime has no bfloat16 on a CPU.
+        any_size: the contract of the file, if the session must accept other sizes than a fixed one of the file.
     """
     with quiet_onnxruntime_import():
         import onnxruntime as ort
 
-    ort.set_default_logger_severity(_ERRORS_ONLY)
+    ort.set_default_logger_severity(_ORT_ERROR_SEVERITY)
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = _FEW_THREADS
+    options.log_severity_level = _ORT_ERROR_SEVERITY
+    options.intra_op_num_threads = _THREADS
     options.inter_op_num_threads = 1
-    model = _changed(path, as_float, any_size) if as_float or any_size else os.fspath(path)
+    model = _converted_model(path, as_float, any_size) if as_float or any_size else os.fspath(path)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _changed(path: str | os.PathLike[str], as_float: bool, any_size: Contract | None) -> bytes:
+def _converted_model(path: str | os.PathLike[str], as_float: bool, any_size: Contract | None) -> bytes:
+    """The bytes of the model with the conversions of `open_session`."""
     import onnx
 
     from self2self.export.to_onnx import free_size
@@ -192,7 +196,7 @@ def _changed(path: str | os.PathLike[str], as_float: bool, any_size: Contract | 
 
 
 def bf16_as_float(model: onnx.ModelProto) -> None:
-    """Write every bfloat16 of `model` as float32: the same graph and the same rounded weights."""
+    """Replace bfloat16 by float32 everywhere in `model`; the graph and the rounded weights stay the same."""
     from onnx import TensorProto, numpy_helper
 
     for tensor in model.graph.initializer:
@@ -204,11 +208,11 @@ def bf16_as_float(model: onnx.ModelProto) -> None:
                 attribute.i = TensorProto.FLOAT
 
 
-def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str, **changes: Any) -> Any:
+def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str, **conversions: Any) -> Any:
     try:
-        return open_session(path, **changes).run([PREDICTION], inputs)[0]
+        return open_session(path, **conversions).run([PREDICTION], inputs)[0]
     except Exception as error:
-        # ONNX Runtime's exceptions share no base class of their own.
+        # ONNX Runtime's exceptions have no common base class but Exception.
         raise VerificationError(
             f"{source}: ONNX Runtime cannot run it ({first_line(error)}). Export it again: self2self export --force"
         ) from error

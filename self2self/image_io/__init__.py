@@ -1,11 +1,13 @@
-"""Image files: file ↔ float32 array, with everything that the output must share with the input.
+"""Reads and writes image files: file ↔ float32 array, with everything that the output shares with the input.
 
     image = read_image("noisy.tif")              # image.pixels: float32 (C, H, W), bulk in [0, 1]
     write_image("clean.tif", denoised, image)    # same type, depth, alpha, profile, orientation
 
-PNG, TIFF, JPEG, WebP and BMP. One file of this package per purpose: `image` (what is known of an
-image), `normalise` (stored values ↔ [0, 1]), `read`, `write`, and the formats `png`, `tiff`
-(with `exif`) and `pillow_formats`. Files of several pages: `stack`, and `tiff_pages` for how they lie in a TIFF.
+The formats are PNG, TIFF, JPEG, WebP and BMP. The modules:
+
+- `image`: the data classes; `value_range`: stored values ↔ [0, 1].
+- `read`, `write`: single images; `stack`: files of several pages.
+- `png`, `tiff`, `pillow_formats`: decoders and encoders. `tiff_file`, `tiff_pages` and `exif` serve `tiff` and `stack`.
 """
 
 from self2self.image_io.image import MAX_PIXELS, MIN_SIDE, Image, Metadata, TiffLayout

@@ -1,4 +1,4 @@
-"""EXIF between TIFF, where its tags are part of the file, and the other formats, where it is one block."""
+"""Converts EXIF data between TIFF, where its tags are part of the file, and other formats, where it is one block."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, BinaryIO
 
 ORIENTATION = 274
 IMAGE_TAGS = frozenset((270, 271, 272, ORIENTATION, 305, 306, 315, 33432))
-"""Description, make, model, orientation, software, date, artist, copyright: TIFF tags that EXIF shares."""
+"""Description, make, model, orientation, software, date, artist, copyright: the tags that TIFF and EXIF share."""
 
 SUB_DIRECTORIES = (34665, 34853)
-"""Tags that point to the EXIF and the GPS directory."""
+"""Tags that point to the EXIF directory and to the GPS directory."""
 
 _PREFIX = b"Exif\0\0"
 
 
-def bare(exif: bytes | None) -> bytes | None:
-    """`exif` as a TIFF structure, without the prefix that JPEG puts before it; None if nothing is left."""
+def without_prefix(exif: bytes | None) -> bytes | None:
+    """Strip the "Exif" prefix of JPEG from the block `exif`, a TIFF structure; None if nothing remains."""
     while exif is not None and exif.startswith(_PREFIX):
         exif = exif[len(_PREFIX) :]
     return exif or None
 
 
-def tags(exif: bytes | None) -> tuple[dict[int, Any], dict[int, dict[int, Any]]]:
-    """Image tags by number, and the EXIF and GPS directories by the tag that points to them.
+def read_tags(exif: bytes | None) -> tuple[dict[int, Any], dict[int, dict[int, Any]]]:
+    """Read a block: image tags by number, and the EXIF and GPS directories by the tag that points to them.
 
-    A damaged block yields what could be read, perhaps nothing: it is no reason to refuse an image.
+    A damaged block yields the tags that can be read, perhaps none. Damaged EXIF data are no reason to refuse an image.
     """
     from PIL import Image as PillowImage
 
@@ -41,24 +41,31 @@ def tags(exif: bytes | None) -> tuple[dict[int, Any], dict[int, dict[int, Any]]]
         try:
             block = PillowImage.Exif()
             block.load(exif)
-            _collect(block, image_tags, directories)
-        except Exception:  # noqa: S110  (Pillow raises whatever the damage leads to)
+            _collect_writable_tags(block, image_tags, directories)
+        except Exception:  # noqa: S110  (Pillow raises exceptions of any class on damaged blocks)
             pass
     return image_tags, directories
 
 
 def orientation(exif: bytes | None) -> int:
-    """1 (upright) to 8, as in the EXIF standard; 1 if not told."""
-    value = tags(exif)[0].get(ORIENTATION, 1)
+    """The orientation in a block, 1 (upright) to 8 as in the EXIF standard; 1 if the block has none."""
+    value = read_tags(exif)[0].get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def from_tiff(path: Path, byteorder: str, bigtiff: bool, offset: int) -> bytes | None:
-    """The EXIF block of the TIFF directory at `offset`; None if it has none of the tags."""
+def read_from_tiff(path: Path, byteorder: str, bigtiff: bool, offset: int) -> bytes | None:
+    """The EXIF data of the TIFF directory at `offset` as a block; None if the directory has none of the tags.
+
+    Args:
+        path: the TIFF.
+        byteorder: of the TIFF, ``"<"`` or ``">"``.
+        bigtiff: whether the file is a BigTIFF.
+        offset: of the directory, in bytes.
+    """
     from PIL import Image as PillowImage
 
     if bigtiff and byteorder == ">":
-        # Pillow takes it for a classic TIFF.
+        # Pillow mistakes a big-endian BigTIFF for a classic TIFF.
         return None
     image_tags: dict[int, Any] = {}
     directories: dict[int, dict[int, Any]] = {}
@@ -69,7 +76,7 @@ def from_tiff(path: Path, byteorder: str, bigtiff: bool, offset: int) -> bytes |
             block.endian, block.bigtiff = byteorder, bigtiff
             with path.open("rb") as file:
                 block.load_from_fp(file, offset)
-                _collect(block, image_tags, directories)
+                _collect_writable_tags(block, image_tags, directories)
             if not image_tags and not directories:
                 return None
             result = PillowImage.Exif()
@@ -78,26 +85,26 @@ def from_tiff(path: Path, byteorder: str, bigtiff: bool, offset: int) -> bytes |
                 result[tag] = value
             for tag, directory in directories.items():
                 result.get_ifd(tag).update(directory)
-            return bare(result.tobytes())
+            return without_prefix(result.tobytes())
         except Exception:
             return None
 
 
 def orientation_block(value: int) -> bytes | None:
-    """A block with nothing but the orientation `value`; None if that is upright."""
+    """A block that holds only the orientation `value`; None for 1 (upright)."""
     if value == 1:
         return None
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, ORIENTATION, 3, 1, value, 0, 0)
 
 
 def append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -> None:
-    """Append the EXIF and GPS directories to a TIFF that has placeholder tags for them, and link them.
+    """Append the EXIF and GPS directories to a TIFF and turn its placeholder tags into pointers to them.
 
-    A placeholder is a LONG tag numbered one less than the pointer, because tifffile writes no pointers.
+    A placeholder is a LONG tag whose number is one less than that of the pointer: tifffile itself writes no pointers.
 
     Args:
         file: the TIFF, open for reading and writing.
-        directories: number of the pointer → tags of the directory.
+        directories: for each pointer's tag number, the tags of the directory.
     """
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -123,10 +130,11 @@ def append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -
             file.write(value)
 
 
-def _collect(block: Any, image_tags: dict[int, Any], directories: dict[int, dict[int, Any]]) -> None:
+def _collect_writable_tags(block: Any, image_tags: dict[int, Any], directories: dict[int, dict[int, Any]]) -> None:
+    """Add the tags of Pillow's `block` to `image_tags` and `directories`, as far as Pillow can write them."""
     image_tags.update({tag: block[tag] for tag in IMAGE_TAGS if tag in block})
     for pointer in SUB_DIRECTORIES:
-        # Nested directories (interoperability) are offsets into the old file: useless in the new one.
+        # Tag 40965 (interoperability) is an offset into the source file, which means nothing in the output.
         content = {
             tag: value
             for tag, value in block.get_ifd(pointer).items()
@@ -137,7 +145,7 @@ def _collect(block: Any, image_tags: dict[int, Any], directories: dict[int, dict
 
 
 def _is_writable(group: int, tag: int, value: Any) -> bool:
-    """Whether Pillow can write what it has read; of damaged blocks it reads things that it cannot write."""
+    """Whether Pillow can write the value; from damaged blocks it reads values that it cannot write."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     directory = ImageFileDirectory_v2(group=group)

@@ -1,4 +1,8 @@
-"""What is known of an image: its pixels for the network, and what its file says besides."""
+"""Data classes of an image: its pixels for the network, and everything the output needs to match the source file.
+
+A decoder returns a `StoredImage`: the samples as they are in the file. `read_image` makes an `Image` of it: pixels in
+the network's range, and the map back to stored values. The rest of the package sees only `Image`.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 MIN_SIDE = 8
-"""Smallest width and height accepted, in pixels."""
+"""Smallest accepted width and height, in pixels."""
 
 MAX_PIXELS = 2**29
-"""Largest width times height accepted (23170 x 23170); checked on the header, before any decoding."""
+"""Largest accepted width times height (23170 x 23170); checked on the header, before any decoding."""
 
 
-class ImageRefused(Exception):  # noqa: N818  (an answer of a decoder, which read_image turns into an InputError)
-    """Why a sound file cannot be used; the text follows the file's name and a colon."""
+class ImageRefused(Exception):  # noqa: N818  (`decoding` turns it into an InputError)
+    """An undamaged file that cannot be used; its text continues a message after the file's name and a colon."""
 
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """How a TIFF lays out its pixels, so that the output can do the same."""
+    """The layout and the tags of a TIFF, which the output copies."""
 
     byteorder: str
     bigtiff: bool
@@ -35,7 +39,7 @@ class TiffLayout:
     tile: tuple[int, int] | None
     """(height, width) of a tile in pixels; None = strips."""
     alpha_kind: int
-    """ExtraSamples of the alpha: 0 unspecified, 1 premultiplied, 2 straight."""
+    """ExtraSamples value of the alpha channel: 0 unspecified, 1 premultiplied, 2 straight."""
     resolution: tuple[tuple[int, int], tuple[int, int], int] | None
     """x and y as fractions in pixels per unit, and ResolutionUnit (1 none, 2 inch, 3 cm)."""
     tags: tuple[tuple[int, int, int, Any, bool], ...]
@@ -44,26 +48,26 @@ class TiffLayout:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about its pixels; kept when the target can hold it."""
+    """Metadata of a file; the output keeps them as far as its format can hold them."""
 
     icc: bytes | None = None
     exif: bytes | None = None
-    """A TIFF structure, without the "Exif" prefix of JPEG; orientation is as the camera wrote it."""
+    """A TIFF structure, without the "Exif" prefix of JPEG; the orientation is the camera's."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch in x and y."""
     description: str | None = None
     xmp: bytes | None = None
-    """Adobe's XML: ratings, captions, history of edits."""
+    """Adobe's XML metadata: ratings, captions, editing history."""
     jpeg_segments: tuple[tuple[int, bytes], ...] = ()
-    """(marker, payload) of a JPEG's comments and IPTC captions, copied unchanged from JPEG to JPEG."""
+    """(marker, payload) of a JPEG's comments and IPTC captions; copied unchanged from JPEG to JPEG."""
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    """(type, payload) of a PNG's ancillary chunks, copied unchanged from PNG to PNG."""
+    """(type, payload) of a PNG's ancillary chunks; copied unchanged from PNG to PNG."""
     tiff: TiffLayout | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """The samples of a file as they are stored; what every decoder returns and every encoder takes."""
+    """Samples as they are stored in a file: the result of every decoder and the input of every encoder."""
 
     values: Array
     """(H, W, C), the stored dtype in native byte order."""
@@ -71,58 +75,62 @@ class StoredImage:
     """(H, W), same dtype."""
     metadata: Metadata = field(default_factory=Metadata)
     lossless: bool = True
+    """False for JPEG and lossy WebP."""
     notes: tuple[str, ...] = ()
+    """As `Image.notes`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image for the network, and what it takes to write another one like it.
+    """An image for the network, with everything that is needed to write an output like the source.
 
-    `stored = pixels * scale + offset`. An image that was not read in the whole range of its type fills [0, 1], but for
-    hot pixels and other extremes of dark images, which lie outside, as far as they are; nothing is clipped. See
-    `normalise.choose_scale` and `extremes`.
+    `stored = pixels * scale + offset`. Unless it was read in the whole range of its type, an image fills [0, 1]. Hot
+    pixels and other extremes of dark images lie outside, and nothing is clipped. See
+    `value_range.choose_value_range` and `imaging.outliers`.
     """
 
     pixels: NDArray[np.float32]
-    """(C, H, W); C is 1 (grey), 3 (RGB) or 4 (CMYK). Never rotated: orientation is metadata."""
+    """(C, H, W); C is 1 (grey), 3 (RGB) or 4 (CMYK). Pixels are never rotated: the orientation is metadata."""
     alpha: Array | None
     """(H, W) in the stored dtype, copied to the output; None without transparency."""
     path: Path
     format: str
-    """By content: "png", "tiff", "jpeg", "webp" or "bmp"."""
+    """Format by content: "png", "tiff", "jpeg", "webp" or "bmp"."""
     dtype: np.dtype[Any]
-    """Of the stored values, native byte order; that of the output."""
+    """Type of the stored values in native byte order; the output has the same type."""
     offset: float
+    """Stored value at `pixels` = 0."""
     scale: float
-    """Stored value of `pixels` = 0, and stored units per unit of `pixels` (never 0)."""
+    """Stored units per unit of `pixels`; never 0."""
     white: float | None
-    """Stored value that is white in images of this type (255, 65535, 1), if this one uses that range, as one of 8
-    bits always does; None else."""
+    """Stored value of white in images of this type (255, 65535 or 1), if the image uses that range, as 8-bit images
+    always do; otherwise None."""
     sha256: str
+    """See `image_hash`."""
     lossless: bool
     """False for JPEG and lossy WebP."""
     metadata: Metadata
     notes: tuple[str, ...]
-    """One line each, for the user: where the output differs in type from the input, and why."""
+    """Notes for the user, one line each: where the output differs from the input, and why."""
 
     @property
     def range(self) -> tuple[float, float]:
-        """The stored values that are 0 and 1 in `pixels`."""
+        """The stored values that map to 0 and 1 in `pixels`."""
         return self.offset, self.offset + self.scale
 
     @property
     def black_and_white(self) -> tuple[float, float]:
-        """Black and white in units of `pixels`, for scores; where nobody can tell white, the ends of its own range."""
+        """Black and white in units of `pixels`, for scores; without a known white, the ends of the image's range."""
         if self.white is None:
             return 0.0, 1.0
         return -self.offset / self.scale, (self.white - self.offset) / self.scale
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse images that are too small to denoise or too large to decode, by their header alone.
+    """Refuse images that are too small to denoise or too large to decode; the sizes are those in the header.
 
     Raises:
-        Refused: a side is under `MIN_SIDE`, or width × height is over `MAX_PIXELS`.
+        ImageRefused: a side is under `MIN_SIDE`, or width × height is over `MAX_PIXELS`.
     """
     if width < MIN_SIDE or height < MIN_SIDE:
         raise ImageRefused(

@@ -1,8 +1,8 @@
-"""JPEG, WebP and BMP, by way of Pillow.
+"""Decodes and encodes JPEG, WebP and BMP with Pillow.
 
-The plugin classes are called directly, not `PIL.Image.open`: its decompression-bomb check warns or
-raises at limits that are not ours, and it opens the JPEG of a phone as a multi-picture MPO. The
-WebP plugin checks by itself, so WebP is decoded with imagecodecs.
+The decoders call the plugin classes directly, not `PIL.Image.open`: its decompression-bomb check has other limits than
+`check_size`, and it opens the JPEG of a phone as a multi-picture MPO. The WebP plugin runs that check itself, so WebP
+is decoded with imagecodecs.
 """
 
 from __future__ import annotations
@@ -18,59 +18,61 @@ import numpy as np
 
 from self2self.image_io import exif
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
-from self2self.image_io.png import INCH, expanded
+from self2self.image_io.png import METRES_PER_INCH, grey_or_rgb_of_palette
 
-QUALITY = 95
-"""Of lossy output; without chroma subsampling, so that the loss stays far under the noise removed."""
+LOSSY_QUALITY = 95
+"""Quality of lossy output. Chroma is not subsampled, so that the loss stays far below the noise that was removed."""
 
 
 MAX_JPEG_XMP_BYTES = 65533 - 29
-"""One segment, less its length and the name that it begins with."""
+"""Largest XMP in one segment: a segment without its length field, less the 29 bytes of the XMP name."""
 
-COMMENT, IPTC = 0xFE, 0xED
-"""Markers of JPEG segments that stay true when the pixels change."""
+COMMENT_MARKER, IPTC_MARKER = 0xFE, 0xED
+"""Markers of the JPEG segments that remain valid when the pixels change."""
 
-_PARTS = re.compile(rb"ns\.google\.com/photos/1\.0/(container|camera|depthmap)|ns\.adobe\.com/hdr-gain-map|HDRGainMap")
-"""Namespaces of XMP that tells where in the file a gain map, a depth map or a film lies."""
+_EMBEDDED_PARTS = re.compile(
+    rb"ns\.google\.com/photos/1\.0/(container|camera|depthmap)|ns\.adobe\.com/hdr-gain-map|HDRGainMap"
+)
+"""XMP namespaces that locate a gain map, a depth map or a film inside the file."""
 
 
 def decode_jpeg(data: bytes) -> StoredImage:
-    """The samples of a JPEG: 8-bit grey, RGB or CMYK (255 = full ink, whichever way Adobe stored it).
+    """Decode the samples of a JPEG: 8-bit grey, RGB or CMYK (255 = full ink, also if Adobe stored it inverted).
 
     Raises:
-        Refused: 12 or 16 bits, or too small or large.
-        Exception: any other, if the data are damaged.
+        ImageRefused: the image has 12 or 16 bits per channel, or is too small or too large.
+        Exception: of any other class, if the data are damaged.
     """
     from PIL.JpegImagePlugin import JpegImageFile
 
-    depth = _jpeg_depth(data)
+    depth = _bits_per_jpeg_channel(data)
     if depth not in (None, 8):
         raise ImageRefused(f"is a JPEG with {depth} bits per channel; expected 8. Convert it to a 16-bit TIFF.")
     picture = JpegImageFile(io.BytesIO(data))
     check_size(*picture.size)
-    # Each block of 8x8 takes a bit at the very least (two in practice); libjpeg would paint all that is missing grey.
+    # Each 8x8 block takes at least one bit (two in practice). libjpeg would fill missing blocks with grey.
     if picture.size[0] * picture.size[1] > 64 * 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {picture.size[0]}x{picture.size[1]} pixels")
     notes = ["only its main picture is read; the preview or gain map beside it is dropped"] * ("mp" in picture.info)
-    values = _samples(picture)
+    values = _samples_of(picture)
     xmp = picture.info.get("xmp")
-    if xmp is not None and _PARTS.search(xmp):
-        # Readers of the output would look for those parts.
+    if xmp is not None and _EMBEDDED_PARTS.search(xmp):
+        # Readers of the output would look for the dropped parts.
         xmp = None
         notes.append("its XMP describes a gain map, a depth map or a film in the file, and is dropped with it")
-    # Pillow also fills "dpi" from EXIF, which is kept as it is.
+    # Pillow may take "dpi" from EXIF instead of JFIF; the EXIF block itself is kept anyway.
     dpi = picture.info.get("dpi") if picture.info.get("jfif_unit") in (1, 2) else None
-    metadata = Metadata(picture.info.get("icc_profile"), exif.bare(picture.info.get("exif")), dpi, xmp=xmp)
-    metadata = replace(metadata, jpeg_segments=tuple(_kept_segments(picture)))
+    metadata = Metadata(picture.info.get("icc_profile"), exif.without_prefix(picture.info.get("exif")), dpi, xmp=xmp)
+    metadata = replace(metadata, jpeg_segments=tuple(_segments_to_keep(picture)))
     return StoredImage(values, None, metadata, lossless=False, notes=tuple(notes))
 
 
 def decode_webp(data: bytes) -> StoredImage:
-    """The samples of a WebP: 8-bit RGB, with or without alpha.
+    """Decode the samples of a WebP: 8-bit RGB, with or without alpha.
 
     Raises:
-        Refused: an animation, or too small or large.
-        Exception: any other, if the data are damaged.
+        ImageRefused: the file is an animation, or the image is too small or too large.
+        Exception: of any other class, if the data are damaged.
     """
     import imagecodecs
 
@@ -78,21 +80,21 @@ def decode_webp(data: bytes) -> StoredImage:
     frames = sum(1 for kind, _ in chunks if kind == b"ANMF")
     if frames > 1:
         raise ImageRefused(f"has {frames} frames; self2self takes one image a file. Save the frame you want as a PNG.")
-    # WebP ends at 16383x16383 pixels, which is under MAX_PIXELS: no bomb to look for.
+    # The format is limited to 16383x16383 pixels, below MAX_PIXELS: decoding needs no check before it.
     samples = np.asarray(imagecodecs.webp_decode(data))
     check_size(samples.shape[1], samples.shape[0])
     alpha = samples[..., 3].copy() if samples.shape[2] == 4 else None
     blocks = dict(chunks)
-    metadata = Metadata(blocks.get(b"ICCP"), exif.bare(blocks.get(b"EXIF")), xmp=blocks.get(b"XMP "))
+    metadata = Metadata(blocks.get(b"ICCP"), exif.without_prefix(blocks.get(b"EXIF")), xmp=blocks.get(b"XMP "))
     return StoredImage(np.ascontiguousarray(samples[..., :3]), alpha, metadata, lossless=b"VP8L" in blocks)
 
 
 def decode_bmp(data: bytes) -> StoredImage:
-    """The samples of a BMP: 8-bit grey or RGB, with or without alpha; palettes are expanded.
+    """Decode the samples of a BMP: 8-bit grey or RGB, with or without alpha; palettes are expanded.
 
     Raises:
-        Refused: too small or large.
-        Exception: any other, if the data are damaged.
+        ImageRefused: the image is too small or too large.
+        Exception: of any other class, if the data are damaged.
     """
     from PIL.BmpImagePlugin import BmpImageFile
 
@@ -101,11 +103,11 @@ def decode_bmp(data: bytes) -> StoredImage:
     notes: list[str] = []
     alpha = None
     mode = picture.mode
-    samples = _samples(picture, {"1": "L", "P": "RGB"}.get(mode))
+    samples = _samples_of(picture, {"1": "L", "P": "RGB"}.get(mode))
     if mode == "1":
         notes.append("1-bit grey is written as 8-bit grey")
     elif mode == "P":
-        samples, note = expanded(samples, grey_allowed=True)
+        samples, note = grey_or_rgb_of_palette(samples, grey_allowed=True)
         notes.append(note)
     elif mode == "RGB" and data[28:30] == b"\x10\0":
         notes.append("16-bit colours (5 or 6 bits per channel) are written as 24-bit RGB")
@@ -115,37 +117,37 @@ def decode_bmp(data: bytes) -> StoredImage:
 
 
 def encode_jpeg(stored: StoredImage) -> bytes:
-    """A baseline JPEG of uint8 grey, RGB or CMYK, at quality 95 without chroma subsampling."""
-    blocks = _blocks(stored, b"Exif\0\0") | _dpi(stored)
+    """Encode uint8 grey, RGB or CMYK as a baseline JPEG, at quality 95 without chroma subsampling."""
+    blocks = _metadata_options(stored, b"Exif\0\0") | _dpi_option(stored)
     segments = b"".join(
         struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
         for marker, payload in stored.metadata.jpeg_segments
     )
-    return _save(stored, "JPEG", quality=QUALITY, subsampling="4:4:4", extra=segments, **blocks)
+    return _save(stored, "JPEG", quality=LOSSY_QUALITY, subsampling="4:4:4", extra=segments, **blocks)
 
 
 def encode_webp(stored: StoredImage) -> bytes:
-    """A WebP of uint8 grey or RGB, with or without alpha; lossless if the source was."""
-    # exact: colours under transparent pixels are somebody's data, too.
-    choice = {"lossless": True, "exact": True} if stored.lossless else {"quality": QUALITY}
-    return _save(stored, "WEBP", **choice, **_blocks(stored, b""))
+    """Encode uint8 grey or RGB, with or without alpha, as a WebP; it is lossless if the source was."""
+    # "exact" keeps the colours of fully transparent pixels, which are data as well.
+    choice = {"lossless": True, "exact": True} if stored.lossless else {"quality": LOSSY_QUALITY}
+    return _save(stored, "WEBP", **choice, **_metadata_options(stored, b""))
 
 
 def encode_bmp(stored: StoredImage) -> bytes:
-    """A BMP of uint8 grey or RGB, or of RGB with alpha."""
+    """Encode uint8 grey, RGB or RGB with alpha as a BMP."""
     if stored.alpha is None:
-        return _save(stored, "BMP", **_dpi(stored))
-    # Pillow writes alpha with a header that declares none, so that it is lost on the next read.
+        return _save(stored, "BMP", **_dpi_option(stored))
+    # Pillow writes alpha with a header that declares none, so the next reader would drop it.
     height, width = stored.alpha.shape
     bgra = np.concatenate([stored.values[..., ::-1], stored.alpha[..., None]], axis=2)[::-1].tobytes()
-    x, y = (round(dpi / INCH) for dpi in stored.metadata.dpi or (0.0, 0.0))
+    x, y = (round(dpi / METRES_PER_INCH) for dpi in stored.metadata.dpi or (0.0, 0.0))
     masks = (0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000)
     header = struct.pack("<IiiHHIIiiII4I4s48x", 108, width, height, 1, 32, 3, len(bgra), x, y, 0, 0, *masks, b"BGRs")
     return struct.pack("<2sIHHI", b"BM", 14 + 108 + len(bgra), 0, 0, 14 + 108) + header + bgra
 
 
-def _samples(picture: Any, mode: str | None = None) -> Array:
-    """(H, W, C) uint8 of a Pillow image, converted to `mode` first if one is given."""
+def _samples_of(picture: Any, mode: str | None = None) -> Array:
+    """(H, W, C) uint8 samples of a Pillow image, converted to `mode` first if one is given."""
     picture.load()
     samples = np.asarray(picture.convert(mode) if mode else picture)
     if samples.dtype != np.uint8:
@@ -155,7 +157,7 @@ def _samples(picture: Any, mode: str | None = None) -> Array:
     return samples.reshape(*samples.shape[:2], -1).copy()
 
 
-def _save(stored: StoredImage, form: str, **options: Any) -> bytes:
+def _save(stored: StoredImage, pillow_format: str, **options: Any) -> bytes:
     from PIL import Image as PillowImage
 
     samples = stored.values
@@ -166,19 +168,19 @@ def _save(stored: StoredImage, form: str, **options: Any) -> bytes:
     mode = {1: "L", 3: "RGB", 4: "CMYK" if stored.alpha is None else "RGBA"}[samples.shape[2]]
     buffer = io.BytesIO()
     picture = PillowImage.frombytes(mode, (samples.shape[1], samples.shape[0]), samples.tobytes())
-    picture.save(buffer, form, **options)
+    picture.save(buffer, pillow_format, **options)
     return buffer.getvalue()
 
 
-def _kept_segments(picture: Any) -> Iterator[tuple[int, bytes]]:
+def _segments_to_keep(picture: Any) -> Iterator[tuple[int, bytes]]:
     for name, payload in picture.applist:
         if name == "COM":
-            yield COMMENT, payload
+            yield COMMENT_MARKER, payload
         elif name == "APP13" and payload.startswith(b"Photoshop 3.0\0"):
-            yield IPTC, payload
+            yield IPTC_MARKER, payload
 
 
-def _blocks(stored: StoredImage, prefix: bytes) -> dict[str, Any]:
+def _metadata_options(stored: StoredImage, prefix: bytes) -> dict[str, Any]:
     blocks = {}
     if stored.metadata.xmp is not None:
         blocks["xmp"] = stored.metadata.xmp
@@ -189,12 +191,12 @@ def _blocks(stored: StoredImage, prefix: bytes) -> dict[str, Any]:
     return blocks
 
 
-def _dpi(stored: StoredImage) -> dict[str, tuple[float, float]]:
+def _dpi_option(stored: StoredImage) -> dict[str, tuple[float, float]]:
     return {} if stored.metadata.dpi is None else {"dpi": stored.metadata.dpi}
 
 
-def _jpeg_depth(data: bytes) -> int | None:
-    """Bits per channel from the frame header, which Pillow reports only as an error; None if there is none."""
+def _bits_per_jpeg_channel(data: bytes) -> int | None:
+    """Bits per channel, from the frame header; None without one. Pillow reports other depths only as an error."""
     position = 2
     while position + 5 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -1,7 +1,7 @@
-"""PNG: chunks by hand, pixels by libpng through imagecodecs.
+"""Decodes and encodes PNG: this module parses the chunks, and libpng (through imagecodecs) decodes the pixels.
 
-Pillow opens 16-bit RGB as 8-bit without a word, hence not Pillow. Only the chunks that carry pixels
-reach libpng; the rest is copied unchanged (PNG to PNG) or read here (to another format).
+Pillow is not used because it silently reduces 16-bit RGB to 8 bits. Only the chunks that carry pixels reach libpng.
+This module copies the other chunks unchanged (PNG to PNG) or reads their content (PNG to another format).
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import numpy as np
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-KEPT = frozenset(
+KEPT_CHUNKS = frozenset(
     (b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 )
-"""Ancillary chunks that stay true when the pixels change (tIME, bKGD, sBIT and hIST do not)."""
+"""Ancillary chunks that remain valid when the pixels change (tIME, bKGD, sBIT and hIST do not)."""
 
 MAX_PROFILE_BYTES = 2**26
+"""Largest inflated ICC profile or XMP text that is accepted."""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0"
-INCH = 0.0254
-"""Metres; PNG counts pixels per metre."""
+METRES_PER_INCH = 0.0254
+"""PNG and BMP store resolutions in pixels per metre."""
 
 
 def decode(data: bytes) -> StoredImage:
-    """The samples of a PNG; palettes are expanded, and 1, 2 and 4 bits widened to 8.
+    """Decode the samples of a PNG; palettes are expanded, and samples of 1, 2 and 4 bits are widened to 8.
 
     A colour key (tRNS of a grey or RGB image) becomes an alpha channel, because the denoised pixels
     no longer equal the key.
 
     Raises:
-        Refused: an animation, or too small or large.
-        Exception: any other, if the data are damaged.
+        ImageRefused: the file is an animation, or the image is too small or too large.
+        Exception: of any other class, if the data are damaged.
     """
     import imagecodecs
 
@@ -43,7 +44,7 @@ def decode(data: bytes) -> StoredImage:
     kept: list[tuple[bytes, bytes]] = []
     pixels: list[bytes] = []
     palette: dict[bytes, bytes] = {}
-    for kind, payload in _chunks(data):
+    for kind, payload in _read_chunks(data):
         if header is None:
             if kind != b"IHDR" or len(payload) != 13:
                 raise ValueError("the first chunk is not IHDR")
@@ -61,26 +62,26 @@ def decode(data: bytes) -> StoredImage:
             key = payload
         elif kind in (b"PLTE", b"tRNS") and header[3] == 3:
             palette[kind] = payload
-        elif kind in KEPT:
+        elif kind in KEPT_CHUNKS:
             kept.append((kind, payload))
     if header is None:
         raise ValueError("no chunks")
     depth, colour = header[2], header[3]
-    _check_stream(pixels, _raw_bytes(header))
-    bare = [_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)), *_palette_chunks(header, palette)]
-    bare += [_chunk(b"IDAT", payload) for payload in pixels]
-    samples = imagecodecs.png_decode(b"".join([SIGNATURE, *bare, _chunk(b"IEND", b"")]))
+    _check_pixel_stream(pixels, _inflated_size(header))
+    pixel_chunks = [_make_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)), *_palette_chunks(header, palette)]
+    pixel_chunks += [_make_chunk(b"IDAT", payload) for payload in pixels]
+    samples = imagecodecs.png_decode(b"".join([SIGNATURE, *pixel_chunks, _make_chunk(b"IEND", b"")]))
     samples = samples.reshape(header[1], header[0], -1)
-    metadata = _metadata(kept)
+    metadata = _metadata_of_chunks(kept)
     notes: list[str] = []
     alpha = None
     if samples.shape[2] in (2, 4):
         samples, alpha = samples[..., :-1], samples[..., -1].copy()
     elif key is not None:
-        alpha = _keyed(samples, key, depth)
+        alpha = _alpha_from_colour_key(samples, key, depth)
         notes.append("its transparent colour is written as an alpha channel")
     if colour == 3:
-        samples, note = expanded(samples, grey_allowed=metadata.icc is None)
+        samples, note = grey_or_rgb_of_palette(samples, grey_allowed=metadata.icc is None)
         notes.append(note)
     elif depth < 8:
         notes.append(f"{depth}-bit grey is written as 8-bit grey")
@@ -88,7 +89,7 @@ def decode(data: bytes) -> StoredImage:
 
 
 def encode(stored: StoredImage) -> bytes:
-    """A PNG of uint8 or uint16 samples, grey or RGB, with or without alpha."""
+    """Encode uint8 or uint16 samples, grey or RGB, with or without alpha, as a PNG."""
     import imagecodecs
 
     samples = stored.values
@@ -97,20 +98,29 @@ def encode(stored: StoredImage) -> bytes:
     if samples.shape[2] == 1:
         samples = samples[..., 0]
     data = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples)))
-    # IHDR is 25 bytes long and comes first; every chunk that we add may stand right behind it.
+    # IHDR is 25 bytes long and comes first; every added chunk may follow it directly.
     split = len(SIGNATURE) + 25
-    added = stored.metadata.png_chunks or _chunks_of(stored.metadata)
-    return b"".join([data[:split], *(_chunk(kind, payload) for kind, payload in added), data[split:]])
+    added = stored.metadata.png_chunks or _chunks_for_metadata(stored.metadata)
+    return b"".join([data[:split], *(_make_chunk(kind, payload) for kind, payload in added), data[split:]])
 
 
-def expanded(samples: Array, *, grey_allowed: bool) -> tuple[Array, str]:
-    """Palette colours (H, W, 3) as grey (H, W, 1) if they all are, and the note that tells the user."""
+def grey_or_rgb_of_palette(samples: Array, *, grey_allowed: bool) -> tuple[Array, str]:
+    """Reduce expanded palette colours (H, W, 3) to grey (H, W, 1) if all of them are grey.
+
+    Args:
+        samples: (H, W, 3), the colours.
+        grey_allowed: False keeps RGB in any case, for instance because an RGB profile belongs to the image.
+
+    Returns:
+        The samples, and the note for the user.
+    """
     if grey_allowed and (samples == samples[..., :1]).all():
         return samples[..., :1], "its palette holds greys only; it is written as 8-bit grey"
     return samples, "palette colours are written as 8-bit RGB, since denoising makes new colours"
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(type, payload) of every chunk up to IEND; raises ValueError where the file is cut off or a checksum is wrong."""
     position = len(SIGNATURE)
     kind = b""
     while kind != b"IEND":
@@ -141,13 +151,13 @@ def _palette_chunks(header: tuple[int, ...], palette: dict[bytes, bytes]) -> lis
     if not colours or len(colours) % 3 or len(colours) > 3 * 2 ** header[2]:
         raise ValueError(f"a palette of {len(colours)} bytes")
     alphas = palette.get(b"tRNS", b"")[: len(colours) // 3]
-    # Indices beyond the palette are black; told to libpng as colours, they cause no warning.
-    full = _chunk(b"PLTE", colours.ljust(3 * 2 ** header[2], b"\0"))
-    return [full, _chunk(b"tRNS", alphas)] if alphas else [full]
+    # Indices beyond the palette are black. A palette padded with black keeps libpng from printing a warning.
+    full = _make_chunk(b"PLTE", colours.ljust(3 * 2 ** header[2], b"\0"))
+    return [full, _make_chunk(b"tRNS", alphas)] if alphas else [full]
 
 
-def _raw_bytes(header: tuple[int, ...]) -> int:
-    """Bytes of the inflated pixel data, one filter byte a row included."""
+def _inflated_size(header: tuple[int, ...]) -> int:
+    """Size of the inflated pixel data in bytes, including one filter byte per row."""
     width, height, depth, colour, _, _, interlaced = header
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     # (first column, first row, column step, row step) of the seven passes of Adam7.
@@ -159,10 +169,10 @@ def _raw_bytes(header: tuple[int, ...]) -> int:
     return total
 
 
-def _check_stream(parts: list[bytes], expected: int) -> None:
-    """Inflate the pixel data once, in small pieces, only to see that they are whole.
+def _check_pixel_stream(parts: list[bytes], expected: int) -> None:
+    """Inflate the pixel data once, in small pieces, only to check that they are complete.
 
-    libpng prints a warning and goes on where the checksum or the length is wrong.
+    libpng itself only prints a warning if the checksum or the length is wrong, and then continues.
     """
     inflate = zlib.decompressobj()
     size = 0
@@ -179,13 +189,13 @@ def _check_stream(parts: list[bytes], expected: int) -> None:
         raise ValueError(f"{size} bytes of pixel data; expected {expected}")
 
 
-def _chunk(kind: bytes, payload: bytes) -> bytes:
+def _make_chunk(kind: bytes, payload: bytes) -> bytes:
     checksum = zlib.crc32(payload, zlib.crc32(kind))
     return b"".join([struct.pack(">I", len(payload)), kind, payload, struct.pack(">I", checksum)])
 
 
-def _keyed(samples: Array, key: bytes, depth: int) -> Array:
-    """Alpha (H, W): 0 where a pixel equals the colour key, else opaque."""
+def _alpha_from_colour_key(samples: Array, key: bytes, depth: int) -> Array:
+    """Alpha (H, W): 0 where a pixel equals the colour key, opaque elsewhere."""
     colours = samples.shape[2]
     values = np.array(struct.unpack(f">{colours}H", key[: 2 * colours]), np.uint32) & ((1 << depth) - 1)
     if depth < 8:
@@ -194,33 +204,35 @@ def _keyed(samples: Array, key: bytes, depth: int) -> Array:
     return np.where((samples == values).all(axis=2), 0, white).astype(samples.dtype)
 
 
-def _metadata(kept: list[tuple[bytes, bytes]]) -> Metadata:
+def _metadata_of_chunks(kept: list[tuple[bytes, bytes]]) -> Metadata:
     chunks = dict(kept)
     dpi = None
     if len(chunks.get(b"pHYs", b"")) == 9:
         x, y, unit = struct.unpack(">IIB", chunks[b"pHYs"])
-        dpi = (x * INCH, y * INCH) if unit == 1 and x and y else None
-    xmp = next((_xmp(payload) for kind, payload in kept if kind == b"iTXt" and payload.startswith(XMP_KEYWORD)), None)
-    return Metadata(_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf"), dpi, xmp=xmp, png_chunks=tuple(kept))
+        dpi = (x * METRES_PER_INCH, y * METRES_PER_INCH) if unit == 1 and x and y else None
+    xmp = next(
+        (_xmp_of_chunk(payload) for kind, payload in kept if kind == b"iTXt" and payload.startswith(XMP_KEYWORD)), None
+    )
+    return Metadata(_profile_of_chunk(chunks.get(b"iCCP")), chunks.get(b"eXIf"), dpi, xmp=xmp, png_chunks=tuple(kept))
 
 
-def _xmp(payload: bytes) -> bytes | None:
-    """The text of an iTXt chunk with XMP; damaged or oversized, it counts as none."""
+def _xmp_of_chunk(payload: bytes) -> bytes | None:
+    """The text of an iTXt chunk with XMP; None if it is damaged or oversized."""
     compressed = payload[len(XMP_KEYWORD) : len(XMP_KEYWORD) + 1] == b"\1"
     _, _, text = payload[len(XMP_KEYWORD) + 2 :].partition(b"\0")
     _, _, text = text.partition(b"\0")
-    return _inflated(text) if compressed else text or None
+    return _inflate_or_none(text) if compressed else text or None
 
 
-def _profile(payload: bytes | None) -> bytes | None:
-    """The ICC profile of an iCCP chunk; a damaged or oversized one counts as none."""
+def _profile_of_chunk(payload: bytes | None) -> bytes | None:
+    """The ICC profile of an iCCP chunk; None if it is damaged or oversized."""
     if payload is None:
         return None
     _, _, packed = payload.partition(b"\0")
-    return _inflated(packed[1:])
+    return _inflate_or_none(packed[1:])
 
 
-def _inflated(packed: bytes) -> bytes | None:
+def _inflate_or_none(packed: bytes) -> bytes | None:
     inflate = zlib.decompressobj()
     try:
         plain = inflate.decompress(packed, MAX_PROFILE_BYTES)
@@ -229,8 +241,8 @@ def _inflated(packed: bytes) -> bytes | None:
     return plain if inflate.eof else None
 
 
-def _chunks_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """Chunks for metadata that came from another format."""
+def _chunks_for_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """The chunks (type, payload) for metadata that come from another format."""
     chunks = []
     if metadata.icc is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
@@ -239,7 +251,7 @@ def _chunks_of(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     if metadata.xmp is not None:
         chunks.append((b"iTXt", XMP_KEYWORD + b"\0\0\0\0" + metadata.xmp))
     if metadata.dpi is not None:
-        x, y = (min(round(dpi / INCH), 2**31 - 1) for dpi in metadata.dpi)
+        x, y = (min(round(dpi / METRES_PER_INCH), 2**31 - 1) for dpi in metadata.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))
     if metadata.description is not None:
         chunks.append((b"iTXt", b"Description\0\0\0\0\0" + metadata.description.encode()))

@@ -1,4 +1,4 @@
-"""File → `Image`, and every reason why a file cannot be one."""
+"""Reads an image file into an `Image`; refuses files that cannot be used, with one line that says why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from self2self.errors import InputError, ResourceError
 from self2self.image_io import pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, ImageRefused, StoredImage
-from self2self.image_io.value_range import EXACT_SPAN, choose_scale, normalise
+from self2self.image_io.value_range import EXACT_INTEGER_SPAN, choose_value_range, normalise
 
 SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
 
@@ -41,7 +41,7 @@ SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"\xff\x0a", 0, "JPEG XL"),
     (b"v/1\x01", 0, "OpenEXR"),
 )
-"""(bytes, their offset, format); the names in capitals are recognised only to be named."""
+"""(bytes, their offset, format). Formats with capital letters cannot be read; messages only name them."""
 
 DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
     "png": png.decode,
@@ -49,52 +49,59 @@ DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
     "webp": pillow_formats.decode_webp,
     "bmp": pillow_formats.decode_bmp,
 }
+"""Format → decoder of the whole file; a TIFF is read from its path instead."""
 
 
 def read_image(path: str | os.PathLike[str], *, whole_range: bool = False) -> Image:
-    """Read one image; the format is taken from the content, not from the extension.
+    """Read one image; its content decides the format, not its extension.
 
     Args:
         path: of the file.
-        whole_range: black and white become 0 and 1, as the papers have it and as two files can be compared, however
-            little of it the image uses; see `normalise.choose_scale`.
+        whole_range: map black to 0 and white to 1, as in the papers and as comparisons of two files need it, even if
+            the image uses little of that range; for exceptions see `value_range.choose_value_range`.
 
     Raises:
         InputError: the file is missing, unreadable, empty, damaged, cut off, of an unknown format, has
-            several pages, unusual channels or sample types, NaN or infinity, or is under 8 or over
-            2**29 pixels; one line each.
+            several pages, unusual channels or sample types, NaN or infinity, a side under 8 pixels, or over
+            2**29 pixels in all. The message is one line.
         ResourceError: the image does not fit into memory.
     """
     path = Path(path)
-    form = format_of(path)
-    with decoding(path, form):
-        stored = tiff.decode(path) if form == "tiff" else DECODERS[form](path.read_bytes())
-        return image_from(path, form, stored, whole_range=whole_range)
+    file_format = format_of(path)
+    with decoding(path, file_format):
+        stored = tiff.decode(path) if file_format == "tiff" else DECODERS[file_format](path.read_bytes())
+        return image_from(path, file_format, stored, whole_range=whole_range)
 
 
-def image_from(path: Path, form: str, stored: StoredImage, *, whole_range: bool = False) -> Image:
-    """The image of what a decoder returned.
+def image_from(path: Path, file_format: str, stored: StoredImage, *, whole_range: bool = False) -> Image:
+    """Make an `Image` of the samples that a decoder returned.
+
+    Args:
+        path: of the file.
+        file_format: as `Image.format`.
+        stored: the samples and metadata.
+        whole_range: as for `read_image`.
 
     Raises:
-        Refused: it has values that are not finite, or too far apart.
+        ImageRefused: values are not finite, or their range exceeds float64.
     """
     values, notes = stored.values, stored.notes
     check_finite(values)
-    scale = choose_scale(values, whole_range=whole_range)
+    value_range = choose_value_range(values, whole_range=whole_range)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
-        extreme = max(abs(bound) for bound in scale.bounds) * scale.scale
-        if extreme > EXACT_SPAN:
+        farthest = max(abs(extreme) for extreme in value_range.extremes) * value_range.scale
+        if farthest > EXACT_INTEGER_SPAN:
             notes += ("32-bit values are kept to the 24 bits of float32",)
     return Image(
-        pixels=normalise(values, scale.offset, scale.scale),
+        pixels=normalise(values, value_range.offset, value_range.scale),
         alpha=stored.alpha,
         path=path,
-        format=form,
+        format=file_format,
         dtype=values.dtype,
-        offset=scale.offset,
-        scale=scale.scale,
-        white=scale.white,
-        sha256=_digest(values),
+        offset=value_range.offset,
+        scale=value_range.scale,
+        white=value_range.white,
+        sha256=_pixel_hash(values),
         lossless=stored.lossless,
         metadata=stored.metadata,
         notes=notes,
@@ -102,15 +109,15 @@ def image_from(path: Path, form: str, stored: StoredImage, *, whole_range: bool 
 
 
 def image_hash(image: Image) -> str:
-    """SHA-256 in hex over shape, type and bytes of the stored colour values.
+    """The SHA-256 of an image in hex, over shape, type and bytes of the stored colour values.
 
-    The same pixels have the same hash in every format that stores them without loss; alpha,
-    metadata, byte order and layout do not count.
+    The same pixels have the same hash in every lossless format; alpha, metadata, byte order and layout
+    do not affect it.
     """
     return image.sha256
 
 
-def _digest(values: Array) -> str:
+def _pixel_hash(values: Array) -> str:
     import hashlib
 
     planes = np.moveaxis(values, 2, 0)
@@ -121,10 +128,10 @@ def _digest(values: Array) -> str:
 
 
 def format_of(path: Path) -> str:
-    """The format by the first bytes of the file.
+    """The format of a file, by its first bytes; as `Image.format`.
 
     Raises:
-        InputError: it cannot be read, or is of another format than those that are known.
+        InputError: the file cannot be read, or its format is not supported.
     """
     try:
         if path.is_dir():
@@ -142,28 +149,33 @@ def format_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({reason}). Check the path.") from error
     if not head:
         raise InputError(f"{path}: is empty (0 bytes); expected an image. Copy or download it again.")
-    for signature, offset, form in SIGNATURES:
+    for signature, offset, file_format in SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
-            if form.islower() and form in (*DECODERS, "tiff"):
-                return form
-            article = "an" if form == "AVIF" else "a"
+            if file_format.islower() and file_format in (*DECODERS, "tiff"):
+                return file_format
+            article = "an" if file_format == "AVIF" else "a"
             raise InputError(
-                f"{path}: is {article} {form} file; expected {SUPPORTED}. Convert it to PNG or TIFF first."
+                f"{path}: is {article} {file_format} file; expected {SUPPORTED}. Convert it to PNG or TIFF first."
             )
     raise InputError(f"{path}: is of an unknown format; expected {SUPPORTED}. Convert it to PNG or TIFF first.")
 
 
 @contextlib.contextmanager
-def decoding(path: Path, form: str) -> Iterator[None]:
-    """Turn whatever a codec does about a bad file into one line; warnings and log lines are dropped.
+def decoding(path: Path, file_format: str) -> Iterator[None]:
+    """Turn any error of a codec on a bad file into a message of one line; drop the codec's warnings and log records.
+
+    Args:
+        path: of the file, for messages.
+        file_format: of the file, for messages.
 
     Raises:
-        InputError, ResourceError: names the file.
+        InputError: the file cannot be decoded or used.
+        ResourceError: the image does not fit into memory.
     """
     import logging
 
     logger = logging.getLogger("tifffile")
-    logger.addFilter(_silence)
+    logger.addFilter(_drop_log_record)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -173,17 +185,18 @@ def decoding(path: Path, form: str) -> Iterator[None]:
     except MemoryError as error:
         raise ResourceError(f"{path}: does not fit into memory. Cut it into parts and denoise each.") from error
     except Exception as error:
-        # Codecs raise anything on damaged bytes: struct.error, KeyError, their own classes.
+        # Codecs raise exceptions of any class on damaged bytes: struct.error, KeyError, their own.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
+        other = "an uncompressed TIFF" if file_format == "tiff" else "PNG"
         raise InputError(
-            f"{path}: cannot be decoded as {form.upper()}; it is damaged, cut off or of an unknown variety "
-            f"({reason}). Copy it again, or save it anew as {'an uncompressed TIFF' if form == 'tiff' else 'PNG'}."
+            f"{path}: cannot be decoded as {file_format.upper()}; it is damaged, cut off or of an unknown variety "
+            f"({reason}). Copy it again, or save it anew as {other}."
         ) from error
     finally:
-        logger.removeFilter(_silence)
+        logger.removeFilter(_drop_log_record)
 
 
-def _silence(_: object) -> bool:
+def _drop_log_record(_: object) -> bool:
     return False
 
 
@@ -191,7 +204,7 @@ def check_finite(values: Array) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        Refused: says how many there are.
+        ImageRefused: some values are not finite; the message counts them.
     """
     if values.dtype.kind != "f":
         return
@@ -199,6 +212,6 @@ def check_finite(values: Array) -> None:
     if bad:
         nan = int(np.count_nonzero(np.isnan(values)))
         raise ImageRefused(
-            f"has {bad} values that are no numbers ({nan} NaN, {bad - nan} infinite); expected finite ones. "
+            f"has {bad} values that are not finite ({nan} NaN, {bad - nan} infinite); expected finite numbers. "
             "Replace them by interpolation or by the median, e.g. with numpy.nan_to_num."
         )

@@ -1,4 +1,4 @@
-"""A file of several pages, of which one at a time is in memory."""
+"""Opens image files of several pages; only one page at a time is in memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, Self
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.image_io.image import Array, Image, StoredImage
 from self2self.image_io.read import check_finite, decoding, format_of, image_from, read_image
-from self2self.image_io.tiff_pages import Pages, list_pages, read_stored, write_pages
+from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
 from self2self.machine.files import atomic_path
 
 
 class Stack:
-    """The pages of an image file; only TIFF has more than one. Use it as a context manager.
+    """The pages of an image file; only a TIFF can have more than one. Use it as a context manager.
 
     Attributes:
         path: the file.
-        pages: how many there are; 1 for an ordinary image.
-        notes: one line each, for the user: what the output will lack.
+        pages: number of pages; 1 for an ordinary image.
+        notes: notes for the user, one line each: what the output will lack.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, whole_range: bool = False) -> None:
-        """Look at every page without reading its pixels.
+        """Open the file and check the tags of every page; no pixels are read.
 
         Args:
             path: of the file.
@@ -43,83 +43,85 @@ class Stack:
         self.pages = 1
         self.notes: tuple[str, ...] = ()
         self._file: Any = None
-        self._listed: Pages | None = None
+        self._page_list: PageList | None = None
         if format_of(self.path) != "tiff":
             return
         with contextlib.ExitStack() as opened, decoding(self.path, "tiff"):
             file = opened.enter_context(tifffile.TiffFile(self.path))
             listed = list_pages(file)
             if listed.count > 1:
-                self._file, self._listed = file, listed
+                self._file, self._page_list = file, listed
                 self.pages, self.notes = listed.count, listed.notes
                 opened.pop_all()
 
     def read_page(self, index: int) -> Image:
-        """Page `index`, from 0, as `read_image` would give it if it were a file of its own.
+        """Read page `index`, counted from 0, as `read_image` reads a file of its own.
 
         Raises:
-            InputError: there is no such page, or it cannot be used.
-            ResourceError: it does not fit into memory.
+            UsageError: there is no such page.
+            InputError: the page cannot be used.
+            ResourceError: the page does not fit into memory.
         """
         self.check_page(index)
-        if self._listed is None:
+        if self._page_list is None:
             return read_image(self.path, whole_range=self._whole_range)
-        with self._telling(index):
-            return image_from(self.path, "tiff", self._stored(index), whole_range=self._whole_range)
+        with self._naming_the_page(index):
+            return image_from(self.path, "tiff", self._read_stored(index), whole_range=self._whole_range)
 
     def check_page(self, index: int) -> None:
-        """Refuse a page that is not there.
+        """Refuse an index, counted from 0, of a page that does not exist.
 
         Raises:
-            UsageError: names the page, counted from 1.
+            UsageError: there is no such page; the message counts pages from 1.
         """
         if not 0 <= index < self.pages:
             has = f"{self.pages} pages" if self.pages > 1 else "one page"
             raise UsageError(f"{self.path}: there is no page {index + 1}; it has {has}, counted from 1.")
 
     def check_pages(self) -> None:
-        """Decode every page, one at a time, only to see that all can be used.
+        """Decode every page, one at a time, only to check that all of them can be used.
 
         Raises:
-            InputError: names the first page that cannot.
-            ResourceError: it does not fit into memory.
+            InputError: a page cannot be used; the message names the first.
+            ResourceError: a page does not fit into memory.
         """
-        for index in range(self.pages) if self._listed is not None else ():
-            with self._telling(index):
-                check_finite(self._stored(index).values)
+        for index in range(self.pages) if self._page_list is not None else ():
+            with self._naming_the_page(index):
+                check_finite(self._read_stored(index).values)
 
     def write(self, path: str | os.PathLike[str], pages: Iterator[Array], *, float_map: bool = False) -> None:
-        """Write a stack like this one with other values; it appears whole or not at all.
+        """Write a stack like this one with other values; the file appears complete or not at all.
 
         Args:
             path: a TIFF that may be replaced.
             pages: for each page, (H, W, C) in stored values and the stored type.
-            float_map: they are standard deviations, float32 in the units of this file.
+            float_map: `pages` are standard deviations, float32 in the units of this file.
 
         Raises:
-            OutputError, ResourceError: it cannot be written.
-            InputError: this file was changed meanwhile.
+            OutputError, ResourceError: the stack cannot be written.
+            InputError: this file has changed since it was opened.
         """
-        assert self._listed is not None  # noqa: S101 - only stacks are written
+        assert self._page_list is not None  # noqa: S101 - only stacks are written
         with atomic_path(path) as temporary:
-            imagej = self._listed.imagej and not float_map
-            write_pages(temporary, self._with(pages, float_map=float_map), self.pages, imagej=imagej)
+            imagej = self._page_list.imagej and not float_map
+            write_pages(temporary, self._with_new_values(pages, float_map=float_map), self.pages, imagej=imagej)
 
-    def _with(self, pages: Iterator[Array], *, float_map: bool) -> Iterator[StoredImage]:
+    def _with_new_values(self, pages: Iterator[Array], *, float_map: bool) -> Iterator[StoredImage]:
         for index, values in enumerate(pages):
-            with self._telling(index):
-                stored = self._stored(index)
+            with self._naming_the_page(index):
+                stored = self._read_stored(index)
             if float_map:
                 yield StoredImage(values, None, map_metadata(stored.metadata))
             else:
                 yield replace(stored, values=values)
 
-    def _stored(self, index: int) -> StoredImage:
-        assert self._listed is not None  # noqa: S101 - asked for by this class alone
-        return read_stored(self.path, self._file, self._listed, index)
+    def _read_stored(self, index: int) -> StoredImage:
+        assert self._page_list is not None  # noqa: S101 - only methods of this class call it
+        return read_stored_page(self.path, self._file, self._page_list, index)
 
     @contextlib.contextmanager
-    def _telling(self, index: int) -> Iterator[None]:
+    def _naming_the_page(self, index: int) -> Iterator[None]:
+        """Turn decoding errors of page `index` into InputErrors that name the page."""
         try:
             with decoding(self.path, "tiff"):
                 yield
@@ -141,7 +143,7 @@ class Stack:
 
 
 def open_stack(path: str | os.PathLike[str], *, whole_range: bool = False) -> Stack:
-    """The pages of the file at `path`; for `whole_range` see `read_image`.
+    """Open the pages of the file at `path`; for `whole_range` see `read_image`.
 
     Raises:
         InputError: see `Stack`.
@@ -150,10 +152,10 @@ def open_stack(path: str | os.PathLike[str], *, whole_range: bool = False) -> St
 
 
 def check_stack_output(path: str | os.PathLike[str], pages: int) -> None:
-    """Refuse a name whose format has no pages.
+    """Refuse an output whose format, by its extension, cannot hold several pages.
 
     Raises:
-        OutputError: it is not a TIFF.
+        OutputError: `path` is not a TIFF.
     """
     if EXTENSIONS.get(Path(path).suffix.lower()) not in (None, "tiff"):
         raise OutputError(f"{path}: only TIFF can hold {pages} pages. Use the extension .tif")

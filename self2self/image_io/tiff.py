@@ -1,4 +1,4 @@
-"""TIFF by way of tifffile: any byte order, layout and sample type, with the layout kept for the output."""
+"""Decodes and encodes TIFF with tifffile: any byte order, layout and sample type; the output keeps the layout."""
 
 from __future__ import annotations
 
@@ -11,74 +11,69 @@ import numpy as np
 
 from self2self.image_io import exif, tiff_file
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
-from self2self.image_io.png import expanded
+from self2self.image_io.png import grey_or_rgb_of_palette
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 JPEG_COMPRESSIONS = frozenset((6, 7, 34892, 33007))
-ENCODERS = {1: None, 5: "lzw", 50000: "zstd"}
-"""Compressions kept as they are; every other one becomes deflate, which all readers know."""
+KEPT_COMPRESSIONS = {1: None, 5: "lzw", 50000: "zstd"}
+"""TIFF compression → tifffile's name. The output keeps these; it replaces all others by deflate, which all readers
+know."""
 
 STORED_TYPES = frozenset(("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"))
+"""Sample types that self2self processes and writes."""
 
-XMP = 700
+XMP_TAG = 700
 COPIED_TAGS = frozenset(
     (269, 285, 286, 287, 316, 700, 33550, 33723, 33922, 34264, 34377, 34735, 34736, 34737, 42112, 42113)
 )
-"""Document and page name, position, host, XMP, IPTC, Photoshop, GeoTIFF and GDAL: true whatever the pixels."""
+"""Document and page name, position, host, XMP, IPTC, Photoshop, GeoTIFF and GDAL: valid whatever the pixel values."""
 
 TEXT_TAGS = {305: "software", 306: "datetime"}
-"""Tags that tifffile takes as arguments instead."""
+"""Tags that tifffile takes as named arguments, by number."""
 
 
 def decode(path: Path) -> StoredImage:
-    """The samples of a TIFF with one image; 1, 2 and 4 bits are widened to 8, palettes expanded.
+    """Decode the samples of a TIFF with one image.
 
-    Unsigned MinIsWhite integers are inverted, so that a higher value is always brighter.
+    Samples of 1, 2 and 4 bits are widened to 8, and palettes are expanded. Unsigned MinIsWhite integers are inverted,
+    so that a higher value is always brighter.
 
     Raises:
-        Refused: several pages, channels that are neither grey, RGB nor CMYK, an unusual sample type
-            or colour space, or too small or large.
-        Exception: any other, if the file is damaged or its compression unknown.
+        ImageRefused: the file has several pages, channels that are neither grey, RGB nor CMYK, or an unusual sample
+            type or colour space, or the image is too small or too large.
+        Exception: of any other class, if the file is damaged or its compression unknown.
     """
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         check_size(page.imagewidth, page.imagelength)
-        skipped = _check_pages(file, page)
-        notes = tiff_file.losses(file, skipped=skipped)
+        skipped = _refuse_several_images(file, page)
+        notes = tiff_file.loss_notes(file, skipped=skipped)
         return tiff_file.with_file_metadata(file, decode_page(path, file, page, notes), skipped=skipped)
 
 
 def decode_page(
     path: Path, file: Any, page: Any, notes: Iterable[str] = (), samples: Array | None = None
 ) -> StoredImage:
-    """The samples of one page of an open TIFF, or `samples` (H, W, C) with all that the page says of them.
+    """Decode one page of an open TIFF.
+
+    Args:
+        path: the file.
+        file: tifffile's object of it.
+        page: tifffile's object of the page.
+        notes: notes about the file, which those about the page follow.
+        samples: (H, W, C), the samples of the page if they are known already; the page then supplies only their
+            meaning and the metadata.
 
     Raises:
-        Refused, Exception: as for `decode`.
+        ImageRefused, Exception: as for `decode`.
     """
     notes = list(notes)
     colours, extra = check_channels(page)
     check_segments(file, page)
-    samples = _samples(page) if samples is None else samples
-    layout = _layout(file, page, extra)
-    resolution = layout.resolution
-    inch = {2: 1.0, 3: 2.54}.get(resolution[2]) if resolution else None
-    dpi = None
-    if resolution is not None and inch is not None:
-        dpi = (resolution[0][0] / resolution[0][1] * inch, resolution[1][0] / resolution[1][1] * inch)
-    description = page.tags.valueof(270)
-    icc = page.tags.valueof(34675)
-    metadata = Metadata(
-        _bytes(icc),
-        _exif(path, file, page),
-        dpi,
-        # tifffile's own description repeats the shape, which changes with a palette.
-        description if isinstance(description, str) and not description.startswith('{"shape"') else None,
-        xmp=_bytes(page.tags.valueof(XMP)),
-        tiff=layout,
-    )
+    samples = _read_samples(page) if samples is None else samples
+    metadata = _page_metadata(path, file, page, extra)
     bits = page.bitspersample
     colormap = page.colormap if page.photometric == PALETTE else None
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
@@ -92,7 +87,9 @@ def decode_page(
     if extra == 0:
         notes.append("its last channel has no declared meaning and is copied unchanged")
     if colormap is not None:
-        values, note = expanded(_apply(colormap, values[..., 0]), grey_allowed=metadata.icc is None)
+        values, note = grey_or_rgb_of_palette(
+            _apply_colormap(colormap, values[..., 0]), grey_allowed=metadata.icc is None
+        )
         notes.append(note)
     if values.dtype.name not in STORED_TYPES:
         raise ImageRefused(
@@ -104,12 +101,34 @@ def decode_page(
     return StoredImage(values, alpha, metadata, notes=tuple(notes))
 
 
+def _page_metadata(path: Path, file: Any, page: Any, extra: int | None) -> Metadata:
+    """The metadata of a page; `extra` is the kind of its alpha channel (`check_channels`)."""
+    layout = _layout_of(file, page, extra)
+    resolution = layout.resolution
+    units_per_inch = {2: 1.0, 3: 2.54}.get(resolution[2]) if resolution else None
+    dpi = None
+    if resolution is not None and units_per_inch is not None:
+        (x, x_divisor), (y, y_divisor), _ = resolution
+        dpi = (x / x_divisor * units_per_inch, y / y_divisor * units_per_inch)
+    description = page.tags.valueof(270)
+    icc = page.tags.valueof(34675)
+    return Metadata(
+        _bytes_or_none(icc),
+        _exif_block(path, file, page),
+        dpi,
+        # tifffile's own description repeats the shape, which changes when a palette is expanded.
+        description if isinstance(description, str) and not description.startswith('{"shape"') else None,
+        xmp=_bytes_or_none(page.tags.valueof(XMP_TAG)),
+        tiff=layout,
+    )
+
+
 def write(file: BinaryIO, stored: StoredImage) -> None:
-    """A TIFF of the same layout as the source if that was one, else contiguous, little-endian, deflate.
+    """Write a TIFF with the layout of the source if that is a TIFF, otherwise contiguous, little-endian and deflated.
 
     Args:
         file: empty, open for reading and writing. A TIFF may be as large as memory, so it is never held as bytes.
-        stored: what to write.
+        stored: the samples and metadata to write.
     """
     import tifffile
 
@@ -117,17 +136,17 @@ def write(file: BinaryIO, stored: StoredImage) -> None:
     values, options = page_options(stored)
     if layout is not None:
         options |= {"byteorder": layout.byteorder, "bigtiff": layout.bigtiff}
-    tags, directories = exif.tags(stored.metadata.exif)
-    options["extratags"] = _extratags(stored.metadata, tags, directories)
+    tags, directories = exif.read_tags(stored.metadata.exif)
+    options["extratags"] = _extra_tags(stored.metadata, tags, directories)
     tifffile.imwrite(file, values, **options)
     if directories:
         exif.append_directories(file, directories)
 
 
 def page_options(stored: StoredImage) -> tuple[Array, dict[str, Any]]:
-    """The samples of a page as tifffile takes them, and the options to write it with.
+    """The samples of a page as tifffile takes them, and tifffile's options for writing them.
 
-    Directories of EXIF are not among its tags: only `write` can append them.
+    The tags among the options do not include EXIF directories, which only `write` can append.
     """
     values, metadata = stored.values, stored.metadata
     layout = metadata.tiff
@@ -148,13 +167,13 @@ def page_options(stored: StoredImage) -> tuple[Array, dict[str, Any]]:
         options["planarconfig"] = 2
     else:
         options["planarconfig"] = 1
-    compression = "zlib" if layout is None else ENCODERS.get(layout.compression, "zlib")
+    compression = "zlib" if layout is None else KEPT_COMPRESSIONS.get(layout.compression, "zlib")
     if compression is not None:
         options |= {"compression": compression, "predictor": 3 if values.dtype.kind == "f" else 2}
     if layout is not None:
         options["tile"] = layout.tile
-    options |= _resolution(metadata)
-    tags, _ = exif.tags(metadata.exif)
+    options |= _resolution_options(metadata)
+    tags, _ = exif.read_tags(metadata.exif)
     description = tags.get(270) if metadata.description is None else metadata.description
     text = {name: tags.get(tag) for tag, name in TEXT_TAGS.items()}
     options |= {name: value if isinstance(value, str) else False for name, value in text.items()}
@@ -162,53 +181,53 @@ def page_options(stored: StoredImage) -> tuple[Array, dict[str, Any]]:
         "metadata": None,
         "description": description.encode() if isinstance(description, str) and description else None,
         "iccprofile": metadata.icc,
-        "extratags": _extratags(metadata, tags, {}),
+        "extratags": _extra_tags(metadata, tags, {}),
     }
     return np.ascontiguousarray(values), options
 
 
-def _bytes(value: object) -> bytes | None:
+def _bytes_or_none(value: object) -> bytes | None:
     return value if isinstance(value, bytes) and value else None
 
 
-def _exif(path: Path, file: Any, page: Any) -> bytes | None:
-    block = exif.from_tiff(path, file.byteorder, file.is_bigtiff, page.offset)
+def _exif_block(path: Path, file: Any, page: Any) -> bytes | None:
+    block = exif.read_from_tiff(path, file.byteorder, file.is_bigtiff, page.offset)
     oriented = page.tags.valueof(exif.ORIENTATION)
     if block is None and isinstance(oriented, int) and 1 <= oriented <= 8:
         return exif.orientation_block(int(oriented))
     return block
 
 
-def _check_pages(file: Any, page: Any) -> bool:
-    """Refuse stacks; whether there are pages that are reduced copies or masks of the first, which are dropped."""
-    kinds = [other is page or is_picture(other) for other in _pages(file)]
+def _refuse_several_images(file: Any, page: Any) -> bool:
+    """Refuse stacks, and return whether the file has pages that are dropped: reduced copies or masks of the first."""
+    kinds = [other is page or is_full_image(other) for other in _all_pages(file)]
     count = sum(kinds)
     if page.imagedepth > 1:
         count = max(count, page.imagedepth)
     if file.is_imagej:
-        # ImageJ writes stacks over 4 GB as one page and the number of slices as text.
+        # ImageJ writes a stack over 4 GB as one page, with the number of slices in its description.
         count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
     if count > 1:
         raise ImageRefused(f"has {count} pages; expected one image here. Save the page as a TIFF of its own.")
     return len(kinds) > 1
 
 
-def is_picture(page: Any) -> bool:
-    """Whether a page is neither a reduced copy nor a mask of another."""
+def is_full_image(page: Any) -> bool:
+    """Whether a page is neither a reduced copy nor a mask of another page."""
     kind = page.tags.valueof(254, 0)
     return not (isinstance(kind, int) and kind & 5)
 
 
-def _pages(file: Any) -> list[Any]:
+def _all_pages(file: Any) -> list[Any]:
     file.pages.useframes = False
     return [file.pages[index] for index in range(len(file.pages))]
 
 
 def check_channels(page: Any) -> tuple[int, int | None]:
-    """Colour channels, and the kind of the alpha channel (None = no alpha).
+    """The number of colour channels, and the kind of the alpha channel (ExtraSamples; None = no alpha).
 
     Raises:
-        Refused: they are of a kind that is not known.
+        ImageRefused: the colour space or the channels are not supported.
     """
     extras = tuple(int(extra) for extra in page.extrasamples)
     samples = page.samplesperpixel
@@ -230,10 +249,11 @@ def check_channels(page: Any) -> tuple[int, int | None]:
 
 
 def check_segments(file: Any, page: Any) -> None:
-    """Refuse strips and tiles outside the file: tifffile would fill some of them with zeros.
+    """Refuse strips and tiles that lie outside the file, since tifffile would fill some of them with zeros.
 
     Raises:
-        ValueError, Refused: says which.
+        ValueError: strips or tiles are missing or lie outside the file.
+        ImageRefused: a tile is too large.
     """
     expected = math.prod(page.chunked)
     offsets, counts = page.dataoffsets, page.databytecounts
@@ -242,11 +262,11 @@ def check_segments(file: Any, page: Any) -> None:
     size = file.filehandle.size
     if any(count <= 0 or offset <= 0 or offset + count > size for offset, count in zip(offsets, counts, strict=False)):
         raise ValueError("strips or tiles lie outside the file")
-    # An image of few pixels may claim a tile of terabytes.
+    # A damaged file with a small image may declare a tile of terabytes.
     check_size(max(8, page.tilewidth), max(8, page.tilelength))
 
 
-def _samples(page: Any) -> Array:
+def _read_samples(page: Any) -> Array:
     planes, depth, height, width, contiguous = page.shaped
     if depth != 1:
         raise ImageRefused(
@@ -260,7 +280,7 @@ def _samples(page: Any) -> Array:
     return samples[0] if planes == 1 else np.moveaxis(samples[..., 0], 0, 2)
 
 
-def _layout(file: Any, page: Any, extra: int | None) -> TiffLayout:
+def _layout_of(file: Any, page: Any, extra: int | None) -> TiffLayout:
     tags = page.tags
     x, y, unit = tags.valueof(282), tags.valueof(283), tags.valueof(296, 2)
     rational = all(isinstance(side, tuple) and len(side) == 2 and side[0] and side[1] for side in (x, y))
@@ -286,7 +306,7 @@ def _layout(file: Any, page: Any, extra: int | None) -> TiffLayout:
     )
 
 
-def _resolution(metadata: Metadata) -> dict[str, Any]:
+def _resolution_options(metadata: Metadata) -> dict[str, Any]:
     if metadata.tiff is not None:
         if metadata.tiff.resolution is None:
             return {}
@@ -295,22 +315,22 @@ def _resolution(metadata: Metadata) -> dict[str, Any]:
     return {} if metadata.dpi is None else {"resolution": metadata.dpi, "resolutionunit": 2}
 
 
-def _extratags(metadata: Metadata, tags: dict[int, Any], directories: dict[int, Any]) -> list[Any]:
+def _extra_tags(metadata: Metadata, tags: dict[int, Any], directories: dict[int, Any]) -> list[Any]:
     extratags: list[Any] = [] if metadata.tiff is None else list(metadata.tiff.tags)
     if metadata.tiff is None and metadata.xmp is not None:
-        extratags.append((XMP, 1, len(metadata.xmp), metadata.xmp, True))
+        extratags.append((XMP_TAG, 1, len(metadata.xmp), metadata.xmp, True))
     for code, value in tags.items():
         if code == exif.ORIENTATION:
             extratags.append((code, 3, 1, exif.orientation(metadata.exif), True))
         elif code not in (270, *TEXT_TAGS) and isinstance(value, str):
             extratags.append((code, 2, 0, value.encode(), True))
-    # Placeholders; exif.append_directories puts the right number and offset.
+    # Placeholders: exif.append_directories later writes the right tag number and offset into them.
     extratags.extend((code - 1, 4, 1, 0, True) for code in directories)
     return extratags
 
 
-def _apply(colormap: Array, indices: Array) -> Array:
-    """Palette indices (H, W) → uint8 RGB (H, W, 3); a map of 16-bit values, or wrongly of 8-bit ones."""
+def _apply_colormap(colormap: Array, indices: Array) -> Array:
+    """Palette indices (H, W) → uint8 RGB (H, W, 3). The map has 16-bit values, in some faulty files 8-bit ones."""
     wide = colormap.max() > 255
     colours = (colormap >> 8 if wide else colormap).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(colours[:, indices], 0, 2))

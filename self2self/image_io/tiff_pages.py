@@ -1,4 +1,4 @@
-"""The pages of a TIFF: which of them make up a stack, whether the file is whole, and a stack written page by page."""
+"""Reads and writes the pages of a TIFF stack one at a time: lists the pages, checks them, decodes and encodes each."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import numpy as np
 from self2self.image_io import exif, tiff, tiff_file
 from self2self.image_io.image import Array, ImageRefused, StoredImage, check_size
 
-CLASSIC_BYTES = 2**32 - 2**26
-"""Pixels of a classic TIFF; the rest of its 4 GiB is for tags. More makes a BigTIFF."""
+MAX_CLASSIC_TIFF_BYTES = 2**32 - 2**26
+"""Largest pixel data of a classic TIFF; the rest of its 4 GiB is left for tags. A larger stack becomes a BigTIFF."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
-    """Which pages of a TIFF make up its stack.
+class PageList:
+    """The pages of a TIFF that make up its stack.
 
     Attributes:
-        count: pages of the stack.
-        indices: their places in the file; of one page that stands for all, that one.
-        contiguous: ImageJ's way over 4 GB: one page, and the pixels of the others right behind it.
-        imagej: whether ImageJ's description is there, so that the output is laid out as ImageJ reads it.
-        skipped: whether the file has reduced copies or masks besides, which are left out.
-        notes: what the output will lack.
+        count: number of pages in the stack.
+        indices: their indices in the file; of a contiguous stack, only that of its single page.
+        contiguous: whether the file has ImageJ's layout for over 4 GB: a single page, directly followed by the pixels
+            of the other slices.
+        imagej: whether the file has ImageJ's description, so that the output is laid out as ImageJ reads it.
+        skipped: whether the file also has reduced copies or masks, which are left out.
+        notes: notes for the user: what the output will lack.
     """
 
     count: int
@@ -39,11 +40,11 @@ class Pages:
     notes: tuple[str, ...]
 
 
-def list_pages(file: Any) -> Pages:
-    """The pages of an open TIFF, all of one shape and type and within the file, looked at one at a time.
+def list_pages(file: Any) -> PageList:
+    """List the pages of an open TIFF, and check that all have one size and type and lie within the file.
 
     Raises:
-        Refused: pages differ, or are of a kind that cannot be read.
+        ImageRefused: pages differ, or their colour space or channels are not supported.
         ValueError: the file is cut off.
     """
     first = file.pages.first
@@ -56,32 +57,34 @@ def list_pages(file: Any) -> Pages:
             raise ValueError(f"{in_file} of {claimed} slices")
         if first.dataoffsets[0] + claimed * first.nbytes > file.filehandle.size:
             raise ValueError(f"{claimed} slices do not fit into it")
-        return Pages(claimed, (0,), True, True, False, ())
+        return PageList(claimed, (0,), True, True, False, ())
     indices: list[int] = []
-    expected = _signature(first)
+    expected = _size_and_type(first)
     file.pages.useframes = False
     for index in range(in_file):
         page = file.pages[index] if index else first
-        if index and not tiff.is_picture(page):
+        if index and not tiff.is_full_image(page):
             continue
-        got = _signature(page)
+        got = _size_and_type(page)
         if got != expected:
             raise ImageRefused(
-                f"has pages that differ: page {len(indices) + 1} is {_words(got)}, page 1 is {_words(expected)}. "
+                f"has pages that differ: page {len(indices) + 1} is {_in_words(got)}, page 1 is {_in_words(expected)}. "
                 "Save pages of one kind as a file of their own."
             )
         indices.append(index)
         tiff.check_channels(page)
         tiff.check_segments(file, page)
     skipped = in_file > len(indices)
-    return Pages(len(indices), tuple(indices), False, imagej, skipped, tuple(_losses(file, skipped=skipped)))
+    return PageList(
+        len(indices), tuple(indices), False, imagej, skipped, tuple(_stack_loss_notes(file, skipped=skipped))
+    )
 
 
-def read_stored(path: Path, file: Any, pages: Pages, index: int) -> StoredImage:
-    """Page `index` of the stack, from 0; nothing else is read.
+def read_stored_page(path: Path, file: Any, pages: PageList, index: int) -> StoredImage:
+    """Decode page `index` of the stack, counted from 0; no other page is read.
 
     Raises:
-        Refused, Exception: as for `tiff.decode`.
+        ImageRefused, Exception: as for `tiff.decode`.
     """
     if not pages.contiguous:
         stored = tiff.decode_page(path, file, file.pages[pages.indices[index]])
@@ -94,24 +97,24 @@ def read_stored(path: Path, file: Any, pages: Pages, index: int) -> StoredImage:
         values = values[0] if planes == 1 else np.moveaxis(values[..., 0], 0, 2)
         stored = tiff.decode_page(path, file, page, samples=values)
     if index == 0:
-        stored = tiff_file.with_file_metadata(file, _with_axes(file, stored), skipped=pages.skipped)
+        stored = tiff_file.with_file_metadata(file, _with_axes_description(file, stored), skipped=pages.skipped)
     return stored
 
 
 def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej: bool) -> None:
-    """Write a stack to `path` from `count` pages, of which only one is in memory at a time.
+    """Write `count` pages as a stack; only one page is in memory at a time.
 
-    Byte order is that of the first page's source. The file becomes a BigTIFF if its source was one or
-    if its pixels might not fit into 4 GiB.
+    The byte order is that of the first page's source. The file becomes a BigTIFF if its source is one or
+    if its pixels may not fit into 4 GiB.
 
     Args:
         path: a file that may be replaced.
         stored: the pages, in order.
-        count: how many there are.
-        imagej: lay pixels out as ImageJ reads them: uncompressed, all pages in one piece.
+        count: number of pages.
+        imagej: lay pixels out as ImageJ reads them: uncompressed, with all pages in one contiguous block.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     import tifffile
 
@@ -119,7 +122,7 @@ def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej
     first = next(pages)
     layout = first.metadata.tiff
     size = count * (first.values.nbytes + (0 if first.alpha is None else first.alpha.nbytes))
-    large = size > CLASSIC_BYTES or (layout is not None and layout.bigtiff)
+    large = size > MAX_CLASSIC_TIFF_BYTES or (layout is not None and layout.bigtiff)
     order: Any = "<" if layout is None else layout.byteorder
     with tifffile.TiffWriter(path, bigtiff=large, byteorder=order) as writer:
         if imagej:
@@ -134,10 +137,12 @@ def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej
 
 
 def _count_directories(file: Any) -> int:
-    """Pages by their chain of offsets, which tifffile would silently end where the file is cut off.
+    """Count the directories of a TIFF along their chain of offsets.
+
+    tifffile is not used for this, because it silently ends the chain where the file is cut off.
 
     Raises:
-        ValueError: the chain leaves the file or comes back to where it was.
+        ValueError: the chain leaves the file or returns to an earlier directory.
     """
     order, handle, size = file.byteorder, file.filehandle, file.filehandle.size
     count_format, entry_bytes, offset_format = ("Q", 20, "Q") if file.is_bigtiff else ("H", 12, "I")
@@ -156,24 +161,27 @@ def _count_directories(file: Any) -> int:
     return len(seen)
 
 
-def _signature(page: Any) -> tuple[int, int, int, str]:
+def _size_and_type(page: Any) -> tuple[int, int, int, str]:
+    """Width, height, channels and dtype of a page."""
     return page.imagewidth, page.imagelength, page.samplesperpixel, str(page.dtype)
 
 
-def _words(signature: tuple[int, int, int, str]) -> str:
+def _in_words(signature: tuple[int, int, int, str]) -> str:
     width, height, channels, dtype = signature
     return f"{width}x{height} with {channels} channel{'s' * (channels > 1)} of {dtype}"
 
 
-def _losses(file: Any, *, skipped: bool) -> Iterator[str]:
-    yield from tiff_file.losses(file, skipped=skipped)
+def _stack_loss_notes(file: Any, *, skipped: bool) -> Iterator[str]:
+    yield from tiff_file.loss_notes(file, skipped=skipped)
     first = file.pages.first
-    if exif.tags(exif.from_tiff(Path(file.filehandle.path), file.byteorder, file.is_bigtiff, first.offset))[1]:
+    if exif.read_tags(exif.read_from_tiff(Path(file.filehandle.path), file.byteorder, file.is_bigtiff, first.offset))[
+        1
+    ]:
         yield "EXIF directories (exposure, position) are not kept in a stack"
 
 
-def _with_axes(file: Any, stored: StoredImage) -> StoredImage:
-    """With tifffile's own description, of shape and axes; true of the output, too: the same pages in the same order."""
+def _with_axes_description(file: Any, stored: StoredImage) -> StoredImage:
+    """Keep tifffile's own description of shape and axes: it holds for the output, which has the same pages in order."""
     text = file.pages.first.tags.valueof(270)
     if isinstance(text, str) and text.startswith('{"shape"') and file.pages.first.photometric != tiff.PALETTE:
         return replace(stored, metadata=replace(stored.metadata, description=text))

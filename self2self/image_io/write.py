@@ -1,4 +1,7 @@
-"""`Image` + new pixels → file, and every reason why a file cannot hold them, told before the work."""
+"""Writes new pixels in the type and layout of their source `Image`.
+
+`check_output` finds every reason why a file cannot be written or cannot hold the image, before a slow fit begins.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ EXTENSIONS = {
     ".bmp": "bmp",
     ".dib": "bmp",
 }
-"""File extension → format."""
+"""File extension → format, as `Image.format`."""
 
 ENCODERS: dict[str, Callable[[StoredImage], bytes]] = {
     "png": png.encode,
@@ -35,66 +38,71 @@ ENCODERS: dict[str, Callable[[StoredImage], bytes]] = {
     "webp": pillow_formats.encode_webp,
     "bmp": pillow_formats.encode_bmp,
 }
-"""Format → the whole file; a TIFF, which may be as large as memory, is written piece by piece instead."""
+"""Format → encoder, which returns the whole file. A TIFF may be as large as memory: it is written in pieces instead."""
 
-MAX_SIDE = {"jpeg": 65500, "webp": 16383}
+MAX_SIDE_BY_FORMAT = {"jpeg": 65500, "webp": 16383}
+"""Largest width and height in pixels; other formats have no limit that matters."""
+
 MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
+"""One segment, less its length field and the "Exif" prefix."""
 
 
 def default_output(source: str | os.PathLike[str] | Image) -> Path:
-    """`<stem>.denoised.<extension>` beside the input, with an extension that fits the format by its content."""
+    """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content."""
     path = source.path if isinstance(source, Image) else Path(source)
     suffix = path.suffix
-    form = source.format if isinstance(source, Image) else _content(path)
-    if form is not None and EXTENSIONS.get(suffix.lower()) != form:
-        suffix = next(extension for extension, other in EXTENSIONS.items() if other == form)
+    file_format = source.format if isinstance(source, Image) else _format_by_content(path)
+    if file_format is not None and EXTENSIONS.get(suffix.lower()) != file_format:
+        suffix = next(extension for extension, other in EXTENSIONS.items() if other == file_format)
     return path.with_name(f"{path.stem}.denoised{suffix}")
 
 
-def _content(path: Path) -> str | None:
+def _format_by_content(path: Path) -> str | None:
     try:
         return format_of(path)
     except InputError:
-        # Told when it is read.
+        # Reading the file reports the error later.
         return None
 
 
 def check_output(
     path: str | os.PathLike[str], *, force: bool, like: Image | None = None, float_map: bool = False
 ) -> None:
-    """Find out, before an hour of fitting, whether `path` can be written; nothing is left behind.
+    """Check, before an hour of fitting, that `path` can be written; the check leaves no file behind.
 
     Args:
-        path: where the output is to go.
-        force: an existing file may be replaced.
-        like: the input; with it, also whether the format of `path` can hold its type.
-        float_map: `path` is for `write_float_map`.
+        path: the output.
+        force: whether an existing file may be replaced.
+        like: the input; if given, the format of `path` must be able to hold its type and metadata.
+        float_map: whether `path` is for `write_float_map`.
 
     Raises:
         OutputError: the extension is unknown or unsuitable, the folder is missing or read-only, `path`
             is a folder, or it exists and `force` is false.
         ResourceError: the disk is full.
     """
-    form = _form(path)
-    if float_map and form not in ("png", "tiff"):
-        raise OutputError(f"{path}: {form.upper()} cannot hold a map of numbers. Use the extension .tif or .png.")
+    file_format = _format_by_extension(path)
+    if float_map and file_format not in ("png", "tiff"):
+        raise OutputError(
+            f"{path}: {file_format.upper()} cannot hold a map of numbers. Use the extension .tif or .png."
+        )
     if like is not None:
-        _refuse_unsuitable(path, form, like, float_map=float_map)
+        _refuse_unsuitable_format(path, file_format, like, float_map=float_map)
     check_new(path, force=force)
 
 
 def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, force: bool = False) -> None:
     """Write `pixels` as a file of the same type, depth and channels as the input `like`.
 
-    Alpha, ICC profile, EXIF, resolution and, from TIFF to TIFF, layout and compression are those of
-    `like`. The format is chosen by the extension of `path`. The file appears whole or not at all.
+    The file has the alpha, ICC profile, EXIF and resolution of `like`, and from TIFF to TIFF also its layout and
+    compression. The extension of `path` decides the format. The file appears complete or not at all.
 
     Args:
         path: the output.
-        pixels: (C, H, W) float, in the units of `like.pixels`; integers are rounded and clipped to the
-            range of their type.
-        like: what `read_image` returned.
-        force: replace an existing file.
+        pixels: (C, H, W) float, in the units of `like.pixels`. For integer types, values are rounded and clipped to
+            the range of the type.
+        like: the input, as returned by `read_image`.
+        force: whether an existing file may be replaced.
 
     Raises:
         OutputError: `path` cannot be written or its format cannot hold the type; see `check_output`.
@@ -102,23 +110,23 @@ def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, for
         ValueError: `pixels` has another shape than `like.pixels`, or values that are not finite.
     """
     _check_pixels(pixels, like)
-    form = _ready(path, like, force=force)
+    file_format = _check_and_choose_format(path, like, force=force)
     values = restore(pixels, like.offset, like.scale, like.dtype)
-    _write(path, form, StoredImage(values, like.alpha, like.metadata, like.lossless))
+    _write_stored(path, file_format, StoredImage(values, like.alpha, like.metadata, like.lossless))
 
 
 def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, force: bool = False) -> None:
-    """Write a map of numbers that belongs to an image, such as the standard deviation of each pixel.
+    """Write a map of standard deviations, one for each pixel value of an image.
 
-    As TIFF: float32, in the units of the input file (grey levels, counts: `array * like.scale`). As
-    PNG: 16 bits, where 65535 stands for 1.0 in the units of `like.pixels`, that is for the whole
-    range from black to white; larger values are cut off. Both say so in their description.
+    A TIFF holds float32 in the units of the input file (grey levels, counts: `array * like.scale`). A PNG holds 16
+    bits, where 65535 stands for 1.0 in the units of `like.pixels`, that is for the range from 0 to 1 of the network;
+    larger values are clipped. The description in the file states the unit.
 
     Args:
         path: .tif, .tiff or .png.
         array: (C, H, W) float, not negative, in the units of `like.pixels`.
-        like: what `read_image` returned; orientation and resolution are taken from it.
-        force: replace an existing file.
+        like: the input, as returned by `read_image`; its orientation and resolution are copied.
+        force: whether an existing file may be replaced.
 
     Raises:
         OutputError: `path` cannot be written, has another extension, or is a PNG for CMYK.
@@ -126,18 +134,23 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
         ValueError: `array` has another shape than `like.pixels`, or values that are not finite.
     """
     _check_pixels(array, like)
-    form = _ready(path, like, force=force, float_map=True)
-    if form == "png":
+    file_format = _check_and_choose_format(path, like, force=force, float_map=True)
+    if file_format == "png":
         values = restore(array, 0.0, 65535.0, np.dtype(np.uint16))
         unit = f"65535 stands for {like.scale:g} in the units of the image file"
     else:
         values = restore(array, 0.0, like.scale, np.dtype(np.float32))
         unit = "in the units of the image file"
-    _write(path, form, StoredImage(values, None, map_metadata(like.metadata, unit)))
+    _write_stored(path, file_format, StoredImage(values, None, map_metadata(like.metadata, unit)))
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
-    """What a map of standard deviations shares with its image, and what it says of itself."""
+    """Metadata of a map of standard deviations: orientation and resolution of its image, and a description.
+
+    Args:
+        metadata: of the image.
+        unit: of the map, for the description.
+    """
     return Metadata(
         exif=exif.orientation_block(exif.orientation(metadata.exif)),
         dpi=metadata.dpi,
@@ -152,62 +165,62 @@ def _check_pixels(pixels: Array, like: Image) -> None:
         raise ValueError("pixels have NaN or infinite values; expected finite ones")
 
 
-def _ready(path: str | os.PathLike[str], like: Image, *, force: bool, float_map: bool = False) -> str:
+def _check_and_choose_format(path: str | os.PathLike[str], like: Image, *, force: bool, float_map: bool = False) -> str:
     check_output(path, force=force, like=like, float_map=float_map)
-    return _form(path)
+    return _format_by_extension(path)
 
 
-def _write(path: str | os.PathLike[str], form: str, stored: StoredImage) -> None:
-    if form == "tiff":
+def _write_stored(path: str | os.PathLike[str], file_format: str, stored: StoredImage) -> None:
+    if file_format == "tiff":
         with atomic_path(path) as temporary, temporary.open("r+b") as file:
             tiff.write(file, stored)
     else:
-        atomic_write(path, ENCODERS[form](stored))
+        atomic_write(path, ENCODERS[file_format](stored))
 
 
-def _form(path: str | os.PathLike[str]) -> str:
+def _format_by_extension(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix
-    form = EXTENSIONS.get(suffix.lower())
-    if form is None:
+    file_format = EXTENSIONS.get(suffix.lower())
+    if file_format is None:
         got = f"the extension {suffix}" if suffix else "no extension"
         raise OutputError(f"{path}: has {got}; expected .png, .tif, .jpg, .webp or .bmp. Add one of them.")
-    return form
+    return file_format
 
 
-def _refuse_unsuitable(path: str | os.PathLike[str], form: str, like: Image, *, float_map: bool) -> None:
-    obstacle = _obstacle(form, like, float_map=float_map)
-    if obstacle is not None:
-        better = ".tif" if _obstacle("png", like, float_map=float_map) else ".png"
-        raise OutputError(f"{path}: {form.upper()} cannot hold {obstacle}. Use the extension {better}")
+def _refuse_unsuitable_format(path: str | os.PathLike[str], file_format: str, like: Image, *, float_map: bool) -> None:
+    unsupported = _unsupported_feature(file_format, like, float_map=float_map)
+    if unsupported is not None:
+        better = ".tif" if _unsupported_feature("png", like, float_map=float_map) else ".png"
+        raise OutputError(f"{path}: {file_format.upper()} cannot hold {unsupported}. Use the extension {better}")
 
 
-def _obstacle(form: str, like: Image, *, float_map: bool) -> str | None:
-    """What of `like` the format cannot hold; None if it holds everything."""
+def _unsupported_feature(file_format: str, like: Image, *, float_map: bool) -> str | None:
+    """The feature of `like` that the format cannot hold, in words; None if the format can hold the image."""
     channels, height, width = like.pixels.shape
-    if form == "tiff":
+    if file_format == "tiff":
         return None
-    if channels == 4 and form != "jpeg":
+    if channels == 4 and file_format != "jpeg":
         return "CMYK"
     if float_map:
         return None
-    types = ("uint8", "uint16") if form == "png" else ("uint8",)
+    types = ("uint8", "uint16") if file_format == "png" else ("uint8",)
     if like.dtype.name not in types:
         return f"{like.dtype.name} values"
-    if max(height, width) > MAX_SIDE.get(form, 2**31 - 1):
+    if max(height, width) > MAX_SIDE_BY_FORMAT.get(file_format, 2**31 - 1):
         return f"{width}x{height} pixels"
     if like.alpha is not None:
-        if form == "jpeg":
+        if file_format == "jpeg":
             return "transparency (alpha)"
-        if form == "bmp" and channels == 1:
+        if file_format == "bmp" and channels == 1:
             return "grey with transparency (alpha)"
         if like.metadata.tiff is not None and like.metadata.tiff.alpha_kind == 1:
             return "premultiplied alpha"
-    if form == "bmp" and like.metadata.icc is not None:
+    if file_format == "bmp" and like.metadata.icc is not None:
         return "the ICC profile"
-    if form == "bmp" and exif.orientation(like.metadata.exif) != 1:
+    if file_format == "bmp" and exif.orientation(like.metadata.exif) != 1:
         return "the orientation of the image (EXIF)"
-    if form == "jpeg" and len(like.metadata.exif or b"") > MAX_JPEG_EXIF_BYTES:
+    if file_format == "jpeg" and len(like.metadata.exif or b"") > MAX_JPEG_EXIF_BYTES:
         return "that much EXIF data"
-    if form == "jpeg" and len(like.metadata.xmp or b"") > pillow_formats.MAX_JPEG_XMP_BYTES:
+    if file_format == "jpeg" and len(like.metadata.xmp or b"") > pillow_formats.MAX_JPEG_XMP_BYTES:
         return "that much XMP data"
     return None

@@ -1,9 +1,10 @@
-"""One self-contained HTML page about a denoised image: no server, no network, one file to send.
+"""Writes one self-contained HTML page about a denoised image: a single file that needs no server and no network.
 
     check_report(Path("noisy.html"), force=False)     # before anything slow
     write_report(Path("noisy.html"), content)
 
-`pictures` turns arrays into embedded images and charts; `page.html.j2` is the page.
+`page` computes what the page shows, `pictures` turns arrays into embedded images and charts, `html` fills in the
+templates, and `page.html.j2` is the template of the page.
 """
 
 from self2self.report.page import ReportContent, check_report, write_report

@@ -1,4 +1,4 @@
-"""Pages of one file: a template, charts as inline SVG, and nothing that a browser would have to fetch."""
+"""Renders HTML pages of one file: a template with charts as inline SVG, from which a browser fetches nothing else."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).parent
-INSTALL = "pip install 'self2self[report]'"
+INSTALL_COMMAND = "pip install 'self2self[report]'"
 
 
 def check_available(option: str) -> None:
-    """Refuse to promise a page that cannot be made, before anything slow happens.
+    """Check that the packages for a page are installed, before any slow work.
 
     Args:
-        option: that asks for the page, for the message.
+        option: the command-line option that asks for the page, for the message.
 
     Raises:
         EngineUnavailableError: a package is missing.
@@ -31,7 +31,7 @@ def check_available(option: str) -> None:
     except ImportError as error:
         raise EngineUnavailableError(
             f"{option}: a page needs matplotlib and jinja2, and {error.name or error} is not installed. "
-            f"Install them: {INSTALL}"
+            f"Install them: {INSTALL_COMMAND}"
         ) from error
     del jinja2, matplotlib
 
@@ -40,8 +40,8 @@ def render(template: Path, values: dict[str, Any]) -> str:
     """Fill in `template`, which may extend ``base.html.j2``; text is escaped, charts of `inline_svg` are not.
 
     Args:
-        template: a Jinja template.
-        values: what it names; an undefined name is a bug.
+        template: path of a Jinja template.
+        values: the variables of the template. A missing variable raises an error, because it is a bug.
     """
     import jinja2
 
@@ -56,26 +56,26 @@ def render(template: Path, values: dict[str, Any]) -> str:
 
 
 def inline_svg(figure: Figure, title: str) -> Any:
-    """`figure` as an ``<svg>`` element that takes the width of its parent, safe to insert as it is.
+    """Convert `figure` to an ``<svg>`` element that takes the width of its parent and needs no escaping.
 
     Args:
-        figure: of matplotlib, made without pyplot.
-        title: read out instead of the picture.
+        figure: a figure of matplotlib, made without pyplot.
+        title: text that screen readers read instead of the picture.
     """
     import matplotlib
     from markupsafe import Markup, escape
 
     buffer = io.StringIO()
-    # Text stays text: smaller, selectable, and found by the browser's search.
+    # Text stays text instead of paths: it is smaller and selectable, and the browser's search finds it.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # HTML needs no namespaces, and a page without addresses is easily seen to fetch nothing.
+    # HTML needs no namespaces, and a page without addresses evidently fetches nothing.
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'^<svg ([^>]*?)\s?height="[^"]*"', r"<svg \1", svg)
     svg = re.sub(r'^<svg ([^>]*?)\s?width="[^"]*"', r"<svg \1", svg)
-    # Several charts share the page, and an id must not be defined twice in it.
+    # Several charts share the page, in which every id must be unique.
     prefix = re.sub(r"\W+", "-", title.lower()) + "-"
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}\1"', svg)

@@ -1,4 +1,4 @@
-"""The page: what it says, and where it may be written."""
+"""Computes the content of the report page, checks its path and writes it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 @dataclass(frozen=True, slots=True)
 class ReportContent:
-    """What a report tells.
+    """The data that a report shows.
 
     Attributes:
-        name: of the image.
-        noisy, denoised, uncertainty: float (C, H, W), C is 1, 3 or 4 (CMYK); in [0, 1] nominally.
-        noise: estimated before the fit, if it was.
-        residual: what was removed.
+        name: name of the image.
+        noisy: float (C, H, W), C is 1, 3 or 4 (CMYK); nominally in [0, 1].
+        denoised: the result, same shape and units.
+        uncertainty: standard deviation over the passes, same shape and units.
+        noise: noise as estimated before the fit; None if it was not estimated.
+        residual: measurement of what was removed.
         losses: (step, loss) of the fit; empty without a fit.
-        seconds: by stage; ``"total"`` is shown apart.
+        seconds: duration by stage; ``"total"`` is shown separately.
         settings: names and values as text.
-        standard_error: RMS, in 8-bit grey levels; NaN when unknown.
-        notes: about the image, for the reader.
+        standard_error: RMS over the image, in 8-bit grey levels; NaN if unknown.
+        notes: notes about the image, for the reader.
     """
 
     name: str
@@ -49,7 +51,7 @@ class ReportContent:
 
 
 def check_report(path: Path, *, force: bool) -> None:
-    """Refuse a file that cannot be written, before anything slow happens.
+    """Refuse a path that cannot be written, before any slow work.
 
     Raises:
         OutputError: the extension is not .html, the folder is missing or read-only, `path` is a
@@ -62,30 +64,30 @@ def check_report(path: Path, *, force: bool) -> None:
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Write the page of `content`, whole or not at all; an existing file is replaced.
+    """Write the page of `content`, complete or not at all; an existing file is replaced.
 
     Raises:
-        OutputError, ResourceError: it cannot be written.
+        OutputError, ResourceError: the page cannot be written.
     """
     atomic_write(path, report_html(content).encode())
 
 
 def report_html(content: ReportContent) -> str:
-    """The page as HTML."""
-    return render(TEMPLATE, values(content))
+    """The page of `content` as HTML."""
+    return render(TEMPLATE, template_values(content))
 
 
-def values(content: ReportContent) -> dict[str, Any]:
-    """What the template shows."""
+def template_values(content: ReportContent) -> dict[str, Any]:
+    """The variables of the template."""
     _, height, width = content.noisy.shape
     residual, noise = content.residual, content.noise
     deviation = residual.standard_deviation / GREY_LEVELS
     spread = np.sqrt(np.mean(np.square(content.uncertainty, dtype=np.float64), axis=0))
-    # The few most uncertain pixels would make all others dark.
-    most = float(np.percentile(spread, 99.5)) or 1 / GREY_LEVELS
+    # With the maximum as limit, a few very uncertain pixels would make all others dark.
+    limit = float(np.percentile(spread, 99.5)) or 1 / GREY_LEVELS
     noisy = pictures.picture(content.noisy)
-    # 1e-9: an image from which nothing was removed has no range of its own.
-    removed = pictures.picture(_as_grey_or_rgb(content.noisy - content.denoised) / max(6 * deviation, 1e-9) + 0.5)
+    # 1e-9 avoids a division by zero if nothing was removed from the image.
+    removed = pictures.picture(_grey_for_cmyk(content.noisy - content.denoised) / max(6 * deviation, 1e-9) + 0.5)
     stages = [(name, seconds) for name, seconds in content.seconds.items() if name != "total"]
     longest = max([seconds for _, seconds in stages] + [1e-9])
     correlated = residual.correlated or (noise is not None and noise.correlated)
@@ -95,8 +97,8 @@ def values(content: ReportContent) -> dict[str, Any]:
         "height": height,
         "noisy": noisy,
         "denoised": pictures.picture(content.denoised),
-        "uncertainty": pictures.heat_map(spread / most),
-        "uncertainty_most": f"{most * GREY_LEVELS:.1f}",
+        "uncertainty": pictures.heat_map(spread / limit),
+        "uncertainty_limit": f"{limit * GREY_LEVELS:.1f}",
         "uncertainty_gradient": pictures.gradient(),
         "uncertainty_mean": f"{float(spread.mean()) * GREY_LEVELS:.2f}",
         "removed": removed,
@@ -115,16 +117,16 @@ def values(content: ReportContent) -> dict[str, Any]:
             for row in residual.autocorrelation
         ],
         "curve": pictures.loss_curve(content.losses) if len(content.losses) > 1 else None,
-        "stages": [(name, _seconds(value), 100 * value / longest) for name, value in stages],
-        "total": _seconds(content.seconds.get("total", sum(value for _, value in stages))),
+        "stages": [(name, _seconds_in_words(value), 100 * value / longest) for name, value in stages],
+        "total": _seconds_in_words(content.seconds.get("total", sum(value for _, value in stages))),
         "settings": content.settings,
         "notes": content.notes,
     }
 
 
-def _as_grey_or_rgb(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
+def _grey_for_cmyk(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.asarray(pixels.mean(axis=0, keepdims=True)) if len(pixels) == 4 else pixels
 
 
-def _seconds(value: float) -> str:
+def _seconds_in_words(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"

@@ -1,4 +1,4 @@
-"""Arrays as images and charts that a page can hold in itself."""
+"""Turns arrays into images and charts that are embedded in a page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from self2self.report.html import inline_svg
 
 MAX_SIDE = 1600
-"""Larger images are reduced; a page of a hundred megabytes opens nowhere."""
+"""Largest side of an embedded image in pixels. Larger images are reduced, because browsers cannot open a page of a
+hundred megabytes."""
 
-MAX_POINTS = 600
-"""Points of a curve; a chart has hardly more columns."""
+MAX_CURVE_POINTS = 600
+"""Largest number of points of a curve; a chart has hardly more columns of pixels."""
 
 COLOUR_MAP = "inferno"
+"""Matplotlib's colour map of `heat_map` and `gradient`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +33,25 @@ class Picture:
 
 
 def picture(pixels: NDArray[np.floating]) -> Picture:
-    """Float (C, H, W), C is 1, 3 or 4 (CMYK), as an 8-bit PNG; [0, 1] is black to white, the rest is cut off."""
+    """Embed float (C, H, W) pixels, C is 1, 3 or 4 (CMYK), as an 8-bit PNG; values are clipped to [0, 1]."""
     from PIL import Image
 
     bytes_ = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[bytes_.shape[2]]
     image = Image.fromarray(np.ascontiguousarray(bytes_[..., 0] if mode == "L" else bytes_), mode)
-    return _embed(image.convert("RGB") if mode == "CMYK" else image)
+    return _embed_png(image.convert("RGB") if mode == "CMYK" else image)
 
 
 def heat_map(values: NDArray[np.floating]) -> Picture:
-    """Float (H, W) in [0, 1] in the colours of `gradient`."""
+    """Embed float (H, W) values in [0, 1] as a PNG in the colours of `gradient`."""
     from matplotlib import colormaps
     from PIL import Image
 
-    return _embed(Image.fromarray(colormaps[COLOUR_MAP](np.clip(values, 0, 1), bytes=True)[..., :3].copy()))
+    return _embed_png(Image.fromarray(colormaps[COLOUR_MAP](np.clip(values, 0, 1), bytes=True)[..., :3].copy()))
 
 
 def gradient() -> str:
-    """The colours of `heat_map` from 0 to 1, as a CSS gradient."""
+    """The colours of `heat_map` from 0 to 1 as a CSS gradient."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -58,21 +60,25 @@ def gradient() -> str:
 
 
 def cell_colour(value: float) -> str:
-    """Background of a correlation: blue for negative, orange for positive, none for 0."""
+    """CSS background colour for a correlation: blue if negative, orange if positive, transparent at 0."""
     strength = min(1.0, abs(value)) ** 0.7
     return f"rgba({'255, 150, 60' if value > 0 else '80, 150, 255'}, {0.85 * strength:.2f})"
 
 
 def loss_curve(losses: list[tuple[int, float]]) -> Any:
-    """(step, loss) as an SVG element without size, in the page's own colours and type."""
+    """Draw (step, loss) pairs as an SVG element without a size of its own, in the page's colours and font.
+
+    Args:
+        losses: (step, loss) of the fit, at least two.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    thinned = thin(losses)
+    thinned = thin_curve(losses)
     with rc_context({"font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(5, 2.2), layout="constrained")
         axes = figure.add_subplot()
-        # The page's own dark ground shows through.
+        # The dark background of the page shows through.
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         axes.plot([step for step, _ in thinned], [loss for _, loss in thinned], color="#ff9f4a", linewidth=1.8)
@@ -91,16 +97,16 @@ def loss_curve(losses: list[tuple[int, float]]) -> Any:
         return inline_svg(figure, "loss against step")
 
 
-def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most `MAX_POINTS` points, evenly spread, each the mean of its part; first and last stay."""
-    if len(points) <= MAX_POINTS:
+def thin_curve(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Reduce a curve to at most `MAX_CURVE_POINTS` points: the first, the last, and means of equal parts between."""
+    if len(points) <= MAX_CURVE_POINTS:
         return points
-    parts = np.array_split(np.asarray(points[1:-1], np.float64), MAX_POINTS - 2)
+    parts = np.array_split(np.asarray(points[1:-1], np.float64), MAX_CURVE_POINTS - 2)
     middle = [(round(float(part[:, 0].mean())), float(part[:, 1].mean())) for part in parts]
     return [points[0], *middle, points[-1]]
 
 
-def _embed(image: object) -> Picture:
+def _embed_png(image: object) -> Picture:
     from PIL import Image
 
     assert isinstance(image, Image.Image)  # noqa: S101 - for the type checker

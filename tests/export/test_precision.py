@@ -1,4 +1,4 @@
-"""Half precision: what the graph holds, that its interface stays, and that bad ones are refused."""
+"""Half precision: the graph computes in the type and keeps its interface, and bad results are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 @pytest.fixture(scope="module")
 def exported(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The tiny network in a precision; each is traced once."""
+    """Exports the tiny network in a precision; each precision is exported once."""
     folder = tmp_path_factory.mktemp("precision")
 
     def export(precision: str) -> Path:
@@ -57,7 +57,7 @@ def test_the_graph_computes_in_the_type_and_keeps_its_interface(
     model = load_model(path)
     assert model.contract == replace(tiny.contract, precision=precision)
     graph, wide = onnx.load(path).graph, onnx.load(tiny_onnx).graph
-    # What callers see is the same to the bit.
+    # Inputs and outputs are exactly those of the float32 graph.
     assert list(graph.input) == list(wide.input)
     assert list(graph.output) == list(wide.output)
     weights = {entry.name: entry for entry in graph.initializer}
@@ -94,7 +94,7 @@ def test_engines_run_fp16(name: str, tiny: Fitted, exported: Callable[[str], Pat
         got = running.run(masks)
     assert got.dtype == np.float32
     difference = np.abs(got - expected).max() / np.abs(expected).max()
-    # Not zero: it is computed from rounded weights at least.
+    # The difference is not zero, because at least the weights are rounded.
     assert 1e-6 < difference < 5e-3
 
 
@@ -108,11 +108,11 @@ def test_the_bf16_graph_with_wider_numbers_is_the_network(tiny: Fitted, exported
     with torch.no_grad():
         expected = rounded(torch.from_numpy(image), *map(torch.from_numpy, masks.values())).numpy()
     got = open_session(path, as_float=True).run([PREDICTION], {"image": image, **masks})[0]
-    # The scale 1/keep is a constant of the graph, and rounded too.
+    # The dropout scale 1/keep is a constant of the graph and is rounded as well.
     assert np.abs(got - expected).max() < 2e-2 * np.abs(expected).max()
 
 
-def test_onnx_runtime_is_told_not_to_try_bf16(exported: Callable[[str], Path]) -> None:
+def test_the_ort_engine_refuses_bf16(exported: Callable[[str], Path]) -> None:
     with pytest.raises(FileFormatError, match=r"model\.bf16\.onnx: .*bf16.*--precision fp16"):
         engine_class("ort")(load_model(exported("bf16")), picture((64, 64))[None]).__enter__()
 
@@ -122,7 +122,7 @@ def test_the_ensembles_are_compared_on_the_same_masks(tiny: Fitted, exported: Ca
     pixels = picture()
     check = compare(tiny.network, contract, exported("fp16"), pixels, passes=2)
     assert (check.against, check.passes) == ("estimate", 2)
-    # The plain way: each ensemble by its engine.
+    # The expected numbers: each ensemble computed directly by its engine.
     noisy = middle(pixels, (64, 64))
     masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed).make(0, 2)
 
@@ -162,28 +162,30 @@ def test_bf16_is_judged_by_the_same_arithmetic_as_pytorchs_own(tiny: Fitted) -> 
     got = under_test._rounded_runner(host_copy(tiny.network), torch.bfloat16)({"image": image.numpy(), **masks})
     rounding = np.sqrt(np.mean((expected - wide) ** 2))
     assert rounding > 1e-3 * np.abs(wide).max()
-    # Sums in another order round to the other neighbour here and there: far less than the rounding itself.
+    # Sums in another order sometimes round to the other neighbour, which matters far less than the rounding itself.
     assert np.sqrt(np.mean((got - expected) ** 2)) < 0.3 * rounding
     assert np.array_equal(got, torch.from_numpy(got).bfloat16().float().numpy())
 
 
-def test_the_watch_sees_large_activations(tiny: Fitted, exported: Callable[[str], Path]) -> None:
+def test_large_activations_are_refused(tiny: Fitted, exported: Callable[[str], Path]) -> None:
     network = Self2SelfNet(3, 4, (6, 6, 6, 4, 4), tiny.network.decoder_keep)
     network.load_state_dict(tiny.network.state_dict())
     with torch.no_grad():
         network.decoder_first[0].weight.mul_(2e5)
         network.decoder_second[0].weight.div_(2e5)
-    with pytest.raises(VerificationError, match=r"activations reach .* and fp16 ends at 65504\. Use fp32"):
-        # The file is that of the unchanged network: nothing is wrong with what it predicts.
+    with pytest.raises(
+        VerificationError, match=r"activations reach .*, and the largest fp16 number is 65504\. Use fp32"
+    ):
+        # The file has the unchanged network, whose predictions are correct.
         compare(network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
 
 
 @pytest.mark.parametrize("activation", [40_000.0, float("inf"), float("nan")])
-def test_overflow_is_told_by_twice_the_largest_activation(
+def test_twice_the_largest_activation_must_fit_into_the_type(
     activation: float, tiny: Fitted, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(under_test, "_watch", lambda network: lambda: activation)
-    with pytest.raises(VerificationError, match="fp16 ends at 65504"):
+    monkeypatch.setattr(under_test, "_record_largest_activation", lambda network: lambda: activation)
+    with pytest.raises(VerificationError, match="the largest fp16 number is 65504"):
         compare(tiny.network, replace(tiny.contract, precision="fp16"), exported("fp16"), picture(), passes=1)
 
 
@@ -195,7 +197,7 @@ def test_numbers_that_are_not_finite_in_the_file_alone_are_found(
     head.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(head.dims), np.inf, np.float16), head.name))
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    with pytest.raises(VerificationError, match="fp16 ends at 65504"):
+    with pytest.raises(VerificationError, match="the largest fp16 number is 65504"):
         compare(tiny.network, replace(tiny.contract, precision="fp16"), path, picture(), passes=1)
 
 
@@ -215,12 +217,12 @@ def test_a_result_that_is_not_good_enough_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert ACCEPTED_DECIBELS == 0.02
-    # It has been traced before, which takes most of the time.
+    # Building the model again would take most of the time.
     monkeypatch.setattr(under_test, "build_model", lambda *_: onnx.load(exported("bf16")))
     path = tmp_path / "model.bf16.onnx"
     noisy = picture((64, 64))
-    # The error is no more than what bf16 rounds: a clean image that the float32 ensemble meets exactly.
-    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed).make(0, under_test.PASSES)
+    # The float32 ensemble equals the clean image, so the error in bf16 consists of rounding alone.
+    masks = MaskMaker(tiny.contract.masks, {"H": 64, "W": 64}, tiny.contract.seed).make(0, under_test.COMPARED_PASSES)
     with torch.no_grad():
         mean = tiny.network(torch.from_numpy(noisy[None]), *map(torch.from_numpy, masks.values())).mean(0).numpy()
     clean = np.clip(mean, 0, 1) if reference else None
@@ -230,7 +232,7 @@ def test_a_result_that_is_not_good_enough_is_refused(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_large_fixed_size_costs_one_pass_and_the_ensembles_none(
+def test_a_large_fixed_size_is_run_once_and_not_by_the_ensembles(
     precision: str, tiny: Fitted, exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from self2self.export import verify as verify_module
@@ -246,12 +248,12 @@ def test_a_large_fixed_size_costs_one_pass_and_the_ensembles_none(
     )
     assert load_model(path).size == (192, 160)
     assert shapes == [(3, 3, 96, 64), (1, 3, 192, 160)]
-    # What the same file without a fixed size is found to be: on 64x64 of the image.
+    # The check equals that of the same file without a fixed size: both use 64x64 pixels of the image.
     lower = replace(tiny.contract, precision=precision)
     assert check == compare(tiny.network, lower, exported(precision), pixels, reference=1 - pixels)
 
 
-def test_wrong_names_and_references(tiny: Fitted, tmp_path: Path) -> None:
+def test_wrong_precision_names_and_references_are_refused(tiny: Fitted, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--precision is 'int8'; expected one of: fp32, fp16, bf16"):
         export_in_precision(tiny.network, tiny.contract, tmp_path / "m.onnx", "int8", picture())
     with pytest.raises(InputError, match="expected the same"):
@@ -260,7 +262,7 @@ def test_wrong_names_and_references(tiny: Fitted, tmp_path: Path) -> None:
         )
 
 
-def test_unknown_precisions_in_a_file_are_damage(tiny: Fitted) -> None:
+def test_an_unknown_precision_in_a_file_is_a_format_error(tiny: Fitted) -> None:
     metadata = tiny.contract.to_metadata() | {"self2self.precision": '"int8"'}
     with pytest.raises(FileFormatError, match="precision 'int8'"):
         Contract.from_metadata(metadata, "m.onnx")

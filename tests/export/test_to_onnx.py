@@ -1,3 +1,5 @@
+"""The exported graph: interface, operators, weights, metadata, sizes, and errors."""
+
 from __future__ import annotations
 
 import re
@@ -61,9 +63,9 @@ def test_axes_have_readable_names(model, tiny) -> None:
     assert axes_of(model.graph.output[0]) == ["N", 3, "H", "W"]
 
 
-def test_every_op_is_needed(model) -> None:
-    # For the masks: a cast for each, the scale and the product for ten, the product with the image;
-    # the other seven products are the gates. Nothing random, nothing that only moves data.
+def test_the_graph_has_no_unnecessary_nodes(model) -> None:
+    # The masks need a cast each, ten of them a scale and a product, and the input mask the product with the image.
+    # The other seven products are the gates. No node is random or only moves data.
     assert Counter(node.op_type for node in model.graph.node) == {
         "Conv": 18, "Pad": 18, "LeakyRelu": 17, "Split": 7, "Sigmoid": 7, "MaxPool": 5, "Resize": 5, "Concat": 6,
         "Cast": 11, "Mul": 28,
@@ -106,7 +108,7 @@ def test_one_file_without_external_data(tiny_onnx: Path, model) -> None:
     assert not any(entry.external_data for entry in model.graph.initializer)
 
 
-def test_nothing_about_this_machine_is_in_the_file(tiny_onnx: Path, model) -> None:
+def test_the_file_has_no_data_about_the_machine(tiny_onnx: Path, model) -> None:
     data = tiny_onnx.read_bytes()
     assert str(ROOT).encode() not in data
     assert str(Path.home()).encode() + b"/" not in data
@@ -138,7 +140,7 @@ def test_grey_and_rgba_run_at_a_fixed_size(make_fitted, tmp_path: Path, channels
 
 
 def test_weights_that_are_equal_are_all_stored(make_fitted) -> None:
-    # A network that was not fitted yet has nothing but zero biases.
+    # All biases of a network that is not fitted yet are zero and thus equal.
     network, contract = (fitted := make_fitted()).network, fitted.contract
     with torch.no_grad():
         for weight in network.parameters():
@@ -178,7 +180,7 @@ def test_a_contract_of_another_network_is_a_bug(tiny, make_fitted) -> None:
             build_model(tiny.network, other.contract)
 
 
-def test_a_missing_folder_is_told_and_nothing_is_written(tiny, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_folder_is_an_error_and_nothing_is_written(tiny, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("self2self.export.to_onnx.build_model", lambda *_: onnx.ModelProto())
     with pytest.raises(OutputError, match="cannot be written"):
         to_onnx(tiny.network, tiny.contract, tmp_path / "missing" / "model.onnx")
@@ -187,7 +189,7 @@ def test_a_missing_folder_is_told_and_nothing_is_written(tiny, tmp_path: Path, m
 
 @pytest.mark.slow
 def test_export_is_silent_and_the_same_in_another_process(tiny_onnx: Path, tmp_path: Path) -> None:
-    # An engine cache is keyed by the hash of the file, so the state of the network must not show in it.
+    # An engine cache has the hash of the file as key, so the state of the network must not change the file.
     script = f"""
         import logging, sys
         sys.path.insert(0, "tests")
@@ -203,7 +205,7 @@ def test_export_is_silent_and_the_same_in_another_process(tiny_onnx: Path, tmp_p
         assert network.head.weight.is_contiguous(memory_format=torch.channels_last)
         assert logging.getLogger("torch.onnx").getEffectiveLevel() <= logging.WARNING
     """
-    # Warnings are on, as a user may have them.
+    # Warnings are on, because a user may turn them on.
     command = [sys.executable, "-W", "default", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,3 +1,5 @@
+"""Verification finds files that differ from PyTorch, and leaves no wrong file behind."""
+
 from __future__ import annotations
 
 import importlib
@@ -25,7 +27,7 @@ to_onnx_module = importlib.import_module("self2self.export.to_onnx")
 
 @pytest.fixture
 def prepared_model(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
-    """What `export_model` gets from the trace, which costs seconds; tests may tamper with it."""
+    """The model that `export_model` gets instead of building one, which takes seconds; tests may tamper with it."""
     model = onnx.load(tiny_onnx)
     monkeypatch.setattr(to_onnx_module, "build_model", lambda *_: model)
     return model
@@ -33,14 +35,14 @@ def prepared_model(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.Mod
 
 @pytest.fixture
 def fixed(tiny, tiny_onnx: Path) -> onnx.ModelProto:
-    """The tiny network for `FIXED` alone; tests may tamper with it."""
+    """The tiny network with the fixed size `FIXED`; tests may tamper with it."""
     model = onnx.load(tiny_onnx)
     to_onnx_module._fix_size(model.graph, tiny.contract, FIXED)
     return model
 
 
 def watched_shapes(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Where the shapes of all that PyTorch predicts for a comparison are noted."""
+    """A list to which the shapes of all predictions of PyTorch for a comparison are appended."""
     shapes: list[tuple[int, ...]] = []
     run = module._run_torch
 
@@ -66,7 +68,7 @@ def tamper(model: onnx.ModelProto, amount: float) -> None:
             entry.CopyFrom(onnx.numpy_helper.from_array(array.astype("float32"), entry.name))
 
 
-def test_an_honest_file_is_close_to_pytorch(tiny, tiny_onnx: Path) -> None:
+def test_an_unchanged_file_is_close_to_pytorch(tiny, tiny_onnx: Path) -> None:
     result = verify(tiny.network, tiny.contract, tiny_onnx)
     assert 0 <= result.rms_difference <= result.max_difference <= 1e-4
     assert result.seconds > 0
@@ -77,7 +79,7 @@ def test_size_batch_and_seed_are_free(tiny, tiny_onnx: Path, size: tuple[int, in
     assert verify(tiny.network, tiny.contract, tiny_onnx, size=size, batch=batch, seed=seed).max_difference <= 1e-4
 
 
-def test_the_tolerance_is_told_with_the_difference(tiny, tiny_onnx: Path) -> None:
+def test_the_message_has_the_difference_and_the_tolerance(tiny, tiny_onnx: Path) -> None:
     with pytest.raises(
         VerificationError, match=r"differ from PyTorch's by .*; expected at most .*e-12\. .* self2self export"
     ):
@@ -92,7 +94,7 @@ def test_another_network_is_noticed(make_fitted, tiny, tiny_onnx: Path) -> None:
 def test_rounding_is_judged_by_the_size_of_the_predictions(
     make_fitted, prepared_model: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    # As in a network that was hardly fitted at a high drop rate; float32 keeps seven digits of anything.
+    # Predictions are as large after a few steps at a high drop rate; float32 has only seven digits.
     fitted = make_fitted()
     with torch.no_grad():
         fitted.network.head.weight *= 1e4
@@ -103,7 +105,7 @@ def test_rounding_is_judged_by_the_size_of_the_predictions(
     assert verify(fitted.network, fitted.contract, tmp_path / "model.onnx").max_difference > 1e-4
 
 
-def test_a_network_that_diverged_is_told_to_be_fitted_again(make_fitted, tiny, tiny_onnx: Path) -> None:
+def test_the_message_about_a_diverged_network_says_to_fit_again(make_fitted, tiny, tiny_onnx: Path) -> None:
     network = make_fitted().network
     with torch.no_grad():
         network.head.bias[0] = math.nan
@@ -122,7 +124,7 @@ def test_numbers_that_are_not_finite_are_noticed(tiny, prepared_model, tmp_path:
         verify(tiny.network, tiny.contract, tmp_path / "model.onnx")
 
 
-def test_a_file_that_cannot_be_run_is_told_in_one_line(tiny, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_run_is_an_error_of_one_line(tiny, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(
@@ -132,26 +134,26 @@ def test_a_file_that_cannot_be_run_is_told_in_one_line(tiny, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_for_one_size_runs_once_at_it_and_several_times_at_another(
+def test_a_file_with_a_fixed_size_runs_once_at_it_and_several_times_at_a_small_one(
     fixed: onnx.ModelProto, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = watched_shapes(verify_module, monkeypatch)
     found = check_file(fixed, tiny, tmp_path)
     assert 0 <= found.rms_difference <= found.max_difference <= 1e-4
     assert shapes == [(3, 3, 96, 64), (1, 3, *FIXED)]
-    # It is the sizes of its inputs alone that are lifted.
+    # Without the fixed sizes ignored, the file does not run at another size.
     with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
         verify(tiny.network, tiny.contract, tmp_path / "fixed.onnx", size=(96, 64))
 
 
-def test_a_file_for_any_size_is_run_at_one(tiny, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_free_sizes_runs_at_one_size(tiny, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = watched_shapes(verify_module, monkeypatch)
     verify_file(tiny.network, tiny.contract, tiny_onnx)
     assert shapes == [(3, 3, 96, 64)]
 
 
 @pytest.mark.parametrize("name", ["input_mask", "dropout_mask_0", "dropout_mask_9"])
-def test_passes_that_take_the_masks_of_others_are_found_in_a_file_for_one_size(
+def test_passes_with_masks_of_other_passes_are_found_in_a_file_with_a_fixed_size(
     name: str, fixed: onnx.ModelProto, tiny, tmp_path: Path
 ) -> None:
     for node in fixed.graph.node:
@@ -159,14 +161,14 @@ def test_passes_that_take_the_masks_of_others_are_found_in_a_file_for_one_size(
     for key, value in (("start", -1), ("end", -(2**31)), ("axis", 0)):
         fixed.graph.initializer.append(onnx.helper.make_tensor(key, onnx.TensorProto.INT64, [1], [value]))
     fixed.graph.node.insert(0, onnx.helper.make_node("Slice", [name, "start", "end", "axis", "start"], ["reversed"]))
-    # A batch of one, as the pass at its own size is, cannot tell.
+    # A batch of one, as in the pass at the fixed size, cannot show the error.
     onnx.save(fixed, tmp_path / "model.onnx")
     assert verify(tiny.network, tiny.contract, tmp_path / "model.onnx", size=FIXED, batch=1).max_difference <= 1e-4
     with pytest.raises(VerificationError, match="differ from PyTorch's"):
         check_file(fixed, tiny, tmp_path)
 
 
-def test_a_batch_that_is_fixed_is_found_in_a_file_for_one_size(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
+def test_a_fixed_batch_is_found_in_a_file_with_a_fixed_size(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
     for value in fixed.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises(VerificationError, match="ONNX Runtime cannot run it"):
@@ -180,7 +182,7 @@ def test_a_wrong_fixed_size_of_a_mask_is_found(fixed: onnx.ModelProto, tiny, tmp
         check_file(fixed, tiny, tmp_path)
 
 
-def test_a_size_that_was_traced_into_the_graph_is_found(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
+def test_a_size_inside_the_graph_is_found(fixed: onnx.ModelProto, tiny, tmp_path: Path) -> None:
     *_, last = (node for node in fixed.graph.node if node.op_type == "Resize")
     fixed.graph.initializer.append(onnx.helper.make_tensor("sizes", onnx.TensorProto.INT64, [2], FIXED))
     last.input[:] = [last.input[0], "", "", "sizes"]
@@ -228,7 +230,7 @@ def test_ctrl_c_leaves_no_file(tiny, prepared_model, tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_told(tiny, prepared_model, tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tiny, prepared_model, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"model\.onnx: cannot be written"):
         export_model(tiny.network, tiny.contract, tmp_path / "missing" / "model.onnx")
 

@@ -1,4 +1,4 @@
-"""The network as `torch.onnx` traces it: what the graph that is written down has to equal."""
+"""Traces the network with `torch.onnx`; the graph of `self2self.model.graph` has to equal the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from self2self.model.network import Self2SelfNet
 
 
 class InPrecision(torch.nn.Module):
-    """Computes in `dtype`; takes and gives float32."""
+    """The network, computing in `dtype`, with float32 inputs and outputs."""
 
     def __init__(self, twin: Self2SelfNet, dtype: torch.dtype) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class InPrecision(torch.nn.Module):
 
 def traced(network: Self2SelfNet, contract: Contract) -> onnx.ModelProto:
     twin = host_copy(network)
-    # Weights that are equal would be merged.
+    # The exporter would merge equal weights.
     drawn = torch.Generator().manual_seed(0)
     for weight in twin.parameters():
         weight.normal_(generator=drawn)

@@ -1,4 +1,4 @@
-"""Round trips: what is written has the type, depth and channels of what was read; hashes, maps and names."""
+"""Round trips keep the type, depth and channels of the source; hashes, maps and default names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ICC profile, EXIF, orientation, resolution and tags, within a format and from one to another."""
+"""ICC profile, EXIF, orientation, resolution and tags survive within a format and from one format to another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_metadata_survives_every_pair_of_formats(tmp_path: Path, source: str, ta
     path = save(tmp_path / f"in{source}", smooth((32, 48, 3)), **options, **dpi)
     out = round_trip(path, target)
     with PillowImage.open(out) as written:
-        if target == ".tif":  # which Pillow turns on opening
+        if target == ".tif":  # Pillow rotates a TIFF on opening.
             assert tifffile.imread(out).shape == (32, 48, 3)
         else:
             assert written.size == (48, 32), "pixels are not rotated"
@@ -131,7 +131,7 @@ def test_comments_and_captions_of_a_jpeg_survive(tmp_path: Path) -> None:
         assert "xmp" not in written.info
 
 
-def test_xmp_that_points_to_dropped_parts_is_dropped_and_told(tmp_path: Path) -> None:
+def test_xmp_that_points_to_dropped_parts_is_dropped_with_a_note(tmp_path: Path) -> None:
     xmp = XMP.replace(b"rdf:RDF", b'rdf:RDF xmlns:Container="http://ns.google.com/photos/1.0/container/"', 1)
     path = save(tmp_path / "in.jpg", smooth((32, 48, 3)), xmp=xmp)
     assert ["its XMP describes a gain map" in note for note in read_image(path).notes] == [True]
@@ -139,7 +139,7 @@ def test_xmp_that_points_to_dropped_parts_is_dropped_and_told(tmp_path: Path) ->
         assert "xmp" not in written.info
 
 
-def test_xmp_that_no_jpeg_can_hold_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_xmp_too_long_for_a_jpeg_is_refused_before_the_work(tmp_path: Path) -> None:
     path = tmp_path / "in.tif"
     long = b"<x>" + b" " * 66000 + b"</x>"
     tifffile.imwrite(path, smooth((32, 48, 3)), photometric="rgb", extratags=[(700, 1, len(long), long, True)])

@@ -1,4 +1,4 @@
-"""Bad inputs and outputs: one line each, of the right class, and never another exception."""
+"""Bad inputs and outputs give one-line errors of the right class, and no other exceptions."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def _tiff(samples: np.ndarray, **options: object) -> Maker:
     return make
 
 
-def _animated(form: str) -> Maker:
+def _animated(file_format: str) -> Maker:
     def make(folder: Path) -> Path:
         frames = [PillowImage.fromarray(noise((16, 16, 3), seed=seed)) for seed in range(3)]
-        frames[0].save(folder / f"x.{form}", save_all=True, append_images=frames[1:])
-        return folder / f"x.{form}"
+        frames[0].save(folder / f"x.{file_format}", save_all=True, append_images=frames[1:])
+        return folder / f"x.{file_format}"
 
     return make
 
@@ -54,7 +54,7 @@ def _float(value: float) -> Maker:
 
 
 def _sparse_tiff(folder: Path) -> Path:
-    """A strip of no bytes, which tifffile would read as zeros."""
+    """A TIFF with a strip of zero bytes, which tifffile would read as zeros."""
     path = folder / "x.tif"
     tifffile.imwrite(path, noise((32, 32)), photometric="minisblack", rowsperstrip=8, compression="zlib")
     data = bytearray(path.read_bytes())
@@ -100,11 +100,11 @@ BAD_FILES: dict[str, tuple[Maker, str]] = {
     "lab": (_tiff(noise((16, 16, 3)), photometric="cielab"), "colour space CIELAB"),
     "complex": (_tiff(np.ones((16, 16), np.complex64), photometric="minisblack"), "type complex64"),
     "int64": (_tiff(np.ones((16, 16), np.int64), photometric="minisblack"), "type int64"),
-    "nan": (_float(np.nan), "2 values that are no numbers (2 NaN, 0 infinite)"),
+    "nan": (_float(np.nan), "2 values that are not finite (2 NaN, 0 infinite)"),
     "infinity": (_float(-np.inf), "(0 NaN, 2 infinite)"),
     "range of float64": (
         _tiff(np.array([-1.7e308, 1.7e308] * 32).reshape(8, 8), photometric="minisblack"),
-        "which no number type can subtract",
+        "expected a difference within the range of float64",
     ),
 }
 
@@ -122,7 +122,7 @@ def test_bad_file_is_one_line(tmp_path: Path, case: str, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     headers = {
         "tif": encoded("tiff"),
         "bmp": encoded("bmp")[:18] + struct.pack("<ii", 60000, 60000) + encoded("bmp")[26:],
@@ -148,14 +148,16 @@ def test_a_jpeg_that_claims_more_than_its_bytes_can_hold(tmp_path: Path) -> None
         read_image(tmp_path / "x.jpg")
 
 
-@pytest.mark.parametrize("form", ["png", "jpeg", "webp", "bmp", "tiff"])
-def test_large_images_are_no_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+@pytest.mark.parametrize("file_format", ["png", "jpeg", "webp", "bmp", "tiff"])
+def test_large_images_are_not_refused_as_decompression_bombs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
     """Pillow's own limits (89 and 179 megapixels) do not apply, neither as a warning nor as an error."""
     monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 10)
     path = tmp_path / "x"
-    path.write_bytes(SOUND[form])
+    path.write_bytes(SOUND[file_format])
     image = read_image(path)
-    write_image(tmp_path / f"out.{form}", image.pixels, image)
+    write_image(tmp_path / f"out.{file_format}", image.pixels, image)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
@@ -186,10 +188,10 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("form", SOUND)
-def test_damaged_bytes(tmp_path: Path, form: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Flip bytes (mostly of the header), or cut the file: an image or an InputError, and silence."""
-    sound = SOUND[form]
+@pytest.mark.parametrize("file_format", SOUND)
+def test_damaged_bytes(tmp_path: Path, file_format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Reading a file with changed bytes (mostly in the header) or cut off gives an image or an InputError, silently."""
+    sound = SOUND[file_format]
     path, out = tmp_path / "x", tmp_path / "out.tif"
     places = st.one_of(st.integers(0, min(300, len(sound)) - 1), st.integers(0, len(sound) - 1))
     flips = st.lists(st.tuples(places, st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 255]))), max_size=4)
@@ -206,18 +208,18 @@ def test_damaged_bytes(tmp_path: Path, form: str, capfd: pytest.CaptureFixture[s
         except InputError as error:
             assert "\n" not in str(error)
             return
-        # What could be read can be written.
+        # Every image that can be read can be written.
         write_image(out, image.pixels, image, force=True)
 
     damage()
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("form", SOUND)
-def test_every_truncation_is_an_error(tmp_path: Path, form: str) -> None:
-    sound = SOUND[form]
+@pytest.mark.parametrize("file_format", SOUND)
+def test_every_truncation_is_an_error(tmp_path: Path, file_format: str) -> None:
+    sound = SOUND[file_format]
     path = tmp_path / "x"
-    # The last bytes of a JPEG, PNG or TIFF may be a marker or tags that nobody needs.
+    # The last bytes of a JPEG, PNG or TIFF may be a marker or tags that decoding does not need.
     for cut in range(0, len(sound) * 9 // 10, max(1, len(sound) // 60)):
         path.write_bytes(sound[:cut])
         with pytest.raises(InputError):
@@ -298,7 +300,7 @@ def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_wrong_shape_and_nan_are_bugs_of_the_caller(tmp_path: Path) -> None:
+def test_wrong_shape_and_nan_raise_value_errors(tmp_path: Path) -> None:
     image = read_image(save(tmp_path / "x.png", noise((8, 9))))
     with pytest.raises(ValueError, match="shape"):
         write_image(tmp_path / "o.png", image.pixels[0], image)

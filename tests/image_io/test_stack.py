@@ -1,4 +1,4 @@
-"""Stacks: pages in, pages out, one at a time."""
+"""Stacks are read and written one page at a time, and keep their layout and metadata."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def test_pages_come_back_with_their_layout_axes_and_spacing(name: str, tmp_path:
         assert kept_first.resolution == first.resolution
         assert (kept_first.compression, kept_first.tile) == (first.compression, first.tile)
     if "imagej" in options:
-        # ImageJ reads the pixels of all pages in one piece.
+        # ImageJ reads the pixels of all pages as one contiguous block.
         with tifffile.TiffFile(out) as target:
             assert target.series[0].dataoffset is not None
 
 
-def test_a_page_is_what_a_file_of_its_own_would_be(tmp_path: Path) -> None:
+def test_a_page_equals_the_same_image_in_a_file_of_its_own(tmp_path: Path) -> None:
     samples = noise((3, 20, 24), np.uint16)
     samples[1] //= 100
     tifffile.imwrite(tmp_path / "stack.tif", samples, photometric="minisblack")
@@ -132,7 +132,7 @@ def test_other_files_have_one_page(tmp_path: Path) -> None:
 
 
 def imagej_in_one_page(path: Path, samples: np.ndarray, *, claimed: int | None = None) -> Path:
-    """ImageJ's way over 4 GB: one page, the pixels of all slices behind it, and their number as text."""
+    """ImageJ's layout over 4 GB: one page, then the pixels of all slices; the description has their number."""
     with tifffile.TiffWriter(path, byteorder=">") as writer:
         writer.write(
             samples[0],
@@ -156,7 +156,7 @@ def test_slices_behind_one_page_are_read_one_by_one(tmp_path: Path) -> None:
         open_stack(imagej_in_one_page(tmp_path / "short.tif", samples, claimed=5))
 
 
-def test_a_page_keeps_what_only_it_says(tmp_path: Path) -> None:
+def test_a_page_keeps_its_own_description_and_date(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     with tifffile.TiffWriter(path) as writer:
         for index in range(3):
@@ -173,8 +173,8 @@ def test_a_page_keeps_what_only_it_says(tmp_path: Path) -> None:
         assert [page.tags[306].value[9] for page in pages] == ["1", "2", "3"]
 
 
-def test_what_might_not_fit_into_4_gib_becomes_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff_pages, "CLASSIC_BYTES", 2000)
+def test_a_stack_that_may_exceed_4_gib_becomes_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiff_pages, "MAX_CLASSIC_TIFF_BYTES", 2000)
     for count, big in ((3, False), (20, True)):
         path = tmp_path / f"{count}.tif"
         tifffile.imwrite(path, noise((count, 16, 8)), photometric="minisblack")
@@ -197,7 +197,7 @@ OME = (
     ("uuid", "reduced", "kept"),
     [("urn:uuid:1", False, True), ("urn:uuid:2", False, False), ("urn:uuid:1", True, False)],
 )
-def test_ome_of_several_files_or_of_what_is_dropped_is_dropped_and_said(
+def test_ome_about_other_files_or_dropped_pages_is_dropped_with_a_note(
     uuid: str, reduced: bool, kept: bool, pages: int, tmp_path: Path
 ) -> None:
     description: str | None = OME.replace("UUID_OF_THE_FILE", uuid)
@@ -220,7 +220,7 @@ def test_ome_of_several_files_or_of_what_is_dropped_is_dropped_and_said(
 
 
 @pytest.mark.parametrize("pages", [1, 3])
-def test_a_pyramid_is_dropped_and_said(pages: int, tmp_path: Path) -> None:
+def test_a_pyramid_is_dropped_with_a_note(pages: int, tmp_path: Path) -> None:
     path = tmp_path / "pyramid.tif"
     with tifffile.TiffWriter(path) as writer:
         for page in noise((pages, 32, 32)):
@@ -233,7 +233,7 @@ def test_a_pyramid_is_dropped_and_said(pages: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_what_imagej_keeps_in_tags_of_its_own_survives_in_a_single_page(byteorder: Any, tmp_path: Path) -> None:
+def test_imagejs_own_tags_survive_in_a_single_page(byteorder: Any, tmp_path: Path) -> None:
     path = tmp_path / "in.tif"
     kept = {"Info": "key = value", "Labels": ["a"], "Ranges": (3.0, 200.0), "ROI": b"Iout" + bytes(60)}
     tifffile.imwrite(path, noise((20, 24)), imagej=True, byteorder=byteorder, metadata=kept)
@@ -301,7 +301,7 @@ def test_a_page_with_nan_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", samples, photometric="minisblack")
     with open_stack(tmp_path / "x.tif") as stack:
         stack.read_page(0)
-        with pytest.raises(InputError, match=r"x\.tif: page 2 of 3 has 1 values that are no numbers"):
+        with pytest.raises(InputError, match=r"x\.tif: page 2 of 3 has 1 values that are not finite"):
             stack.read_page(1)
 
 

@@ -1,4 +1,4 @@
-"""Round trips of TIFF: types, layouts, compressions and photometric kinds stay what they were."""
+"""Round trips of TIFF keep types, layouts, compressions and photometric interpretations."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_tiff_layouts(tmp_path: Path, options: dict[str, object]) -> None:
         assert (second.compression == 1) == (first.compression == 1)
         tags = [first.tags[274].value, second.tags[274].value]
         assert tags == [6, 6]
-    if options != {"bigtiff": True, "byteorder": ">"}:  # which Pillow cannot open
+    if options != {"bigtiff": True, "byteorder": ">"}:  # Pillow cannot open a big-endian BigTIFF.
         with PillowImage.open(out) as picture:
             assert picture.size == (45, 37), "as turned by the orientation tag"
 
@@ -93,7 +93,7 @@ def test_a_tiff_is_written_without_a_second_copy_of_its_samples(tmp_path: Path, 
     finally:
         tracemalloc.stop()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), samples)
-    # The samples themselves, and a few rows of them in float64.
+    # The peak includes the samples themselves and a few rows of them in float64.
     assert peak < 1.9 * samples.nbytes
 
 

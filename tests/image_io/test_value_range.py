@@ -1,4 +1,4 @@
-"""Values of any type and range: the bulk in [0, 1] for the network, and every value back where it was."""
+"""Stored values of any type and range map their bulk to [0, 1], and every value returns unchanged."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_constant_float(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.5])
-def test_whatever_is_predicted_for_a_constant_it_stays(tmp_path: Path, value: float, dtype: str) -> None:
+def test_a_constant_image_stays_constant_whatever_is_predicted(tmp_path: Path, value: float, dtype: str) -> None:
     path = tmp_path / "in.tif"
     samples = np.full((16, 16), value, dtype)
     tifffile.imwrite(path, samples, photometric="minisblack")
@@ -102,14 +102,14 @@ def test_whatever_is_predicted_for_a_constant_it_stays(tmp_path: Path, value: fl
 
 
 def dark(channels: int = 1) -> np.ndarray:
-    """Counts of 1000 to 1060 and their noise, in 16 bits."""
+    """A dark 16-bit image: photon counts of 0 to 60 with their noise, on an offset of 1000."""
     rng = np.random.default_rng(0)
     levels = np.broadcast_to(np.linspace(0, 60, 96)[:, None, None], (96, 128, channels))
     return (rng.poisson(levels) + 1000).astype(np.uint16)
 
 
 def range_of(tmp_path: Path, samples: np.ndarray) -> tuple[float, float]:
-    """Stored values that are 0 and 1 to the network."""
+    """The stored values that map to 0 and 1; also checks a round trip of `samples`, (H, W, C)."""
     path = Path(tempfile.mkdtemp(dir=tmp_path)) / "in.tif"
     tifffile.imwrite(path, samples.squeeze(), photometric="rgb" if samples.shape[2] == 3 else "minisblack")
     image = read_image(path)
@@ -119,7 +119,7 @@ def range_of(tmp_path: Path, samples: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("what", ["hot pixels", "dead and hot pixels", "saturated"])
-def test_the_range_is_that_of_what_is_neither_hot_nor_saturated(tmp_path: Path, what: str, channels: int) -> None:
+def test_hot_and_saturated_values_do_not_extend_the_range(tmp_path: Path, what: str, channels: int) -> None:
     samples = dark(channels)
     low, high = range_of(tmp_path, samples)
     spoilt = samples.copy()
@@ -131,13 +131,13 @@ def test_the_range_is_that_of_what_is_neither_hot_nor_saturated(tmp_path: Path, 
         if "dead" in what:
             spoilt.flat[hot[::2]] = 0
     first, last = range_of(tmp_path, spoilt)
-    # The bulk and its headroom: half of it on the sides that have such values.
+    # The range is the bulk and headroom of half of it, on the sides that have values there.
     assert low - (high - low) < first <= low + 5
     assert high - 5 < last < high + 0.75 * (high - low)
 
 
-def test_what_is_bright_and_small_counts_where_it_is_no_hot_pixel(tmp_path: Path) -> None:
-    """Spots of three pixels on a dark ground have the range; 1.2 % of the values are theirs."""
+def test_small_bright_spots_extend_the_range(tmp_path: Path) -> None:
+    """Spots 3 pixels wide on a dark background are in the range; they have 1.2 % of the values."""
     samples = dark()
     rng = np.random.default_rng(1)
     for row, column in rng.integers(4, 90, (16, 2)):
@@ -146,10 +146,10 @@ def test_what_is_bright_and_small_counts_where_it_is_no_hot_pixel(tmp_path: Path
 
 
 @pytest.mark.parametrize("photons", [0.01, 0.03, 0.1, 0.5, 3])
-def test_few_photons_are_no_hot_pixels(tmp_path: Path, photons: float) -> None:
+def test_single_photons_are_not_hot_pixels(tmp_path: Path, photons: float) -> None:
     samples = np.random.default_rng(0).poisson(photons, (96, 96, 1)).astype(np.uint16)
     low, high = range_of(tmp_path, samples)
-    # Up to half of the bulk is headroom, and photons next to it are as good as within.
+    # Headroom is up to half of the bulk, and values of single photons may lie slightly beyond.
     assert (low, high) == (0, pytest.approx(samples.max(), rel=0.4))
     pixels = read_image(save(tmp_path / "in.png", samples.squeeze())).pixels
     assert remove_hot_pixels(pixels) is pixels
@@ -176,11 +176,11 @@ def test_12_bit_data_in_16_bits_fill_the_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_what_uses_the_range_of_its_type_has_all_its_values_in_the_range(tmp_path: Path, dtype: type) -> None:
+def test_images_that_use_the_range_of_their_type_have_all_values_in_the_range(tmp_path: Path, dtype: type) -> None:
     samples = noise((64, 64, 1), dtype)
     white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
     samples[0, 0], samples[5, 5] = 0, white
-    # A bulk of 40 to 60 % of the range.
+    # The bulk lies at 40 to 60 % of the range, in the upper half of the image at 60 to 90 %.
     samples[1:] = (0.4 * white + 0.2 * samples[1:]).astype(dtype)
     samples[1:32] = (1.5 * samples[1:32].astype(float)).astype(dtype)
     tifffile.imwrite(tmp_path / "in.tif", samples.squeeze(2), photometric="minisblack")
@@ -190,7 +190,7 @@ def test_what_uses_the_range_of_its_type_has_all_its_values_in_the_range(tmp_pat
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_as_the_papers_have_it_white_is_one(tmp_path: Path, dtype: type) -> None:
+def test_with_whole_range_white_is_one(tmp_path: Path, dtype: type) -> None:
     samples = noise((32, 32), dtype)
     samples[samples > 0.7 * samples.max()] = 0
     tifffile.imwrite(tmp_path / "in.tif", samples, photometric="minisblack")
@@ -206,7 +206,7 @@ def test_as_the_papers_have_it_white_is_one(tmp_path: Path, dtype: type) -> None
     high=st.floats(0, 1),
     size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
 )
-def test_in_the_whole_range_is_as_read_in_it(
+def test_to_whole_range_equals_reading_with_whole_range(
     tmp_path: Path, dtype: str, low: float, high: float, size: tuple[int, int]
 ) -> None:
     white = {"u1": 255, "u2": 65535}.get(dtype, 1)
@@ -223,8 +223,8 @@ def test_in_the_whole_range_is_as_read_in_it(
     np.testing.assert_array_equal(own.pixels, before)
 
 
-def test_what_is_bright_in_a_dark_image_of_8_bits_is_in_the_range(tmp_path: Path) -> None:
-    """A cell of 30 pixels, in which noise is to be removed as well, and a hot pixel beside it."""
+def test_bright_objects_in_a_dark_8_bit_image_are_in_the_range(tmp_path: Path) -> None:
+    """The range includes a bright cell of 30 pixels, whose noise also has to be removed, but not a hot pixel."""
     rng = np.random.default_rng(0)
     samples = rng.normal(11, 1.5, (128, 128, 1))
     samples[60:65, 70:76] = rng.normal(180, 15, (5, 6, 1))
@@ -235,9 +235,9 @@ def test_what_is_bright_in_a_dark_image_of_8_bits_is_in_the_range(tmp_path: Path
     assert high == cell
 
 
-def test_of_a_large_image_of_8_bits_the_fewest_bright_pixels_count_unless_hot(tmp_path: Path) -> None:
+def test_few_bright_pixels_of_a_large_8_bit_image_extend_the_range(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(8, 13, (2100, 2100, 1), np.uint8)
-    # Every fifth column is looked at to find the bulk.
+    # The sample for the bulk has only every fifth value, so it misses most of these pixels.
     samples[1000:1002, 1006:1009] = [[[180], [190], [185]], [[170], [200], [175]]]
     samples[300, 302] = 255
     assert range_of(tmp_path, samples) == (8, 200)
@@ -250,18 +250,18 @@ def test_constant_8_bits_have_the_range_of_their_type(tmp_path: Path) -> None:
     assert range_of(tmp_path, samples) == (10, 200)
 
 
-def test_as_the_papers_have_it_8_bits_stay_dark(tmp_path: Path) -> None:
+def test_with_whole_range_dark_8_bit_images_stay_dark(tmp_path: Path) -> None:
     samples = (noise((32, 32)) // 20).astype(np.uint8)
     path = save(tmp_path / "in.png", samples)
     assert read_image(path, whole_range=True).range == (0, 255)
     assert read_image(path).range == (0, samples.max())
-    # 12 bits in 16, too, would be nothing but black.
+    # Such a 16-bit image would be entirely black in the range of its type, so it keeps its own range.
     path = save(tmp_path / "wide.png", samples.astype(np.uint16))
     assert read_image(path, whole_range=True).range == (0, samples.max())
 
 
-def test_the_range_changes_little_where_the_brightness_does(tmp_path: Path) -> None:
-    """Pages of a stack that fades have about the same range, with highlights and noise, too: a fit holds for all."""
+def test_the_range_follows_the_brightness_smoothly(tmp_path: Path) -> None:
+    """Pages of a fading stack, with highlights and noise, have about the same range, so that one fit suits all."""
     rng = np.random.default_rng(0)
     scene = rng.gamma(1.2, 20, (96, 128, 1))
     scene[40:43, 50:53] = 255
@@ -271,7 +271,7 @@ def test_the_range_changes_little_where_the_brightness_does(tmp_path: Path) -> N
         low, high = range_of(tmp_path, samples)
         ranges.append(high - low)
     steps = np.array(ranges[1:]) / ranges[:-1]
-    # A step of 6.3 % in brightness.
+    # The brightness changes by 6.3 % from step to step.
     assert (steps > 0.8).all()
     assert (steps < 1.1).all()
     assert ranges[0] == 255

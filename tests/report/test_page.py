@@ -1,3 +1,5 @@
+"""The report page in a browser and as text, its pictures, and refused paths."""
+
 import base64
 import io
 import json
@@ -16,7 +18,7 @@ from self2self.imaging.noise import measure_noise, measure_residual
 from self2self.report import ReportContent, check_report, page, pictures, write_report
 from tests.browser import dump_dom, screenshot
 
-# Nothing is waited for: a browser's virtual time may run out while a busy machine decodes.
+# The probe waits for nothing, because the browser's virtual time may run out while a busy machine decodes images.
 PROBE = """<script>addEventListener("load", () => {
   const state = () => getComputedStyle(document.querySelector(".clean")).clipPath;
   const found = {before: state(), inner: innerWidth, wide: document.documentElement.scrollWidth};
@@ -82,7 +84,7 @@ def test_in_a_browser_the_slider_moves_images_load_and_nothing_is_too_wide(tmp_p
     assert found["rendering"] == "pixelated"
     assert found["wideZoomed"] <= width
     assert 200 < found["svg"] <= width
-    # Over the enlarged picture a finger scrolls; the slider waits below.
+    # A finger scrolls the enlarged picture, so the slider moves below it.
     assert found["over"] == [True, False, True]
     assert 250 < found["below"] <= width
 
@@ -116,7 +118,7 @@ class References(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
 
 
-def test_the_page_refers_to_nothing_outside_and_escapes_names() -> None:
+def test_the_page_has_no_external_references_and_escapes_names() -> None:
     text = page.report_html(content())
     references = References()
     references.feed(text)
@@ -124,7 +126,7 @@ def test_the_page_refers_to_nothing_outside_and_escapes_names() -> None:
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in references.found)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
-    # What is left are names of XML vocabularies, which nobody fetches.
+    # The remaining addresses are names of XML vocabularies, which browsers do not fetch.
     assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
@@ -133,7 +135,7 @@ def test_the_page_refers_to_nothing_outside_and_escapes_names() -> None:
     assert "<b>.png" not in text
 
 
-def test_figures_are_those_of_the_measurement() -> None:
+def test_the_page_shows_the_measured_numbers() -> None:
     what = content()
     text = page.report_html(what)
     assert what.noise is not None
@@ -144,7 +146,7 @@ def test_figures_are_those_of_the_measurement() -> None:
         assert part in text
 
 
-def test_the_warning_is_there_when_it_should_be() -> None:
+def test_correlated_noise_gives_a_warning() -> None:
     assert 'warning">' not in page.report_html(content())
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((3, 90, 120))
@@ -184,11 +186,11 @@ def test_a_picture_holds_the_pixels() -> None:
 
 def test_curves_are_thinned_and_keep_their_ends() -> None:
     points = [(step, float(step % 7)) for step in range(1, 5001)]
-    thinned = pictures.thin(points)
-    assert len(thinned) == pictures.MAX_POINTS
+    thinned = pictures.thin_curve(points)
+    assert len(thinned) == pictures.MAX_CURVE_POINTS
     assert (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert sorted(thinned) == thinned
-    assert pictures.thin(points[:10]) == points[:10]
+    assert pictures.thin_curve(points[:10]) == points[:10]
 
 
 def test_unsuitable_files_are_refused(tmp_path: Path) -> None:
