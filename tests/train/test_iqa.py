@@ -61,7 +61,7 @@ def test_value_and_gradient_are_those_of_the_plain_formulation(term: IqaTerm, sh
     expected = (100 - score).square().mean()
     (2 * value).backward()
     (2 * expected).backward()
-    term.look()
+    term.summarise()
     assert 20 < score.item() < 100
     assert term.score == pytest.approx(score.item(), rel=1e-4)
     assert value.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -113,14 +113,14 @@ def test_term_adds_to_the_loss_and_not_to_the_networks_that_it_asks(term: IqaTer
 
 def test_time_and_score_are_those_since_the_last_look(term: IqaTerm) -> None:
     term(noise(1, 3, 64, 64))
-    term.look()
+    term.summarise()
     first = term.score
     assert term.step_seconds is not None and term.step_seconds > 0
-    term.look()
+    term.summarise()
     assert term.score == first
     for seed in (1, 2):
         term(noise(1, 3, 64, 64, seed=seed))
-    term.look()
+    term.summarise()
     expected = random_paq2piq()(torch.cat([noise(1, 3, 64, 64, seed=seed) for seed in (1, 2)])).mean().item()
     assert term.score == pytest.approx(expected, rel=1e-4)
 

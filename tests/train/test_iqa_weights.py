@@ -39,7 +39,7 @@ def sha256(path: Path) -> str:
 
 def publish(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Let `path` be the published file."""
-    monkeypatch.setattr(iqa_weights, "SHA256_START", sha256(path)[:8])
+    monkeypatch.setattr(iqa_weights, "SHA256_PREFIX", sha256(path)[:8])
 
 
 class Bomb:
@@ -206,7 +206,7 @@ def test_download_that_is_cut_off_leaves_nothing_and_starts_anew(
 def test_download_without_end_is_given_up(
     cache: Path, small: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(iqa_weights, "MOST_BYTES", 100)
+    monkeypatch.setattr(iqa_weights, "MAXIMUM_BYTES", 100)
     server.body = small.read_bytes()
     server.length = len(server.body)
     with pytest.raises(EngineUnavailableError, match="more than 100 bytes came"):
