@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from self2self.errors import FileFormatError, InputError
 from self2self.train.checkpoint import (
-    DIGEST,
+    DIGEST_KEY,
     load_network,
     load_state,
     load_weights,
@@ -120,7 +120,7 @@ def test_files_of_before_there_was_a_digest_are_read(run: Run) -> None:
     weights = stopped_at(2).weights()
     save_model(run.model_path, weights, TINY, config_of().contract(2))
     _, metadata = read_tensors(run.model_path)
-    del metadata[DIGEST]
+    del metadata[DIGEST_KEY]
     run.model_path.write_bytes(save(weights, metadata))
     found, _, contract = load_weights(run.model_path)
     assert contract == config_of().contract(2)
