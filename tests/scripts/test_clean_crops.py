@@ -36,9 +36,9 @@ def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crops_of_all_ways_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
     loaded = crops.load_photographs([folder], channels)
-    assert sum(crops.WAYS.values()) == pytest.approx(1)
-    assert sum(crops.MICROGRAPHS.values()) == pytest.approx(1)
-    for way in crops.WAYS | crops.MICROGRAPHS:
+    assert sum(crops.PHOTOGRAPH_CROPS.values()) == pytest.approx(1)
+    assert sum(crops.MICROGRAPH_CROPS.values()) == pytest.approx(1)
+    for way in crops.PHOTOGRAPH_CROPS | crops.MICROGRAPH_CROPS:
         drawn = [way(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
         assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
         assert np.array_equal(drawn[3], way(loaded, SIZE, np.random.default_rng(3)))

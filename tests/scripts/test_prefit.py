@@ -123,7 +123,7 @@ def test_a_part_of_the_samples_is_beyond_the_range(script: ModuleType, photograp
     beyond = 0
     for seed in range(200):
         crop = script.sample_clean(loaded, 64, np.random.default_rng(seed))
-        kind = list(script.KINDS)[seed % len(script.KINDS)]
+        kind = list(script.GENERAL_NOISE)[seed % len(script.GENERAL_NOISE)]
         clean, noisy = script.with_noise(crop, kind, np.random.default_rng(seed))
         again = script.with_noise(crop, kind, np.random.default_rng(seed))
         assert (clean.shape, noisy.shape) == (crop.shape, crop.shape)
