@@ -69,7 +69,7 @@ def measure(pixels: FloatArray, recipe: Recipe, term: IqaTerm, rounds: int) -> d
     for _ in range(rounds):
         steps["without"] += seconds_of_steps(pixels, recipe, None)
         steps["with"] += seconds_of_steps(pixels, recipe, term)
-    term.look()
+    term.summarise()
     row: dict[str, Any] = {"recipe": recipe.name, "term_seconds": term.step_seconds}
     for index, clock in enumerate(("seconds", "cpu_seconds")):
         plain, scored = (median(step[index] for step in steps[name]) for name in ("without", "with"))

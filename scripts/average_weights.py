@@ -1,8 +1,8 @@
-"""Weights between two start weights that came from the same ones: they often predict better than both.
+"""Averages two start weights that were fitted from the same weights; the average often predicts better than either.
 
     python scripts/average_weights.py FIRST.safetensors SECOND.safetensors 0.5 -o OUTPUT.safetensors
 
-The number, 0 to 1, is how far to go from the first to the second.
+The number is the share of the second weights, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 
 def main() -> None:
-    """Average and write, in float16."""
+    """Average the weights and write them as float16."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)

@@ -1,8 +1,8 @@
-"""Clean crops for the start weights: parts of photographs, and what photographs have little of.
+"""Makes clean crops for the start weights: parts of photographs, and contents that are rare in photographs.
 
-A network that has seen photographs alone knows nothing of a red channel that has no part in the green one, of
-colours that are fully saturated or of printed lines, and what it makes of them need not be an image at all. So a
-part of the crops is made to look like micrographs with a dye in each channel, like prints and like screens.
+A network that was trained on photographs alone has not learnt channels that are independent of each other, fully
+saturated colours or printed lines, and its predictions of them need not be images at all. So some of the crops
+imitate micrographs with a dye in each channel, prints and screens.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from scipy.ndimage import gaussian_filter
 
 Photograph = NDArray[np.uint8]
 Crop = NDArray[np.float32]
-Way = Callable[[list[Photograph], int, np.random.Generator], Crop]
+CropFunction = Callable[[list[Photograph], int, np.random.Generator], Crop]
 
 LARGEST_BLUR = 1.3
-"""Standard deviation of a Gaussian, in pixels."""
+"""Largest standard deviation of the Gaussian blur, in pixels."""
 
 
 def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] = (1, 2)) -> list[Photograph]:
-    """All photographs as uint8 (C, H, W), whole (1) and at half the size (2), where their own noise is gone."""
+    """All photographs of the folders as uint8 (C, H, W), once for each entry of `parts`.
+
+    Args:
+        folders: folders of .png files.
+        channels: 1 for grey, 3 for RGB.
+        parts: divisors of the size: 1 for whole photographs, 2 for half the size, at which their own noise is gone.
+
+    Raises:
+        SystemExit: there is no photograph.
+    """
     photographs = []
     for path in sorted(p for folder in folders for p in folder.glob("*.png")):
         image = Image.open(path).convert("RGB" if channels == 3 else "L")
@@ -38,19 +47,22 @@ def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] 
 
 
 def sample_clean(
-    photographs: list[Photograph], size: int, rng: np.random.Generator, ways: Mapping[Way, float] | None = None
+    photographs: list[Photograph],
+    size: int,
+    rng: np.random.Generator,
+    shares: Mapping[CropFunction, float] | None = None,
 ) -> Crop:
-    """A random crop (C, size, size) in [0, 1], in one of `ways`, by default `WAYS`."""
-    ways = WAYS if ways is None else ways
-    way = rng.choice(len(ways), p=list(ways.values()))
-    crop = list(ways)[way](photographs, size, rng)
+    """A random crop (C, size, size) in [0, 1], of a kind drawn by `shares`, by default `PHOTOGRAPH_CROPS`."""
+    shares = PHOTOGRAPH_CROPS if shares is None else shares
+    kind = rng.choice(len(shares), p=list(shares.values()))
+    crop = list(shares)[kind](photographs, size, rng)
     return np.ascontiguousarray(np.clip(crop, 0, 1), np.float32)
 
 
 def as_it_is(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """A part of a photograph, flipped and turned.
+    """A part of a photograph, randomly mirrored and rotated.
 
-    Of two candidates the one with more texture is taken: flat crops teach little.
+    It is the one with more texture of two candidates, as the network learns little from flat crops.
     """
     best, best_texture = None, -1.0
     for _ in range(2):
@@ -72,23 +84,23 @@ def as_it_is(photographs: list[Photograph], size: int, rng: np.random.Generator)
 
 
 def recoloured(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """Channels permuted, contrast lowered, sometimes inverted."""
+    """A part of a photograph with channels permuted and contrast lowered, sometimes inverted."""
     clean = other_colours(as_it_is(photographs, size, rng), rng)
     return 1 - clean if rng.random() < 0.2 else clean
 
 
 def other_colours(clean: Crop, rng: np.random.Generator) -> Crop:
-    """Channels permuted, contrast lowered."""
+    """`clean` with channels permuted and contrast lowered."""
     clean = clean[rng.permutation(clean.shape[0])]
     low, high = sorted(rng.uniform(0, 1, 2))
     return low + clean * (high - low) if high - low > 0.2 else clean
 
 
 def soft(small: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """A part of a reduced photograph, at times blurred or in other colours.
+    """A part of a reduced photograph, blurred, and in half of the cases in other colours.
 
-    A photograph has grain, which a network that is shown it as clean learns to keep. Where it is reduced, the grain is
-    gone, but then it is sharper than the pixels of a camera, which interpolates between those of its sensor.
+    If photographs with grain are the clean images, the network learns to keep grain. A reduced photograph has no
+    grain, but it is sharper than a camera's image, which is interpolated between the pixels of the sensor. Hence blur.
     """
     while True:
         photograph = small[rng.integers(len(small))]
@@ -103,7 +115,7 @@ def soft(small: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
 
 
 def stained(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """Channels that have nothing to do with each other, some of them dark, on black or on white."""
+    """Independent channels, some of them dark, on black or on white."""
     parts = [as_it_is(photographs, size, rng).mean(0) for _ in photographs[0]]
     gains = rng.uniform(0.3, 1, len(parts)) * (rng.random(len(parts)) < 0.75)
     clean = np.stack(parts) * gains[:, None, None]
@@ -111,7 +123,7 @@ def stained(photographs: list[Photograph], size: int, rng: np.random.Generator) 
 
 
 def saturated(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """So much contrast that much of it is cut off, up to two levels in all; in each channel alone, or in all alike."""
+    """Contrast so high that much is cut off, until only two levels remain; in each channel alone, or in all alike."""
     clean = as_it_is(photographs, size, rng)
     gain = np.exp(rng.uniform(np.log(1.5), np.log(30)))
     levels = np.quantile(clean, rng.uniform(0.2, 0.8), axis=(1, 2), keepdims=True)
@@ -121,7 +133,7 @@ def saturated(photographs: list[Photograph], size: int, rng: np.random.Generator
 
 
 def glowing(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """Mostly dark, with some bright structures as soft as a lens makes them, as of what glows under a microscope."""
+    """A mostly dark crop with some bright structures, soft as through a lens, like fluorescence micrographs."""
     clean = as_it_is(photographs, size, rng)
     low, high = np.quantile(clean, [rng.uniform(0, 0.5), 1])
     depth = np.clip((clean - low) / max(high - low, 0.05), 0, 1)
@@ -133,13 +145,13 @@ def glowing(photographs: list[Photograph], size: int, rng: np.random.Generator) 
 
 
 def tinted(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """Brightness alone, drawn from one colour to another."""
+    """The brightness of a photograph, mapped to a gradient from one colour to another."""
     brightness = as_it_is(photographs, size, rng).mean(0)
     return between_colours(brightness, len(photographs[0]), rng)
 
 
 def pattern(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """Stripes, checks and spots, hard or soft, in two colours, at times over a photograph."""
+    """Stripes, checks and spots with hard or soft edges, in two colours, sometimes over a photograph."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     waves = []
     for _ in range(2):
@@ -155,14 +167,14 @@ def pattern(photographs: list[Photograph], size: int, rng: np.random.Generator) 
 
 
 def between_colours(amount: NDArray[np.floating], channels: int, rng: np.random.Generator) -> Crop:
-    """`amount` (H, W) in [0, 1] as a way from one colour to another; half of them have nothing but zeros and ones."""
+    """`amount` (H, W) in [0, 1], mapped to a gradient between two colours; half of the colours have only 0 and 1."""
     first, second = (
         rng.integers(0, 2, channels) if rng.random() < 0.5 else rng.uniform(0, 1, channels) for _ in range(2)
     )
     return np.asarray(first[:, None, None] + amount * (second - first)[:, None, None], np.float32)
 
 
-WAYS: dict[Way, float] = {
+PHOTOGRAPH_CROPS: dict[CropFunction, float] = {
     as_it_is: 0.43,
     recoloured: 0.42,
     stained: 0.05,
@@ -170,12 +182,12 @@ WAYS: dict[Way, float] = {
     tinted: 0.02,
     pattern: 0.03,
 }
-"""How a crop is made, and how large a share of them is made so."""
-MICROGRAPHS: dict[Way, float] = {
+"""Share of the crops that each function makes."""
+MICROGRAPH_CROPS: dict[CropFunction, float] = {
     as_it_is: 0.3,
     recoloured: 0.25,
     glowing: 0.35,
     saturated: 0.05,
     pattern: 0.05,
 }
-"""The same for weights that are to know what microscopes see, too."""
+"""The same for weights that also learn micrographs."""

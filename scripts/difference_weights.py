@@ -1,10 +1,10 @@
-"""How start weights differ from those that they came from, in half the bytes.
+"""Writes the difference of start weights from the weights that they were fitted from, in half the bytes.
 
     python scripts/difference_weights.py FIRST.safetensors SECOND.safetensors -o OUTPUT.safetensors
 
-Weights that came from others by some thousand steps differ from them by little, so that whole numbers of 8 bits, and
-what one of them is worth in each output channel, tell the difference about as exactly as bfloat16 tells weights.
-`self2self.train.start_weights` puts both together again.
+Some thousand steps change weights little. So 8-bit whole numbers with one quantisation step for each output channel
+represent the difference about as exactly as bfloat16 represents weights. `self2self.train.start_weights` adds the
+difference to the first weights again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ LARGEST = 127
 
 
 def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `with_difference` makes `second` of, together with `first`."""
+    """The difference that `with_difference` adds to `first` for `second`.
+
+    Returns:
+        int8 tensors by name, and the quantisation steps as float16, one for each output channel of each weight and one
+        for each bias, in the order of names.
+    """
     stored, all_steps = {}, []
     for name in sorted(first):
         change = second[name].float() - first[name].float()
         by_channel = change.flatten(1) if change.dim() > 1 else change[None]
-        # A little more than needed, which rounding to float16 may take away again; more than its least.
+        # A little more than needed, because rounding to float16 may reduce it; and not so small that it rounds to 0.
         steps = (1.001 * by_channel.abs().amax(1, keepdim=True) / LARGEST).clamp(min=1e-7).half()
         numbers = torch.round(by_channel / steps.float()).clamp(-LARGEST, LARGEST)
         stored[name] = numbers.to(torch.int8).view(change.shape).contiguous()
@@ -36,7 +41,7 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str,
 
 
 def main() -> None:
-    """Write the difference, and say how exact it is."""
+    """Write the difference, and print its relative error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)

@@ -1,4 +1,4 @@
-"""The commands as a user types them; in this process, because importing PyTorch takes seconds."""
+"""Runs the commands as a user types them; in this process, because importing PyTorch takes seconds."""
 
 from __future__ import annotations
 

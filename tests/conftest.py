@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: a network that is small, but complete, and a folder with a fitted run."""
+"""Fixtures that several test files share: a small but complete network, and a folder with a fitted run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from self2self.model.contract import Contract, mask_specs, quantise_keep
 if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
 
-# Before torch is loaded: on tensors this small, threads that wait for each other cost the most time.
+# Set before torch is loaded: on tensors this small, threads spend most of the time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What machine a test runs on, and what else runs there, says nothing of what is tested.
+# No deadlines: the speed of the machine says nothing about the tested code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -46,7 +46,7 @@ def build_fitted(
     drop_rate: float = 0.4,
     seed: int = 0,
 ) -> Fitted:
-    """What the fixture `make_fitted` gives; also for scripts in another process."""
+    """Build the network and contract of the fixture `make_fitted`; also for scripts in another process."""
     import torch
 
     from self2self.model.network import Self2SelfNet, initialise
@@ -55,7 +55,7 @@ def build_fitted(
     initialise(network, "kaiming", torch.Generator().manual_seed(seed))
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        # Zero biases would hide a bias that is left out or taken twice.
+        # Zero biases would hide a bias that is left out or added twice.
         for name, weight in network.named_parameters():
             if name.endswith("bias"):
                 weight.uniform_(-0.2, 0.2, generator=source)
@@ -68,19 +68,19 @@ def build_fitted(
 
 @pytest.fixture(scope="session")
 def make_fitted() -> MakeFitted:
-    """Makes a network with random weights, and its contract; tiny and RGB by default."""
+    """A function that makes a network with random weights and its contract; tiny and RGB by default."""
     return build_fitted
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Fitted:
-    """The tiny RGB network, which tests must not change."""
+    """The tiny RGB network; tests must not change it."""
     return build_fitted()
 
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` as an ONNX file with free batch and size, which tests must not change."""
+    """`tiny` as an ONNX file with dynamic batch and size; tests must not change it."""
     from self2self.export.to_onnx import to_onnx
 
     path = tmp_path_factory.mktemp("export") / "tiny.onnx"
@@ -90,7 +90,7 @@ def tiny_onnx(tiny: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an image and a run that is fitted and exported; copy it, do not use it."""
+    """A folder with an image and a fitted and exported run; tests use copies of it (`work`)."""
     from tests.commands import FAST, run_cli, write_noisy
 
     folder = tmp_path_factory.mktemp("template")
@@ -107,7 +107,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `template`, and the current folder."""
+    """A copy of `template`, as the current folder."""
     shutil.copytree(template, tmp_path / "work")
     config = next((tmp_path / "work").glob("runs/*/config.json"))
     config.write_text(config.read_text().replace(str(template), str(tmp_path / "work")))

@@ -1,4 +1,4 @@
-"""A command that is stopped by Ctrl-C."""
+"""Runs a command and interrupts it by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def interrupt(*arguments: str, folder: Path, after_seconds: float) -> tuple[int, str]:
-    """Run `cli.py` in `folder` and press Ctrl-C once: the exit code and what it wrote to stderr."""
+    """Run `cli.py` in `folder` and interrupt it once after `after_seconds`; returns its exit code and stderr."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *arguments],
         cwd=folder,
@@ -20,7 +20,7 @@ def interrupt(*arguments: str, folder: Path, after_seconds: float) -> tuple[int,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test run in the background of a script inherits an ignored Ctrl-C, which Python then leaves ignored.
+        # A test run in the background of a script inherits an ignored Ctrl-C, and Python would keep ignoring it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:

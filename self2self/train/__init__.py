@@ -1,1 +1,1 @@
-"""Fitting the network to one image."""
+"""Fits the network to one image."""

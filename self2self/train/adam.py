@@ -1,8 +1,8 @@
-"""Adam (Kingma and Ba 2015) with PyTorch's arithmetic, but not its class.
+"""Adam (Kingma and Ba 2015) with PyTorch's arithmetic, but without PyTorch's optimiser class.
 
-The first step of any class in `torch.optim` loads PyTorch's compiler, which nothing here uses: more than a second of
-every command that fits, a tenth of the wait on a fast GPU. What the class calls in the end is a function, and that is
-called here.
+The first step of any class in `torch.optim` loads PyTorch's compiler, which nothing here uses. Loading takes more than
+a second of every command that fits, a tenth of the wait on a fast GPU. This class calls the same function as PyTorch's
+class does in the end.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 EPSILON = 1e-8
-"""That of PyTorch's class."""
+"""The default of PyTorch's class."""
 
 
 class Adam:
-    """The same steps as `torch.optim.Adam`, bit for bit.
+    """Takes the same steps as `torch.optim.Adam`, bit for bit.
 
     Args:
-        parameters: what is optimised, or groups of it: dicts with ``"params"`` and what else is known of them.
-        learning_rate: of all groups at first.
+        parameters: the parameters to optimise, or groups of them: dicts with ``"params"`` and any further entries,
+            which `param_groups` keeps.
+        learning_rate: initial rate of all groups.
         betas: decay rates of the two moments.
         fused: whether one kernel updates all parameters.
-        capturable: whether steps may become part of a CUDA graph; rates have to be tensors then.
+        capturable: whether steps may become part of a CUDA graph; learning rates have to be tensors then.
 
     Attributes:
-        param_groups: each with its ``"params"`` and ``"lr"``, a number or a tensor, which may be exchanged.
-        state: of each parameter that has had a step: ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"``, tensors.
+        param_groups: dicts with ``"params"``, ``"lr"`` (a number or a tensor, which may be replaced) and the further
+            entries of the group.
+        state: the tensors ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"`` of each parameter that has been updated.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient, once."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             states = [self._state_of(parameter) for parameter in parameters]
@@ -83,7 +85,7 @@ class Adam:
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
             self.state[parameter] = {
-                # Counted where it is needed: on a GPU for a graph, else on the CPU, which then need not wait for one.
+                # A graph needs the step count on the GPU. Otherwise it is on the CPU, which then need not wait.
                 "step": torch.zeros((), device=parameter.device if self._fused or self.capturable else "cpu"),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),

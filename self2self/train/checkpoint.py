@@ -1,4 +1,4 @@
-"""Weights and optimiser state of a fit, to safetensors files of its run folder and back."""
+"""Writes weights and optimiser state of a fit to safetensors files of its run folder, and reads them back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from self2self.model.network import Self2SelfNet
     from self2self.train.fit import FitState
 
-DIGEST = "tensors_sha256"
-"""Of the tensors of a file, in its metadata."""
+DIGEST_KEY = "tensors_sha256"
+"""Key of the tensors' digest in a file's metadata."""
 
 
 def save_state(run: Run, state: FitState) -> None:
-    """Write `state.safetensors`."""
+    """Write `state.safetensors`.
+
+    Raises:
+        OutputError, ResourceError: the file cannot be written.
+    """
     parameters = dict(state.network.named_parameters())
     tensors: dict[str, torch.Tensor] = {f"network.{name}": tensor for name, tensor in parameters.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
@@ -33,13 +37,17 @@ def save_state(run: Run, state: FitState) -> None:
     for name, parameter in parameters.items():
         moments = state.optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(state.step), "loss": repr(state.loss)}
-    _write_tensors(run.state_path, plain, metadata)
+    _write_tensors(run.state_path, on_cpu, metadata)
 
 
 def load_state(run: Run, state: FitState) -> None:
-    """Restore what `save_state` wrote into a new `state` of the same recipe.
+    """Restore a saved state into `state`, in place.
+
+    Args:
+        run: the folder that `save_state` wrote to.
+        state: from `fit.new_state` with the same recipe.
 
     Raises:
         InputError: there is nothing to continue from.
@@ -61,9 +69,9 @@ def load_state(run: Run, state: FitState) -> None:
                 if state.average is not None:
                     state.average[name].copy_(tensors[f"average.{name}"])
                 if int(metadata["step"]):
-                    # Where the optimiser itself has it.
-                    place = parameter.device if state.optimiser.capturable else "cpu"
-                    step = torch.tensor(float(metadata["step"]), device=place)
+                    # The device on which the optimiser keeps the step.
+                    device = parameter.device if state.optimiser.capturable else "cpu"
+                    step = torch.tensor(float(metadata["step"]), device=device)
                     state.optimiser.state[parameter] = {"step": step} | {
                         key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])
                         for key in moment_names(state.optimiser, name, parameter)
@@ -80,17 +88,21 @@ def load_state(run: Run, state: FitState) -> None:
 
 
 def save_model(path: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe, contract: Contract) -> None:
-    """Write the weights for inference, with recipe and contract in the header."""
+    """Write the weights for inference, with recipe and contract in the header.
+
+    Raises:
+        OutputError, ResourceError: the file cannot be written.
+    """
     header = {**contract.to_metadata(), "recipe": json.dumps(recipe.to_json())}
     _write_tensors(path, weights, header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], Recipe, Contract]:
-    """Read what `save_model` wrote.
+    """Read weights, recipe and contract from a file of `save_model`.
 
     Raises:
         InputError: there is no such file.
-        FileFormatError: it is damaged or foreign.
+        FileFormatError: the file is damaged or was not written by `save_model`.
     """
     if not path.is_file():
         raise InputError(f"{path}: is not there; the fit has not finished. Continue it: self2self fit IMAGE --resume")
@@ -125,13 +137,13 @@ def load_network(path: Path) -> tuple[Self2SelfNet, Contract]:
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in whatever order, on whatever device and in whatever layout."""
+    """SHA-256 of names, types, shapes and values; it does not depend on order, device or memory layout."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        # As bytes, because numpy knows no bfloat16.
+        # The view as bytes is needed because numpy has no bfloat16.
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -139,14 +151,14 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     from safetensors.torch import save
 
-    atomic_write(path, save(dict(tensors), {**metadata, DIGEST: tensors_sha256(tensors)}), ELSEWHERE)
+    atomic_write(path, save(dict(tensors), {**metadata, DIGEST_KEY: tensors_sha256(tensors)}), ELSEWHERE)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors and the header's metadata of a safetensors file, which may hold a digest of them.
+    """All tensors and the metadata of a safetensors file; the digest is checked where the metadata have one.
 
     Raises:
-        FileFormatError: it is truncated, damaged or of another format.
+        FileFormatError: the file is truncated, damaged or of another format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -158,7 +170,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise FileFormatError(
             f"{path}: is damaged or not a safetensors file ({error}). Fit again with --force."
         ) from error
-    # Files of earlier versions, and those that others write, have none.
-    if DIGEST in metadata and metadata[DIGEST] != tensors_sha256(tensors):
+    # Files of earlier versions and of other programs have no digest.
+    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != tensors_sha256(tensors):
         raise FileFormatError(f"{path}: is damaged (its tensors are not those written). Fit again with --force.")
     return tensors, metadata

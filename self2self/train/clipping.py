@@ -1,14 +1,14 @@
-"""Noise that is cut off at black or white, and what a prediction has to be compared with there.
+"""Models noise that is clipped at black or white, so that the loss compares a prediction with the right mean.
 
-A camera, and an 8-bit file, store no value under black. Where an image is dark, half of its noise is cut off there, so
-the mean of what is stored is brighter than the image: by 0.4 standard deviations of the noise at black. A fit that
-learns from noisy values learns that mean. So what it predicts is brought through the same cut before it is compared
-(Foi 2009, "Clipped noisy images: heteroskedastic modeling and practical denoising"), and the prediction itself stays
-free of it.
+A camera, and an 8-bit file, store no value below black. In dark parts of an image the lower half of the noise is cut
+off, so the mean of the stored values is brighter than the image: at black by 0.4 standard deviations of the noise. A
+fit that learns from noisy values learns that mean. So a prediction is mapped to the mean of its clipped noisy values
+before it is compared with them (Foi 2009, "Clipped noisy images: heteroskedastic modeling and practical denoising").
+The prediction itself stays free of the bias.
 
-How strong the noise is at an end is extrapolated from where nothing is cut off (`noise_curve`): noise that grows with
-the light, as that of photons, vanishes at black, and nothing of it is cut off. Where it does not grow, it is measured
-in darker and lighter places, too.
+The noise at an end of the range is extrapolated from brightnesses at which nothing is cut off
+(`imaging.noise_curve`). Noise that grows with the light, such as photon noise, vanishes at black, and none of it is
+cut off there. Noise whose level does not depend on the brightness is measured at all brightnesses.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Clipping:
-    """Gaussian noise whose ends are cut off.
+    """Gaussian noise that is clipped to [0, 1].
 
     Attributes:
-        low: standard deviation at black, of each channel, in the unit of the pixels; 0 where nothing is cut off.
+        low: standard deviation of each channel's noise at black, in the unit of the pixels; 0 where nothing is cut off.
         high: the same at white.
     """
 
@@ -41,50 +41,53 @@ class Clipping:
     high: tuple[float, ...]
 
     def expected(self, values: Tensor) -> Tensor:
-        """The mean of noisy values whose noise is cut off at 0 and 1.
+        """The mean of noisy values that are clipped to [0, 1].
+
+        The mean of max(0, x + n) for n ~ N(0, s^2) is x P(x / s) + s p(x / s), with the distribution function P and
+        the density p of the standard normal distribution. Each end is treated as if it were the only one: noise so
+        strong that both ends matter leaves no image. Outside [0, 1] the result continues as a straight line. The true
+        mean would hardly change with x there, and a fit whose predictions went there would not come back.
 
         Args:
             values: float32 [N, C, H, W], without noise.
 
-        The mean of max(0, x + n) for n ~ N(0, s^2) is x P(x / s) + s p(x / s), with P and p the distribution and
-        density of a standard normal variable. Both ends are treated alone: an s for which both matter leaves no image.
-        Beyond the ends, where no image is, the mean goes on as a straight line: it would hardly change with x, and a
-        fit that went there would not come back.
+        Returns:
+            float32 [N, C, H, W].
         """
         if any(self.low):
-            values = values + _gain(values, self.low)
+            values = values + _mean_shift(values, self.low)
         if any(self.high):
-            values = values - _gain(1 - values, self.high)
+            values = values - _mean_shift(1 - values, self.high)
         return values
 
 
-def _gain(values: Tensor, deviations: tuple[float, ...]) -> Tensor:
-    """By how much the mean grows when noise is cut off at 0."""
-    spread = _spread(deviations, values.device)
-    inside = values.clamp(min=0)
-    ratio = inside / spread.clamp(min=1e-6)
+def _mean_shift(values: Tensor, deviations: tuple[float, ...]) -> Tensor:
+    """The increase of the mean when noise is cut off at 0."""
+    deviation = _deviation_tensor(deviations, values.device)
+    nonnegative = values.clamp(min=0)
+    ratio = nonnegative / deviation.clamp(min=1e-6)
     density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    # The distribution at -x, as 1 less that at x would be lost in rounding; half of what lies beyond is its tangent.
-    gain = spread * density - inside * torch.special.ndtr(-ratio) - 0.5 * (values - inside)
-    return torch.where(spread > 0, gain, torch.zeros_like(values))
+    # P(-x), as 1 - P(x) would be lost in rounding. The last term is the tangent for negative values, with slope 1/2.
+    shift = deviation * density - nonnegative * torch.special.ndtr(-ratio) - 0.5 * (values - nonnegative)
+    return torch.where(deviation > 0, shift, torch.zeros_like(values))
 
 
 @lru_cache(maxsize=16)
-def _spread(deviations: tuple[float, ...], device: torch.device) -> Tensor:
-    # Kept, as nothing can be copied to a GPU while a graph is recorded there.
+def _deviation_tensor(deviations: tuple[float, ...], device: torch.device) -> Tensor:
+    """`deviations` as [C, 1, 1] on the device; cached, as nothing can be copied to a GPU while it records a graph."""
     return torch.tensor(deviations, dtype=torch.float32, device=device)[:, None, None]
 
 
 def measure_clipping(image: FloatArray) -> Clipping | None:
-    """The noise of `image` at the ends that cut it off; None where neither does.
+    """Measure the noise of `image` at the ends of the range that cut it off; None where neither end does.
 
     Args:
         image: float32 (C, H, W) in [0, 1].
     """
     image = center_crop(image)
-    ends = [float(np.mean(cut)) >= SATURATED_SHARE for cut in (image <= 0, image >= 1)]
-    if not any(ends):
+    clips = [float(np.mean(cut)) >= SATURATED_SHARE for cut in (image <= 0, image >= 1)]
+    if not any(clips):
         return None
     at_ends = deviations_at_range_ends(image)
-    low, high = (tuple(pair[end] if ends[end] else 0.0 for pair in at_ends) for end in (0, 1))
+    low, high = (tuple(pair[end] if clips[end] else 0.0 for pair in at_ends) for end in (0, 1))
     return Clipping(low, high) if any(low) or any(high) else None

@@ -1,14 +1,14 @@
-"""Fitting the network to one noisy image.
+"""Fits the network to one noisy image.
 
-Every step hides a random share of the pixel values, predicts them from the others with the
-decoder's dropout on, and learns from the error at the hidden values alone. The network cannot
-copy noise that it does not see, and independent noise cannot be predicted, so what it learns is
-the image. Near the end it starts to memorise the noise, hence few steps, a falling learning rate
-and averaged weights in the ``fast`` recipe. Noise that neighbours share can be predicted; there,
-``fast`` learns from something else (`train.rehearsal`).
+Each step hides a random share of the pixel values, predicts them from the others with the
+decoder's dropout on, and takes the error at the hidden values alone as its loss. The network
+cannot copy noise that it does not see, and independent noise cannot be predicted, so it learns
+the image. In a long fit it starts to memorise the noise. Therefore the ``fast`` recipe has few
+steps, a falling learning rate and averaged weights. Correlated noise can be predicted from the
+neighbours; for such noise ``fast`` uses other samples (`train.simulated_targets`).
 
-All randomness of a step is a function of (seed, step): an interrupted fit that goes on from its
-saved weights and moments takes the same steps as one that was never interrupted.
+All randomness of a step is a function of (seed, step). So an interrupted fit that continues from
+its saved weights and moments takes the same steps as a fit that was never interrupted.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ FloatArray = NDArray[np.float32]
 
 @dataclass
 class FitState:
-    """A fit between two steps; what a callback may look at, and what continuing needs.
+    """The state of a fit between two steps: what callbacks may read, and what continuing needs.
 
     Attributes:
-        network: being optimised, in place.
-        optimiser: its Adam or Muon.
+        network: the network, optimised in place.
+        optimiser: the network's Adam or Muon.
         average: averaged weights by name, or None where the recipe has no average.
-        step: steps done.
-        loss: loss of the last step.
+        step: number of steps taken.
+        loss: loss of the last step; NaN before the first.
         start: weights that the fit started from, or None where neither inference nor the steps need them.
-        fitted_share: of the recipe.
+        fitted_share: `Recipe.fitted_share`.
     """
 
     network: Self2SelfNet
@@ -65,8 +65,8 @@ class FitState:
     def weights(self) -> dict[str, Tensor]:
         """The weights to use for inference, float32 on the CPU: averaged ones if there are any.
 
-        Weights between those of the start and the fitted ones often predict better than both (Wortsman
-        et al. 2022, "Robust fine-tuning of zero-shot models"); `fitted_share` tells where between.
+        Weights between the start weights and the fitted ones often predict better than either (Wortsman et
+        al. 2022, "Robust fine-tuning of zero-shot models"); `fitted_share` is the position between the two.
         """
         source = self.network.state_dict() if self.average is None else self.average
         if self.start is not None:
@@ -77,14 +77,14 @@ class FitState:
 def new_state(
     recipe: Recipe, channels: int, seed: int, device: torch.device, start: dict[str, Tensor] | None = None
 ) -> FitState:
-    """State before the first step.
+    """The state before the first step.
 
     Args:
         recipe: gives the architecture and the optimiser.
         channels: colour channels of the image.
-        seed: seed of the initial weights when `start` is None.
-        device: where to fit.
-        start: weights to start from.
+        seed: seed of the initial weights where `start` is None.
+        device: device to fit on.
+        start: weights to start from; None for random ones.
 
     Raises:
         UsageError: `start` belongs to another architecture.
@@ -103,23 +103,28 @@ def new_state(
             )
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = to_channels_last(network, device)
+    state = FitState(network, _new_optimiser(network, recipe, device), None, fitted_share=recipe.fitted_share)
+    if recipe.average_decay is not None:
+        state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    if start is not None and (recipe.fitted_share < 1 or recipe.target != "hidden"):
+        state.start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return state
+
+
+def _new_optimiser(network: Self2SelfNet, recipe: Recipe, device: torch.device) -> Adam:
+    """Adam or Muon, as `recipe` has it, for a network on `device`."""
     on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
     optimiser = (
-        # One kernel for all parameters: two of the 45 ms of a step of `fast` on two cores.
+        # One kernel for all parameters saves 2 of the 45 ms of a step of `fast` on two cores.
         Adam(network.parameters(), recipe.learning_rate, recipe.betas, fused=on_cpu, capturable=on_cuda)
         if recipe.matrix_rate is None
         else Muon(network, recipe.learning_rate, recipe.matrix_rate, recipe.betas, capturable=on_cuda)
     )
     if on_cuda:
         for group in optimiser.param_groups:
-            # A number would become part of the graph of a step.
+            # A plain number would become a constant of the step's graph.
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
-    state = FitState(network, optimiser, None, fitted_share=recipe.fitted_share)
-    if recipe.average_decay is not None:
-        state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    if start is not None and (recipe.fitted_share < 1 or recipe.target != "hidden"):
-        state.start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return state
+    return optimiser
 
 
 def fit(
@@ -131,16 +136,17 @@ def fit(
     quality: QualityTerm | None = None,
     on_step: Callable[[FitState], None] | None = None,
 ) -> FitState:
-    """Take the steps that `state` still lacks; `state` is changed and returned.
+    """Take the remaining steps of the fit; `state` is changed and returned.
 
     Args:
-        image: float32 (C, H, W) of any size from 8x8 up, in [0, 1]; values beyond it count as its nearest end
-            (`extremes`).
-        recipe: what `state` was made with.
+        image: float32 (C, H, W) of any size from 8x8 up, in [0, 1]; values outside this range count as its nearest
+            end (`clip_to_range`).
+        recipe: the recipe that `state` was made with.
         state: from `new_state`, or restored by `checkpoint.load_state`.
         seed: seed of all masks and crops.
-        quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
-        on_step: called after every step; what it raises ends the fit between two steps.
+        quality: a differentiable no-reference quality term, weighted by the recipe; it gets the prediction without
+            padding.
+        on_step: called after every step; an exception that it raises ends the fit between two steps.
 
     Raises:
         UsageError: the recipe learns from start weights, and `state` has none.
@@ -155,19 +161,14 @@ def fit(
     samples = training_samples_for(image, recipe, state, seed)
     masks = StepMasks(specs, samples.size, seed, device)
     clipping = measure_clipping(clip_to_range(image)) if recipe.expects_clipping and samples.hidden_only else None
-    steps = step_runner_for(network, optimiser, recipe, samples.hidden_only, quality, clipping)
+    runner = step_runner_for(network, optimiser, recipe, samples.hidden_only, quality, clipping)
     network.train()
     while state.step < recipe.steps:
-        for group in optimiser.param_groups:
-            rate = group.get("rate_scale", 1.0) * learning_rate(recipe, state.step)
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        _set_learning_rate(optimiser, learning_rate(recipe, state.step))
         sample = samples.sample(state.step)
         try:
             with pytorch_memory():
-                loss = steps.run_step(sample, masks.make(state.step))
+                loss = runner.run_step(sample, masks.make(state.step))
         except MemoryError as error:
             raise ResourceError(out_of_memory_message(samples.size)) from error
         state.step += 1
@@ -180,10 +181,10 @@ def fit(
 
 
 def training_samples_for(image: FloatArray, recipe: Recipe, state: FitState, seed: int) -> TrainingSamples:
-    """What the steps that `state` lacks learn from.
+    """The samples for the remaining steps of `state`.
 
     Raises:
-        UsageError: they learn from the start weights, and `state` has none.
+        UsageError: the recipe learns from start weights, and `state` has none.
     """
     device = next(state.network.parameters()).device
     pixels = clip_to_range(image)
@@ -195,7 +196,7 @@ def training_samples_for(image: FloatArray, recipe: Recipe, state: FitState, see
 
 
 def out_of_memory_message(size: tuple[int, int]) -> str:
-    """One line for a step that did not fit into memory."""
+    """The error message for a step of `size` (height, width) that did not fit into memory, one line."""
     return (
         f"out of memory in a training step of {size[0]}x{size[1]} pixels. Close other programs, or use "
         "--recipe fast, whose memory does not grow with the image."
@@ -209,19 +210,36 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, recipe.steps)))
 
 
+def _set_learning_rate(optimiser: Adam, rate: float) -> None:
+    """Set the rate of every group, times the group's own scale; a tensor keeps its address, as a graph needs it."""
+    for group in optimiser.param_groups:
+        group_rate = group.get("rate_scale", 1.0) * rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(group_rate)
+        else:
+            group["lr"] = group_rate
+
+
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], network: Self2SelfNet, decay: float, step: int) -> None:
-    """Exponential average with a warm-up, so that the first weights are soon forgotten."""
+    """Update the exponential average of the weights; a warm-up makes it forget the first weights soon.
+
+    Args:
+        average: changed in place.
+        network: gives the new weights.
+        decay: weight of the old average, once the warm-up is over.
+        step: steps taken, from 1.
+    """
     tensors = network.state_dict()
     update = get_ema_multi_avg_fn(min(decay, step / (step + 9)))  # type: ignore[no-untyped-call]
     update(list(average.values()), [tensors[name] for name in average], step)
 
 
 class StepMasks:
-    """Masks of a training step, made on the host, or on the GPU where making them there is faster.
+    """Makes the masks of the training steps: on the host for a CPU, otherwise on the device, which is faster.
 
-    Their memory is in the order of the network's activations, channels last, because a product of two orders is slow:
-    4 of the 45 ms of a step of `fast` on two cores. Elements are independent, so any order is a fair draw.
+    The masks lie in memory as the network's activations do, channels last. Multiplying tensors of two layouts is slow:
+    it took 4 of the 45 ms of a step of `fast` on two cores. Elements are independent, so any order is a fair draw.
     """
 
     def __init__(self, specs: Sequence[MaskSpec], size: tuple[int, int], seed: int, device: torch.device) -> None:
@@ -232,7 +250,7 @@ class StepMasks:
         self._host = MaskMaker(specs, self._axes, seed, Stream.FIT, channels_last=True)
 
     def make(self, step: int) -> list[Tensor]:
-        """Bool tensors [1, ...] on the device, in the order of the specs."""
+        """The masks of 0-based `step`: bool tensors [1, ...] on the device, in the order of the specs."""
         if self._device.type == "cpu":
             return [torch.from_numpy(mask) for mask in self._host.make(step, 1).values()]
         draws = torch.Generator(self._device)
@@ -245,7 +263,7 @@ class StepMasks:
 
 
 def _channels_last(mask: Tensor) -> Tensor:
-    """The same memory, [1, C, H, W], with channels varying fastest."""
+    """`mask` [1, C, H, W] as a view of the same memory in which channels vary fastest."""
     count, channels, height, width = mask.shape
     return mask.view(count, height, width, channels).permute(0, 3, 1, 2)
 

@@ -1,9 +1,9 @@
-"""The network for the steps of a fit, and looks at it, on a CPU: the same function and gradients in less time.
+"""Computes the network on a CPU, for training steps and predictions: the same function and gradients in less time.
 
-Autograd keeps and goes over the activations of every operator: mask, scale, product, upsampling, concatenation and
-padding between any two convolutions, and as many on the way back. Here all of that is one function with a derivative of
-its own (`channels_last`). It also runs in bfloat16, where a CPU multiplies matrices of it; weights and their gradients
-are float32 in any case.
+Between any two convolutions autograd stores and traverses the activations of every operator: mask, scale, product,
+upsampling, concatenation and padding, and as many on the way back. Here all of these are one function with its own
+derivative (`model.channels_last`). Activations and products may be bfloat16, on CPUs that multiply matrices of it;
+weights and their gradients are always float32.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from self2self.train.recipes import Recipe
 
 
 def fastest_forward(network: Self2SelfNet, recipe: Recipe) -> Callable[..., Tensor]:
-    """What computes `network` fastest on its device: itself on a GPU, on a CPU a `FusedTrainingForward`.
+    """The fastest forward pass of `network` on its device: a `FusedTrainingForward` on a CPU, otherwise the network.
 
     Args:
-        network: in its place.
-        recipe: tells whether products may be rounded to bfloat16.
+        network: already on the device where it will run.
+        recipe: decides whether products may be rounded to bfloat16.
     """
     if next(network.parameters()).device.type != "cpu":
         return network
@@ -37,11 +37,11 @@ def fastest_forward(network: Self2SelfNet, recipe: Recipe) -> Callable[..., Tens
 
 
 class FusedTrainingForward:
-    """Computes what a `Self2SelfNet` on the CPU computes, with its parameters.
+    """The forward pass of a `Self2SelfNet` on the CPU, with fused operators between convolutions.
 
     Args:
-        network: gets the gradients.
-        dtype: of activations and products: float32, or bfloat16.
+        network: gives the parameters, and gets their gradients.
+        dtype: type of activations and products: float32 or bfloat16.
     """
 
     def __init__(self, network: Self2SelfNet, dtype: torch.dtype = torch.float32) -> None:
@@ -49,7 +49,7 @@ class FusedTrainingForward:
         self._dtype = dtype
 
     def __call__(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
-        """As `Self2SelfNet.forward`; float32."""
+        """As `Self2SelfNet.forward`; the prediction is float32 whatever `dtype` is."""
         network = self._network
         kept = input_mask.to(image.dtype)
         x = torch.cat([kept, kept * image], dim=1).to(self._dtype)
@@ -61,7 +61,7 @@ class FusedTrainingForward:
             x = self._gated(block.conv, x)  # type: ignore[arg-type]
             skips.append(x)
         x = skips.pop()
-        # What is kept is scaled by the weights, not by the mask.
+        # The weights carry the dropout scale, so that a mask's factors are 0 and 1.
         scale = 1.0 / network.decoder_keep
         for level in range(LEVELS):
             parts = ((network.decoder_first[level], skips.pop()), (network.decoder_second[level], None))
@@ -71,11 +71,15 @@ class FusedTrainingForward:
         return self._convolved(network.head, _convolution_input(None, x)).float()
 
     def _convolved(self, convolution: torch.nn.Module, padded: Tensor, scale: float = 1.0) -> Tensor:
+        """Convolve an input that has its border already, with weights times `scale`."""
         weight, bias = convolution.parameters()
         return F.conv2d(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
 
     def _gated(self, convolution: torch.nn.Module, x: Tensor) -> Tensor:
-        """As two convolutions: halves of one's result are not contiguous, and take ten times as long to go over."""
+        """A gated convolution, computed as two.
+
+        The halves of one convolution's output would not be contiguous, and operators on them take ten times as long.
+        """
         padded = _convolution_input(None, x)
         pairs = (parameter.to(self._dtype).chunk(2) for parameter in convolution.parameters())
         feature, gate = (F.conv2d(padded, weight, bias) for weight, bias in zip(*pairs, strict=True))
@@ -83,17 +87,25 @@ class FusedTrainingForward:
 
 
 def _convolution_input(factors: Tensor | None, x: Tensor, skip: Tensor | None = None) -> Tensor:
-    """What a convolution sees of `x`, which is upsampled where there is a skip connection beside it."""
-    seen: Tensor = _ConvolutionInput.apply(factors, x, skip)  # type: ignore[no-untyped-call]
-    return seen
+    """The input of a convolution: `x`, upsampled and joined with `skip` where there is one, masked and padded.
+
+    Args:
+        factors: the mask as factors of x's type; None without a mask.
+        x: [N, c, h, w], the activation of the level below, or of the same level.
+        skip: [N, s, 2h, 2w], the skip connection; None without one.
+    """
+    padded: Tensor = _ConvolutionInput.apply(factors, x, skip)  # type: ignore[no-untyped-call]
+    return padded
 
 
 class _ConvolutionInput(torch.autograd.Function):
+    """`_convolution_input` with its derivative."""
+
     @staticmethod
     def forward(ctx: Any, factors: Tensor | None, x: Tensor, skip: Tensor | None) -> Tensor:
         ctx.save_for_backward(factors)
         ctx.joined = skip is not None
-        ctx.below = x.shape[1]
+        ctx.x_channels = x.shape[1]
         parts = (x,) if skip is None else (F.interpolate(x, scale_factor=2.0, mode="nearest"), skip)
         return pad_and_join(parts, factors)
 
@@ -101,13 +113,13 @@ class _ConvolutionInput(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None]:
         (factors,) = ctx.saved_tensors
-        # It was made for this function alone, by the convolution that saw the frame.
+        # `fold_border` may work in place: the convolution made this gradient for this function alone.
         inner = fold_border(gradient)
         if factors is None:
             return None, inner.contiguous(memory_format=torch.channels_last), None
         if not ctx.joined:
             return None, apply_mask(inner, factors), None
-        below, beside = slice(None, ctx.below), slice(ctx.below, None)
-        # Upsampling made four of one.
-        x = F.avg_pool2d(apply_mask(inner[:, below], factors[:, below]), 2, divisor_override=1)
-        return None, x, apply_mask(inner[:, beside], factors[:, beside])
+        of_x, of_skip = slice(None, ctx.x_channels), slice(ctx.x_channels, None)
+        # Upsampling made four values of one, so the gradient is their sum.
+        x_gradient = F.avg_pool2d(apply_mask(inner[:, of_x], factors[:, of_x]), 2, divisor_override=1)
+        return None, x_gradient, apply_mask(inner[:, of_skip], factors[:, of_skip])

@@ -1,10 +1,10 @@
-"""The paper's image quality term: mean (100 - Q)^2 with the PaQ-2-PiQ score Q, by pyiqa.
+"""Computes the paper's image quality term: mean (100 - Q)^2 with the PaQ-2-PiQ score Q, by pyiqa.
 
-PaQ-2-PiQ is a ResNet-18 that was trained to tell how people would rate a photograph, from 0 to
-100. It is not part of this package: `pyiqa` and its weights have non-commercial licences.
+PaQ-2-PiQ is a ResNet-18 that was trained to predict how people rate a photograph, from 0 to 100.
+It is not part of this package: `pyiqa` and its weights have non-commercial licences.
 
-As in the official Self2Self+ code the score is that of the raw prediction, not clamped, so that
-values outside [0, 1] have a gradient too. What the padding added is cut off before.
+As in the official Self2Self+ code, the network scores the raw prediction without clamping, so that
+values outside [0, 1] have a gradient too. The caller removes the padding before.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from self2self.train.iqa_weights import URL, IqaWeights, load_tensors
 BEST_SCORE = 100.0
 INSTALL = "pip install pyiqa"
 SMALLEST_SIDE = 64
-"""Pixels; below it the features of the score's network are a single place or two."""
+"""Smallest image side for a meaningful score, in pixels: below it the features have one or two positions."""
 
 _declared: list[torch.library.Library] = []
-"""Operators that exist as names alone; they vanish with the object."""
+"""Libraries that declare operators by name alone; the operators vanish with the object."""
 
 
 def check_usable(channels: int) -> None:
-    """Refuse early what the term cannot do.
+    """Check before the fit that the term can be used.
 
     Raises:
-        UsageError: neither a grey nor an RGB image.
+        UsageError: the image is neither grey nor RGB.
         EngineUnavailableError: pyiqa is not installed.
     """
     if channels not in (1, 3):
@@ -52,18 +52,18 @@ def check_usable(channels: int) -> None:
 
 
 class IqaTerm:
-    """Mean (100 - Q)^2 of predictions; a `fit.QualityTerm`.
+    """Mean (100 - Q)^2 of predictions; a `steps.QualityTerm`.
 
     Attributes:
-        score: mean Q, 0 to 100, of the calls before the last `look`; None before there was any.
-        step_seconds: median time of such a call, gradient included.
+        score: mean Q, 0 to 100, of the calls that the last `summarise` covered; None before the first.
+        step_seconds: median time of such a call in seconds, gradient included; None before the first.
 
     Args:
         weights: from `find_weights`.
-        device: where the predictions are.
+        device: device of the predictions.
 
     Raises:
-        EngineUnavailableError: pyiqa is missing, or unlike the versions that are known.
+        EngineUnavailableError: pyiqa is missing, or differs from the known versions.
         InputError, FileFormatError: the weights cannot be used.
     """
 
@@ -75,10 +75,13 @@ class IqaTerm:
         self.step_seconds: float | None = None
 
     def __call__(self, prediction: Tensor) -> Tensor:
-        """[N, C, H, W] with 1 or 3 channels, nominally in [0, 1], to a scalar.
+        """The term of a prediction, a scalar.
 
-        The gradient is computed here and now, so that its time can be told apart and the memory
-        of the score's network is free again before that of the fit is asked for its gradients.
+        The gradient with respect to the prediction is computed at once. So its time can be measured,
+        and the memory of the scoring network is free again before the fitted network's backward pass.
+
+        Args:
+            prediction: [N, C, H, W] with 1 or 3 channels, nominally in [0, 1].
         """
         start = self._now(prediction)
         with torch.enable_grad():
@@ -92,8 +95,8 @@ class IqaTerm:
         result: Tensor = _WithGradient.apply(prediction, value.detach(), gradient)  # type: ignore[no-untyped-call]
         return result
 
-    def look(self) -> None:
-        """Set `score` and `step_seconds` from the calls since the last look; if there was none, they stay."""
+    def summarise(self) -> None:
+        """Set `score` and `step_seconds` from the calls since the last summary; without calls they stay as they are."""
         if self._scores:
             self.score, self.step_seconds = mean(self._scores), median(self._seconds)
             self._scores.clear()
@@ -107,7 +110,7 @@ class IqaTerm:
 
 
 class _WithGradient(torch.autograd.Function):
-    """A scalar whose gradient with respect to the prediction is known already."""
+    """A scalar whose gradient with respect to the prediction was computed before."""
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -121,7 +124,12 @@ class _WithGradient(torch.autograd.Function):
 
 
 def paq2piq(tensors: dict[str, Tensor], source: str, device: torch.device) -> nn.Module:
-    """PaQ-2-PiQ of pyiqa as a loss, frozen, with these weights.
+    """Pyiqa's PaQ-2-PiQ as a frozen loss.
+
+    Args:
+        tensors: its weights by name.
+        source: file of the weights, for messages.
+        device: where to build it.
 
     Raises:
         EngineUnavailableError: as for `random_paq2piq`.
@@ -140,10 +148,10 @@ def paq2piq(tensors: dict[str, Tensor], source: str, device: torch.device) -> nn
 
 
 def random_paq2piq(device: torch.device) -> nn.Module:
-    """The same before it has weights; nothing is read and nothing fetched.
+    """Pyiqa's PaQ-2-PiQ with random weights; no file is read and nothing is downloaded.
 
     Raises:
-        EngineUnavailableError: pyiqa is missing, or unlike the versions that are known.
+        EngineUnavailableError: pyiqa is missing, or differs from the known versions.
     """
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -163,10 +171,11 @@ def random_paq2piq(device: torch.device) -> nn.Module:
 
 
 class WholeImagePool(nn.Module):
-    """torchvision's RoIPool of boxes that are the whole image, without its compiled operator.
+    """Replaces torchvision's RoIPool for boxes that are the whole image, without the compiled operator.
 
-    The wheels of torchvision on PyPI for Linux are compiled for CUDA and do not load beside a CPU
-    build of PyTorch. As there, bins have fractional borders, may overlap, and an empty one gives 0.
+    The Linux wheels of torchvision on PyPI are compiled for CUDA, so their operators do not load with
+    a CPU build of PyTorch. As in torchvision, bins have fractional borders and may overlap, and an
+    empty bin gives 0.
     """
 
     def __init__(self, bins: tuple[int, int], scale: float) -> None:
@@ -175,7 +184,15 @@ class WholeImagePool(nn.Module):
         self._scale = scale
 
     def forward(self, features: Tensor, boxes: list[Tensor]) -> Tensor:
-        """[N, C, h, w] and N times [[0, 0, W, H]] in pixels, to [N, C, rows, columns]."""
+        """Pool the features of whole images.
+
+        Args:
+            features: [N, C, h, w].
+            boxes: N times [[0, 0, W, H]], in pixels.
+
+        Returns:
+            [N, C, rows, columns], the maximum of each bin.
+        """
         _, _, width, height = boxes[0][0].tolist()
         spans = [
             self._spans(pixels, count, size)
@@ -191,7 +208,8 @@ class WholeImagePool(nn.Module):
         return torch.stack(pooled, 2).reshape(*features.shape[:2], *self._bins)
 
     def _spans(self, pixels: float, count: int, size: int) -> list[slice]:
-        # The box's last place counts as inside it, hence one more; C rounds halves up.
+        """The positions of each of `count` bins along an axis of `pixels` pixels and `size` features."""
+        # The box includes its last position, hence + 1. The floor of x + 0.5 rounds halves up, as C does.
         length = (math.floor(pixels * self._scale + 0.5) + 1) / count
         return [
             slice(min(size, math.floor(index * length)), min(size, math.ceil((index + 1) * length)))
@@ -201,7 +219,7 @@ class WholeImagePool(nn.Module):
 
 @contextlib.contextmanager
 def _without_imagenet(arch: ModuleType) -> Iterator[None]:
-    """Keep pyiqa from downloading ImageNet weights, which the real ones would replace at once."""
+    """Keep pyiqa from downloading ImageNet weights, which PaQ-2-PiQ's own weights would replace at once."""
     torchvision = arch.tv
     arch.tv = SimpleNamespace(  # type: ignore[attr-defined]
         models=SimpleNamespace(resnet18=lambda **_: torchvision.models.resnet18(weights=None))
@@ -214,7 +232,7 @@ def _without_imagenet(arch: ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back pyiqa's log of what it builds."""
+    """Suppress pyiqa's log messages."""
     logger = logging.getLogger("pyiqa")
     before, logger.disabled = logger.disabled, True
     try:
@@ -226,7 +244,7 @@ def _quiet() -> Iterator[None]:
 def _import_torchvision() -> None:
     """Import torchvision, also where its compiled operators do not load (see `WholeImagePool`).
 
-    It describes two of them unconditionally, so they have to exist at least by name.
+    The import registers descriptions of two operators in any case, so these have to exist at least by name.
     """
     try:
         import_module("torchvision")

@@ -1,9 +1,9 @@
-"""Where the weights of PaQ-2-PiQ come from: the user's file, the cache, or one download.
+"""Finds the weights of PaQ-2-PiQ: the user's file, the cache, or one download.
 
-The cache is the folder that pyiqa itself uses, so a file that either has fetched serves both. A
-file is hashed before anything reads it, and what was hashed is what is loaded: its bytes are
-read once. The published file carries the first digits of its SHA-256 in its name, as torch.hub's
-files do; the whole hash goes into the run's settings, and continuing the fit asks for it.
+The cache is the folder that pyiqa itself uses, so a file that either of them has downloaded serves
+both. A file is hashed before it is parsed, and its bytes are read only once, so the loaded bytes
+are the hashed ones. The published file has the first digits of its SHA-256 in its name, as files
+of torch.hub do. The run's settings keep the whole hash, and continuing the fit checks it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "P2P_RoIPoolModel-fit.10.bs.120-ca69882e.pth"
-SHA256_START = "ca69882e"
+SHA256_PREFIX = "ca69882e"
 URL = f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{FILE}"
 TIMEOUT_SECONDS = 30
-MOST_BYTES = 200_000_000
+MAXIMUM_BYTES = 200_000_000
 """The file has about 47 MB; a server that sends without end must not fill the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class IqaWeights:
-    """Which weights a fit uses.
+    """The weights file of a fit; two are equal if their hashes are.
 
     Attributes:
-        sha256: of the file, 64 hexadecimal digits; what makes two fits the same.
-        path: absolute; where the file was.
+        sha256: hash of the file, 64 hexadecimal digits.
+        path: absolute path that the file had.
     """
 
     sha256: str
@@ -45,28 +45,28 @@ class IqaWeights:
 
     @property
     def published(self) -> bool:
-        """Whether it is the file that pyiqa publishes, as far as the known digits tell."""
-        return self.sha256.startswith(SHA256_START)
+        """Whether the hash has the known first digits of the file that pyiqa publishes."""
+        return self.sha256.startswith(SHA256_PREFIX)
 
 
 def cache_path() -> Path:
-    """Where the published file is kept; `TORCH_HOME` moves it."""
+    """The path of the cached file; the environment variable `TORCH_HOME` moves it."""
     import torch
 
     return Path(torch.hub.get_dir()) / "pyiqa" / FILE
 
 
 def find_weights(given: Path | None, note: Callable[[str], None]) -> IqaWeights:
-    """The weights file to use, hashed; fetched only if none is given and none is in the cache.
+    """The weights file to use, hashed; it is downloaded only if none is given and none is cached.
 
     Args:
-        given: the user's own file, of whatever hash.
-        note: told before a download.
+        given: the user's own file, of any hash; None for the published file.
+        note: called with a message before a download.
 
     Raises:
         InputError: the given file cannot be read.
-        FileFormatError: the cached or fetched file is not the published one.
-        EngineUnavailableError: it cannot be fetched.
+        FileFormatError: the cached or downloaded file is not the published one.
+        EngineUnavailableError: the file cannot be downloaded.
     """
     path = given or cache_path()
     if given is None and not path.is_file():
@@ -75,18 +75,18 @@ def find_weights(given: Path | None, note: Callable[[str], None]) -> IqaWeights:
     weights = IqaWeights(hashlib.sha256(_read(path)).hexdigest(), str(path.resolve()))
     if given is None and not weights.published:
         raise FileFormatError(
-            f"{path}: has SHA-256 {weights.sha256[:8]}…; expected {SHA256_START}…, so it was not loaded. "
+            f"{path}: has SHA-256 {weights.sha256[:8]}…; expected {SHA256_PREFIX}…, so it was not loaded. "
             "Remove it to fetch it again, or name it by --iqa-weights if you trust it."
         )
     return weights
 
 
 def load_tensors(weights: IqaWeights) -> dict[str, Tensor]:
-    """The tensors of the file by name, once its hash is found to be the recorded one.
+    """The tensors of the file by name, after a check of its hash.
 
     Raises:
-        InputError: it cannot be read.
-        FileFormatError: it has changed, or holds more than tensors.
+        InputError: the file cannot be read.
+        FileFormatError: the file has changed, or holds more than tensors.
     """
     import torch
 
@@ -110,22 +110,22 @@ def load_tensors(weights: IqaWeights) -> dict[str, Tensor]:
 
 
 def download(path: Path) -> None:
-    """Fetch the published file to `path`, or leave nothing there.
+    """Download the published file to `path`, or leave nothing there.
 
     Raises:
-        EngineUnavailableError: no network, no such file, no place for it, or it was cut off.
-        FileFormatError: what came is another file.
+        EngineUnavailableError: no network, no such file, no space for it, or an incomplete download.
+        FileFormatError: the server sent another file.
     """
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            for part in _parts(path):
-                digest.update(part)
-                file.write(part)
-            if not digest.hexdigest().startswith(SHA256_START):
+            for chunk in _downloaded_chunks(path):
+                digest.update(chunk)
+                file.write(chunk)
+            if not digest.hexdigest().startswith(SHA256_PREFIX):
                 raise FileFormatError(
-                    f"{URL}: sent a file with SHA-256 {digest.hexdigest()[:8]}…; expected {SHA256_START}…, so it was "
+                    f"{URL}: sent a file with SHA-256 {digest.hexdigest()[:8]}…; expected {SHA256_PREFIX}…, so it was "
                     "not kept. Get the file in another way and name it by --iqa-weights FILE."
                 )
     except (OutputError, OSError) as error:
@@ -135,17 +135,21 @@ def download(path: Path) -> None:
         ) from error
 
 
-def _parts(path: Path) -> Iterator[bytes]:
-    """The file at `URL` in pieces."""
+def _downloaded_chunks(path: Path) -> Iterator[bytes]:
+    """The chunks of the file at `URL`; `path` is for messages.
+
+    Raises:
+        EngineUnavailableError: the download failed.
+    """
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as answer:
-            length = answer.headers.get("Content-Length")
+        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response:
+            length = response.headers.get("Content-Length")
             count = 0
-            while part := answer.read(1 << 20):
-                count += len(part)
-                if count > MOST_BYTES:
-                    raise http.client.HTTPException(f"more than {MOST_BYTES} bytes came")
-                yield part
+            while chunk := response.read(1 << 20):
+                count += len(chunk)
+                if count > MAXIMUM_BYTES:
+                    raise http.client.HTTPException(f"more than {MAXIMUM_BYTES} bytes came")
+                yield chunk
             if length is not None and count != int(length):
                 raise http.client.HTTPException(f"the connection ended after {count} of {length} bytes")
     except (OSError, http.client.HTTPException) as error:

@@ -1,11 +1,10 @@
-"""Muon for convolutions: steps whose singular values are all the same, and Adam for what is no matrix.
+"""Muon for convolutions: steps whose singular values are all equal; Adam for all other parameters.
 
 Adam scales each weight on its own. A convolution's weights form a matrix (one row for each output
-channel), and the averaged gradient of such a matrix has a few large singular values and many small ones,
-so that most directions hardly learn. Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
-neural networks") takes the average's nearest orthogonal matrix as the step, in which every direction has
-the same length. From random weights, on one image, that is worth several times the steps
-(dev/log).
+channel). The averaged gradient of such a matrix has a few large singular values and many small ones, so
+most directions hardly learn. Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
+networks") takes the orthogonal matrix nearest to the average as its step, in which every direction has
+the same length. From random weights, on one image, Adam needs several times as many steps (dev/log).
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from self2self.train.adam import Adam
 
 MOMENTUM = 0.95
 ITERATIONS = 5
+"""Number of Newton-Schulz iterations."""
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients of x, x^3 and x^5 that bring singular values from 0.01 to 1 near 1 soonest (ibid.)."""
+"""Coefficients of x, x^3 and x^5 that bring singular values between 0.01 and 1 near 1 soonest (ibid.)."""
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Roughly the orthogonal factor of the polar decomposition: singular values of about 0.7 to 1.2.
+    """Approximately the orthogonal factor of the polar decomposition, with singular values of about 0.7 to 1.2.
+
+    Each Newton-Schulz iteration is X <- (a + b XX' + c (XX')^2) X. The factors of all iterations are
+    polynomials of the first XX', so they commute. They are multiplied with each other first, and with the
+    large matrix only once.
 
     Args:
         matrix: float32 [rows, columns]; zero stays zero.
-
-    Each Newton-Schulz iteration is X <- (a + b XX' + c (XX')^2) X. All its factors are polynomials of the
-    first XX', which commute, so they are multiplied among themselves and with the large matrix only once.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
@@ -47,14 +48,14 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(Adam):
-    """Muon for the weights of all convolutions but the last, Adam for that one and for biases.
+    """Muon for the weights of all convolutions but the last; Adam for the last one and for biases.
 
     Args:
-        network: its parameters are optimised; the last convolution is called ``head``.
-        learning_rate: of Adam.
-        matrix_rate: of Muon, the spectral norm of a step.
-        betas: of Adam.
-        capturable: whether steps may become part of a CUDA graph; rates have to be tensors then.
+        network: the network to optimise; its last convolution is called ``head``.
+        learning_rate: rate of Adam.
+        matrix_rate: rate of Muon: the spectral norm of a step.
+        betas: decay rates of Adam's moments.
+        capturable: whether steps may become part of a CUDA graph; learning rates have to be tensors then.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Muon(Adam):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all parameters; the gradients of Muon's are used up."""
+        """Update all parameters once; the gradients of Muon's parameters are None afterwards."""
         group = self.param_groups[0]
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -86,24 +87,25 @@ class Muon(Adam):
                 self.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
             average = self.state[parameter]["exp_avg"]
             average.lerp_(parameter.grad, 1 - MOMENTUM)
-            ahead = parameter.grad.lerp(average, MOMENTUM).flatten(1)
-            update = orthogonalised(ahead) * max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
+            # Nesterov's momentum: the gradient counts once more than in the average.
+            lookahead = parameter.grad.lerp(average, MOMENTUM).flatten(1)
+            update = orthogonalised(lookahead) * max(1.0, lookahead.shape[0] / lookahead.shape[1]) ** 0.5
             if isinstance(group["lr"], Tensor):
                 parameter.addcmul_(update.reshape(parameter.shape), group["lr"], value=-1)
             else:
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
-            # Adam leaves parameters without a gradient alone.
+            # Adam's step skips parameters without a gradient.
             parameter.grad = None
         super().step()
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon optimises a parameter: the last convolution's few rows are not worth it."""
+    """Whether Muon optimises a parameter; the last convolution has too few rows to gain by it."""
     return parameter.ndim == 4 and not name.startswith("head.")
 
 
 def moment_names(optimiser: Adam, name: str, parameter: Tensor) -> tuple[str, ...]:
-    """What the optimiser remembers of a parameter, beside the step."""
+    """The keys of a parameter's moments in the optimiser's state."""
     if isinstance(optimiser, Muon) and is_matrix(name, parameter):
         return ("exp_avg",)
     return ("exp_avg", "exp_avg_sq")

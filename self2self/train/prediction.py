@@ -1,4 +1,4 @@
-"""The mean of a few passes, straight from weights in memory."""
+"""Predicts with weights that are in memory: the mean of a few passes, without export or engine."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FloatArray = NDArray[np.float32]
 def predict(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0, skip: int = 0
 ) -> FloatArray:
-    """Quick look at the result: the mean of a few passes.
+    """A quick result: the mean of a few passes.
 
     Args:
-        weights: of a network of `recipe`; the look is taken on the device where they are.
-        image: float32 (C, H, W).
+        weights: weights of a network of `recipe`; passes run on their device.
+        image: float32 (C, H, W); values outside [0, 1] count as its nearest end.
         recipe: of the fit.
-        passes: how many.
-        seed: of the masks.
-        skip: passes of that seed to leave out first, for other masks.
+        passes: number of passes.
+        seed: seed of the masks.
+        skip: index of the first pass; other passes have other masks.
 
     Returns:
         float32 (C, H, W), not clamped.
@@ -45,23 +45,23 @@ def predict(
 def hidden_error(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
 ) -> float:
-    """Mean squared error of predictions for the values that are hidden from them; 0 where none is.
+    """Mean squared error of the predictions of hidden values; 0 where no value is hidden.
 
-    Noise that pixels do not share adds its variance to the error of every predictor alike, so the one that has least
-    is nearest to the clean image (Batson and Royer 2019, "Noise2Self", proposition 1).
+    Independent noise adds its variance to the error of every predictor alike. So the predictor with the smallest error
+    is the nearest to the clean image (Batson and Royer 2019, "Noise2Self", proposition 1).
 
     Args:
-        weights: as for `predict`, as is what follows.
-        image: float32 (C, H, W).
+        weights: as for `predict`.
+        image: float32 (C, H, W); values outside [0, 1] count as its nearest end.
         recipe: of the fit; its passes hide values.
-        passes: how many.
-        seed: of the masks.
+        passes: number of passes.
+        seed: seed of the masks.
     """
     image = clip_to_range(image)
     total, count = 0.0, 0
-    for prediction, seen in _passes(weights, image, recipe, range(passes), seed):
-        total += float(np.square(prediction - image, dtype=np.float64)[~seen].sum())
-        count += int(np.count_nonzero(~seen))
+    for prediction, visible in _passes(weights, image, recipe, range(passes), seed):
+        total += float(np.square(prediction - image, dtype=np.float64)[~visible].sum())
+        count += int(np.count_nonzero(~visible))
     return total / max(1, count)
 
 
@@ -69,7 +69,7 @@ def hidden_error(
 def _passes(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, indices: range, seed: int
 ) -> Iterator[tuple[FloatArray, BoolArray]]:
-    """Predictions, and which values of the image each has seen, both (C, H, W)."""
+    """The prediction of each pass, and which values of the image were visible to it, both (C, H, W)."""
     channels, height, width = image.shape
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
@@ -77,10 +77,10 @@ def _passes(
     padded = torch.from_numpy(np.ascontiguousarray(padding.pad(clip_to_range(image))))[None].to(device)
     network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
     network.load_state_dict(weights)
-    computes = fastest_forward(to_channels_last(network, device), recipe)
+    forward = fastest_forward(to_channels_last(network, device), recipe)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
     for index in indices:
-        made = maker.make(index, 1)
-        masks = [torch.from_numpy(mask).to(device) for mask in made.values()]
-        prediction = computes(padded, *masks)[0].cpu().numpy()
-        yield padding.crop(prediction), padding.crop(made[INPUT_MASK][0])
+        masks_by_name = maker.make(index, 1)
+        masks = [torch.from_numpy(mask).to(device) for mask in masks_by_name.values()]
+        prediction = forward(padded, *masks)[0].cpu().numpy()
+        yield padding.crop(prediction), padding.crop(masks_by_name[INPUT_MASK][0])

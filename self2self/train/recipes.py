@@ -1,7 +1,7 @@
-"""Recipes: every figure of a fit in one immutable object.
+"""Recipes: all settings of a fit in one immutable object.
 
-The ``paper`` recipes are those of the official Self2Self+ code (arXiv 2307.10695), one for each
-data set that it reports; ``fast`` is ours, and dev/log tells how it was found.
+The ``paper`` recipes have the settings of the official Self2Self+ code (arXiv 2307.10695), one for
+each data set that it reports. ``fast`` is this project's own; dev/log has the trials behind it.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ LATER_FIELDS: dict[str, Any] = {
     "noisy_share": 0.0,
     "even_noise": False,
 }
-"""Fields that runs of earlier versions do not have, and what those versions did."""
+"""Fields that recipes of earlier versions do not have, with the values that describe those versions."""
 
 
 class Choice(NamedTuple):
-    """What ``fast`` takes for the noise of an image.
+    """Settings of ``fast`` for one kind of noise.
 
     Attributes:
-        fit_drop_rate: of the input in the fit, which learns from the pixels that are hidden.
-        pass_drop_rate: in the passes, which do without them: the weaker the noise, the more is lost.
-        fitted_share: of the fitted weights in those for inference: the stronger the noise, the more of it they learn.
+        fit_drop_rate: drop rate of the input in the fit, which learns from the hidden pixels.
+        pass_drop_rate: drop rate of the input in the passes. A pass loses the hidden pixels; the weaker the noise, the
+            more detail is lost with them.
+        fitted_share: share of the fitted weights in the weights for inference. The stronger the noise, the more of it
+            the fitted weights have learnt.
     """
 
     fit_drop_rate: float
@@ -57,55 +59,57 @@ BY_SIGMA = (
     (35.0, Choice(0.2, 0.1, 0.5)),
     (math.inf, Choice(0.2, 0.2, 0.3)),
 )
-"""Standard deviation of the noise up to which a row holds, in 8-bit grey levels, and the choice; found on images that
-nothing is reported on (dev/log), as is the next."""
+"""Rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it. These choices and
+the next were tuned on images for which no result is reported (dev/log)."""
 FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
-"""Where neighbours share their noise: what is seen of a pixel's surroundings tells less of it when more is hidden."""
+"""For correlated noise. The more of a pixel's neighbourhood is hidden, the less the visible rest reveals of the pixel's
+noise."""
 FOR_LITTLE = Choice(0.05, 0.02, 1.0)
-"""Where neighbours share so little of their noise that a network can tell, though a fit would learn it, and where
-hiding more takes more than noise away (`start_weights.adapt_recipe`)."""
+"""For noise whose correlation is so small that a network can still separate it from the image, though a fit would learn
+it; and for images in which hiding more removes more than noise (`start_weights.adapt_recipe`)."""
 FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
-"""Where the noise of a grey image depends on the signal: its level in flat parts, mostly dark, tells little of it. The
-start weights make images of few photons too dark, so little of them is kept."""
+"""For grey images whose noise depends on the signal. Flat parts are mostly dark, so the noise level measured there says
+little about the rest. The start weights make images of few photons too dark, so only a small share of them is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fit a network to one image.
+    """The settings for fitting a network to one image.
 
     Attributes:
-        name: what `--recipe` calls it.
-        steps: optimiser updates; 0 takes the weights of the start as they are.
+        name: name for `--recipe`.
+        steps: number of optimiser updates; with 0 the start weights are the result.
         input_drop_rate: probability that a pixel value is hidden from the network.
         decoder_drop_rate: probability that a decoder activation is dropped.
-        init: ``"scratch"`` (nothing but the image) or ``"natural"`` (weights that ship with the
-            package and have seen photographs).
-        camera: start from those of the latter that know better what a camera, or a microscope, makes of an image,
-            where there are any.
-        target: what a step is to find: values of the image that are ``"hidden"`` from it, or what the start weights
-            make of the image, from that with noise ``"simulated"`` after the image's own (`train.rehearsal`).
-        expects_clipping: where noise is cut off at black or white, compare hidden values with what a prediction is on
-            average after the same cut (`train.clipping`).
-        rounds_products: compute steps in bfloat16 on CPUs that multiply matrices of it (`train.lean`), as PyTorch takes
-            TF32 on a GPU; weights and gradients stay float32.
-        scratch_scheme: how `network.initialise` draws weights for ``"scratch"``.
-        loss: ``"l1"`` or ``"l2"``, over the values that a step is to find.
+        init: ``"scratch"`` (random weights, so that the fit uses the image alone) or ``"natural"`` (weights that ship
+            with the package and were trained on photographs).
+        camera: start from the shipped weights that have learnt the noise of cameras and microscopes, where there are
+            any.
+        target: target of a step: ``"hidden"`` for the values of the image that the mask hides, or ``"simulated"`` for
+            the start weights' estimate of the image, whose input is this estimate with simulated noise
+            (`train.simulated_targets`).
+        expects_clipping: where noise is cut off at black or white, compare hidden values with the mean that the
+            prediction's noisy values have after clipping (`train.clipping`).
+        rounds_products: compute steps in bfloat16 on CPUs that multiply matrices of it (`train.fused_forward`), as
+            PyTorch uses TF32 on a GPU; weights and gradients stay float32.
+        scratch_scheme: scheme by which `network.initialise` draws weights for ``"scratch"``.
+        loss: ``"l1"`` or ``"l2"``, over the values that count.
         learning_rate: peak rate of Adam.
         betas: Adam's decay rates.
-        matrix_rate: peak rate of Muon, which then takes Adam's place for most weights (`train.muon`); None
-            for Adam alone.
+        matrix_rate: peak rate of Muon, which then replaces Adam for most weights (`train.muon`); None for Adam alone.
         schedule: ``"constant"`` or ``"cosine"`` (to zero at the last step).
-        crop: side of the random square that a step sees, in pixels; None for the whole image.
-        orientations: in which a step may see it, drawn anew each step: 1 (as it is), 4 (mirrored) or 8
-            (also transposed, where it is a square).
-        average_decay: decay per step of the exponential weight average; None for none.
-        fitted_share: how far the weights for inference go from those that the fit started from to the fitted
-            ones; 1 for all the way. Has no meaning for a start from random weights.
-        pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for that of the fit.
-        noisy_share: of the noisy image in the result, where texture was taken for noise (`start_weights.adapt_recipe`).
-        even_noise: whether the noise is as strong at every brightness, though it does not look like it, because bright
-            parts have more texture (`start_weights.adapt_recipe`).
-        quality_weight: factor of the no-reference quality term, where `fit` is given one.
+        crop: side of the random square that a step uses, in pixels; None for the whole image.
+        orientations: number of orientations from which each step draws one: 1 (as the image is), 4 (mirrored) or 8
+            (also transposed, where the crop is square).
+        average_decay: decay per step of the exponential weight average; None for no average.
+        fitted_share: position of the weights for inference between the start weights (0) and the fitted ones (1). Has
+            no meaning for random start weights.
+        pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for `input_drop_rate`.
+        noisy_share: share of the noisy image in the result, where texture was mistaken for noise
+            (`start_weights.adapt_recipe`).
+        even_noise: whether the noise is equally strong at every brightness, although the measurement says otherwise
+            because bright parts have more texture (`start_weights.adapt_recipe`).
+        quality_weight: factor of the no-reference quality term, where `fit` has one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
     """
@@ -143,7 +147,7 @@ class Recipe:
         )
 
     def pass_masks(self, channels: int) -> tuple[MaskSpec, ...]:
-        """All masks of a pass of the ensemble: those of a step, but for the share of pixels that are hidden."""
+        """All masks of a pass of the ensemble; they differ from those of a step in the input's drop rate alone."""
         return mask_specs(
             channels, self.encoder_width, self.decoder_widths, self.rate_of_passes, self.decoder_drop_rate
         )
@@ -154,15 +158,16 @@ class Recipe:
         return self.input_drop_rate if self.pass_drop_rate is None else self.pass_drop_rate
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for `from_json`."""
+        """The recipe as plain values, which `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_json` wrote.
+        """The recipe that `to_json` wrote, also with an earlier version.
 
         Raises:
-            TypeError, ValueError: fields are missing, unknown or wrong.
+            TypeError, ValueError: fields are missing or unknown, or have the wrong type.
+            UsageError: a value is out of its range.
         """
         known = {field.name for field in fields(cls)}
         values = LATER_FIELDS | dict(values)
@@ -173,13 +178,13 @@ class Recipe:
         return validated(cls(**plain))
 
     def for_noise(self, noise: Noise) -> Recipe:
-        """A copy that suits `noise`; itself where it has no such choice.
+        """A copy with the settings for `noise`, or the recipe itself where it does not depend on the noise.
 
-        Only a recipe that hides another share in the passes than in the fit has one. It goes by the level of the
-        noise (`BY_SIGMA`), and never takes more of the fitted weights than before. Where neighbours share their
-        noise, a fit predicts it from them, so the steps learn from simulated noise instead, from weights that know
-        such noise best (dev/log). Those for grey know micrographs best, too, and with them noise that
-        depends on the signal.
+        Only a recipe with a drop rate for the passes (`pass_drop_rate`) depends on the noise. The settings follow the
+        noise level (`BY_SIGMA`); the share of the fitted weights never grows. A fit would predict correlated noise
+        from the neighbours of a pixel, so for such noise the steps learn from simulated noise, and start from the
+        weights for camera noise (dev/log). For grey images those weights have also learnt micrographs, and with them
+        noise that depends on the signal.
         """
         if self.pass_drop_rate is None:
             return self
@@ -200,14 +205,14 @@ class Recipe:
         )
 
     def apply_assessment(self, noise: Noise) -> Noise:
-        """`noise` as a trial has found it to be, whatever was measured."""
+        """`noise`, corrected by the trial of `start_weights.adapt_recipe` that this recipe is the result of."""
         if self.even_noise:
             return replace(noise, signal_dependent=False)
-        # Noise that neighbours share is learnt by simulating it.
+        # Camera weights with hidden targets are for signal-dependent noise, with simulated ones for correlated noise.
         return replace(noise, signal_dependent=True) if self.camera and self.target == "hidden" else noise
 
     def for_little_correlation(self, noisy_share: float = 0.0) -> Recipe:
-        """A copy for noise of which neighbours share a little, or of which `noisy_share` is the image's texture."""
+        """A copy for slightly correlated noise, or for an image whose result gets `noisy_share` of its texture back."""
         return replace(
             self,
             camera=True,
@@ -223,7 +228,12 @@ class Recipe:
         steps: int | None = None,
         drop_rate: float | None = None,
     ) -> Recipe:
-        """A copy with what the user chose; `drop_rate` sets the input's, and in paper recipes both.
+        """A copy with the user's settings.
+
+        Args:
+            steps: number of steps; None leaves it.
+            drop_rate: drop rate of the input, in the fit and in the passes; in a recipe whose decoder has the same
+                rate, as in the paper's, of the decoder too; None leaves all of them.
 
         Raises:
             UsageError: a value is out of its range.
@@ -239,14 +249,14 @@ class Recipe:
 
 
 def validated(recipe: Recipe) -> Recipe:
-    """`recipe` itself, when every value is in its range.
+    """Check every value of `recipe`, and return it.
 
     Raises:
-        UsageError: names the option, what was got, and what is expected.
+        UsageError: a value is out of its range; the message has the option, the value and what is expected.
     """
-    least = 1 if recipe.init == "scratch" else 0
-    if recipe.steps < least:
-        raise UsageError(f"--steps is {recipe.steps}; expected at least {least}, for example --steps 400.")
+    minimum_steps = 1 if recipe.init == "scratch" else 0
+    if recipe.steps < minimum_steps:
+        raise UsageError(f"--steps is {recipe.steps}; expected at least {minimum_steps}, for example --steps 400.")
     if quantise_keep(recipe.decoder_drop_rate) and quantise_keep(recipe.input_drop_rate) == quantise_keep(0.0):
         raise UsageError(
             f"--drop-rate is {recipe.input_drop_rate:g}; expected 0.01 to 0.99, because the fit learns from "
@@ -312,18 +322,18 @@ FAST_FROM_SCRATCH: dict[str, Any] = {
     "fitted_share": 1.0,
     "pass_drop_rate": None,
 }
-"""What ``fast`` changes when nothing but the image may be seen."""
+"""Changes to ``fast`` for a start from random weights."""
 
 
 def recipe_for(name: str, init: str | None = None) -> Recipe:
-    """The recipe called `name`, for weights that start from `init`.
+    """The recipe called `name`, for a fit that starts from `init`.
 
     Args:
         name: a key of `RECIPES`.
         init: ``"scratch"``, ``"natural"``, a run folder, or None for the recipe's own.
 
     Raises:
-        UsageError: there is no such recipe; the message lists those that are there.
+        UsageError: there is no such recipe (the message lists the known ones), or the recipe has no natural weights.
     """
     if name not in RECIPES:
         raise UsageError(f"--recipe is {name!r}; expected one of: {', '.join(RECIPES)}.")
@@ -338,20 +348,20 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
 
 
 FOLLOWING_SHARE, FOLLOWING_RATE = 0.25, 0.5
-"""Where ``fast`` starts from an earlier fit with the same recipe: shares of the steps and of the learning rates."""
+"""Factors of the steps and of the learning rates where ``fast`` starts from an earlier fit with the same recipe."""
 
 
 def following(recipe: Recipe, earlier: Recipe) -> Recipe:
-    """How to fit the next image of a kind, such as the next frame of a stack, from the weights of an earlier fit.
+    """The recipe for the next image of a kind, such as the next frame of a stack, from the weights of an earlier fit.
 
     Args:
-        recipe: for an image that stands alone.
-        earlier: of the fit to start from; where that one followed another fit, too, its `init` still
-            is that of the first.
+        recipe: the recipe for an image without an earlier fit.
+        earlier: recipe of the earlier fit. Where that fit followed another one, its `init` still is the `init` of the
+            first fit.
 
     Returns:
-        For ``fast``: a quarter of the steps that a fit from `earlier.init` takes, at half the rates; as much of the
-        earlier weights is kept as there of the start weights. The paper recipes take all their steps from any weights.
+        For ``fast``: the recipe of a fit from `earlier.init` with a quarter of the steps and half the learning rates.
+        `fitted_share` stays, and now counts from the earlier weights. The paper recipes stay as they are.
     """
     if recipe.name != "fast" or earlier.name != recipe.name:
         return recipe

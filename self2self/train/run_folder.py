@@ -1,16 +1,17 @@
-"""The run folder: everything that a fit leaves behind, and that continuing it needs.
+"""Reads and writes the run folder: the results of a fit, and everything that continuing it needs.
 
 ==========================  ======================================================================
 ``config.json``             image, recipe, seed and device of the fit
 ``model.safetensors``       weights for inference; its header repeats recipe and contract
 ``state.safetensors``       weights, averages, start, Adam's moments and the step, to continue from
 ``history.jsonl``           one line for each report of the fit
-``preview.png``             how the result looks so far
+``preview.png``             the middle of the result so far
 ``model.onnx``              written by the export
 ==========================  ======================================================================
 
-Random numbers need no saving: they are functions of (seed, step). Every file is written to a
-temporary name and renamed, so a killed process leaves the previous version. Nothing is pickled.
+No random state is saved: random numbers are functions of (seed, step). Every file but the history
+is written under a temporary name and renamed, so a killed process leaves the previous version. The
+history is appended to. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -31,30 +32,33 @@ from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
 RUNS = Path("runs")
+"""Default folder of run folders."""
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
 PREVIEW, ONNX_MODEL = "preview.png", "model.onnx"
 RUN_FORMAT = 1
+"""Version of `config.json`."""
 ELSEWHERE = "choose another run folder (fit -o RUN, denoise --run RUN)"
+"""Advice for messages about a folder that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run folder says about its fit.
+    """The settings of a fit, as its run folder keeps them.
 
     Attributes:
         image: absolute path of the noisy image.
-        image_sha256: `image_io.image_hash` of it.
-        channels: colour channels.
-        recipe: with the user's changes applied.
-        seed: of weights, masks and crops.
-        start: where the first weights came from: ``"scratch"``, ``"natural"`` or a run folder.
-        device: where it was fitted.
+        image_sha256: `image_io.image_hash` of the image.
+        channels: number of colour channels.
+        recipe: the recipe, with the user's changes applied.
+        seed: seed of weights, masks and crops.
+        start: source of the start weights: ``"scratch"``, ``"natural"`` or a run folder.
+        device: device of the fit.
         iqa: weights of the image quality term; None for a fit without it.
-        start_sha256: `checkpoint.tensors_sha256` of the first weights; None for random ones, and for fits of versions
-            that did not note it.
-        image_range: the stored values of the image that were 0 and 1 to the network; None for fits of versions that
-            did not note it.
-        whole_range: whether those are black and white, as in those versions.
+        start_sha256: `checkpoint.tensors_sha256` of the start weights; None for random ones, and for fits of earlier
+            versions, which did not record it.
+        image_range: the stored values of the image that are 0 and 1 to the network; None for fits of earlier versions,
+            which did not record it.
+        whole_range: whether `image_range` is black and white, as it always was in those versions.
     """
 
     image: str
@@ -85,28 +89,28 @@ class RunConfig:
         )
 
     def same_fit(self, other: RunConfig) -> bool:
-        """Whether continuing from `other` gives what starting this anew would give."""
+        """Whether continuing a fit with the settings `other` gives the same result as a new fit with these settings."""
         return replace(self.beside(other), image=other.image, device=other.device) == other
 
     def beside(self, other: RunConfig) -> RunConfig:
-        """The same without what `other`, of an earlier version, does not tell about itself."""
+        """A copy to compare with `other`: without the fields that an earlier version did not record in `other`."""
         return replace(
             self,
             start_sha256=self.start_sha256 if other.start_sha256 else None,
-            # That of versions that did not note it was the whole one.
+            # Versions that did not record the range used the whole one, which `whole_range` still compares.
             image_range=self.image_range if other.image_range else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder on disk; making the object touches nothing."""
+    """A run folder on disk; creating the object does not touch the disk."""
 
     folder: Path
 
     @classmethod
     def for_image(cls, image: Path, image_sha256: str, root: Path = RUNS) -> Run:
-        """The folder that a fit of `image` uses unless it is told another."""
+        """The default folder for a fit of `image`."""
         stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
         return cls(root / f"{stem}-{image_sha256[:8]}")
 
@@ -115,71 +119,71 @@ class Run:
         """The run that was fitted or exported last.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no run.
         """
         configs = list(root.glob(f"*/{CONFIG}"))
         if not configs:
             raise InputError(f"{root}/ holds no run yet. Fit an image first: self2self fit IMAGE")
 
-        def touched(config: Path) -> float:
+        def last_change(config: Path) -> float:
             return max(p.stat().st_mtime for p in config.parent.iterdir() if p.is_file())
 
-        return cls(max(configs, key=touched).parent)
+        return cls(max(configs, key=last_change).parent)
 
     @property
     def config_path(self) -> Path:
-        """Settings of the fit."""
+        """Path of the settings."""
         return self.folder / CONFIG
 
     @property
     def model_path(self) -> Path:
-        """Weights for inference; there once the fit is finished."""
+        """Path of the weights for inference; the file exists once the fit is finished."""
         return self.folder / MODEL
 
     @property
     def state_path(self) -> Path:
-        """What continuing needs."""
+        """Path of the state to continue from."""
         return self.folder / STATE
 
     @property
     def history_path(self) -> Path:
-        """One JSON object a line."""
+        """Path of the history, one JSON object a line."""
         return self.folder / HISTORY
 
     @property
     def preview_path(self) -> Path:
-        """How the result looks so far."""
+        """Path of the preview."""
         return self.folder / PREVIEW
 
     @property
     def onnx_path(self) -> Path:
-        """The exported model."""
+        """Path of the exported model."""
         return self.folder / ONNX_MODEL
 
     def onnx_path_for(self, precision: str) -> Path:
-        """The exported model that computes in `precision`: ``model.fp16.onnx``, or `onnx_path` for fp32."""
+        """Path of the exported model that computes in `precision`: ``model.fp16.onnx``, or `onnx_path` for fp32."""
         if precision == "fp32":
             return self.onnx_path
         return self.onnx_path.with_suffix(f".{precision}.onnx")
 
     def is_fitted(self) -> bool:
-        """Whether the fit came to its end."""
+        """Whether the fit is finished."""
         return self.config_path.is_file() and self.model_path.is_file()
 
     def is_unbegun(self) -> bool:
-        """Whether a fit ended before its first checkpoint, so that starting anew loses nothing."""
+        """Whether a fit ended before its first checkpoint, so that a new start loses nothing."""
         kept = (self.model_path, self.state_path, *map(self.onnx_path_for, PRECISIONS))
         return self.config_path.is_file() and not any(path.is_file() for path in kept)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands from fitting into the folder, which is made if need be; ends with the process.
+        """Lock the folder against fits by other commands; it is made if needed, and the lock ends with the process.
 
-        Two fits at once could leave the settings of one beside the weights of the other. Where the
-        system or the file system knows no locks, nothing is kept.
+        Two fits at once could leave the settings of one with the weights of the other. Where the
+        system or the file system has no locks, nothing is locked.
 
         Raises:
-            UsageError: another command is fitting there.
+            UsageError: another command is fitting into the folder.
             OutputError, ResourceError: the folder cannot be made.
         """
         with writing(self.folder, ELSEWHERE):
@@ -189,7 +193,7 @@ class Run:
         except ImportError:
             yield
             return
-        # The folder itself, so that no file is left in it.
+        # The lock is on the folder itself, so that no lock file stays in it.
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             try:
@@ -208,7 +212,7 @@ class Run:
         """Make the folder and its `config.json`.
 
         Raises:
-            OutputError, ResourceError: it cannot be written.
+            OutputError, ResourceError: one of them cannot be written.
         """
         with writing(self.folder, ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +233,7 @@ class Run:
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
     def clear(self) -> None:
-        """Remove what an earlier fit left in the folder, and nothing else."""
+        """Remove the files of an earlier fit from the folder, all but `config.json`, and no other file."""
         for path in (self.model_path, self.state_path, self.history_path, self.preview_path):
             with writing(path, ELSEWHERE):
                 path.unlink(missing_ok=True)
@@ -241,7 +245,7 @@ class Run:
         """Read `config.json`.
 
         Raises:
-            InputError: the folder is not a run, or may not be read.
+            InputError: the folder is not a run folder, or cannot be read.
             FileFormatError: the file is damaged or of another version.
         """
         try:
@@ -280,27 +284,27 @@ class Run:
 
 
 class History:
-    """`history.jsonl`: one JSON object a line, appended as the fit goes on."""
+    """`history.jsonl`: one JSON object a line, appended during the fit."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def restart(self, step: int) -> None:
-        """Keep the entries up to `step`, so that a continued fit does not repeat any."""
+        """Remove the entries after `step`, so that a continued fit repeats none."""
         kept = [json.dumps(entry) for entry in self.read() if entry.get("step", 0) <= step]
         atomic_write(self.path, "".join(line + "\n" for line in kept).encode(), ELSEWHERE)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one line.
+        """Append one line.
 
         Raises:
-            OutputError, ResourceError: it cannot be written.
+            OutputError, ResourceError: the file cannot be written.
         """
         with writing(self.path, ELSEWHERE), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines; one that a killed process cut off is left out."""
+        """All complete entries; a line that a killed process cut off is skipped."""
         if not self.path.is_file():
             return []
         entries = []

@@ -1,4 +1,4 @@
-"""What each step of a fit sees, and what it is to find."""
+"""Training samples: the input and the target of each step of a fit."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ FloatArray = NDArray[np.float32]
 
 
 class TrainingSample(NamedTuple):
-    """What a step learns from.
+    """The data of one training step.
 
     Attributes:
-        seen: [1, C, h, w] that the network is shown, but for what the step's mask hides.
-        wanted: [1, C, h, w] that it is to find.
-        inside: rows and columns that are image and not padding.
-        orientation: the orientation in which it is shown.
+        input_image: [1, C, h, w], the network's input; the step's mask hides some of its values.
+        target: [1, C, h, w], what the prediction is compared with.
+        loss_region: rows and columns that count in the loss: image, not padding.
+        orientation: the orientation in which the network gets the input.
     """
 
-    seen: Tensor
-    wanted: Tensor
-    inside: tuple[slice, slice]
+    input_image: Tensor
+    target: Tensor
+    loss_region: tuple[slice, slice]
     orientation: int
 
 
 class TrainingSamples(Protocol):
-    """Examples for all steps; `size` is that of each of them, in pixels.
+    """The samples of all steps of a fit.
 
     Attributes:
+        size: height and width of every sample, in pixels.
         hidden_only: whether an error counts only where the step's mask hid the value.
     """
 
@@ -44,15 +45,34 @@ class TrainingSamples(Protocol):
     hidden_only: bool
 
     def sample(self, step: int) -> TrainingSample:
-        """That of 0-based `step`."""
+        """The sample of 0-based `step`."""
+
+
+class CropWindow(NamedTuple):
+    """The part of the padded image that one step uses.
+
+    Attributes:
+        rows, columns: position in the padded image.
+        loss_region: rows and columns of the window that are image, not padding.
+        orientation: the orientation in which the network gets the window.
+    """
+
+    rows: slice
+    columns: slice
+    loss_region: tuple[slice, slice]
+    orientation: int
 
 
 class CropSampler:
-    """Which part of the image each step sees.
+    """Draws the part of the image that each step uses.
 
-    The whole image is padded by reflection to a size that the network takes; a crop is taken
-    from the image itself, and every pixel of it counts. Where the image is smaller than the
-    crop on one axis, the padded axis is used whole. Pixels of the padding never enter the loss.
+    Without a crop, the whole image is padded by reflection to a size that the network accepts. A
+    crop is taken from the image itself, and every pixel of it counts. Where the image is smaller
+    than the crop along one axis, that axis is padded and used whole. Padding never enters the loss.
+
+    Attributes:
+        image: float32 (C, H, W), padded; `window` refers to it.
+        size: height and width of every window, in pixels.
     """
 
     def __init__(self, image: FloatArray, crop: int | None, seed: int, orientations: int = 1) -> None:
@@ -66,24 +86,24 @@ class CropSampler:
         self.image = np.ascontiguousarray(self._padding.pad(image))
         padded_height, padded_width = self.image.shape[1:]
         self.size = (self._crops[0] or padded_height, self._crops[1] or padded_width)
-        # Masks have the shape of the crop, so only a square can be transposed.
+        # Masks have the shape of the window, so only a square can be transposed.
         self._orientations = orientations if self.size[0] == self.size[1] else min(orientations, MIRROR_ORIENTATIONS)
 
-    def window(self, step: int) -> tuple[slice, slice, tuple[slice, slice], int]:
-        """Rows and columns of `image` that `step` sees, which of them are not padding, and the orientation."""
+    def window(self, step: int) -> CropWindow:
+        """The window of `image` that `step` uses."""
         rng = generator(self._seed, step, Stream.CROP)
         starts = [
             int(rng.integers(whole - side + 1)) for whole, side in zip(self.image.shape[1:], self.size, strict=True)
         ]
         rows, columns = (slice(start, start + side) for start, side in zip(starts, self.size, strict=True))
         pad = self._padding
-        inside = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
+        loss_region = (slice(pad.top, self.size[0] - pad.bottom), slice(pad.left, self.size[1] - pad.right))
         orientation = int(rng.integers(self._orientations)) if self._orientations > 1 else 0
-        return rows, columns, inside, orientation
+        return CropWindow(rows, columns, loss_region, orientation)
 
 
 class HiddenPixelSamples:
-    """The lessons of the paper: hidden values of the noisy image are to be found from the others."""
+    """The samples of the paper: the network predicts hidden values of the noisy image from the visible ones."""
 
     hidden_only = True
 
@@ -93,7 +113,7 @@ class HiddenPixelSamples:
         self.size = self._crops.size
 
     def sample(self, step: int) -> TrainingSample:
-        """That of 0-based `step`."""
-        rows, columns, inside, orientation = self._crops.window(step)
+        """The sample of 0-based `step`: a crop of the noisy image as both input and target."""
+        rows, columns, loss_region, orientation = self._crops.window(step)
         noisy = self._image[:, :, rows, columns]
-        return TrainingSample(noisy, noisy, inside, orientation)
+        return TrainingSample(noisy, noisy, loss_region, orientation)

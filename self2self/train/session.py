@@ -1,4 +1,4 @@
-"""A fit with everything around it: run folder, checkpoints, history, preview, Ctrl-C."""
+"""Runs a fit in its run folder: checkpoints, history, preview, and Ctrl-C between two steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,25 +30,36 @@ from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
 from self2self.train.start_weights import start_weights_for_recipe
 
 CHECKPOINT_SECONDS = 20.0
-"""Time between checkpoints; a step in progress may add to it, and 30 s are promised."""
+"""Time between checkpoints. A step in progress may add to it; 30 s are promised."""
 HISTORY_SECONDS = 1.0
+"""Time between entries of the history."""
 PREVIEW_SECONDS = 10.0
+"""Shortest time between previews."""
 PREVIEW_SHARE = 0.05
-"""Previews and evaluations take at most this share of the time."""
+"""Largest share of the time that previews and their scores take."""
 PREVIEW_SIDE = 384
+"""Largest side of the preview, which shows the middle of the image, in pixels."""
+
+
+class Scores(NamedTuple):
+    """Scores of a preview against the clean reference; None where they were not measured."""
+
+    psnr: float | None = None
+    ssim: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """How far a fit is.
+    """The progress of a fit.
 
     Attributes:
-        step, steps: done and to do.
-        loss: mean over the steps since the last report; None where none has been taken.
-        seconds: since the fit was started or continued.
-        psnr, ssim: against the clean reference, of a few passes; None where it was not measured.
-        quality: mean score of the image quality term, 0 to 100, since the last report; None without the term.
-        quality_seconds: what the term adds to a step, gradient included.
+        step: number of steps taken.
+        steps: number of steps of the whole fit.
+        loss: mean over the steps since the last history entry; None before the first step.
+        seconds: time since the fit was started or continued.
+        psnr, ssim: scores of the mean of a few passes against the clean reference; None where they were not measured.
+        quality: mean score of the image quality term, 0 to 100, since the last history entry; None without the term.
+        quality_seconds: time that the term adds to a step, gradient included.
     """
 
     step: int
@@ -73,11 +85,11 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
 
 
 @contextmanager
-def memory_of_fit() -> Iterator[None]:
-    """Tell in one line that memory ran out, also beside the steps: for the network, what is learnt from, or a preview.
+def fit_memory_errors() -> Iterator[None]:
+    """Turn a lack of memory into one line, also outside the steps: for the network, the samples or a preview.
 
     Raises:
-        ResourceError: it did.
+        ResourceError: memory ran out.
     """
     try:
         with pytorch_memory():
@@ -88,7 +100,7 @@ def memory_of_fit() -> Iterator[None]:
         ) from error
 
 
-@memory_of_fit()
+@fit_memory_errors()
 def fit_run(
     run: Run,
     config: RunConfig,
@@ -103,16 +115,17 @@ def fit_run(
     """Fit `pixels` into the run folder `run`.
 
     Args:
-        run: the folder; made if needed. Without `resume`, what an earlier fit left is removed.
+        run: the folder, made if needed. Without `resume`, the files of an earlier fit are removed from it.
         config: image, recipe, seed, device.
         pixels: float32 (C, H, W).
-        resume: go on from the folder's state.
-        reference: clean image of the same shape, for the history alone.
-        black_and_white: in units of the pixels, for its scores.
+        resume: continue from the folder's state.
+        reference: clean image of the same shape as `pixels`; it is used for scores alone.
+        black_and_white: the values of black and white in units of the pixels, for the scores.
         on_report: called after every step.
-        go_on: what a user who interrupts the fit is told to do, one sentence.
+        go_on: one sentence that tells a user who interrupts the fit how to continue.
 
     Raises:
+        InputError: the reference has another shape than the image.
         InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
         UsageError: another command is fitting into the folder.
         Self2SelfError: anything else that a user can cause; the last checkpoint is on disk.
@@ -131,7 +144,7 @@ def fit_run(
         if resume:
             load_state(run, state)
         else:
-            # In this order: a kill in between leaves a fit that has not begun, never old weights beside new settings.
+            # The order matters: a kill in between leaves a fit that has not begun, never old weights with new settings.
             run.clear()
             run.create(config)
         history.restart(state.step)
@@ -173,46 +186,47 @@ class Reporter:
         self._config = config
         self._pixels = pixels
         self._reference = reference
-        self._ends = black_and_white
+        self._black_and_white = black_and_white
         self._history = history
         self._on_report = on_report
         self._quality = quality
         self._losses: list[float] = []
-        self._start = self._checkpointed = self._looked = time.monotonic()
+        self._start = self._last_checkpoint = self._last_preview = time.monotonic()
         # The first step is always written, so that a curve has a beginning.
-        self._written = -math.inf
-        self._look_seconds = 0.0
+        self._last_entry = -math.inf
+        self._preview_seconds = 0.0
 
     def step(self, state: FitState) -> None:
-        """Do what is due after a step."""
+        """Write what is due after a step: preview, history entry, checkpoint; then call `on_report`."""
         now = time.monotonic()
         self._losses.append(state.loss)
-        scores: tuple[float | None, float | None] = (None, None)
-        if now - self._looked > max(PREVIEW_SECONDS, self._look_seconds / PREVIEW_SHARE):
-            scores = self._look(state)
-        # `finish` writes the last step, with its scores.
+        scores = Scores()
+        if now - self._last_preview > max(PREVIEW_SECONDS, self._preview_seconds / PREVIEW_SHARE):
+            scores = self._preview(state)
+        # `finish` writes the entry of the last step, with its scores.
         last = state.step == self._config.recipe.steps
-        if not last and (scores[0] is not None or now - self._written > HISTORY_SECONDS):
-            self._write(state, scores)
-        if now - self._checkpointed > CHECKPOINT_SECONDS:
+        if not last and (scores.psnr is not None or now - self._last_entry > HISTORY_SECONDS):
+            self._write_entry(state, scores)
+        if now - self._last_checkpoint > CHECKPOINT_SECONDS:
             save_state(self._run, state)
-            self._checkpointed = time.monotonic()
+            self._last_checkpoint = time.monotonic()
         if self._on_report is not None:
-            self._on_report(self._report(state, (None, None)))
+            self._on_report(self._report(state, Scores()))
 
     def finish(self, state: FitState) -> FitReport:
-        """Last preview and history entry."""
-        return self._write(state, self._look(state))
+        """Write the last preview and history entry."""
+        return self._write_entry(state, self._preview(state))
 
-    def _report(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
+    def _report(self, state: FitState, scores: Scores) -> FitReport:
         loss = float(np.mean(self._losses)) if self._losses else None if math.isnan(state.loss) else state.loss
         seconds = time.monotonic() - self._start
-        return FitReport(state.step, self._config.recipe.steps, loss, seconds, *scores)
+        return FitReport(state.step, self._config.recipe.steps, loss, seconds, scores.psnr, scores.ssim)
 
-    def _write(self, state: FitState, scores: tuple[float | None, float | None]) -> FitReport:
+    def _write_entry(self, state: FitState, scores: Scores) -> FitReport:
+        """Append an entry to the history, and start the means of the next one."""
         report = self._report(state, scores)
         if self._quality is not None:
-            self._quality.look()
+            self._quality.summarise()
             report = replace(report, quality=self._quality.score, quality_seconds=self._quality.step_seconds)
         entry: dict[str, float | None] = {
             "step": report.step,
@@ -226,28 +240,30 @@ class Reporter:
             entry |= {"quality": report.quality, "quality_seconds": report.quality_seconds}
         self._history.append(entry)
         self._losses.clear()
-        self._written = time.monotonic()
+        self._last_entry = time.monotonic()
         return report
 
-    def _look(self, state: FitState) -> tuple[float | None, float | None]:
-        """Write the preview; the scores when there is a reference."""
+    def _preview(self, state: FitState) -> Scores:
+        """Write the preview of the image's middle; returns its scores where there is a reference."""
         start = time.monotonic()
         noisy = remove_hot_pixels(center_crop(self._pixels, PREVIEW_SIDE))
-        clean = np.empty_like(noisy)
-        restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, clean)
-        atomic_write(self._run.preview_path, encode_preview(clean), ELSEWHERE)
-        self._looked = time.monotonic()
-        self._look_seconds = self._looked - start
+        preview = np.empty_like(noisy)
+        restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, preview)
+        atomic_write(self._run.preview_path, encode_preview(preview), ELSEWHERE)
+        self._last_preview = time.monotonic()
+        self._preview_seconds = self._last_preview - start
         if self._reference is None:
-            return None, None
-        found, wanted = (
-            from_black_to_white(pixels, self._ends) for pixels in (clean, center_crop(self._reference, PREVIEW_SIDE))
+            return Scores()
+        result, clean = (
+            from_black_to_white(pixels, self._black_and_white)
+            for pixels in (preview, center_crop(self._reference, PREVIEW_SIDE))
         )
-        return psnr(found, wanted), ssim(found, wanted) if min(wanted.shape[1:]) >= 11 else None
+        # SSIM needs sides of at least 11 pixels.
+        return Scores(psnr(result, clean), ssim(result, clean) if min(clean.shape[1:]) >= 11 else None)
 
 
 def encode_preview(pixels: FloatArray) -> bytes:
-    """float32 (C, H, W) to an 8-bit PNG; what is beyond [0, 1], such as stars, is shown as its ends."""
+    """Encode float32 (C, H, W) as an 8-bit PNG; values outside [0, 1], such as stars, become its nearest end."""
     from PIL import Image
 
     levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
@@ -264,9 +280,9 @@ def encode_preview(pixels: FloatArray) -> bytes:
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a step is never cut in half.
+    """An event that Ctrl-C and SIGTERM set, so that they never end a step halfway.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread signals cannot be
+    A second signal raises KeyboardInterrupt at once. Outside the main thread signals cannot be
     caught, and the event is never set.
     """
     event = threading.Event()

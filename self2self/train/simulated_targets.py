@@ -1,10 +1,11 @@
-"""What a fit learns from where neighbouring pixels share their noise: to take noise like the image's own away.
+"""Training samples for correlated noise: a first estimate of the clean image, with simulated noise added.
 
-There, a hidden pixel's noise can be predicted from its neighbours, and a fit that predicts hidden pixels learns the
-noise. So another pair is made: what the start weights make of the image is taken for a clean image, noise is added that
-is simulated after the image's own (`noise_model`), and the fit learns to find the first from the second (like Zhang et
-al. 2022, "IDR: Self-supervised image denoising via iterative data refinement"). What the first result lacks, the fit
-does not learn; but it gets to know this noise, and removes from the image what the start weights left of it.
+Where neighbouring pixels share their noise, a network can predict a hidden pixel's noise from its neighbours. A fit
+that predicts hidden pixels then learns the noise. So these samples use another pair. The target is the start weights'
+estimate of the clean image. The input is the target plus noise that is simulated after the image's own noise
+(`noise_model`), similar to Zhang et al. 2022, "IDR: Self-supervised image denoising via iterative data refinement".
+The fit cannot learn detail that the first estimate lacks. But it learns this noise, and removes from the image what the
+start weights left of it.
 """
 
 from __future__ import annotations
@@ -24,61 +25,66 @@ from self2self.train.samples import CropSampler, TrainingSample
 FloatArray = NDArray[np.float32]
 
 PART_SIDE = 128
-"""Pixels a side of the parts of an image that the fit learns from."""
+"""Side of the parts of an image that the fit learns from, in pixels."""
 PART_COUNT = 6
-"""Of an image that has more pixels than so many parts, so many are taken."""
-FIRST_PASSES = 8
-TRIAL_PASSES = 2
+"""Number of parts. An image with no more pixels than all parts together is used whole."""
+FIRST_ESTIMATE_PASSES = 8
+"""Passes whose mean is the target."""
+NOISE_MODEL_PASSES = 2
+"""Passes of each estimate that the noise model asks for."""
 
 
 class SimulatedTargetSamples:
-    """The lessons where noise is correlated: a first result of the image, seen through noise like the image's own.
+    """The samples for correlated noise: the target is a first estimate, the input is the target with simulated noise.
 
     Args:
         image: float32 (C, H, W) in [0, 1].
         recipe: of the fit.
-        start: weights that it starts from.
-        seed: of what is random.
+        start: weights that the fit starts from; samples are on their device.
+        seed: of the parts, masks, crops and noise.
     """
 
     hidden_only = False
 
     def __init__(self, image: FloatArray, recipe: Recipe, start: dict[str, Tensor], seed: int) -> None:
-        noisy = image_parts(image, seed)
-        first = []
-        for part in noisy:
-            result = np.clip(predict(start, part, recipe, passes=FIRST_PASSES, seed=seed), 0, 1)
+        noisy_parts = image_parts(image, seed)
+        first_estimates = []
+        for part in noisy_parts:
+            result = np.clip(predict(start, part, recipe, passes=FIRST_ESTIMATE_PASSES, seed=seed), 0, 1)
             means = LocalMeans(part.shape)
             means.see(0, part, result)
             means.restore(result)
-            first.append(result)
+            first_estimates.append(result)
 
         def estimate(pixels: FloatArray, trial: int) -> FloatArray:
-            # With other masks than the first result.
-            skip = FIRST_PASSES + trial * TRIAL_PASSES
-            return predict(start, pixels, recipe, passes=TRIAL_PASSES, seed=seed, skip=skip)
+            # Masks that the first estimate has not used.
+            skip = FIRST_ESTIMATE_PASSES + trial * NOISE_MODEL_PASSES
+            return predict(start, pixels, recipe, passes=NOISE_MODEL_PASSES, seed=seed, skip=skip)
 
-        self.model = noise_model(noisy, first, estimate, seed)
-        self._crops = [CropSampler(part, recipe.crop, seed, recipe.orientations) for part in first]
+        self.model = noise_model(noisy_parts, first_estimates, estimate, seed)
+        self._crops = [CropSampler(part, recipe.crop, seed, recipe.orientations) for part in first_estimates]
         self._seed = seed
         self.size = self._crops[0].size
         self._device = next(iter(start.values())).device
 
     def sample(self, step: int) -> TrainingSample:
-        """That of 0-based `step`: a crop of the first result, seen with new noise."""
+        """The sample of 0-based `step`: a crop of the first estimate, with noise that is drawn for this step."""
         rng = generator(self._seed, step, Stream.NOISE)
         crops = self._crops[int(rng.integers(len(self._crops)))]
-        rows, columns, inside, orientation = crops.window(step)
-        wanted = np.ascontiguousarray(crops.image[:, rows, columns])
-        seen = self.model.simulate(wanted, rng)
-        return TrainingSample(self._tensor(seen), self._tensor(wanted), inside, orientation)
+        rows, columns, loss_region, orientation = crops.window(step)
+        target = np.ascontiguousarray(crops.image[:, rows, columns])
+        noisy = self.model.simulate(target, rng)
+        return TrainingSample(self._tensor(noisy), self._tensor(target), loss_region, orientation)
 
     def _tensor(self, pixels: FloatArray) -> Tensor:
         return torch.from_numpy(pixels)[None].to(self._device)
 
 
 def image_parts(image: FloatArray, seed: int) -> list[FloatArray]:
-    """`PART_COUNT` random squares of `PART_SIDE` pixels a side; the image itself where it has no more pixels."""
+    """`PART_COUNT` random squares with sides of `PART_SIDE` pixels, or the whole image where it has no more pixels.
+
+    A part is narrower than `PART_SIDE` where the image is.
+    """
     _, height, width = image.shape
     if height * width <= PART_COUNT * PART_SIDE**2:
         return [image]

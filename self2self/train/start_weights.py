@@ -1,7 +1,7 @@
-"""The start weights that ship with the package.
+"""Loads the start weights that ship with the package, and adapts a recipe to an image by trials with them.
 
-They were fitted to openly licensed photographs (docs/model-card.md), so a fit that starts from
-them has seen images other than the user's; ``--init scratch`` has not.
+The weights were fitted to openly licensed photographs (docs/model-card.md). So the result of a fit that starts from
+them depends on more than the user's image; with ``--init scratch`` it depends on the image alone.
 """
 
 from __future__ import annotations
@@ -23,43 +23,49 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent.parent / "weights"
 TRIAL_SIDE = 256
-"""Pixels a side of the part of an image that start weights are tried on, which takes a tenth of a second."""
-MOST_BEYOND = 1.0
-"""How far a single pass may leave [0, 1]; for images, noise and patterns of many kinds it is less than a half."""
+"""Side of the part of an image on which start weights are tried, in pixels; a pass over it takes 0.1 s."""
+LARGEST_EXCESS = 1.0
+"""Largest distance of a prediction from [0, 1] in a single pass. For many kinds of images, noise and patterns it is
+less than a half."""
 COMPARED_PASSES = 4
+"""Passes of each trial whose predictions are compared."""
 LITTLE_HIDDEN = 0.05
-"""Where little is hidden in a trial; the limits below are for this."""
+"""Drop rate of the trial in which little is hidden; the limits below hold for it."""
 MOST_TAKEN = 1.5
-"""So many times as much may be taken away where much is hidden (a standard deviation): of the noise of cameras up to
-1.42 times is, of texture 1.5 to 2.6 times (dev/log)."""
+"""Largest ratio, for noise, of the standard deviation that the start weights remove while much is hidden to the one
+that they remove while little is hidden. The ratio is up to 1.42 for camera noise and 1.5 to 2.6 for texture
+(dev/log)."""
 MOST_MEASURED = 0.9
-"""Where neighbours share their noise, what is measured of it is less than this share of what is taken away with little
-hidden: of the noise of cameras 0.2 to 0.8, of slightly blurred noise 0.8. Of independent noise it is 0.9 and more, and
-where texture is measured with it 1.0 to 3 (dev/log)."""
+"""Largest ratio, for correlated noise, of the measured noise level to the standard deviation that the start weights
+remove while little is hidden. The ratio is 0.2 to 0.8 for camera noise and 0.8 for slightly blurred noise. It is 0.9
+and more for independent noise, and 1.0 to 3 where texture is measured as noise (dev/log)."""
 LITTLE_CORRELATION, TAKEN_CORRELATION = 0.07, 0.06
-"""What is measured in an image above the first may be noise of which neighbours share a little, and is if what is
-taken away is above the second: that of independent noise of any kind is up to 0.05 (dev/log)."""
+"""Noise may be slightly correlated if the correlation measured in the image is above the first limit. It is slightly
+correlated if that of what the start weights remove is above the second: for independent noise of any kind, the latter
+is at most 0.05 (dev/log)."""
 LEAST_SHARED = 4.0
-"""From this strength on, in 8-bit grey levels, it matters: what is weaker may be the grain of a clean image."""
+"""Smallest noise level, in 8-bit grey levels, at which a slight correlation matters: weaker noise may be the grain of a
+clean image."""
 FILES = {1: FOLDER / "pretrained-grey.safetensors", 3: FOLDER / "pretrained-rgb.safetensors"}
+"""Start weights by number of channels."""
 CAMERA_FILES = {1: FOLDER / "pretrained-grey-camera.safetensors", 3: FOLDER / "pretrained-rgb-camera.safetensors"}
-"""How those differ from them that have seen more of the noise that a camera's processing spreads over neighbouring
-pixels, for grey also of micrographs and of noise of photons."""
+"""Differences of the camera weights from `FILES`. The camera weights were trained on more noise that a camera's
+processing has spread over neighbouring pixels, those for grey also on micrographs and photon noise."""
 QUANTISATION_STEPS = "steps"
-"""What a difference has beside its tensors of whole numbers: what one of them is worth, for each output channel of each
-weight and for each bias, in the order of their names."""
+"""Name of the tensor with a difference's quantisation steps. The other tensors of a difference are whole numbers of
+these steps. There is one step for each output channel of each weight and one for each bias, in the order of names."""
 
 
 def has_pretrained_weights(channels: int) -> bool:
-    """Whether start weights for images of so many channels ship with the package."""
+    """Whether start weights for images with this number of channels ship with the package."""
     return channels in FILES and FILES[channels].is_file()
 
 
 def pretrained_files(channels: int, camera: bool = False) -> tuple[Path, ...]:
-    """The files of `pretrained_weights`: weights, and with `camera` how others differ from them.
+    """The files of `pretrained_weights`: the weights, and with `camera` the difference to add.
 
     Raises:
-        UsageError: there is none for so many channels.
+        UsageError: there are none for this number of channels.
     """
     if not has_pretrained_weights(channels):
         raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
@@ -67,14 +73,14 @@ def pretrained_files(channels: int, camera: bool = False) -> tuple[Path, ...]:
 
 
 def pretrained_weights(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
-    """Start weights by name, in the precision in which they are stored.
+    """Start weights by name, in the precision in which they are stored; with `camera` they are float32.
 
     Args:
-        channels: of the image.
-        camera: take those that know the noise of cameras and microscopes better.
+        channels: channels of the image.
+        camera: take the weights for the noise of cameras and microscopes.
 
     Raises:
-        UsageError: there are none for so many channels.
+        UsageError: there are none for this number of channels.
     """
     from self2self.train.checkpoint import read_tensors
 
@@ -85,66 +91,69 @@ def pretrained_weights(channels: int, camera: bool = False) -> dict[str, torch.T
 
 
 def with_difference(weights: dict[str, torch.Tensor], difference: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Other weights, float32, from `weights` and how they differ from them (`scripts/difference_weights.py`).
+    """`weights` plus a difference that `scripts/difference_weights.py` has quantised, float32.
 
-    A difference is small: where 8 bits tell it, the sum is about as exact as bfloat16.
+    A difference is small. With 8 bits for it, the sum is about as exact as bfloat16.
     """
-    others, first = {}, 0
+    sums, first = {}, 0
     for name in sorted(weights):
         tensor = weights[name].float()
         last = first + (len(tensor) if tensor.dim() > 1 else 1)
         steps = difference[QUANTISATION_STEPS][first:last].float().view(-1, *[1] * (tensor.dim() - 1))
-        others[name] = tensor + difference[name].float() * steps
+        sums[name] = tensor + difference[name].float() * steps
         first = last
-    return others
+    return sums
 
 
 def start_weights_for_recipe(recipe: Recipe, channels: int) -> dict[str, torch.Tensor] | None:
-    """The weights that a fit by `recipe` starts from; None for random ones.
+    """The shipped weights from which a fit with `recipe` starts; None for random ones.
 
     Raises:
-        UsageError: there are none for so many channels.
+        UsageError: there are none for this number of channels.
     """
     return pretrained_weights(channels, recipe.camera) if recipe.init == "natural" else None
 
 
 def predicts_an_image(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> bool:
-    """Whether what `weights` predict for `pixels` is an image at all, from one pass over the middle of it.
+    """Whether `weights` predict values near [0, 1] for `pixels`, judged by one pass over the image's middle.
 
-    A network's answer to what it has not learnt can be off by any factor, and a fit does not find back from there.
+    For an image unlike those of its training, a network's prediction can be wrong by any factor, and a fit does not
+    recover from such a start.
 
     Args:
-        weights: of a network of `recipe`.
+        weights: weights of a network of `recipe`.
         pixels: float32 (C, H, W), the noisy image.
-        recipe: of the fit.
+        recipe: recipe of the fit.
     """
     from self2self.train.prediction import predict
 
     prediction = predict(weights, center_crop(pixels, TRIAL_SIDE), recipe, passes=1)
-    return bool(np.abs(prediction - 0.5).max() <= 0.5 + MOST_BEYOND)
+    return bool(np.abs(prediction - 0.5).max() <= 0.5 + LARGEST_EXCESS)
 
 
 def adapt_recipe(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> Recipe:
-    """`recipe` as it suits an image, from its noise, and where that is not as simple as it can be, from a trial.
+    """Adapt `recipe` to an image: by its measured noise and, where the noise is not simple, by trials.
 
-    Fine texture, or impulses, and noise that neighbours share or that depends on the signal look the same to
-    `diagnosis`, but not to a network:
+    The measurement (`imaging.noise`) cannot tell correlated or signal-dependent noise from fine texture or impulses.
+    A network can:
 
-    - Noise of photons grows with the brightness, and so does texture often; and where most of an image has no photons,
-      it seems to have no noise. It is that of photons if those start weights that know it best predict hidden values
-      better than the others do. Where it only seems to be, it is texture.
-    - A correlation is that of the noise only if what the start weights take away is correlated as well; impulses are
-      not, whatever texture there is between them.
-    - A network that sees less of an image takes more of its texture away, but hardly more of its noise. And what is
-      measured as noise is too little where it is shared, but counts fine texture, which a network that sees most of an
-      image keeps. So what the start weights take away while little is hidden is compared with both. Where they take
-      texture for the most part, as little is hidden in the fit and in the passes, and the result gets that share of
-      the difference back by which hiding much takes more than hiding little: what is not noise of it, as in Wiener's
-      filter.
+    - Photon noise grows with the brightness, but often texture does too. And an image that is mostly without photons
+      seems to have no noise. The noise counts as photon noise if the start weights for it predict hidden values better
+      than the other start weights do. Otherwise it counts as equally strong at every brightness, and what looked like
+      photon noise as texture.
+    - The noise is correlated only if the difference that the start weights remove is correlated as well. For impulses
+      it is not, whatever texture lies between them.
+    - If more of an image is hidden from a network, the network removes more texture, but hardly more noise. And the
+      measured level of correlated noise is too low, while that of fine texture is too high against what a network
+      removes that sees most of the image. So two quantities are compared with what the start weights remove while
+      little is hidden: what they remove while much is hidden, and the measured level. If they remove mostly texture,
+      little is hidden in the fit and in the passes, and the result gets a share of the difference between noisy image
+      and prediction back, as in a Wiener filter: 1 - v / V with the variances v and V of what they remove while little
+      and while much is hidden.
 
     Args:
-        recipe: before `Recipe.for_noise`; one that does not choose by the noise stays what it is.
-        noise: what was measured in `pixels`.
+        recipe: the recipe before `Recipe.for_noise`; a recipe that does not depend on the noise stays as it is.
+        noise: the noise that was measured in `pixels`.
         pixels: float32 (C, H, W), the noisy image.
     """
     chosen = recipe.for_noise(noise)
@@ -169,13 +178,13 @@ def adapt_recipe(recipe: Recipe, noise: Noise, pixels: NDArray[np.float32]) -> R
         if correlation > TAKEN_CORRELATION:
             return chosen
         return adapt_recipe(recipe, replace(noise, correlation=0.0, horizontal=0.0, vertical=0.0), pixels)
-    # Of the second decimal, machines may have different ones, and a run is continued by the same recipe only.
+    # The second decimal may differ between machines, and a run continues only with the same recipe.
     share = max(0.0, 1 - (taken / more) ** 2) if more else 0.0
     return chosen.for_little_correlation(noisy_share=int(10 * share) / 10)
 
 
 def _photons_are_known_best(pixels: NDArray[np.float32], recipe: Recipe) -> bool:
-    """Whether the start weights that know noise of photons predict hidden values best, at the drop rate of `recipe`."""
+    """Whether the camera weights predict hidden values better than the others do, at the drop rate of `recipe`."""
     from self2self.train.prediction import hidden_error
 
     image = center_crop(pixels, TRIAL_SIDE)
@@ -189,10 +198,10 @@ def _photons_are_known_best(pixels: NDArray[np.float32], recipe: Recipe) -> bool
 
 
 def _taken(weights: dict[str, torch.Tensor], pixels: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
-    """What start weights take away of the middle of an image.
+    """Measure the difference that start weights remove from the middle of an image.
 
     Returns:
-        its standard deviation, in 8-bit grey levels, and how correlated it is between neighbours, the mean of both
+        Its standard deviation in 8-bit grey levels, and the correlation of neighbouring pixels in it, the mean of both
         directions.
     """
     from self2self.train.prediction import predict

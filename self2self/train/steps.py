@@ -1,7 +1,7 @@
-"""One optimiser step of a fit, and on a GPU the same step as a CUDA graph.
+"""Runs one optimiser step of a fit; on a GPU it replays the step as a CUDA graph.
 
-A step launches some 700 kernels that take microseconds each, and telling a fast GPU what to do takes several times as
-long as doing it. A graph holds them all and is told once.
+A step launches some 700 kernels that run for microseconds each. On a fast GPU, launching them takes several times as
+long as running them. A graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from self2self.train.recipes import Recipe
 from self2self.train.samples import TrainingSample
 
 QualityTerm = Callable[[Tensor], Tensor]
-"""[1, C, H, W] prediction to a scalar that falls as the picture looks better, such as the paper's
+"""Maps a prediction [1, C, H, W] to a scalar that falls as the picture looks better, such as the paper's
 mean (100 - Q)^2 with the PaQ-2-PiQ score Q."""
 
 
 class StepRunner:
-    """Steps, one operator after the other.
+    """Runs training steps, one operator after the other.
 
     Args:
         network: computes a prediction as `Self2SelfNet` does.
-        optimiser: of its parameters, which are changed in place.
-        recipe: gives the loss.
+        optimiser: of the network's parameters, which it changes in place.
+        recipe: gives the loss and the weight of the quality term.
         hidden_only: whether an error counts only where the step's mask hid the value.
-        quality: a differentiable no-reference quality term, weighted by the recipe; it sees no padding.
-        clipping: how the noise of what is wanted is cut off; None where that does not matter.
+        quality: a differentiable no-reference quality term, which gets the prediction without padding.
+        clipping: how the noise of the target is cut off; None where clipping does not matter.
     """
 
     def __init__(
@@ -56,79 +56,83 @@ class StepRunner:
         self._clipping = clipping
 
     def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
-        """One step.
+        """Take one step.
 
         Args:
-            sample: what it learns from.
-            masks: bool [1, ...], the input's and the decoder's.
+            sample: input and target of the step.
+            masks: bool [1, ...]; the mask of the input, then those of the decoder.
 
         Returns:
-            the loss, a scalar.
+            The loss, a scalar.
         """
-        seen, wanted, inside, orientation = sample
+        input_image, target, loss_region, orientation = sample
         input_mask, *dropout_masks = masks
         prediction = undo_orientation(
-            self._network(oriented(seen, orientation), input_mask, *dropout_masks), orientation
+            self._network(oriented(input_image, orientation), input_mask, *dropout_masks), orientation
         )
-        known = undo_orientation(input_mask, orientation) if self._hidden_only else torch.zeros_like(input_mask)
-        loss = masked_loss(self._expected(prediction), wanted, known, inside, self._recipe.loss)
+        visible = undo_orientation(input_mask, orientation) if self._hidden_only else torch.zeros_like(input_mask)
+        loss = masked_loss(self._expected_target(prediction), target, visible, loss_region, self._recipe.loss)
         if self._quality is not None:
-            loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, inside[0], inside[1]])
-        return self._learn(loss)
+            rows, columns = loss_region
+            loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, rows, columns])
+        return self._update_weights(loss)
 
-    def _learn(self, loss: Tensor) -> Tensor:
+    def _update_weights(self, loss: Tensor) -> Tensor:
+        """Take the optimiser's step for `loss`; returns the loss without its graph."""
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return loss.detach()
 
-    def _expected(self, prediction: Tensor) -> Tensor:
-        """What the noisy values are on average if the prediction is right."""
+    def _expected_target(self, prediction: Tensor) -> Tensor:
+        """The mean of the target's noisy values if the prediction is right."""
         return prediction if self._clipping is None else self._clipping.expected(prediction)
 
 
 class StaticStepRunner(StepRunner):
-    """The same steps on tensors that stay where they are, as a graph needs them; the loss differs by rounding.
+    """Runs the same steps on tensors with fixed addresses, as a graph needs them; the loss differs by rounding.
 
-    The orientation is undone on what the prediction is compared with, and padding is left out by weights, so that all
-    steps are the same operators on other numbers. There is no quality term.
+    All steps run the same operators on other numbers: the target is brought into the orientation of the input, and a
+    mask excludes the padding. There is no quality term.
     """
 
-    _static: tuple[Tensor, ...] = ()
+    _static_inputs: tuple[Tensor, ...] = ()
 
     def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
-        """As `StepRunner.run_step`; the loss is overwritten by the next step."""
-        self._copy_in(sample, masks)
+        """As `StepRunner.run_step`; the next step overwrites the loss."""
+        self._copy_inputs(sample, masks)
         return self._run_static()
 
-    def _copy_in(self, sample: TrainingSample, masks: Sequence[Tensor]) -> None:
-        seen, wanted, (rows, columns), orientation = sample
-        counts = torch.zeros_like(wanted, dtype=torch.bool)
-        counts[:, :, rows, columns] = True
-        given = (oriented(seen, orientation), oriented(wanted, orientation), oriented(counts, orientation), *masks)
-        if not self._static:
-            self._static = tuple(torch.empty_like(tensor) for tensor in given)
-        for still, tensor in zip(self._static, given, strict=True):
-            still.copy_(tensor)
+    def _copy_inputs(self, sample: TrainingSample, masks: Sequence[Tensor]) -> None:
+        """Copy the data of a step into the static tensors, which the first step allocates."""
+        input_image, target, (rows, columns), orientation = sample
+        counted = torch.zeros_like(target, dtype=torch.bool)
+        counted[:, :, rows, columns] = True
+        inputs = (*(oriented(tensor, orientation) for tensor in (input_image, target, counted)), *masks)
+        if not self._static_inputs:
+            self._static_inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+        for static, tensor in zip(self._static_inputs, inputs, strict=True):
+            static.copy_(tensor)
 
     def _run_static(self) -> Tensor:
-        seen, wanted, counts, input_mask, *dropout_masks = self._static
-        prediction = self._network(seen, input_mask, *dropout_masks)
-        hidden = counts & ~input_mask if self._hidden_only else counts
-        whole = slice(None), slice(None)
-        loss = masked_loss(self._expected(prediction), wanted, ~hidden, whole, self._recipe.loss)
-        return self._learn(loss)
+        """Take a step on the static tensors."""
+        input_image, target, counted, input_mask, *dropout_masks = self._static_inputs
+        prediction = self._network(input_image, input_mask, *dropout_masks)
+        hidden = counted & ~input_mask if self._hidden_only else counted
+        everywhere = slice(None), slice(None)
+        loss = masked_loss(self._expected_target(prediction), target, ~hidden, everywhere, self._recipe.loss)
+        return self._update_weights(loss)
 
 
 class GraphStepRunner(StaticStepRunner):
-    """The same as a CUDA graph, recorded after some steps; where that fails, steps go on without one."""
+    """Records the step as a CUDA graph after a warm-up and replays it; where recording fails, runs without a graph."""
 
     WARM_UP = 3
-    """Steps before the graph: libraries choose algorithms and take memory, and the optimiser makes its moments."""
+    """Steps before recording: libraries choose algorithms and allocate memory, and the optimiser makes its moments."""
 
     failure = ""
-    """Why there is no graph."""
-    _taken = 0
+    """Why recording failed; empty where it has not."""
+    _steps_taken = 0
     _graph: torch.cuda.CUDAGraph | None = None
     _loss: Tensor | None = None
 
@@ -138,19 +142,19 @@ class GraphStepRunner(StaticStepRunner):
 
     @property
     def recorded(self) -> bool:
-        """Whether steps run as a graph by now."""
+        """Whether steps replay a graph by now."""
         return self._graph is not None
 
     def run_step(self, sample: TrainingSample, masks: Sequence[Tensor]) -> Tensor:
         """As `StaticStepRunner.run_step`."""
-        self._copy_in(sample, masks)
-        self._taken += 1
-        if self._graph is None and not self.failure and self._taken > self.WARM_UP:
+        self._copy_inputs(sample, masks)
+        self._steps_taken += 1
+        if self._graph is None and not self.failure and self._steps_taken > self.WARM_UP:
             self._record()
         if self._graph is not None and self._loss is not None:
             self._graph.replay()
             return self._loss
-        # What is recorded later may have run on no other stream, or its gradients would wait for that one.
+        # The warm-up runs on the stream that records later: gradients of another stream would make the graph wait.
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -159,13 +163,14 @@ class GraphStepRunner(StaticStepRunner):
         return loss
 
     def _record(self) -> None:
+        """Record the graph, or note why that failed."""
         self._optimiser.zero_grad()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 loss = self._run_static()
         except RuntimeError as error:
-            # Running out of memory is one of these; without the graph there was enough of it.
+            # One such error is a lack of memory. Steps without a graph had enough of it.
             self.failure = first_line(error)
             self._optimiser.zero_grad()
             torch.cuda.synchronize()
@@ -182,7 +187,7 @@ def step_runner_for(
     quality: QualityTerm | None = None,
     clipping: Clipping | None = None,
 ) -> StepRunner:
-    """What takes the steps fastest on the network's device; arguments as for `StepRunner`."""
+    """The fastest step runner for the network's device; arguments as for `StepRunner`."""
     device = next(network.parameters()).device.type
-    kind = GraphStepRunner if quality is None and device == "cuda" else StepRunner
-    return kind(fastest_forward(network, recipe), optimiser, recipe, hidden_only, quality, clipping)
+    runner_class = GraphStepRunner if quality is None and device == "cuda" else StepRunner
+    return runner_class(fastest_forward(network, recipe), optimiser, recipe, hidden_only, quality, clipping)

@@ -1,7 +1,7 @@
-"""Noise of the kinds that cameras and microscopes make, for start weights and for benchmarks.
+"""Adds synthetic noise of the kinds that cameras and microscopes produce, for start weights and benchmarks.
 
-All functions take and return float32 arrays in [0, 1] of shape (C, H, W); standard deviations
-are in 8-bit grey levels. The result is clipped and rounded to 8 bits, as a stored image is.
+Clean images are float32 (C, H, W) in [0, 1]; standard deviations are in 8-bit grey levels. The functions in `NOISES`
+return unclipped values, apart from JPEG. `add_noise` clips and rounds them to 8 bits, as in a stored image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from PIL import Image
 
 FloatArray = NDArray[np.float32]
 Noise = Callable[[FloatArray, float, np.random.Generator], NDArray[np.floating]]
+"""Maps a clean image, a standard deviation in grey levels and a source of randomness to a noisy image."""
 
 
 def gaussian(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray[np.floating]:
@@ -48,18 +49,18 @@ def mixture(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArra
 
 
 def correlated(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray[np.floating]:
-    """Gaussian noise that a camera's interpolation has spread over neighbouring pixels."""
+    """Gaussian noise that is spread over neighbouring pixels, as by a camera's interpolation."""
     noise = spread(rng.standard_normal(clean.shape, np.float32), rng.uniform(0.1, 0.5))
     return clean + noise * (sigma / 255 / float(noise.std()))
 
 
 def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray[np.floating]:
-    """What a camera with a Bayer sensor makes of read and photon noise; half of the images are also stored as JPEG.
+    """Read and photon noise after the processing of a camera with a Bayer sensor, in half of the images also JPEG.
 
-    The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the
-    white balance, mixed by the colour correction, and more or less smoothed: brightness little, colour up to blotches.
-    Shares and smoothness lie around those of the 15 photographs of Nam et al. (CVPR 2016), which no result is
-    reported on. Its level depends on the brightness of a pixel (`tone_profile`).
+    The noise of the sensor's pixels is interpolated to all pixels of each colour (bilinear), amplified by the white
+    balance, mixed by the colour correction, and smoothed: brightness a little, colour up to blotches. Shares and
+    smoothness vary around those of the 15 photographs of Nam et al. (CVPR 2016), for which no result is reported.
+    The noise level depends on the brightness of a pixel (`tone_profile`).
     """
     channels, *size = clean.shape
     noise = demosaiced(rng.standard_normal((3, *size), np.float32), rng)
@@ -78,7 +79,7 @@ def camera(clean: FloatArray, sigma: float, rng: np.random.Generator) -> NDArray
 
 
 def smoothed_colour(colour: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Colour noise that a camera has smoothed over up to a dozen pixels; a little stays as fine as it was."""
+    """Colour noise smoothed as by a camera, over up to a dozen pixels; a small part stays as fine as it was."""
     smooth = colour
     for _ in range(rng.integers(17)):
         smooth = spread(smooth, 0.5) * np.float32(0.25)
@@ -86,16 +87,16 @@ def smoothed_colour(colour: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def blended(first: FloatArray, second: FloatArray, share: float) -> FloatArray:
-    """The sum of two independent noises, of variance 1 in all and `share` of the second."""
+    """The sum of two independent noises with variance 1, of which the second has the share `share`."""
     weights = np.sqrt([1 - share, share]) / (float(first.std()), float(second.std()))
     return np.asarray(weights[0] * first + weights[1] * second, np.float32)
 
 
 def tone_profile(clean: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """How strong the noise is at each value, against that of mid-grey.
+    """The standard deviation of the noise at each value of `clean`, relative to mid-grey.
 
-    Behind a camera's tone curve it is strongest somewhere in the darker half and falls toward black and white, or it
-    just grows with the brightness, as photon noise, or falls with it, as read noise.
+    After a camera's tone curve the noise is strongest somewhere in the darker half and falls toward black and white.
+    Otherwise it grows with the brightness, as photon noise does, or falls with it, as read noise does.
     """
     if rng.random() < 0.5:
         return np.asarray(np.sqrt(1 + rng.uniform(-1, 1) * (2 * clean - 1)), np.float32)
@@ -109,14 +110,14 @@ def tone_profile(clean: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def spread(noise: FloatArray, weight: float) -> FloatArray:
-    """Every value plus `weight` times its neighbours, once along each axis of the image, which is taken as periodic."""
+    """Add `weight` times both neighbours to every value, along one axis after the other; the image is periodic."""
     for axis in (1, 2):
         noise = noise + np.float32(weight) * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
     return noise
 
 
 def demosaiced(noise: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """(3, H, W) of which each pixel knows one colour, interpolated from the nearest pixels that know the others."""
+    """Sample `noise` (3, H, W) by a Bayer pattern of random phase, and interpolate each colour to all pixels."""
     row, column = rng.integers(2, size=2)
     y, x = np.ogrid[: noise.shape[1], : noise.shape[2]]
     even_row, even_column = (y + row) % 2 == 0, (x + column) % 2 == 0
@@ -127,7 +128,7 @@ def demosaiced(noise: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def as_jpeg(pixels: NDArray[np.floating], quality: int) -> FloatArray:
-    """`pixels` after they were stored as JPEG; above quality 90 with colours at full resolution, as cameras do."""
+    """`pixels` after storage as JPEG; above quality 90 colours have full resolution, as in cameras."""
     levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     image = Image.fromarray(levels.transpose(1, 2, 0) if len(levels) == 3 else levels[0])
     file = io.BytesIO()
@@ -148,13 +149,16 @@ NOISES: dict[str, Noise] = {
 
 
 def add_noise(clean: FloatArray, kind: str, sigma: float, rng: np.random.Generator) -> FloatArray:
-    """Noisy version of `clean`, clipped to [0, 1] and rounded to 8 bits.
+    """A noisy version of `clean`, clipped to [0, 1] and rounded to 8 bits.
 
     Args:
         clean: float32 (C, H, W) in [0, 1].
         kind: a key of `NOISES`.
         sigma: standard deviation in 8-bit grey levels.
         rng: source of randomness.
+
+    Returns:
+        float32 (C, H, W).
     """
     noisy = NOISES[kind](clean, sigma, rng)
     return (np.round(np.clip(noisy, 0, 1) * 255) / 255).astype(np.float32)

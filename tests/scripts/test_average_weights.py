@@ -1,4 +1,4 @@
-"""Weights between two others."""
+"""Averages of two weights."""
 
 import runpy
 import sys
@@ -21,7 +21,7 @@ def average(monkeypatch: pytest.MonkeyPatch, folder: Path, second: dict[str, tor
     return output
 
 
-def test_the_share_is_that_of_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_is_the_weight_of_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = average(monkeypatch, tmp_path, {"a": torch.tensor([5.0, 2.0], dtype=torch.float16)}, "0.75")
     assert load_file(output)["a"].tolist() == [4.0, 2.0]
     assert load_file(output)["a"].dtype == torch.float16

@@ -1,4 +1,4 @@
-"""Crops for the start weights, from two tiny photographs."""
+"""Clean crops for the start weights, from two tiny photographs."""
 
 import importlib
 from pathlib import Path
@@ -34,19 +34,19 @@ def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crops_of_all_ways_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
+def test_crops_of_all_kinds_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
     loaded = crops.load_photographs([folder], channels)
-    assert sum(crops.WAYS.values()) == pytest.approx(1)
-    assert sum(crops.MICROGRAPHS.values()) == pytest.approx(1)
-    for way in crops.WAYS | crops.MICROGRAPHS:
-        drawn = [way(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
+    assert sum(crops.PHOTOGRAPH_CROPS.values()) == pytest.approx(1)
+    assert sum(crops.MICROGRAPH_CROPS.values()) == pytest.approx(1)
+    for make_crop in crops.PHOTOGRAPH_CROPS | crops.MICROGRAPH_CROPS:
+        drawn = [make_crop(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
         assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
-        assert np.array_equal(drawn[3], way(loaded, SIZE, np.random.default_rng(3)))
+        assert np.array_equal(drawn[3], make_crop(loaded, SIZE, np.random.default_rng(3)))
         assert len({crop.tobytes() for crop in drawn}) > 5
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_soft_crops_are_blurred_by_chance(crops: ModuleType, channels: int) -> None:
+def test_soft_crops_have_random_blur(crops: ModuleType, channels: int) -> None:
     def detail(crop: np.ndarray) -> float:
         return float(np.abs(np.diff(crop)).mean() / crop.std())
 
@@ -73,19 +73,19 @@ def test_samples_are_in_the_range(crops: ModuleType, folder: Path) -> None:
         assert crop.max() <= 1
 
 
-def test_dyes_have_channels_of_their_own_and_some_are_dark(crops: ModuleType, folder: Path) -> None:
+def test_stained_channels_are_independent_and_some_are_dark(crops: ModuleType, folder: Path) -> None:
     loaded = crops.load_photographs([folder], 3)
-    dark, alike = 0, []
+    dark, correlations = 0, []
     for seed in range(60):
         crop = crops.stained(loaded, SIZE, np.random.default_rng(seed))
         dark += sum(np.ptp(channel) == 0 for channel in crop)
         lit = [channel.ravel() for channel in crop if np.ptp(channel) > 0]
-        alike += [np.corrcoef(lit[0], other)[0, 1] for other in lit[1:]]
+        correlations += [np.corrcoef(lit[0], other)[0, 1] for other in lit[1:]]
     assert 20 < dark < 80
-    assert abs(np.mean(alike)) < 0.3
+    assert abs(np.mean(correlations)) < 0.3
 
 
-def test_contrast_is_cut_off_up_to_two_levels(crops: ModuleType, folder: Path) -> None:
+def test_saturated_crops_are_cut_off_until_two_levels_remain(crops: ModuleType, folder: Path) -> None:
     loaded = crops.load_photographs([folder], 3)
     ends = []
     for seed in range(40):
@@ -95,7 +95,7 @@ def test_contrast_is_cut_off_up_to_two_levels(crops: ModuleType, folder: Path) -
     assert max(ends) > 0.9
 
 
-def test_what_glows_is_dark_around_and_as_soft_as_a_lens_makes_it(crops: ModuleType, folder: Path) -> None:
+def test_glowing_crops_are_mostly_dark(crops: ModuleType, folder: Path) -> None:
     loaded = crops.load_photographs([folder], 1)
     drawn = [crops.glowing(loaded, SIZE, np.random.default_rng(seed)) for seed in range(60)]
     assert {(crop.shape, crop.dtype) for crop in drawn} == {((1, SIZE, SIZE), np.dtype(np.float32))}
@@ -107,7 +107,7 @@ def test_what_glows_is_dark_around_and_as_soft_as_a_lens_makes_it(crops: ModuleT
     assert mostly_dark > 0.6 > np.mean([np.median(crop) < 0.5 * (crop.min() + crop.max()) for crop in photographs])
 
 
-def test_what_glows_may_have_no_contrast_at_all(crops: ModuleType) -> None:
+def test_glowing_crops_of_a_flat_photograph_are_flat(crops: ModuleType) -> None:
     flat = [np.full((1, 100, 100), 90, np.uint8)]
     crop = crops.glowing(flat, SIZE, np.random.default_rng(0))
     assert np.isfinite(crop).all()

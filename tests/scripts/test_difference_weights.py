@@ -1,4 +1,4 @@
-"""How weights differ from others, in 8 bits, and the sum of both."""
+"""The 8-bit difference of two weights, and its sum with the first of them."""
 
 import runpy
 import sys
@@ -31,7 +31,7 @@ def test_the_sum_is_the_second_to_half_a_step_of_each_channel(tmp_path: Path, mo
     first = {name: torch.randn(shape, generator=draw).half() for name, shape in shapes.items()}
     second = {name: tensor + 0.1 * torch.randn(tensor.shape, generator=draw).half() for name, tensor in first.items()}
     second["same.weight"] = first["same.weight"].clone()
-    # One channel that differs by far more spoils no other.
+    # A channel that differs by far more must not make the others less exact.
     second["a.weight"][2] += 3
     output = stored(monkeypatch, tmp_path, first, second)
     rebuilt = with_difference(first, load_file(output))
@@ -44,7 +44,7 @@ def test_the_sum_is_the_second_to_half_a_step_of_each_channel(tmp_path: Path, mo
     torch.testing.assert_close(rebuilt["a.bias"], second["a.bias"].float(), rtol=0, atol=0.002)
 
 
-def test_it_takes_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_takes_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"a.weight": torch.zeros(64, 32, 3, 3, dtype=torch.float16)}
     second = {"a.weight": torch.rand(64, 32, 3, 3).half()}
     output = stored(monkeypatch, tmp_path, first, second)

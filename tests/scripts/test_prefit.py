@@ -77,7 +77,7 @@ def test_continuing_gives_the_same_weights_as_never_stopping(
     assert a["head.weight"].shape[0] == int(channels)
 
 
-def test_no_two_examples_share_masks(
+def test_no_two_samples_share_masks(
     script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -100,11 +100,11 @@ def test_rate_warms_up_stays_and_falls_to_zero(script: ModuleType) -> None:
     assert rates[100] == 0
 
 
-def test_shares_of_every_mix_make_a_whole(script: ModuleType) -> None:
-    for kinds, ways in script.MIXES.values():
-        assert sum(kinds.values()) == pytest.approx(1)
-        assert sum(ways.values()) == pytest.approx(1)
-        assert set(kinds) <= set(script.NOISES)
+def test_shares_of_every_mix_add_up_to_one(script: ModuleType) -> None:
+    for noise_shares, crop_shares in script.MIXES.values():
+        assert sum(noise_shares.values()) == pytest.approx(1)
+        assert sum(crop_shares.values()) == pytest.approx(1)
+        assert set(noise_shares) <= set(script.NOISES)
 
 
 def test_bfloat16_changes_little(
@@ -118,19 +118,19 @@ def test_bfloat16_changes_little(
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_a_part_of_the_samples_is_beyond_the_range(script: ModuleType, photographs: Path, channels: int) -> None:
+def test_some_samples_have_values_outside_the_range(script: ModuleType, photographs: Path, channels: int) -> None:
     loaded = script.load_photographs([photographs], channels)
-    beyond = 0
+    count_outside = 0
     for seed in range(200):
         crop = script.sample_clean(loaded, 64, np.random.default_rng(seed))
-        kind = list(script.KINDS)[seed % len(script.KINDS)]
+        kind = list(script.GENERAL_NOISE)[seed % len(script.GENERAL_NOISE)]
         clean, noisy = script.with_noise(crop, kind, np.random.default_rng(seed))
         again = script.with_noise(crop, kind, np.random.default_rng(seed))
         assert (clean.shape, noisy.shape) == (crop.shape, crop.shape)
         assert (clean.dtype, noisy.dtype) == (np.float32, np.float32)
         assert np.array_equal([clean, noisy], again)
-        beyond += bool(noisy.min() < 0 or noisy.max() > 1)
-    assert 5 <= beyond <= 40
+        count_outside += bool(noisy.min() < 0 or noisy.max() > 1)
+    assert 5 <= count_outside <= 40
 
 
 def test_grey_start_is_the_colour_network_on_equal_channels(script: ModuleType) -> None:
@@ -144,7 +144,7 @@ def test_grey_start_is_the_colour_network_on_equal_channels(script: ModuleType) 
     assert torch.allclose(grey(image, one, *dropout), expected, atol=1e-5)
 
 
-def test_folder_without_photographs_is_told(
+def test_folder_without_photographs_is_reported(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit, match=r"no \.png photographs"):

@@ -1,4 +1,4 @@
-"""PaQ-2-PiQ written down plainly, with the names that its weights have: what pyiqa is compared with."""
+"""A plain PaQ-2-PiQ with the same names of weights as pyiqa's, which tests compare with it."""
 
 import itertools
 import math
@@ -19,12 +19,12 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self.downsample(x) if hasattr(self, "downsample") else x
-        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + around)
+        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
+        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + shortcut)
 
 
 class PlainPaq2Piq(nn.Module):
-    """[N, 3, H, W] to scores [N]."""
+    """Maps [N, 3, H, W] to scores [N]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class PlainPaq2Piq(nn.Module):
             for inputs, outputs in itertools.pairwise(widths)
         ]
         self.body = nn.Sequential(*stem, *stages)
-        # Two places without weights come before the head's first layer, and dropout does nothing here.
+        # In pyiqa's head two modules without weights come first; the other identities stand for dropout.
         self.head = nn.Sequential(
             nn.Identity(),
             nn.Identity(),
@@ -54,7 +54,7 @@ class PlainPaq2Piq(nn.Module):
 
 
 def plain_roi_pool(features: Tensor, height: int, width: int) -> Tensor:
-    """RoIPool (Fast R-CNN, section 2.1) of the whole image into 2x2 bins, place by place; stride 32."""
+    """RoIPool (Fast R-CNN, section 2.1) of the whole image into 2x2 bins, one position at a time; stride 32."""
     bins: dict[tuple[int, int], list[Tensor]] = {(row, column): [] for row in (0, 1) for column in (0, 1)}
     bin_height, bin_width = ((int(size / 32 + 0.5) + 1) / 2 for size in (height, width))
     for y in range(features.shape[2]):
@@ -70,7 +70,7 @@ def plain_roi_pool(features: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_paq2piq(seed: int = 0) -> PlainPaq2Piq:
-    """With random weights and scores of about 60."""
+    """A network with random weights and scores of about 60."""
     network = PlainPaq2Piq().eval()
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Our Adam takes PyTorch's steps, and spares the user what PyTorch's class loads."""
+"""Our Adam takes the same steps as PyTorch's class, and does not load PyTorch's compiler."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def parameters() -> list[torch.nn.Parameter]:
 
 
 def give_gradients(to: list[torch.nn.Parameter], step: int) -> None:
-    """Of every size; the second parameter has none in the first step."""
+    """Set gradients of very different sizes; the second parameter has none in the first step."""
     draws = torch.Generator().manual_seed(step)
     for index, parameter in enumerate(to):
         gradient = torch.randn(parameter.shape, generator=draws) * 10.0 ** (index - 2)
@@ -35,24 +35,25 @@ def test_steps_are_those_of_pytorchs_class(fused: bool) -> None:
             optimiser.param_groups[0]["lr"] = 1e-2 / (1 + step)
             optimiser.step()
     assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
-    for mine, other in zip(ours, theirs, strict=True):
-        mine_state, their_state = (
-            optimiser.state[parameter] for optimiser, parameter in zip(optimisers, (mine, other), strict=True)
+    for our_parameter, their_parameter in zip(ours, theirs, strict=True):
+        our_state, their_state = (
+            optimiser.state[parameter]
+            for optimiser, parameter in zip(optimisers, (our_parameter, their_parameter), strict=True)
         )
-        assert {key: (value.dtype, value.device) for key, value in mine_state.items()} == {
+        assert {key: (value.dtype, value.device) for key, value in our_state.items()} == {
             key: (value.dtype, value.device) for key, value in their_state.items()
         }
-        assert all(torch.equal(mine_state[key], their_state[key]) for key in mine_state)
+        assert all(torch.equal(our_state[key], their_state[key]) for key in our_state)
 
 
-def test_groups_have_rates_of_their_own_and_keep_what_else_is_known_of_them() -> None:
+def test_groups_have_rates_of_their_own_and_keep_their_further_entries() -> None:
     fast, slow = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     optimiser = Adam([{"params": [fast], "rate_scale": 3.0}, {"params": [slow]}], 0.1, BETAS)
     assert [group["lr"] for group in optimiser.param_groups] == [0.1, 0.1]
     optimiser.param_groups[0]["lr"] *= optimiser.param_groups[0]["rate_scale"]
     fast.grad, slow.grad = torch.ones(3), torch.ones(3)
     optimiser.step()
-    # The first step of Adam is as long as the rate.
+    # Adam's first step changes each value by the rate.
     torch.testing.assert_close(fast.data, torch.full((3,), 0.7))
     torch.testing.assert_close(slow.data, torch.full((3,), 0.9))
 

@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from self2self.errors import FileFormatError, InputError
 from self2self.train.checkpoint import (
-    DIGEST,
+    DIGEST_KEY,
     load_network,
     load_state,
     load_weights,
@@ -28,7 +28,7 @@ __all__ = ["run"]
 
 
 def stopped_at(step: int) -> FitState:
-    """A fit that was interrupted after `step` steps."""
+    """The state of a fit that was interrupted after `step` steps."""
 
     class StopError(Exception):
         pass
@@ -116,11 +116,11 @@ def test_flipped_bits_in_tensors_are_found(run: Run) -> None:
             assert caught.value.exit_code == 6
 
 
-def test_files_of_before_there_was_a_digest_are_read(run: Run) -> None:
+def test_files_of_versions_without_a_digest_are_read(run: Run) -> None:
     weights = stopped_at(2).weights()
     save_model(run.model_path, weights, TINY, config_of().contract(2))
     _, metadata = read_tensors(run.model_path)
-    del metadata[DIGEST]
+    del metadata[DIGEST_KEY]
     run.model_path.write_bytes(save(weights, metadata))
     found, _, contract = load_weights(run.model_path)
     assert contract == config_of().contract(2)
@@ -144,7 +144,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path, run: Run) -> None:
         Run.latest(tmp_path / "nothing")
 
 
-def test_the_hash_of_weights_is_of_what_they_are_not_of_how_they_lie() -> None:
+def test_the_hash_of_weights_does_not_depend_on_order_or_memory_layout() -> None:
     weights = new_state(TINY, 3, 0, CPU).weights()
     digest = tensors_sha256(weights)
     laid_out = {

@@ -1,4 +1,4 @@
-"""Noise that is cut off at the ends of the range: its mean, its strength there, and fits that know of it."""
+"""Noise that is cut off at the ends of the range: its mean, its strength there, and fits that correct for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_expected_values_are_the_means_of_many_clipped_ones(sigma: float) ->
     values = np.linspace(0, 1, 33)
     noise = np.random.default_rng(0).normal(0, sigma, (200_000, 1))
     drawn = np.clip(values + noise, 0, 1).mean(axis=0)
-    # An end alone, for one channel, both ends for another, and none for the third.
+    # The first channel is cut off at both ends, the second at one, the third at none.
     image = torch.from_numpy(np.broadcast_to(values, (1, 3, 1, len(values))).astype(np.float32))
     both, low, none = Clipping((sigma, sigma, 0.0), (sigma, 0.0, 0.0)).expected(image)[0, :, 0].numpy()
     np.testing.assert_allclose(both, drawn, rtol=0, atol=4 * sigma / np.sqrt(len(noise)) + 1e-4)
@@ -34,7 +34,7 @@ def test_the_expected_values_are_the_means_of_many_clipped_ones(sigma: float) ->
     assert np.array_equal(none, image[0, 0, 0].numpy())
 
 
-def test_beyond_the_ends_the_mean_goes_on_as_a_line() -> None:
+def test_outside_the_range_the_mean_continues_as_a_line() -> None:
     values = torch.tensor([-50.0, -1.0, -1e-4, 1 + 1e-4, 2.0, 50.0]).view(1, 1, 1, 6).requires_grad_()
     expected = Clipping((0.1,), (0.1,)).expected(values)
     expected.sum().backward()
@@ -45,8 +45,8 @@ def test_beyond_the_ends_the_mean_goes_on_as_a_line() -> None:
     np.testing.assert_allclose(expected.detach().flatten().numpy(), line, rtol=0, atol=1e-3)
 
 
-def test_a_fit_from_nothing_finds_its_way_back() -> None:
-    """Its first steps go far beyond white here, where a mean that no longer changes would keep it, at 5.7 dB."""
+def test_a_fit_from_scratch_returns_from_far_outside_the_range() -> None:
+    """Its first predictions are far above white; with a mean that is constant there, it would stay at 5.7 dB."""
     (pair,) = load_pairs(Path("benchmarks/lists/unlike.json"), "cell gaussian 25")
     recipe = replace(recipe_for("fast", "scratch"), steps=40)
     state = fit(pair.noisy, recipe, new_state(recipe, 1, 0, CPU))
@@ -64,7 +64,7 @@ def test_the_gradient_is_the_share_that_is_not_cut_off() -> None:
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_noise_that_is_the_same_everywhere_is_so_at_the_ends(sigma: float, seed: int) -> None:
+def test_noise_that_is_the_same_everywhere_is_the_same_at_the_ends(sigma: float, seed: int) -> None:
     noisy = np.clip(ramp(128, 128) + np.random.default_rng(seed).normal(0, sigma, (3, 128, 128)), 0, 1)
     clipping = measure_clipping(noisy.astype(np.float32))
     assert clipping is not None
@@ -101,7 +101,7 @@ def dark_image() -> tuple[np.ndarray, np.ndarray]:
     return clean, np.clip(clean + noise, 0, 1).astype(np.float32)
 
 
-def test_a_fit_that_knows_of_it_is_not_too_bright() -> None:
+def test_a_fit_that_expects_clipping_is_not_too_bright() -> None:
     clean, noisy = dark_image()
     assert noisy.mean() > clean.mean() + 0.01
     recipe = replace(TINY, steps=150, learning_rate=1e-2)
@@ -110,7 +110,7 @@ def test_a_fit_that_knows_of_it_is_not_too_bright() -> None:
         chosen = replace(recipe, expects_clipping=expects)
         result = predict(fitted(chosen, noisy).weights(), noisy, chosen, passes=8)
         means.append(float(result.mean()) - float(clean.mean()))
-    # What is left is what the network does not learn of it in so few steps.
+    # The rest of the bias stays because the network learns too little in so few steps.
     assert means[0] > 0.01
     assert abs(means[1]) < 0.4 * means[0]
 
@@ -127,16 +127,16 @@ def test_the_papers_recipes_compare_with_the_noisy_values_themselves(monkeypatch
     assert recipe_for("fast").expects_clipping
     assert recipe_for("fast", "scratch").expects_clipping
     assert not any(recipe.expects_clipping for name, recipe in RECIPES.items() if name.startswith("paper"))
-    seen: list[object] = []
+    clippings: list[object] = []
 
-    def noted(*given: object) -> StepRunner:
-        seen.append(given[-1])
-        return StepRunner(*given)  # type: ignore[arg-type]
+    def recorded(*arguments: object) -> StepRunner:
+        clippings.append(arguments[-1])
+        return StepRunner(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "step_runner_for", noted)
+    monkeypatch.setattr(fit_module, "step_runner_for", recorded)
     _, noisy = dark_image()
     for expects in (False, True):
         recipe = replace(TINY, steps=1, expects_clipping=expects)
         fit(noisy, recipe, new_state(recipe, 3, 0, CPU))
-    assert seen[0] is None
-    assert isinstance(seen[1], Clipping)
+    assert clippings[0] is None
+    assert isinstance(clippings[1], Clipping)

@@ -1,4 +1,4 @@
-"""Steps on the network as it is laid out for a CPU, against the network itself."""
+"""The fused forward pass for a CPU, against the network itself."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ def test_function_and_gradients_are_those_of_the_network(channels: int, size: tu
     got = FusedTrainingForward(network)(image, *masks)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    wanted = gradients_of(network, expected)
-    gained = gradients_of(network, got)
-    assert len(gained) == sum(parameter.numel() for parameter in network.parameters())
-    torch.testing.assert_close(gained, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    expected_gradients = gradients_of(network, expected)
+    gradients = gradients_of(network, got)
+    assert len(gradients) == sum(parameter.numel() for parameter in network.parameters())
+    torch.testing.assert_close(
+        gradients, expected_gradients, rtol=1e-3, atol=1e-5 * float(expected_gradients.abs().max())
+    )
 
 
 def test_bfloat16_differs_by_rounding_and_leaves_float32_behind() -> None:
@@ -60,9 +62,9 @@ def test_bfloat16_differs_by_rounding_and_leaves_float32_behind() -> None:
     got = FusedTrainingForward(network, torch.bfloat16)(image, *masks)
     assert got.dtype == torch.float32
     assert 0 < float((got - expected).detach().norm() / expected.detach().norm()) < 0.02
-    wanted, gained = gradients_of(network, expected), gradients_of(network, got)
-    assert gained.dtype == torch.float32
-    assert 0 < float((gained - wanted).norm() / wanted.norm()) < 0.03
+    expected_gradients, gradients = gradients_of(network, expected), gradients_of(network, got)
+    assert gradients.dtype == torch.float32
+    assert 0 < float((gradients - expected_gradients).norm() / expected_gradients.norm()) < 0.03
 
 
 @given(
@@ -73,7 +75,7 @@ def test_bfloat16_differs_by_rounding_and_leaves_float32_behind() -> None:
     st.integers(0, 1000),
 )
 def test_borders_and_masks(widths: list[int], height: int, width: int, with_mask: bool, seed: int) -> None:
-    """Against PyTorch's own padding, concatenation and product, there and back."""
+    """Forward and backward passes equal PyTorch's own padding, concatenation and product."""
     drawn = torch.Generator().manual_seed(seed)
     parts = [torch.randn((2, c, height, width), generator=drawn).requires_grad_() for c in widths]
     mask = torch.rand((2, sum(widths), height, width), generator=drawn) < 0.6
@@ -87,9 +89,9 @@ def test_borders_and_masks(widths: list[int], height: int, width: int, with_mask
     gradient = torch.randn(expected.shape, generator=drawn)
     expected.backward(gradient)  # type: ignore[no-untyped-call]
     inner = fold_border(gradient)
-    back = inner if factors is None else apply_mask(inner, factors)
-    wanted = torch.cat([part.grad for part in parts if part.grad is not None], dim=1)
-    torch.testing.assert_close(back, wanted, rtol=1e-5, atol=1e-6)
+    got_gradient = inner if factors is None else apply_mask(inner, factors)
+    expected_gradient = torch.cat([part.grad for part in parts if part.grad is not None], dim=1)
+    torch.testing.assert_close(got_gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_out_of_a_larger_image_bring_their_border() -> None:

@@ -1,4 +1,4 @@
-"""The image quality term: pyiqa's own code, on weights that are made here."""
+"""The image quality term: pyiqa's own code with random weights."""
 
 import json
 import socket
@@ -26,11 +26,11 @@ from tests.train.test_fit import CPU, TINY, image_of
 from tests.train.test_run_folder import config_of
 from tests.train.test_session import assert_same_model
 
-INSIDE = (slice(None), slice(None))
+EVERYWHERE = (slice(None), slice(None))
 
 
 def skip_without_pyiqa() -> None:
-    """Not `importorskip`, which would import it without what `IqaTerm` does about torchvision."""
+    """Skip the test where pyiqa is missing; `importorskip` would import it without `IqaTerm`'s care for torchvision."""
     if find_spec("pyiqa") is None:
         pytest.skip("needs pyiqa: make iqa-test")
 
@@ -61,7 +61,7 @@ def test_value_and_gradient_are_those_of_the_plain_formulation(term: IqaTerm, sh
     expected = (100 - score).square().mean()
     (2 * value).backward()
     (2 * expected).backward()
-    term.look()
+    term.summarise()
     assert 20 < score.item() < 100
     assert term.score == pytest.approx(score.item(), rel=1e-4)
     assert value.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -87,22 +87,22 @@ def test_gradient_reaches_the_network_and_agrees_with_a_finite_difference(weight
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(quality(), parameters)
     assert all(gradient.abs().max() > 0 for gradient in gradients)
-    ways = [torch.randn(p.shape, generator=draws, dtype=torch.float64) for p in parameters]
-    slope = sum((g * way).sum().item() for g, way in zip(gradients, ways, strict=True))
+    directions = [torch.randn(p.shape, generator=draws, dtype=torch.float64) for p in parameters]
+    slope = sum((g * direction).sum().item() for g, direction in zip(gradients, directions, strict=True))
     values = []
     with torch.no_grad():
         for step in (1e-7, -2e-7):
-            for parameter, way in zip(parameters, ways, strict=True):
-                parameter.add_(way, alpha=step)
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.add_(direction, alpha=step)
             values.append(quality().item())
     assert (values[0] - values[1]) / 2e-7 == pytest.approx(slope, rel=1e-4)
 
 
-def test_term_adds_to_the_loss_and_not_to_the_networks_that_it_asks(term: IqaTerm) -> None:
+def test_term_adds_to_the_loss_and_leaves_the_scoring_network_unchanged(term: IqaTerm) -> None:
     before = {name: tensor.clone() for name, tensor in term._metric.state_dict().items()}
     prediction = noise(1, 3, 64, 64).requires_grad_()
     mask = noise(1, 3, 64, 64, seed=1) < 0.6
-    loss = masked_loss(prediction, noise(1, 3, 64, 64, seed=2), mask, INSIDE, "l1") + 2e-8 * term(prediction)
+    loss = masked_loss(prediction, noise(1, 3, 64, 64, seed=2), mask, EVERYWHERE, "l1") + 2e-8 * term(prediction)
     loss.backward()
     assert not any(module.training for module in term._metric.modules())
     assert not any(parameter.requires_grad for parameter in term._metric.parameters())
@@ -111,16 +111,16 @@ def test_term_adds_to_the_loss_and_not_to_the_networks_that_it_asks(term: IqaTer
     assert prediction.grad[mask].abs().max() > 0
 
 
-def test_time_and_score_are_those_since_the_last_look(term: IqaTerm) -> None:
+def test_time_and_score_cover_the_calls_since_the_last_summary(term: IqaTerm) -> None:
     term(noise(1, 3, 64, 64))
-    term.look()
+    term.summarise()
     first = term.score
     assert term.step_seconds is not None and term.step_seconds > 0
-    term.look()
+    term.summarise()
     assert term.score == first
     for seed in (1, 2):
         term(noise(1, 3, 64, 64, seed=seed))
-    term.look()
+    term.summarise()
     expected = random_paq2piq()(torch.cat([noise(1, 3, 64, 64, seed=seed) for seed in (1, 2)])).mean().item()
     assert term.score == pytest.approx(expected, rel=1e-4)
 
@@ -168,16 +168,16 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, term: IqaTerm) -
         IqaTerm(find_weights(path, print), CPU)
 
 
-@pytest.mark.parametrize(("reason", "told"), [("no pyiqa today\nsecond line", "no"), ("", "ImportError")])
-def test_pyiqa_that_cannot_be_used_is_told_in_one_line(
-    weights: IqaWeights, monkeypatch: pytest.MonkeyPatch, reason: str, told: str
+@pytest.mark.parametrize(("reason", "start"), [("no pyiqa today\nsecond line", "no"), ("", "ImportError")])
+def test_pyiqa_that_cannot_be_used_is_reported_in_one_line(
+    weights: IqaWeights, monkeypatch: pytest.MonkeyPatch, reason: str, start: str
 ) -> None:
     def broken(name: str) -> None:
         raise ImportError(reason)
 
     monkeypatch.setattr(iqa, "import_module", broken)
     with pytest.raises(
-        EngineUnavailableError, match=rf"^--iqa: pyiqa cannot be used here \(ImportError: {told}"
+        EngineUnavailableError, match=rf"^--iqa: pyiqa cannot be used here \(ImportError: {start}"
     ) as refusal:
         IqaTerm(weights, CPU)
     assert "\n" not in str(refusal.value)

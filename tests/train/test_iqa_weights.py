@@ -1,4 +1,4 @@
-"""Weights of the image quality term: hashed before they are read, fetched whole or not at all."""
+"""Weights of the image quality term: hashed before they are parsed, downloaded completely or not at all."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from tests.commands import write_noisy
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no way to the real file."""
+    """An empty cache, and a URL that does not answer instead of the real one."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(iqa_weights, "URL", "http://127.0.0.1:9/nothing-answers-here")
     return tmp_path / "torch" / "hub" / "pyiqa" / FILE
@@ -38,12 +38,12 @@ def sha256(path: Path) -> str:
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Let `path` be the published file."""
-    monkeypatch.setattr(iqa_weights, "SHA256_START", sha256(path)[:8])
+    """Make `path` pass for the published file."""
+    monkeypatch.setattr(iqa_weights, "SHA256_PREFIX", sha256(path)[:8])
 
 
 class Bomb:
-    """A pickle of it makes a file when it is read."""
+    """An object whose pickle makes a folder when it is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +54,7 @@ class Bomb:
 
 @pytest.fixture
 def bomb(tmp_path: Path) -> tuple[Path, Path]:
-    """A file of weights that does more when it is unpickled, and what it then makes."""
+    """A file of weights that runs code when it is unpickled, and the folder that this code makes."""
     path, made = tmp_path / "bomb.pth", tmp_path / "made"
     torch.save({"a": Bomb(made)}, path)
     return path, made
@@ -108,7 +108,7 @@ def test_file_that_changed_since_it_was_hashed_is_refused(small: Path, monkeypat
 
 
 @pytest.mark.parametrize("content", ["cut", "empty", "text", "list", "nested"])
-def test_what_is_no_table_of_tensors_is_refused(content: str, small: Path) -> None:
+def test_a_file_that_is_no_table_of_tensors_is_refused(content: str, small: Path) -> None:
     whole = small.read_bytes()
     if content == "list":
         torch.save([torch.zeros(2)], small)
@@ -165,7 +165,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.server_close()
 
 
-def test_download_is_told_checked_and_kept(
+def test_download_is_announced_checked_and_kept(
     cache: Path, small: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(monkeypatch, small)
@@ -206,7 +206,7 @@ def test_download_that_is_cut_off_leaves_nothing_and_starts_anew(
 def test_download_without_end_is_given_up(
     cache: Path, small: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(iqa_weights, "MOST_BYTES", 100)
+    monkeypatch.setattr(iqa_weights, "MAXIMUM_BYTES", 100)
     server.body = small.read_bytes()
     server.length = len(server.body)
     with pytest.raises(EngineUnavailableError, match="more than 100 bytes came"):
@@ -220,7 +220,7 @@ def test_download_that_is_not_there_says_what_to_do(cache: Path, server: Server)
     assert list(cache.parent.iterdir()) == []
 
 
-def test_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(EngineUnavailableError, match=r"cannot be written to .*Set TORCH_HOME to another folder"):

@@ -67,7 +67,7 @@ def test_the_schedule_scales_both_rates() -> None:
     assert rates[-1][0] < 0.1 * rates[0][0]
 
 
-def test_a_fit_that_went_on_from_its_state_has_the_same_bits(tmp_path: Path) -> None:
+def test_a_fit_that_continued_from_its_state_has_the_same_bits(tmp_path: Path) -> None:
     image = image_of(64, 64)
     whole = fit(image, MUON, new_state(MUON, 3, 0, CPU))
     state = new_state(MUON, 3, 0, CPU)
@@ -83,7 +83,7 @@ def test_a_fit_that_went_on_from_its_state_has_the_same_bits(tmp_path: Path) -> 
     assert same_weights(fit(image, MUON, again), whole)
 
 
-def test_a_state_of_adam_is_not_taken_for_one_of_muon_and_back(tmp_path: Path) -> None:
+def test_a_state_of_muon_is_refused_by_a_fit_with_adam(tmp_path: Path) -> None:
     save_state(Run(tmp_path), fit(image_of(64, 64), MUON, new_state(MUON, 3, 0, CPU)))
     with pytest.raises(FileFormatError, match="exp_avg_sq"):
         load_state(Run(tmp_path), new_state(TINY, 3, 0, CPU))
@@ -94,8 +94,8 @@ def test_learns_sooner_than_adam_from_random_weights() -> None:
     image = np.repeat((0.5 + 0.4 * np.sin(rows / 3) * np.cos(columns / 4))[None], 3, 0).astype(np.float32)
     losses = {}
     for name, recipe in {"adam": TINY, "muon": replace(MUON, matrix_rate=0.05)}.items():
-        seen: list[float] = []
+        by_step: list[float] = []
         recipe = replace(recipe, steps=24)
-        fit(image, recipe, new_state(recipe, 3, 0, CPU), on_step=lambda s, seen=seen: seen.append(s.loss))
-        losses[name] = np.mean(seen[-6:])
+        fit(image, recipe, new_state(recipe, 3, 0, CPU), on_step=lambda s, by_step=by_step: by_step.append(s.loss))
+        losses[name] = np.mean(by_step[-6:])
     assert losses["muon"] < 0.8 * losses["adam"]

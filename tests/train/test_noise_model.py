@@ -1,4 +1,4 @@
-"""The noise of an image, found by what a network removes from it."""
+"""The model of an image's noise, fitted by what a network removes from the image."""
 
 from itertools import pairwise
 
@@ -17,20 +17,20 @@ def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def coarse(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Noise of standard deviation 1 of which neighbours share much, and channels, too."""
+    """Noise of standard deviation 1 that is strongly correlated between neighbours and between channels."""
     noise = gaussian_filter(rng.standard_normal(shape), (0, 1.0, 1.0), mode="wrap")
     noise += 0.7 * noise.mean(0, keepdims=True)
     return noise / noise.std()
 
 
 def shrink(pixels: np.ndarray, trial: int) -> np.ndarray:
-    """A denoiser that takes coarse noise for the image: it leaves what a blur leaves, and a tenth of the rest."""
+    """A denoiser that mistakes coarse noise for the image: it keeps what a blur keeps, and a tenth of the rest."""
     smooth = gaussian_filter(pixels, (0, 2.5, 2.5))
     return (smooth + 0.1 * (pixels - smooth)).astype(np.float32)
 
 
 def band_powers(noise: np.ndarray) -> np.ndarray:
-    """Mean periodogram in four rings of frequencies, without the coarsest, which no block tells from a slope."""
+    """Mean periodogram in four rings of frequencies; it omits the lowest, which no block can tell from a slope."""
     power = np.square(np.abs(np.fft.fft2(noise))).mean(0) / noise[0].size
     frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, noise.shape[1:]), indexing="ij"))
     edges = (0.06, 0.1, 0.15, 0.22, 0.32)
@@ -59,7 +59,7 @@ def test_simulated_noise_has_spectrum_strength_and_colours_of_the_model() -> Non
     assert neighbours == pytest.approx(lag[0, 1] / lag[0, 0], abs=0.03)
 
 
-def test_what_the_network_leaves_is_in_the_model() -> None:
+def test_noise_that_the_network_leaves_is_in_the_model() -> None:
     rng = np.random.default_rng(1)
     clean = scene(192, 192)
     true = 0.03 * coarse(clean.shape, rng)
@@ -94,7 +94,7 @@ def test_where_nothing_is_removed_nothing_is_simulated() -> None:
 
 
 def test_the_ends_of_the_range_do_not_hide_the_noise() -> None:
-    """Half of the image is cut off and has no noise left; the other half tells what it is."""
+    """Half of the image is cut off and has no noise left; the model comes from the other half."""
     rng = np.random.default_rng(5)
     clean = scene(192, 192)
     clean[:, :, 96:] = 1.2

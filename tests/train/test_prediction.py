@@ -1,4 +1,4 @@
-"""A quick look is the mean of plain passes, however it is computed."""
+"""A prediction is the mean of plain passes, however it is computed."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import torch
 from self2self.imaging.padding import Padding
 from self2self.model.masks import MaskMaker
 from self2self.model.network import Self2SelfNet
-from self2self.train import fused_forward as lean
+from self2self.train import fused_forward
 from self2self.train.prediction import hidden_error, predict
 from self2self.train.recipes import RECIPES
 from self2self.train.start_weights import pretrained_weights
@@ -35,10 +35,10 @@ def plain_mean(weights: dict[str, torch.Tensor], image: np.ndarray, passes: rang
 @pytest.mark.parametrize("size", [(64, 96), (50, 71)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("rounds", [False, True], ids=["float32", "bfloat16"])
-def test_it_is_the_mean_of_plain_passes(
+def test_a_prediction_is_the_mean_of_plain_passes(
     size: tuple[int, int], channels: int, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(fused_forward, "multiplies_bfloat16", lambda: True)
     image = np.random.default_rng(0).uniform(-0.1, 1.1, (channels, *size)).astype(np.float32)
     weights = pretrained_weights(channels)
     recipe = replace(FAST, rounds_products=rounds)
@@ -46,7 +46,7 @@ def test_it_is_the_mean_of_plain_passes(
     assert (result.shape, result.dtype) == (image.shape, np.float32)
     difference = np.abs(result - plain_mean(weights, image, range(2, 5), 5))
     if rounds:
-        # A pass rounds to a 256th of its largest values.
+        # bfloat16 rounds to 1/256 of the largest values of a pass.
         assert 1e-4 < difference.max() < 0.03
         assert difference.mean() < 0.003
     else:
@@ -55,7 +55,7 @@ def test_it_is_the_mean_of_plain_passes(
 
 def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
     image = np.random.default_rng(0).uniform(-0.1, 1.1, (1, 50, 71)).astype(np.float32)
-    inside = np.clip(image, 0, 1)
+    clipped = np.clip(image, 0, 1)
     weights = pretrained_weights(1)
     recipe = replace(FAST, pass_drop_rate=0.2)
     specs = recipe.pass_masks(1)
@@ -63,16 +63,16 @@ def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
     maker = MaskMaker(specs, {"H": 64, "W": 96}, 3)
     errors: list[float] = []
     for index in range(2):
-        seen = padding.crop(maker.make(index, 1)[specs[0].name][0])
+        visible = padding.crop(maker.make(index, 1)[specs[0].name][0])
         prediction = predict(weights, image, recipe, passes=1, seed=3, skip=index)
-        errors += [float(prediction[tuple(at)] - inside[tuple(at)]) ** 2 for at in np.argwhere(~seen)]
+        errors += [float(prediction[tuple(at)] - clipped[tuple(at)]) ** 2 for at in np.argwhere(~visible)]
     assert hidden_error(weights, image, recipe, passes=2, seed=3) == pytest.approx(np.mean(errors), rel=1e-5)
-    # Where nothing is hidden, nothing is wrong.
+    # Without hidden values the error is 0.
     assert hidden_error(weights, image[:, :1, :1], replace(FAST, pass_drop_rate=0.0), passes=1) == 0
 
 
 def test_noise_adds_the_same_to_the_error_of_every_predictor() -> None:
-    """So errors rank predictors as they would be ranked by a clean image."""
+    """So the errors rank predictors as a clean image would."""
     y, x = np.mgrid[:96, :96]
     clean = (0.5 + 0.2 * np.sin(x / 9) * np.cos(y / 6))[None].astype(np.float32)
     noise = np.random.default_rng(1).normal(0, 0.03, clean.shape).astype(np.float32)

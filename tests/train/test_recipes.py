@@ -1,4 +1,4 @@
-"""The paper's figures are pinned here, so that no tuning of `fast` can change them."""
+"""Recipes. The paper's settings are fixed here, so that no tuning of `fast` can change them."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_json_with_a_field_missing_or_unknown_is_refused() -> None:
         Recipe.from_json(values)
 
 
-def test_a_run_of_an_earlier_version_means_what_it_meant() -> None:
+def test_a_recipe_of_an_earlier_version_keeps_its_meaning() -> None:
     values = RECIPES["fast"].to_json()
     for later in ("orientations", "fitted_share", "pass_drop_rate", "matrix_rate"):
         del values[later]
@@ -97,7 +97,7 @@ def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None
     assert chosen.rate_of_passes < correlated.rate_of_passes <= correlated.input_drop_rate
     assert RECIPES["fast"].for_noise(noise(0.0, correlation=0.5)) == correlated, "its level cannot be estimated"
     following_share = replace(RECIPES["fast"], fitted_share=0.1)
-    assert following_share.for_noise(noise(sigma)).fitted_share == 0.1, "what keeps more of its start goes on to"
+    assert following_share.for_noise(noise(sigma)).fitted_share == 0.1, "the share never grows"
 
 
 def test_grey_images_whose_noise_depends_on_the_signal_start_from_weights_that_know_it() -> None:
@@ -108,7 +108,7 @@ def test_grey_images_whose_noise_depends_on_the_signal_start_from_weights_that_k
         assert (chosen.camera, chosen.target) == (camera, "hidden")
         if camera:
             weaker = replace(of_photons, sigma=1.0, sigma_by_channel=(1.0,))
-            assert RECIPES["fast"].for_noise(weaker) == chosen, "flat parts are dark, and tell little of it"
+            assert RECIPES["fast"].for_noise(weaker) == chosen, "the level in flat, dark parts must not matter"
             both = replace(of_photons, correlation=0.5)
             assert RECIPES["fast"].for_noise(both) == RECIPES["fast"].for_noise(replace(alike, correlation=0.5))
         else:
@@ -143,7 +143,7 @@ def test_what_the_user_asks_for_wins_over_the_noise() -> None:
         ({"target": "simulated", "init": "scratch"}, "expected hidden, or simulated with start weights"),
     ],
 )
-def test_impossible_figures_are_refused(change: dict[str, float], text: str) -> None:
+def test_impossible_values_are_refused(change: dict[str, float], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         Recipe.from_json(RECIPES["fast"].to_json() | change)
 

@@ -41,9 +41,9 @@ def test_a_model_is_run_with_the_drop_rate_of_passes() -> None:
     assert (masks[0].keep_probability, masks[1:]) == (0.75, recipe.masks(3)[1:])
 
 
-def test_settings_that_cannot_be_read_are_told(run: Run) -> None:
+def test_settings_that_cannot_be_read_are_reported(run: Run) -> None:
     run.config_path.unlink()
-    # In place of one without permission, which root may read.
+    # A folder instead of a file without permission, which root may read.
     run.config_path.mkdir()
     with pytest.raises(InputError, match=r"config.json: cannot be read \("):
         run.config()
@@ -56,7 +56,7 @@ def test_config_round_trip(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("start_sha256", "cd" * 32), ("image_range", (3.0, 251.0))])
-def test_a_config_of_before_something_was_noted(run: Run, key: str, value: object) -> None:
+def test_a_config_of_a_version_that_did_not_record_something(run: Run, key: str, value: object) -> None:
     config = config_of(start="natural", **{key: value})
     run.create(config)
     assert run.config() == config
@@ -68,7 +68,7 @@ def test_a_config_of_before_something_was_noted(run: Run, key: str, value: objec
     run.config_path.write_text(json.dumps(values))
     assert run.config() == config_of(start="natural")
     assert config.same_fit(run.config())
-    # They had read it in the whole range.
+    # Such versions read images in the whole range.
     assert not replace(config, whole_range=False).same_fit(run.config())
     assert not replace(config, seed=1).same_fit(run.config())
 

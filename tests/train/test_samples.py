@@ -1,4 +1,4 @@
-"""Which part of an image each step sees."""
+"""The part of an image that each step uses."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,11 +15,11 @@ def test_crops_cover_the_image_evenly_and_padding_never_counts(height: int, widt
     image = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
     sampler = CropSampler(image, crop, seed=0)
     for step in range(5):
-        rows, columns, inside, _ = sampler.window(step)
-        seen = sampler.image[:, rows, columns]
-        assert seen.shape[1:] == sampler.size
+        window = sampler.window(step)
+        crop_pixels = sampler.image[:, window.rows, window.columns]
+        assert crop_pixels.shape[1:] == sampler.size
         assert all(side % SIZE_MULTIPLE == 0 and side >= MINIMUM_SIZE for side in sampler.size)
-        counted = seen[0][inside]
+        counted = crop_pixels[0][window.loss_region]
         # Neighbours in the crop are neighbours in the image: a contiguous block, no reflected pixel.
         top, left = divmod(int(counted[0, 0]), width)
         assert np.array_equal(counted, image[0, top : top + counted.shape[0], left : left + counted.shape[1]])
@@ -30,7 +30,7 @@ def test_crops_cover_the_image_evenly_and_padding_never_counts(height: int, widt
 
 def test_crops_differ_between_steps_and_reach_every_border() -> None:
     sampler = CropSampler(image_of(70, 70), 64, seed=3)
-    starts = {(w[0].start, w[1].start) for w in map(sampler.window, range(300))}
+    starts = {(window.rows.start, window.columns.start) for window in map(sampler.window, range(300))}
     assert {row for row, _ in starts} == set(range(7))
     assert {column for _, column in starts} == set(range(7))
 
@@ -38,14 +38,15 @@ def test_crops_differ_between_steps_and_reach_every_border() -> None:
 def test_orientations_are_drawn_evenly_and_only_squares_are_transposed() -> None:
     def drawn(orientations: int, *size: int) -> list[int]:
         sampler = CropSampler(image_of(*size), 64, 0, orientations)
-        counts = np.bincount([sampler.window(step)[3] for step in range(400)], minlength=8)
+        counts = np.bincount([sampler.window(step).orientation for step in range(400)], minlength=8)
         return [int(count) for count in counts]
 
     assert drawn(1, 70, 90) == [400] + [0] * 7
     assert all(70 < count < 130 for count in drawn(4, 70, 90)[:4])
     assert all(25 < count < 80 for count in drawn(8, 70, 90))
-    # 40 pixels are padded to 64, 100 are cropped to 64: a square all the same; 96 of 40x96 are whole.
+    # 40 pixels are padded to 64 and 100 are cropped to 64, which gives a square.
     assert all(drawn(8, 40, 100))
+    # 40 pixels are padded to 64 and 90 to 96, so this window is not a square.
     oblong = CropSampler(image_of(40, 90), 96, 0, 8)
     assert oblong.size == (64, 96)
-    assert {oblong.window(step)[3] for step in range(100)} == {0, 1, 2, 3}
+    assert {oblong.window(step).orientation for step in range(100)} == {0, 1, 2, 3}

@@ -1,4 +1,4 @@
-"""A fit with its folder, interrupted, killed and continued for real, in processes of their own."""
+"""A fit in its run folder: real interruptions, kills and continuations, in processes of their own."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ except InterruptedRun as error:
 
 
 def started(folder: Path, until_step: int) -> subprocess.Popen[str]:
-    """A fit in another process that has done `until_step` steps."""
+    """A fit in another process that has taken `until_step` steps."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder)],
@@ -118,14 +118,14 @@ def test_checkpoint_preview_and_history_come_in_time(tmp_path: Path, monkeypatch
     monkeypatch.setattr(session, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(session, "PREVIEW_SHARE", 1e9)
     monkeypatch.setattr(session, "HISTORY_SECONDS", 0.0)
-    seen: list[tuple[bool, bool]] = []
+    written: list[tuple[bool, bool]] = []
     run = Run(tmp_path / "run")
 
     def on_report(report: FitReport) -> None:
-        seen.append((run.state_path.is_file(), run.preview_path.is_file()))
+        written.append((run.state_path.is_file(), run.preview_path.is_file()))
 
     fit_run(run, config_of(recipe=replace(TINY, steps=3)), image_of(64, 64), on_report=on_report)
-    assert all(checkpoint and preview for checkpoint, preview in seen)
+    assert all(checkpoint and preview for checkpoint, preview in written)
     assert [entry["step"] for entry in History(run.history_path).read()] == [1, 2, 3]
 
 
@@ -161,11 +161,11 @@ def test_an_earlier_fit_is_removed_when_a_new_one_starts(tmp_path: Path) -> None
     run = uninterrupted(tmp_path / "run")
     run.onnx_path.write_bytes(b"model of the earlier fit")
 
-    def look(report: FitReport) -> None:
+    def check_removed(report: FitReport) -> None:
         assert not run.model_path.exists()
         assert not run.onnx_path.exists()
 
-    fit_run(run, config_of(seed=1), image_of(64, 64), on_report=look)
+    fit_run(run, config_of(seed=1), image_of(64, 64), on_report=check_removed)
     assert run.config().seed == 1
 
 
@@ -183,7 +183,7 @@ def test_old_weights_never_lie_beside_new_settings(
         patched.setattr(Run, stopped_in, stop)
         fit_run(run, config_of(recipe=LONG, seed=1), image_of(64, 64))
     assert run.config() == old
-    # What is there then is used, fitted again or replaced, as any fit.
+    # The old run can then be used, fitted again or replaced, as any other.
     fit_run(run, old, image_of(64, 64))
     assert_same_model(run, uninterrupted(tmp_path / "whole"))
 
@@ -201,12 +201,12 @@ def test_a_signal_in_the_last_step_ends_the_command_and_the_fit_is_kept(tmp_path
     whole = Run(tmp_path / "whole")
     fit_run(whole, config_of(), image_of(64, 64))
     assert_same_model(run, whole)
-    # As is said.
+    # The advice of the message works.
     assert fit_run(run, config_of(), image_of(64, 64), resume=True).step == TINY.steps
     assert_same_model(run, whole)
 
 
-def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path: Path) -> None:
+def test_full_disk_while_fitting_is_reported_and_leaves_the_old_files_whole(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     run = uninterrupted(tmp_path / "run")
     size = run.state_path.stat().st_size
@@ -224,7 +224,7 @@ def test_full_disk_while_fitting_is_told_and_leaves_the_old_files_whole(tmp_path
 
 
 @pytest.mark.parametrize("place", ["new_state", "predict"])
-def test_no_memory_beside_the_steps_is_told_in_one_line(
+def test_no_memory_outside_the_steps_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -265,5 +265,5 @@ def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate(timeout=60)
-    # The lock has gone with the process.
+    # The lock ended with the process.
     fit_run(Run(tmp_path / "run"), config_of(recipe=LONG), image_of(64, 64), resume=False)

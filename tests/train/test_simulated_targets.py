@@ -1,4 +1,4 @@
-"""A fit that learns from noise like the image's own."""
+"""A fit whose samples have simulated noise that is like the image's own."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ SIMULATED = replace(TINY, init="natural", target="simulated", crop=64, orientati
 
 
 def start_weights(seed: int = 5, channels: int = 3) -> dict[str, torch.Tensor]:
-    """Of a network that has learnt next to nothing, and so removes nearly all, image and noise."""
+    """Weights that have learnt next to nothing, so that they remove nearly all of an image and of its noise."""
     recipe = replace(TINY, steps=8)
     return fit(image_of(64, 64, channels), recipe, new_state(recipe, channels, seed, CPU)).weights()
 
@@ -37,39 +37,41 @@ def noisy_of(height: int, width: int, channels: int = 3) -> np.ndarray:
     return add_noise(image_of(height, width, channels), "correlated", 12, np.random.default_rng(height))
 
 
-def test_examples_are_the_first_result_with_new_noise() -> None:
+def test_samples_are_the_first_estimate_with_noise_of_their_own() -> None:
     samples = SimulatedTargetSamples(noisy_of(70, 90), SIMULATED, start_weights(), seed=1)
     assert samples.size == (64, 64)
     first, second, again = samples.sample(0), samples.sample(1), samples.sample(0)
-    assert torch.equal(first.seen, again.seen)
-    assert torch.equal(first.wanted, again.wanted)
-    assert first.seen.shape == first.wanted.shape == (1, 3, 64, 64)
-    assert first.seen.dtype == first.wanted.dtype == torch.float32
-    assert not torch.equal(first.seen - first.wanted, second.seen - second.wanted)
-    assert float((first.seen - first.wanted).std()) > 2 / 255
+    assert torch.equal(first.input_image, again.input_image)
+    assert torch.equal(first.target, again.target)
+    assert first.input_image.shape == first.target.shape == (1, 3, 64, 64)
+    assert first.input_image.dtype == first.target.dtype == torch.float32
+    assert not torch.equal(first.input_image - first.target, second.input_image - second.target)
+    assert float((first.input_image - first.target).std()) > 2 / 255
     other_seed = SimulatedTargetSamples(noisy_of(70, 90), SIMULATED, start_weights(), seed=2)
-    assert not torch.equal(other_seed.sample(0).seen, first.seen)
+    assert not torch.equal(other_seed.sample(0).input_image, first.input_image)
 
 
 def test_an_error_counts_everywhere_and_not_in_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step's loss, written out."""
-    # The network itself, whose hooks tell what goes in and out.
+    """The loss of one step equals a plain formulation."""
+    # The runner that calls the network itself, so that hooks get its input and output.
     monkeypatch.setattr(fit_module, "step_runner_for", StepRunner)
     recipe = replace(SIMULATED, steps=1, orientations=1, decoder_drop_rate=0.0)
     noisy = noisy_of(40, 50)
     start = start_weights()
-    seen, wanted, inside, _ = SimulatedTargetSamples(noisy, recipe, start, seed=0).sample(0)
+    input_image, target, (rows, columns), _ = SimulatedTargetSamples(noisy, recipe, start, seed=0).sample(0)
     losses: list[float] = []
 
     state = new_state(recipe, 3, 0, CPU, start)
     state.network.register_forward_hook(
         lambda network, arguments, output: losses.append(
-            float((output - wanted)[:, :, inside[0], inside[1]].square().mean().detach())
+            float((output - target)[:, :, rows, columns].square().mean().detach())
         )
     )
-    state.network.register_forward_pre_hook(lambda network, arguments: torch.testing.assert_close(arguments[0], seen))
+    state.network.register_forward_pre_hook(
+        lambda network, arguments: torch.testing.assert_close(arguments[0], input_image)
+    )
     fit(noisy, recipe, state)
-    assert wanted[:, :, inside[0], inside[1]].shape == (1, 3, 40, 50)
+    assert target[:, :, rows, columns].shape == (1, 3, 40, 50)
     assert losses == [pytest.approx(state.loss, rel=1e-5)]
 
 
@@ -99,7 +101,7 @@ def test_any_size_and_values_beyond_the_range(height: int, width: int, channels:
     recipe = replace(SIMULATED, steps=1)
     state = fit(image, recipe, new_state(recipe, channels, 0, CPU, start_weights(channels=channels)))
     assert np.isfinite(state.loss)
-    assert state.loss < 2, "the network has seen the value beyond the range"
+    assert state.loss < 2, "the value outside the range has reached the network"
 
 
 def test_of_a_large_image_some_parts_are_taken() -> None:

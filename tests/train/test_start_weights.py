@@ -1,4 +1,4 @@
-"""The start weights that ship: what they predict, before any fit, is an image, whatever they are shown."""
+"""The shipped start weights: without any fit they predict an image for any input, and they adapt recipes by trials."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_predictions_stay_near_the_range(pattern: str, colour: str, drop_rate: f
     recipe = RECIPES["fast"].with_options(drop_rate=drop_rate)
     weights = pretrained_weights(len(image), camera)
     prediction = predict(weights, image, recipe, passes=2)
-    # Stripes of opposite colours lead those for cameras to -0.63.
+    # For stripes of opposite colours the camera weights predict down to -0.63.
     assert prediction.min() > (-0.7 if camera else -0.6)
     assert prediction.max() < 1.6
     assert predicts_an_image(weights, image, recipe)
@@ -98,7 +98,7 @@ def test_the_noise_chooses_the_weights() -> None:
 
 
 def test_camera_noise_goes_and_detail_stays() -> None:
-    """More of the former than with the other weights."""
+    """The camera weights remove more noise than the other weights."""
     rng = np.random.default_rng(0)
     clean = np.stack([0.3 + 0.2 * np.sin(x / 11) * np.cos(y / 7), 0.5 + 0.2 * (x > 40), 0.4 + y / 400])
     clean = clean.astype(np.float32)
@@ -141,14 +141,14 @@ def test_texture_that_looks_like_noise_of_neighbours_is_kept(name: str) -> None:
     weights = pretrained_weights(1, camera=True)
     before, after = (np.clip(predict(weights, noisy, r), 0, 1) for r in (by_noise, chosen))
     assert psnr(after, clean) > psnr(before, clean) + 3
-    # By how much of it is noise, the share that is given back is nearly the best one.
+    # The share that is given back is nearly the best one.
     scores = [psnr(after + mixed * (noisy - after), clean) for mixed in (share, *np.arange(0, 1.01, 0.1))]
     assert scores[0] > max(scores) - 0.5
     assert scores[0] > scores[1] + 2
 
 
 def test_detail_that_is_no_more_than_noise_would_be_is_kept() -> None:
-    """Of a photograph with hardly any noise, hiding much takes less than 1.5 times as much away as hiding little."""
+    """In a photograph with hardly any noise, hiding much removes less than 1.5 times as much as hiding little."""
     from skimage import data
 
     clean = np.ascontiguousarray(data.astronaut()[192:320, 192:320].transpose(2, 0, 1), np.float32) / 255
@@ -174,7 +174,7 @@ def test_noise_that_neighbours_share_stays_with_its_own_choice(channels: int) ->
 
 
 def detailed(channels: int) -> FloatArray:
-    """Edges, slopes, and a weave that is finer than most of an image."""
+    """Edges, slopes, and a weave that is finer than most structures of an image."""
     weave = 0.03 * np.sin(1.9 * x) * np.sin(1.7 * y) * (x < SIZE // 2)
     planes = [0.4 + 0.2 * np.sin(x / 11) * np.cos(y / 7) + weave, 0.5 + 0.2 * (x > 40) + weave, 0.4 + y / 400 + weave]
     return np.stack(planes)[:channels].astype(np.float32)
@@ -211,7 +211,7 @@ def test_noise_that_neighbours_share_a_little_is_told_from_other_noise(channels:
     weaker = replace(noise, sigma=3.0, sigma_by_channel=channels * (3.0,))
     assert adapt_recipe(recipe, weaker, noisy) == recipe.for_noise(weaker)
 
-    # What the measure takes for correlation need not be one.
+    # For independent noise the trial rejects the measured correlation.
     for kind in ("gaussian", "poisson", "impulse", "multiplicative", "mixture"):
         independent = add_noise(clean, kind, sigma, rng)
         assert adapt_recipe(recipe, noise, independent) == recipe.for_noise(noise), kind
@@ -236,7 +236,7 @@ def test_texture_of_bright_parts_is_no_noise_of_photons(name: str, top: int, lef
 
 
 def few_photons(photons: int, seed: int) -> FloatArray:
-    """Spots before a dark ground; the brightest one has so many."""
+    """Spots on a dark background; the brightest pixel has `photons` photons on average."""
     rng = np.random.default_rng(seed)
     spots = np.full((128, 128), 0.02)
     spots[rng.integers(0, 128, 60), rng.integers(0, 128, 60)] += rng.uniform(5, 60, 60)
@@ -278,7 +278,7 @@ def test_a_picture_without_noise_has_none(brighter: float) -> None:
     assert not chosen.camera
 
 
-def test_only_where_noise_is_correlated_something_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_run_only_where_noise_is_correlated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "predict", None)
     monkeypatch.setattr(prediction, "hidden_error", None)
     image = textured("grass")

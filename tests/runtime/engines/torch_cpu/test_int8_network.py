@@ -182,9 +182,12 @@ def test_strips_and_threads_do_not_change_the_prediction(
         assert len(strips) > 1 or values > 4_000
         assert [strip.start for strip in strips] == [0, *(strip.stop for strip in strips[:-1])]
         assert strips[-1].stop == size[0]
-        # The order of a sum in the first convolution, which is float32, may decide which byte a value becomes.
-        torch.testing.assert_close(int8(masks, 0, shared=True), whole, rtol=0, atol=0.05)
-        torch.testing.assert_close(int8(masks, 0, shared=False), whole, rtol=0, atol=0.05)
+        # The order of a sum in the first convolution, which is float32, may decide which byte a value becomes. That
+        # changes a few values; a row that a strip computes wrongly would be more than one value in a hundred.
+        for shared in (True, False):
+            difference = (int8(masks, 0, shared=shared) - whole).abs()
+            assert float((difference > 0.05).double().mean()) < 1e-3
+            assert float(difference.max()) < 0.2
 
 
 @torch.inference_mode()
