@@ -1,4 +1,4 @@
-"""Statistics, and the number of operations of the paper's network."""
+"""Statistics of measurements, and the operation count of the paper's network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_spread() -> None:
 
 
 def test_operations_of_the_papers_network() -> None:
-    """About 0.68 MFLOP a pixel."""
+    """The network needs about 0.68 MFLOP per pixel."""
     network = Self2SelfNet(3).to("meta")
     image = torch.empty(1, 3, 64, 64, device="meta")
     shapes = [(96, 4), (96, 4), (144, 8), (96, 8), (144, 16), (96, 16), (144, 32), (96, 32), (144, 64), (96, 64)]
