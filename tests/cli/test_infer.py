@@ -15,7 +15,7 @@ def test_infer_asks_for_the_image_of_a_run_that_was_moved(work: Path) -> None:
     (work / "noisy.png").rename(work / "moved.png")
     told = run_cli("infer", "--passes", "1", expect=3).stderr
     run = next(work.glob("runs/*")).relative_to(work).as_posix()
-    assert f"noisy.png: is not there any more, and {run} was fitted on it." in told
+    assert f"noisy.png: does not exist any more, and {run} was fitted to it." in told
     assert f"Name the image: self2self infer {run} IMAGE" in told
     assert run_cli("infer", run, "moved.png", "--passes", "1").stderr == ""
 
