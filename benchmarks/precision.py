@@ -75,9 +75,7 @@ def judgements(network: Self2SelfNet, contract: Contract, noisy: FloatArray, cle
 def main() -> None:
     """Fit, compare, print and write."""
     parser = result_parser(__doc__)
-    parser.add_argument(
-        "--photographs", type=int, default=len(PHOTOGRAPHS), help="number of photographs, from the first on"
-    )
+    parser.add_argument("--photographs", type=int, default=len(PHOTOGRAPHS), help="use the first N alone")
     args = parser.parse_args()
     recipes = {"fast": recipe_for("fast"), "2 steps": replace(recipe_for("fast", "scratch"), steps=2)}
     rows = []

@@ -3,11 +3,11 @@
     python -m benchmarks.scaling -o benchmarks/results/scaling.json
     python -m benchmarks.scaling --side 64 --side 128 --recipe fast --rounds 2 -o RESULT.json
 
-The network of `--recipe` with random weights runs over squares of noise as in `infer`. `infer` chooses the batch, and it
-cuts an image that does not fit into memory into tiles; the time includes the overlap of the tiles. All sizes are
-prepared and warmed up first. Then they take turns in rounds; the order rotates. A small size runs as many passes as it
-needs for the pixels of one pass of the largest size, within `--least` and `--passes`. The minimum exists because the
-first pass of an ensemble is slower: it uses memory for the first time. The time includes masks, passes and sums.
+The network of `--recipe` with random weights runs over squares of noise as in `infer`, which chooses the batch and cuts
+an image that does not fit into memory into tiles; the time includes the overlap of the tiles. All sizes are prepared
+and warmed up first. Then they take turns in rounds; the order rotates. A small size runs as many passes as it needs for
+the pixels of one pass of the largest size, within `--least` and `--passes`. The minimum exists because the first pass
+of an ensemble is slower: it uses memory for the first time. The time includes masks, passes and sums.
 
 The figure of a size is the median over the rounds of its time, divided by the geometric mean of all sizes in the same
 round, because the speed of a machine changes from minute to minute. `spread` is the largest figure divided by the
@@ -67,7 +67,7 @@ class Square:
 
 
 def passes_for(side: int, largest: int, least: int, most: int) -> int:
-    """Return the passes of `side` with as many pixels as one pass of `largest`, within `least` and `most`."""
+    """Return the passes of size `side` that have the pixels of one pass of `largest`, within `least` and `most`."""
     return int(max(least, min(most, (largest / side) ** 2)))
 
 
@@ -113,9 +113,7 @@ def result_rows(timings: dict[int, list[dict[str, Any]]], passes: dict[int, int]
 def main() -> None:
     """Measure, print and write."""
     parser = result_parser(__doc__)
-    parser.add_argument(
-        "--side", type=int, action="append", help=f"side of a square; may be repeated; default: {SIDES}"
-    )
+    parser.add_argument("--side", type=int, action="append", help=f"may be repeated; default: {SIDES}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=16, help="largest number of passes, for the smallest sizes")
     parser.add_argument("--least", type=int, default=4, help="smallest number of passes, for the largest sizes")

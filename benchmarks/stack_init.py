@@ -60,10 +60,8 @@ def main() -> None:
     parser = result_parser(__doc__)
     parser.add_argument("--images", default=IMAGES, help="samples and corners, name:top:left, separated by commas")
     parser.add_argument("--sigma", type=float, default=25)
-    parser.add_argument(
-        "--recipe", action="append", default=[], help="fast (default), fast:scratch, ...; may be repeated"
-    )
-    parser.add_argument("--follow", action="append", default=[], help="changes to --init RUN; may be repeated")
+    parser.add_argument("--recipe", action="append", default=[], help="fast (default), fast:scratch, ...; repeatable")
+    parser.add_argument("--follow", action="append", default=[], help="changes to --init RUN; repeatable")
     args = parser.parse_args()
     file = ResultsFile(args.output, "python -m benchmarks.stack_init", {"sigma": args.sigma, "shift": SHIFT})
     for name in args.images.split(","):

@@ -162,9 +162,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="a list of pairs, instead of --images and --noise")
     parser.add_argument("--noise", action="append", default=[], help="kind:sigma, for example poisson:25")
     parser.add_argument("--fit", action="append", default=[], help="changes to the recipe fast, for example steps=100")
-    parser.add_argument(
-        "--infer", action="append", default=[], help="settings of the passes, for example passes=80,turns=8"
-    )
+    parser.add_argument("--infer", action="append", default=[], help="settings of the passes, for example turns=8")
     parser.add_argument("--cache", type=Path, help="folder that keeps the fits for further runs")
     args = parser.parse_args()
     texts = args.infer or [""]
