@@ -24,9 +24,9 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.methods import Row, baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
+from benchmarks.methods import baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
 from benchmarks.pairs import Pair, load_pairs
-from benchmarks.results_file import ResultsFile, result_parser
+from benchmarks.results_file import ResultsFile, Row, result_parser
 from self2self.cli.options import parse_passes
 
 
