@@ -52,7 +52,7 @@ def seen_by(recipe: str, pair: Pair) -> Pair:
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
-    """Return the inputs of a fit of `pair` beside its image; a row of results is reused only while these are equal."""
+    """Return the inputs of a fit of `pair` other than its image; a row of results is reused only if they are equal."""
     channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
     for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"):

@@ -128,7 +128,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
 
 
 def summary(table: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float] | None]:
-    """Return, for each way, the first point from which on its PSNR is that of all independent passes; None without."""
+    """Return, for each way, the first point from which on it is as good as all independent passes, or None."""
     anchor = table["independent"][-1]
     found: dict[str, dict[str, float] | None] = {}
     for way, curve in table.items():

@@ -48,7 +48,7 @@ def test_without_a_reference_there_is_no_psnr_and_infinity_is_none(monkeypatch: 
 
 
 def test_passes_are_drawn_as_infer_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the pixels dropped, in balanced blocks of ten: the mean of a block is that of all."""
+    """Masks are balanced: after a block of ten passes, the mean equals the final mean."""
     monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
     found = convergence(fake_model(keep_count=128), np.full((3, 64, 64), 0.8, np.float32), "fake", 20)
     assert (found["balanced_masks"], found["flips"]) == (True, True)
