@@ -1,4 +1,4 @@
-"""`python cli.py fit image.png` from a checkout."""
+"""Run the command line from a checkout, without installation: `python cli.py fit image.png`."""
 
 from self2self.__main__ import main
 

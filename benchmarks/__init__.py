@@ -1,1 +1,1 @@
-"""Measurements that the documentation cites; run them as `python -m benchmarks.NAME`."""
+"""Programs for the measurements that the documentation cites; run one with `python -m benchmarks.NAME`."""

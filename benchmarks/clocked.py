@@ -1,4 +1,4 @@
-"""A fit whose time is measured, and that can be stopped and goes on where it was."""
+"""Measure the time of a fit, which can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.product import Weights
 from self2self.train.checkpoint import load_state, save_state
 from self2self.train.fit import FitState, FloatArray, fit, new_state
 from self2self.train.recipes import Recipe
 from self2self.train.run_folder import Run
 
 SEED = 0
-Weights = dict[str, torch.Tensor]
 
 
 @dataclass
 class Stopwatch:
-    """Wall-clock and processor seconds of what runs while it is not held.
+    """Wall-clock and processor seconds of the work between `start` and `pause`.
 
-    Processor seconds are those of all threads together: on a busy machine they tell what the wall clock
-    cannot, how long a fit takes that has one thread and a core of its own.
+    Processor seconds are the sum over all threads. Unlike the wall clock, they depend little on the load of the
+    machine: they estimate the time of a fit with one thread on a free core.
     """
 
     wall: float = 0.0
@@ -31,16 +31,16 @@ class Stopwatch:
     _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
 
     def start(self) -> None:
-        """Go on."""
+        """Start or continue counting."""
         self._began = time.perf_counter(), time.process_time()
 
-    def hold(self) -> None:
-        """Count nothing until the next `start`."""
+    def pause(self) -> None:
+        """Stop counting until the next `start`."""
         self.wall += time.perf_counter() - self._began[0]
         self.processor += time.process_time() - self._began[1]
 
     def seconds(self, prefix: str = "") -> dict[str, float]:
-        """For a row of a result."""
+        """Return the seconds as fields of a result row, with `prefix` before their names."""
         return {f"{prefix}seconds": round(self.wall, 2), f"{prefix}cpu_seconds": round(self.processor, 2)}
 
 
@@ -49,36 +49,36 @@ def clocked_fit(
     recipe: Recipe,
     start: Weights | None,
     watch: Stopwatch,
-    marks: Collection[int] = (),
-    on_mark: Callable[[FitState], None] | None = None,
-    keep: Path | None = None,
+    pause_steps: Collection[int] = (),
+    on_pause: Callable[[FitState], None] | None = None,
+    state_folder: Path | None = None,
     on_restored: Callable[[FitState], None] | None = None,
 ) -> FitState:
     """Fit `pixels` with seed 0 on the CPU.
 
     Args:
         pixels: float32 (C, H, W).
-        recipe: its steps are taken.
-        start: weights to start from; None for random ones.
-        watch: gets the seconds of the steps alone.
-        marks: steps after which the fit is looked at.
-        on_mark: called at each mark, while the watch is held.
-        keep: folder of the state at the last mark; if it has one, the fit goes on from there.
-        on_restored: called before that, with the state that was found.
+        recipe: settings of the fit.
+        start: start weights; None for random weights.
+        watch: stopwatch to which the seconds of the steps are added.
+        pause_steps: steps after which the fit and the watch pause.
+        on_pause: called in each pause with the state of the fit.
+        state_folder: folder where each pause saves the state; an existing state there is continued.
+        on_restored: called with the existing state before the fit continues from it.
     """
     state = new_state(recipe, pixels.shape[0], SEED, torch.device("cpu"), start)
-    run = None if keep is None else Run(keep)
+    run = None if state_folder is None else Run(state_folder)
     if run is not None and run.state_path.is_file():
         load_state(run, state)
         if on_restored is not None:
             on_restored(state)
 
     def on_step(state: FitState) -> None:
-        if state.step not in marks:
+        if state.step not in pause_steps:
             return
-        watch.hold()
-        if on_mark is not None:
-            on_mark(state)
+        watch.pause()
+        if on_pause is not None:
+            on_pause(state)
         if run is not None:
             run.folder.mkdir(parents=True, exist_ok=True)
             save_state(run, state)
@@ -86,5 +86,5 @@ def clocked_fit(
 
     watch.start()
     fit(pixels, recipe, state, seed=SEED, on_step=on_step)
-    watch.hold()
+    watch.pause()
     return state

@@ -1,43 +1,33 @@
-"""How often the estimate of the noise is right: false alarms, alarms and σ, on scikit-image's photographs.
+"""Measure how often `measure_noise` is right about correlation and σ, on the photographs of scikit-image.
 
     python -m benchmarks.diagnosis -o benchmarks/results/diagnosis.json
 
-Noise of known level and correlation is added to the middle of each, and rounded to 8 bits, before `measure_noise`
-looks at it.
+The middle of each photograph gets noise of known level and correlation and is rounded to 8 bits. An alarm is a result
+that says the noise is correlated.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results_file import write_result
+from benchmarks.pairs import middle_of_sample
+from benchmarks.results_file import result_parser, write_result
 from self2self.bench.environment import shown_command
 from self2self.imaging.noise import CORRELATION_THRESHOLD, measure_noise
 
 SMOOTH = ("astronaut", "camera", "chelsea", "coffee", "brick", "rocket", "moon", "coins", "retina", "page", "text")
 TEXTURED = ("grass", "gravel", "immunohistochemistry", "hubble_deep_field")
-"""Fine texture or grain everywhere: nothing flat to look at."""
+"""Photographs with fine texture or grain everywhere, without flat areas."""
 SIGMAS = (5, 10, 15, 25, 50)
-WEIGHTS = {"independent": 0.0, "correlation 0.20": 0.1, "correlation 0.37": 0.2, "correlation 0.51": 0.3}
+NEIGHBOUR_WEIGHTS = {"independent": 0.0, "correlation 0.20": 0.1, "correlation 0.37": 0.2, "correlation 0.51": 0.3}
 SIZE = 256
 
 
-def load(name: str) -> NDArray[np.float32]:
-    """The middle of the photograph, float32 (C, 256, 256) at the most, in [0, 1]."""
-    from skimage import data, img_as_float32
-
-    pixels = np.atleast_3d(img_as_float32(getattr(data, name)()))[..., :3]
-    top, left = (max(0, (side - SIZE) // 2) for side in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[top : top + SIZE, left : left + SIZE].transpose(2, 0, 1))
-
-
 def noise(shape: tuple[int, ...], sigma: float, weight: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Gaussian noise, spread over the neighbours with `weight`."""
+    """Draw Gaussian noise of `sigma` grey levels; `weight` of each value is added to its four neighbours."""
     values = rng.standard_normal(shape)
     for axis in (1, 2):
         values = values + weight * (np.roll(values, 1, axis) + np.roll(values, -1, axis))
@@ -45,18 +35,17 @@ def noise(shape: tuple[int, ...], sigma: float, weight: float, rng: np.random.Ge
 
 
 def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    """Measure, print and write."""
+    parser = result_parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the noise for each photograph")
     arguments = parser.parse_args()
     results = []
     for group, names in {"flat parts": SMOOTH, "texture everywhere": TEXTURED}.items():
-        for kind, weight in WEIGHTS.items():
+        for kind, weight in NEIGHBOUR_WEIGHTS.items():
             for sigma in SIGMAS:
                 alarms, ratios = [], []
                 for name in names:
-                    clean = load(name)
+                    clean = middle_of_sample(name, SIZE)
                     for seed in range(arguments.seeds):
                         noisy = clean + noise(clean.shape, sigma, weight, np.random.default_rng(seed))
                         found = measure_noise(np.round(np.clip(noisy, 0, 1) * 255) / 255)

@@ -1,17 +1,15 @@
-"""How long a user waits for an export of the paper's network, and for an engine of TensorRT-RTX.
+"""Measure the time of an export of the paper's network, and of a build of its TensorRT-RTX engine.
 
     python -m benchmarks.export_time -o benchmarks/results/export-time.json
 
-The network has random weights and a model file that is fixed to the size; TensorRT-RTX builds for the
-compute capabilities that `self2self export --engine trt-rtx` builds for by default. Each part runs in
-a process of its own, so that importing its libraries counts: the best of `--runs`.
+The network has random weights, and the model file is fixed to one image size. TensorRT-RTX builds for the default
+compute capabilities of `self2self export --engine trt-rtx`. Each part runs in a process of its own, so that its time
+includes the imports. The result is the best of `--runs`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,16 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, timed_command, write_result
 
 SIZE = (512, 512)
-LIMITS = {"export": 30.0, "trt-rtx": 20.0}
-"""Seconds that are to be reached."""
+TIME_LIMITS = {"export": 30.0, "trt-rtx": 20.0}
+"""Upper limit for the seconds of each part; the result says whether it was reached."""
 
 
 def export(folder: Path, size: tuple[int, int]) -> dict[str, float]:
-    """Trace, write, run at another size and batch, and compare with PyTorch, as `self2self export` does."""
+    """Export the network and verify the file against PyTorch, as `self2self export` does; return the seconds."""
     from self2self.export import export_model
     from self2self.model.contract import Contract
     from self2self.model.network import Self2SelfNet
@@ -44,7 +41,7 @@ def export(folder: Path, size: tuple[int, int]) -> dict[str, float]:
 
 
 def engine(folder: Path, size: tuple[int, int]) -> dict[str, float]:
-    """Build an engine from the file that `export` wrote."""
+    """Build an engine from the file that `export` wrote; return the seconds."""
     from self2self.runtime.engines.profiles import Profile
     from self2self.runtime.engines.tensorrt.builder import TENSORRT_RTX
     from self2self.runtime.engines.tensorrt.cache import load_or_build, request_for
@@ -61,16 +58,15 @@ PARTS: dict[str, Callable[[Path, tuple[int, int]], dict[str, float]]] = {"export
 
 
 def in_a_process(part: str, folder: Path, side: int) -> dict[str, float]:
-    """Run `part` in a fresh process; its own times and, as ``all``, that of the process."""
+    """Run `part` in a fresh process; return the times that it measured and, as ``all``, the time of the process."""
     command = [sys.executable, "-m", "benchmarks.export_time", "--part", part, "--side", str(side), "-o", str(folder)]
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return {**seconds, "all": time.perf_counter() - start}
+    process_seconds, output = timed_command(command)
+    seconds: dict[str, float] = json.loads(output.splitlines()[-1])
+    return {**seconds, "all": process_seconds}
 
 
 def measure(side: int, runs: int) -> dict[str, Any]:
-    """Every part `runs` times, each export with an engine of its own."""
+    """Run all parts `runs` times; each export is followed by a build of its engine."""
     times: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
@@ -80,28 +76,27 @@ def measure(side: int, runs: int) -> dict[str, Any]:
     results = {}
     for part, found in times.items():
         best = min(found, key=lambda seconds: seconds["all"])
-        results[part] = {"seconds": best, "runs": found, "limit": LIMITS[part], "reached": best["all"] < LIMITS[part]}
+        results[part] = {
+            "seconds": best,
+            "runs": found,
+            "limit": TIME_LIMITS[part],
+            "reached": best["all"] < TIME_LIMITS[part],
+        }
     return results
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--side", type=int, default=SIZE[0])
-    parser.add_argument("--part", choices=list(PARTS), help="run this alone, in the folder that -o names")
+    parser = result_parser(__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="repetitions; the fastest counts")
+    parser.add_argument("--side", type=int, default=SIZE[0], help="height and width of the image size")
+    parser.add_argument("--part", choices=list(PARTS), help="run this part alone, in the folder that -o names")
     args = parser.parse_args()
     if args.part:
         print(json.dumps(PARTS[args.part](args.output, (args.side, args.side))))
         return
     parts = measure(args.side, args.runs)
-    result = {
-        "command": shown_command("python -m benchmarks.export_time"),
-        **environment(),
-        "size": [args.side, args.side],
-        "parts": parts,
-    }
+    result = {**provenance("export_time"), "size": [args.side, args.side], "parts": parts}
     write_result(args.output, result)
     for part, found in parts.items():
         word = "reached" if found["reached"] else "not reached"

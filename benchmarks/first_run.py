@@ -1,47 +1,33 @@
-"""What a newcomer waits for: `self2self --help`, and the demo without its installation.
+"""Measure the waiting time of a new user: `self2self --help`, and the demo without its installation.
 
-python -m benchmarks.first_run -o benchmarks/results/first-run.json
+    python -m benchmarks.first_run -o benchmarks/results/first-run.json
 
-The demo's folder is new, so its fit, export and passes are all in the time.
+The demo runs in a new folder, so its time includes fit, export and passes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, timed_command, write_result
 
 ROOT = Path(__file__).parents[1]
 HELP_RUNS = 11
 
 
-def timed(command: list[str]) -> tuple[float, str]:
-    """Wall-clock seconds and stdout of a command that has to succeed."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, done.stdout
-
-
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    seconds = sorted(timed([sys.executable, "cli.py", "--help"])[0] for _ in range(HELP_RUNS))
+    args = result_parser(__doc__).parse_args()
+    seconds = sorted(timed_command([sys.executable, "cli.py", "--help"], ROOT)[0] for _ in range(HELP_RUNS))
     with tempfile.TemporaryDirectory() as folder:
-        demo_seconds, text = timed([sys.executable, "examples/demo.py", folder])
+        demo_seconds, text = timed_command([sys.executable, "examples/demo.py", folder], ROOT)
     scores = {name: float(value) for name, value in re.findall(r"^(\w+) +PSNR +([+-]?[\d.]+) dB", text, re.MULTILINE)}
     result = {
-        "command": shown_command("python -m benchmarks.first_run"),
-        **environment(),
+        **provenance("first_run"),
         "help_seconds": {"median": seconds[len(seconds) // 2], "least": seconds[0], "most": seconds[-1]},
         "demo_seconds": demo_seconds,
         "demo_psnr": scores,

@@ -1,19 +1,20 @@
-"""PSNR and SSIM against time and steps: our recipes beside BM3D and non-local means.
+"""Measure PSNR and SSIM against time and steps: our recipes, BM3D and non-local means.
 
     python -m benchmarks.fit_quality PAIRS.json --recipe fast --recipe fast:scratch -o RESULT.json
 
-`PAIRS.json` lists what to denoise (`benchmarks.pairs`, `benchmarks.make_pairs`). The methods take turns on
-every image, so that drift of the machine meets all of them; BM3D alone is told sigma, once the true one
-and once an estimate.
+`PAIRS.json` is a list of pairs (`benchmarks.pairs`, `benchmarks.make_pairs`). All methods run on an image before the
+next image, so that drift of the machine affects all of them. BM3D is the only method that needs sigma; it runs with
+the true sigma and with an estimate.
 
-The result is written after every row and every look. The same command goes on where it was stopped, in
-the middle of a fit from its last look, and measures again what depends on a recipe or on start weights
-that have changed. `--plot` draws the result; `python -m benchmarks.quality_plot RESULT.json` does it later.
+A look is an interim score during a fit (`--looks`). The result is written after every row and every look. After an
+interruption, the same command continues; an interrupted fit continues from its last look. Rows whose recipe or start
+weights have changed are measured again. `--plot` draws the result, and so does `python -m benchmarks.quality_plot
+RESULT.json` later.
 
-Protocol: pixels are in [0, 1] as stored, but `fast` sees them in the range that the product chooses (`self2self.
-image_io.normalise`); results are clamped to black and white and compared without rounding; PSNR over all channels,
-its peak white; seeds are 0. Times are wall clock and processor time of the fit alone,
-without the looks at the result in between.
+Protocol: pixels are in [0, 1] as stored, except that `fast` sees them in the range that the product chooses
+(`self2self.image_io.normalise`). Results are clamped to black and white and compared without rounding. PSNR is over
+all channels, and its peak is white. Seeds are 0. Times are wall-clock and processor seconds of the fit alone, without
+the looks.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.methods import Row, baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
+from benchmarks.methods import baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
 from benchmarks.pairs import Pair, load_pairs
-from benchmarks.results_file import ResultsFile
+from benchmarks.results_file import ResultsFile, Row, result_parser
 from self2self.cli.options import parse_passes
 
 
 def show(row: Row) -> None:
-    """One line of the table."""
+    """Print one row."""
     if "psnr" in row:
         print(f"{row['image']:26} {row['method']:40} {row['psnr']:6.2f} dB  {row['ssim']:.3f}", flush=True)
     else:
@@ -38,7 +39,7 @@ def show(row: Row) -> None:
 
 
 def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
-    """All methods on one image, but those whose rows are there already."""
+    """Run all methods on one image, except those whose rows exist already."""
     if file.find(pair.name, "noisy", {}) is None:
         file.put({"image": pair.name, "method": "noisy", "inputs": {}, **pair.scores(pair.noisy)})
     for name, method in baselines(pair).items() if args.baselines else ():
@@ -52,15 +53,14 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
         earlier = file.find(**head)
         if earlier is not None and not earlier.get("unfinished"):
             continue
-        folder = state_folder(args.output, pair.name, text)
-        keep = folder if args.looks else None
+        folder = state_folder(args.output, pair.name, text) if args.looks else None
         done = run_recipe(
             seen,
             recipe,
             args.looks,
             args.passes,
             earlier or {},
-            keep,
+            folder,
             lambda row, head=head: file.put({**head, **row}),  # type: ignore[misc]
         )
         file.put({**head, **done})
@@ -75,12 +75,12 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
 
 
 def state_folder(output: Path, image: str, method: str) -> Path:
-    """Where the state of a fit is kept while it runs."""
+    """Return the folder for the state of an unfinished fit."""
     return output.with_suffix(".states") / re.sub(r"\W+", "-", f"{image} {method}")
 
 
-def described(pairs: Path) -> list[Row]:
-    """The entries of a list without the folders of the files."""
+def list_entries(pairs: Path) -> list[Row]:
+    """Return the entries of a list of pairs, with file names instead of paths."""
     entries = json.loads(pairs.read_text())
     return [
         {key: Path(value).name if key in ("noisy", "clean") else value for key, value in entry.items()}
@@ -90,24 +90,27 @@ def described(pairs: Path) -> list[Row]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--only", metavar="NAME,NAME", help="these images of the list alone")
+    parser = result_parser(__doc__)
+    parser.add_argument("pairs", type=Path, help="list of pairs (JSON)")
+    parser.add_argument("--only", metavar="NAME,NAME", help="measure only these images of the list")
     parser.add_argument(
         "--recipe", action="append", default=[], help="fast, fast:scratch, paper,steps=2000, ...; may be repeated"
     )
     parser.add_argument(
-        "--clock", action="append", default=[], metavar="RECIPE", help="extrapolate its time from 20 steps, no quality"
+        "--clock",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="extrapolate its time from 20 steps, no scores",
     )
-    parser.add_argument("--passes", type=parse_passes, help="a number or auto; default: what the recipe does")
-    parser.add_argument("--looks", type=int, default=0, help="looks at the result during each fit (32 passes each)")
-    parser.add_argument("--baselines", action="store_true", help="also BM3D and non-local means")
+    parser.add_argument("--passes", type=parse_passes, help="a number or auto; default: as the recipe")
+    parser.add_argument("--looks", type=int, default=0, help="interim scores during each fit (32 passes each)")
+    parser.add_argument("--baselines", action="store_true", help="also run BM3D and non-local means")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against time (PNG or SVG)")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     if args.plot is not None:
         from benchmarks.quality_plot import write_plot
-    settings = {"pairs": described(args.pairs), "passes": args.passes, "looks": args.looks}
+    settings = {"pairs": list_entries(args.pairs), "passes": args.passes, "looks": args.looks}
     file = ResultsFile(args.output, "python -m benchmarks.fit_quality", settings)
     for pair in load_pairs(args.pairs, args.only):
         measure(pair, args, file)

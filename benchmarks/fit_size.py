@@ -1,33 +1,29 @@
-"""How long `self2self fit` takes for a large image, against a small one.
+"""Compare the time of `self2self fit` for a large image with that for a small one.
 
     python -m benchmarks.fit_size -o benchmarks/results/fit-size.json
 
-Each measurement is a process of its own that reads a PNG, estimates its noise, fits with the default
-recipe and writes its run folder. The sizes take turns. The image is a photograph of scikit-image that is
-mirrored until it is large enough, with Gaussian noise of sigma 25; the small one is its upper left corner.
+Each measurement is a separate process, which reads a PNG, estimates its noise, fits with the default recipe and writes
+a run folder. The sizes take turns. The image is a photograph of scikit-image with Gaussian noise of sigma 25, extended
+by mirroring where it is too small; the small image is its upper left corner.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.pairs import sample
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, timed_command, write_result
 from self2self.train.synthetic_noise import add_noise
 
 
 def write_image(path: Path, side: int) -> None:
-    """The upper left square of the noisy photograph."""
+    """Write the upper left square of the noisy photograph as PNG."""
     clean = sample("astronaut")
     grow = [(0, max(0, side - size)) for size in clean.shape[1:]]
     large = np.pad(clean, [(0, 0), *grow], mode="symmetric")[:, :side, :side]
@@ -36,21 +32,24 @@ def write_image(path: Path, side: int) -> None:
 
 
 def fit(image: Path, folder: Path, options: list[str]) -> dict[str, float]:
-    """Seconds of a whole `self2self fit`, and what it says its fit took."""
+    """Run `self2self fit`; return the seconds of the process, and the seconds of its fit as it reports them."""
     command = [sys.executable, "-m", "self2self", "fit", str(image), "-o", str(folder), "--force", "--json", *options]
-    began = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 2), "fit_seconds": json.loads(done.stdout)["seconds"]["fit"]}
+    seconds, output = timed_command(command)
+    return {"seconds": round(seconds, 2), "fit_seconds": json.loads(output)["seconds"]["fit"]}
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024], help="sides; the first is the reference")
+    parser = result_parser(__doc__)
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[256, 1024],
+        help="sides; the first is the reference",
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", help="as for fit; default: the recipe's")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--steps", help="as for self2self fit; default: from the recipe")
     args = parser.parse_args()
     options = [] if args.steps is None else ["--steps", args.steps]
     runs: dict[int, list[dict[str, float]]] = {size: [] for size in args.sizes}
@@ -65,8 +64,7 @@ def main() -> None:
     for size, seconds in medians.items():
         print(f"{size:5} {seconds:7.1f} s, {seconds / medians[args.sizes[0]]:.2f} times {args.sizes[0]}")
     values = {
-        "command": shown_command("python -m benchmarks.fit_size"),
-        **environment(),
+        **provenance("fit_size"),
         "median_seconds": medians,
         "ratio": {size: round(seconds / medians[args.sizes[0]], 3) for size, seconds in medians.items()},
         "runs": runs,

@@ -1,17 +1,16 @@
-"""Passes per second of every GPU engine that works here, against the plain PyTorch loop on the same GPU.
+"""Measure passes per second of every GPU engine that works here, and of the plain PyTorch loop on the same GPU.
 
     python -m benchmarks.gpu -o benchmarks/results/gpu.json     (or: make gpu-bench)
 
-The paper's network with random weights at 256x256. In each round every engine, precision and batch
-runs the product's own ensemble, masks, sums and all, and the plain loop (batch 1, eager float32 with
-PyTorch's defaults, `F.dropout`) takes its turn among them; so do the masks alone, and the product of
-two half precision matrices that is called the peak. All times are those of CUDA events around work
-that was warmed up before. Without a GPU: one line and exit code 4.
+The network is the paper's, with random weights, at 256x256. In each round, every case (an engine with a precision and
+a batch) runs the product's own ensemble, including masks and sums. The plain loop (batch 1, eager float32 with
+PyTorch's defaults, `F.dropout`) is one of the cases. Each round also measures the masks of each case alone, and the
+product of two float16 matrices, which is called the peak. CUDA events measure all times, after a warm-up. Without a
+GPU, the program prints one line and ends with exit code 4.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,10 +22,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.gpu_verdicts import entries, table, verdicts
-from benchmarks.results_file import write_result
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.benchmark_model import BenchmarkModel, random_model
 from self2self.bench.cases import PLAIN, BenchmarkCase, Timing, rotated, whole_batches
-from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
 from self2self.errors import EngineUnavailableError, Self2SelfError
 from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
@@ -44,19 +42,19 @@ PEAK_PRODUCTS = 10
 
 
 class Device(Protocol):
-    """What times work on a device."""
+    """A clock for work on a device."""
 
     name: str
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """How long the device needs for `work`, which may return before it is done."""
+        """Return the seconds that the device needs for `work`, which may return before the device has finished."""
 
     def peak_gflops(self) -> float:
-        """GFLOP/s of the product of two large float16 matrices."""
+        """Return GFLOP/s of the product of two large float16 matrices."""
 
 
 class CudaDevice:
-    """CUDA device 0, timed by its events."""
+    """CUDA device 0, with CUDA events as clock."""
 
     name = "cuda"
 
@@ -68,7 +66,7 @@ class CudaDevice:
         torch.cuda.synchronize()
         begin.record()
         work()
-        # The ensemble has streams of its own, which the event on this one does not wait for.
+        # The ensemble runs on streams of its own; an event on this stream does not wait for them.
         torch.cuda.synchronize()
         end.record()
         end.synchronize()
@@ -89,13 +87,13 @@ class CudaDevice:
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """Something that takes part in every round.
+class CaseRunner:
+    """One case with the functions that run it in a round.
 
     Attributes:
-        case: collects its times.
-        run: all its passes of one round.
-        masks: makes the masks of one batch and nothing else; None for the plain loop.
+        case: the case, which collects the timings.
+        run: runs all passes of one round.
+        masks: draws the masks of one batch and nothing else; None for the plain loop.
     """
 
     case: BenchmarkCase
@@ -103,32 +101,32 @@ class Contender:
     masks: Callable[[], object] | None = None
 
 
-def rounds(contenders: Sequence[Contender], device: Device, count: int) -> list[float]:
-    """Run `count` rounds, fill the cases' laps, and give the peak of each round in GFLOP/s."""
-    for contender in contenders:
-        contender.run()
-        if contender.masks is not None:
-            contender.masks()
+def rounds(runners: Sequence[CaseRunner], device: Device, count: int) -> list[float]:
+    """Run `count` rounds, add a timing to each case in each of them, and return the peaks of the rounds in GFLOP/s."""
+    for runner in runners:
+        runner.run()
+        if runner.masks is not None:
+            runner.masks()
     device.peak_gflops()
     peaks = []
     for index in range(count):
         peaks.append(device.peak_gflops())
-        for contender in rotated(contenders, index):
-            case = contender.case
-            seconds = device.seconds(contender.run)
+        for runner in rotated(runners, index):
+            case = runner.case
+            seconds = device.seconds(runner.run)
             masks = 0.0
-            if contender.masks is not None:
-                masks = device.seconds(contender.masks) * case.passes / case.batch
+            if runner.masks is not None:
+                masks = device.seconds(runner.masks) * case.passes / case.batch
             case.timings.append(Timing(seconds, masks=masks))
     return peaks
 
 
-def engine_contenders(
+def engine_runners(
     engine: Engine, device: Device, batches: Sequence[int], passes: int, problems: dict[str, str]
-) -> list[Contender]:
-    """One contender for each batch that a prepared `engine` can run; the others are noted in `problems`."""
+) -> list[CaseRunner]:
+    """Return a runner for each batch that the prepared `engine` can run; `problems` gets reasons for the others."""
     if not isinstance(engine, DeviceEngine):
-        raise TypeError(f"{engine.name} takes no masks on a device")
+        raise TypeError(f"engine {engine.name} accepts no masks on a device")
     contract = engine.model.contract
     size = (engine.image.shape[2], engine.image.shape[3])
     maker = masks_for(engine, 0)
@@ -153,30 +151,30 @@ def engine_contenders(
             return run_device_ensemble(engine, maker, total, batch=batch, on_note=note)
 
         def masks(batch: int = batch) -> object:
-            # Made for the call, as the buffers of all batches together would not fit.
+            # Allocated in each call, because the buffers of all batches together would not fit into memory.
             return maker.fill(maker.allocate(batch), 0, batch)
 
-        found.append(Contender(case, run, masks))
+        found.append(CaseRunner(case, run, masks))
     return found
 
 
-def plain_contender(
+def plain_runner(
     benchmark_model: BenchmarkModel, image: np.ndarray[Any, Any], device: Device, passes: int
-) -> Contender:
-    """The plain loop on the device."""
+) -> CaseRunner:
+    """Return the runner of the plain loop on the device."""
     import torch
 
     from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
 
     network = PlainSelf2Self.from_network(benchmark_model.network).to(device.name).eval()
     drop_rate = 1 - benchmark_model.model.contract.masks[0].keep_probability
-    shown = torch.from_numpy(image).to(device.name)
+    pixels = torch.from_numpy(image).to(device.name)
     case = BenchmarkCase(PLAIN, "PyTorch", "fp32", 1, (image.shape[2], image.shape[3]), passes)
-    return Contender(case, lambda: plain_ensemble(network, shown, passes, drop_rate))
+    return CaseRunner(case, lambda: plain_ensemble(network, pixels, passes, drop_rate))
 
 
 def models_of(benchmark_model: BenchmarkModel, folder: Path) -> list[Model]:
-    """The subject's model in every precision."""
+    """Export the benchmark model in every precision."""
     from self2self.export.to_onnx import to_onnx
 
     models = []
@@ -197,28 +195,28 @@ def measure(
     batches: Sequence[int] = BATCHES,
     passes: int = 64,
     count: int = 5,
-    tell: Callable[[str], None] = lambda text: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Everything that is measured: the peak, the cases, the verdicts, and what did not work."""
+    """Run all rounds; return the peak, the cases, the verdicts, and the reasons for missing cases."""
     image = np.random.default_rng(0).random((1, benchmark_model.network.channels, *size), dtype=np.float32)
     problems: dict[str, str] = {}
-    contenders = [plain_contender(benchmark_model, image, device, passes)]
+    runners = [plain_runner(benchmark_model, image, device, passes)]
     with ExitStack() as stack:
         for kind in engines:
             for model in models:
                 label = f"{kind.name} {model.contract.precision}"
-                tell(f"preparing {label}")
+                on_note(f"preparing {label}")
                 try:
                     running = kind(model, image)
-                    running.note = tell
+                    running.note = on_note
                     running = stack.enter_context(running)
                 except Self2SelfError as error:
                     problems[label] = str(error)
                     continue
-                contenders += engine_contenders(running, device, batches, passes, problems)
-        tell(f"{count} rounds of {len(contenders)} cases")
-        peaks = rounds(contenders, device, count)
-    rows = entries([contender.case for contender in contenders], peaks, benchmark_model.gflop_per_pass(size))
+                runners += engine_runners(running, device, batches, passes, problems)
+        on_note(f"{count} rounds of {len(runners)} cases")
+        peaks = rounds(runners, device, count)
+    rows = entries([runner.case for runner in runners], peaks, benchmark_model.gflop_per_pass(size))
     return {
         "rounds": count,
         "gflop_per_pass": benchmark_model.gflop_per_pass(size),
@@ -230,10 +228,10 @@ def measure(
 
 
 def require_cuda() -> Gpu:
-    """The GPU that everything here runs on.
+    """Return the GPU of this machine.
 
     Raises:
-        EngineUnavailableError: there is none, or PyTorch cannot use it.
+        EngineUnavailableError: there is no GPU, or PyTorch cannot use it.
     """
     found = find_gpu()
     if isinstance(found, NoGpu):
@@ -249,7 +247,7 @@ def require_cuda() -> Gpu:
 
 
 def working_engines(problems: dict[str, str]) -> list[type[Engine]]:
-    """GPU engines that work here; why the others do not is noted in `problems`."""
+    """Return the GPU engines that work here; `problems` gets the reasons for the others."""
     found = []
     for name in NEEDS_GPU:
         try:
@@ -260,20 +258,19 @@ def working_engines(problems: dict[str, str]) -> list[type[Engine]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    """Measure, print and write; return the exit code."""
+    parser = result_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=64, help="of each case in a round, at least")
+    parser.add_argument("--passes", type=int, default=64, help="minimum number of passes of each case in a round")
     args = parser.parse_args(arguments)
 
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     try:
         gpu = require_cuda()
     except EngineUnavailableError as error:
-        tell(f"error: {error}")
+        show(f"error: {error}")
         return error.exit_code
     missing: dict[str, str] = {}
     engines = working_engines(missing)
@@ -281,14 +278,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         benchmark_model = random_model(recipe_for("paper"), Path(folder))
         models = models_of(benchmark_model, Path(folder))
         result = measure(
-            benchmark_model, models, engines, CudaDevice(), passes=args.passes, count=args.rounds, tell=tell
+            benchmark_model, models, engines, CudaDevice(), passes=args.passes, count=args.rounds, on_note=show
         )
     result["problems"] = missing | result["problems"]
-    described = {"name": gpu.name, "capability": gpu.capability, "memory_bytes": gpu.memory_bytes}
     result = {
-        "command": shown_command("python -m benchmarks.gpu"),
-        **environment(),
-        "gpu": {**described, "driver_cuda": "{}.{}".format(*gpu.cuda)},
+        **provenance("gpu"),
+        "gpu": {**gpu_fields(gpu), "driver_cuda": "{}.{}".format(*gpu.cuda)},
         "plain_loop_tf32": plain_tf32(),
         **result,
     }
@@ -297,8 +292,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def gpu_fields(gpu: Gpu) -> dict[str, Any]:
+    """Describe the GPU for a result."""
+    return {"name": gpu.name, "capability": gpu.capability, "memory_bytes": gpu.memory_bytes}
+
+
 def plain_tf32() -> dict[str, bool]:
-    """Where PyTorch's defaults let the plain loop round float32 to TF32."""
+    """Return the operations in which PyTorch's defaults let the plain loop round float32 to TF32."""
     import torch
 
     return {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32}

@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.gpu`: a row for each case, what each engine reaches of what is wanted, and the table."""
+"""Figures of `benchmarks.gpu`: a row for each case, verdicts on each engine, and a table as text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from self2self.bench.cases import PLAIN, BenchmarkCase
 from self2self.bench.measure import spread
 
 LARGE_BATCH = 16
-"""From this batch on, the share of the peak is judged."""
-RATIO, MASK_SHARE, PEAK_SHARE = 8.0, 0.10, 0.40
-"""What is to be reached: at least, at most, at least."""
+"""Smallest batch for which the share of the peak is judged."""
+MINIMUM_RATIO, MAXIMUM_MASK_SHARE, MINIMUM_PEAK_SHARE = 8.0, 0.10, 0.40
+"""Targets: ratio to the plain loop, share of the time for masks, and share of the peak."""
 
 
 def entries(cases: Sequence[BenchmarkCase], peaks: Sequence[float], gflop: float) -> list[dict[str, Any]]:
-    """The figures of every case; the plain loop comes first."""
+    """Compute the figures of every case; the first case is the plain loop."""
     peak = spread(peaks)["median"]
     rows = []
     for case in cases:
         row = case.entry(cases[0], gflop, None if case.precision == "fp32" else peak)
-        # The parts run beside each other here; what masks would take alone is known.
+        # On a GPU the parts overlap, so their times cannot be separated; only the masks were measured alone.
         del row["parts_seconds_per_pass"], row["memory"]
         row["mask_share"] = spread([timing.masks / timing.seconds for timing in case.timings])
         rows.append(row)
@@ -28,7 +28,7 @@ def entries(cases: Sequence[BenchmarkCase], peaks: Sequence[float], gflop: float
 
 
 def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each engine and precision, its fastest batch, and whether it reaches what is asked for."""
+    """Judge each engine and precision: its fastest batch, and whether it reaches the targets."""
     found = []
     keys = dict.fromkeys((row["engine"], row["precision"]) for row in rows if row["engine"] != PLAIN)
     for engine, precision in keys:
@@ -45,16 +45,16 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "ratio_to_plain": best["ratio_to_plain"]["median"],
                 "mask_share": best["mask_share"]["median"],
                 "peak_share": share,
-                "ratio_reached": best["ratio_to_plain"]["median"] >= RATIO,
-                "masks_reached": best["mask_share"]["median"] <= MASK_SHARE,
-                "peak_reached": None if share is None else share >= PEAK_SHARE,
+                "ratio_reached": best["ratio_to_plain"]["median"] >= MINIMUM_RATIO,
+                "masks_reached": best["mask_share"]["median"] <= MAXIMUM_MASK_SHARE,
+                "peak_reached": None if share is None else share >= MINIMUM_PEAK_SHARE,
             }
         )
     return found
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Format the result as text."""
     peak = result["matrix_product_gflops"]["median"]
     lines = [f"{result['gpu']['name']}: float16 matrix product {peak / 1000:.1f} TFLOP/s"]
     lines.append(f"{'engine':10}{'type':6}{'batch':>6}{'passes/s':>11}{'ratio':>8}{'masks':>8}{'peak':>7}")
@@ -67,15 +67,17 @@ def table(result: dict[str, Any]) -> str:
         )
     for best in result["verdicts"]:
         parts = [
-            f"ratio {best['ratio_to_plain']:.1f} (at least {RATIO:g}: {_word(best['ratio_reached'])})",
-            f"masks {best['mask_share']:.1%} (at most {MASK_SHARE:.0%}: {_word(best['masks_reached'])})",
+            f"ratio {best['ratio_to_plain']:.1f} (at least {MINIMUM_RATIO:g}: {_reached(best['ratio_reached'])})",
+            f"masks {best['mask_share']:.1%} (at most {MAXIMUM_MASK_SHARE:.0%}: {_reached(best['masks_reached'])})",
         ]
         if best["peak_share"] is not None:
-            parts.append(f"peak {best['peak_share']:.1%} (at least {PEAK_SHARE:.0%}: {_word(best['peak_reached'])})")
+            parts.append(
+                f"peak {best['peak_share']:.1%} (at least {MINIMUM_PEAK_SHARE:.0%}: {_reached(best['peak_reached'])})"
+            )
         lines.append(f"{best['engine']} {best['precision']}: {', '.join(parts)}")
     lines += [f"{name}: {problem}" for name, problem in result["problems"].items()]
     return "\n".join(lines)
 
 
-def _word(reached: bool) -> str:
+def _reached(reached: bool) -> str:
     return "reached" if reached else "not reached"

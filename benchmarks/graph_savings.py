@@ -1,17 +1,16 @@
-"""What each saving in the graph is worth: the same network with one saving switched off, or one more, at a time.
+"""Measure the worth of each saving in the graph: variants of the graph without one saving, or with one more.
 
     python -m benchmarks.graph_savings -o benchmarks/results/graph-savings.json
     python -m benchmarks.graph_savings --side 64 --recipe fast --rounds 2 -o RESULT.json
 
-The network of `--recipe` with random weights is exported once and then changed. All variants and engines
-take turns, in an order that rotates, one pass at a time with the same masks; a ratio is that of the
-variant's time to that of the graph as exported, by the same engine in the same round: above 1, the
-exported graph is faster. `difference` is the largest one between the predictions of the two.
+The network of `--recipe` is exported once with random weights, and each variant changes the exported graph. In each
+round, every variant runs on every engine, one pass at a time with the same masks; the order rotates. A ratio is the
+time of the variant divided by the time of the exported graph, for the same engine and round: above 1, the exported
+graph is faster. `difference` is the largest difference between the predictions of the two graphs.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,12 +22,12 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
-from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.model.graph import note_weights
 from self2self.model.masks import MaskMaker
@@ -40,10 +39,10 @@ from self2self.train.recipes import recipe_for
 
 
 def gates_apart(graph: onnx.GraphProto) -> None:
-    """Two convolutions for feature and gate, as the official code has them."""
-    constants, maker = _constants(graph), _makers(graph)
+    """Use separate convolutions for feature and gate, as in the official code."""
+    constants, producers = _constants(graph), _producers(graph)
     for split in [node for node in graph.node if node.op_type == "Split"]:
-        conv = maker[split.input[0]]
+        conv = producers[split.input[0]]
         parts = [np.split(numpy_helper.to_array(constants[name]), len(split.output)) for name in conv.input[1:]]
         at = list(graph.node).index(split)
         graph.node.remove(split)
@@ -60,14 +59,14 @@ def gates_apart(graph: onnx.GraphProto) -> None:
 
 
 def scale_in_weights(graph: onnx.GraphProto) -> None:
-    """1/(1-p) multiplied into the convolution that reads the masked activations, instead of into the mask."""
-    constants, maker = _constants(graph), _makers(graph)
+    """Multiply 1/(1-p) into the weights of the convolution behind the mask, instead of into the mask."""
+    constants, producers = _constants(graph), _producers(graph)
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        product = maker.get(maker[conv.input[0]].input[0])
+        product = producers.get(producers[conv.input[0]].input[0])
         if product is None or product.op_type != "Mul":
             continue
         for place, name in enumerate(product.input):
-            scaled = maker.get(name)
+            scaled = producers.get(name)
             if scaled is None or scaled.op_type != "Mul" or not any(i in constants for i in scaled.input):
                 continue
             (factor,) = (i for i in scaled.input if i in constants)
@@ -80,10 +79,10 @@ def scale_in_weights(graph: onnx.GraphProto) -> None:
 
 
 def zero_padding(graph: onnx.GraphProto) -> None:
-    """Convolutions that pad by zeros themselves: another function at the borders, and a bound of what pads cost."""
-    maker = _makers(graph)
+    """Let the convolutions pad with zeros; the result differs at the borders, and the time bounds the cost of pads."""
+    producers = _producers(graph)
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        pad = maker[conv.input[0]]
+        pad = producers[conv.input[0]]
         conv.input[0] = pad.input[0]
         for attribute in [a for a in conv.attribute if a.name in ("pads", "auto_pad")]:
             conv.attribute.remove(attribute)
@@ -92,7 +91,7 @@ def zero_padding(graph: onnx.GraphProto) -> None:
 
 
 def unchanged(graph: onnx.GraphProto) -> None:
-    """As exported."""
+    """Leave the graph as exported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +99,10 @@ class Variant:
     """One way to write the same network.
 
     Attributes:
-        change: to the exported graph.
-        engines: that it is tried on.
-        switched_off: a function of `mnn_graph` that makes one saving.
-        kept: whether the product does what the variant leaves out; False for what it could do besides.
+        change: function that changes the exported graph in place.
+        engines: engines that run the variant.
+        switched_off: name of the function of `mnn_graph` whose saving the variant leaves out; None for none.
+        kept: true if the variant leaves out a saving that the product uses; false if the variant tries another one.
     """
 
     change: Callable[[onnx.GraphProto], None]
@@ -111,6 +110,9 @@ class Variant:
     switched_off: str | None = None
     kept: bool = True
 
+
+Case = tuple[str, str]
+"""Name of an engine, and name of a variant."""
 
 BOTH = ("ort", "mnn")
 EXPORTED = "as exported"
@@ -127,12 +129,12 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return {entry.name: entry for entry in graph.initializer}
 
 
-def _makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return {name: node for node in graph.node for name in node.output}
 
 
 def write_variant(exported: Path, change: Callable[[onnx.GraphProto], None], path: Path) -> None:
-    """The graph of `exported` with `change`, checked, as the file `path`."""
+    """Apply `change` to the graph of `exported`, check the result, and write it to `path`."""
     model = onnx.load(str(exported))
     change(model.graph)
     note_weights(model)
@@ -141,66 +143,78 @@ def write_variant(exported: Path, change: Callable[[onnx.GraphProto], None], pat
 
 
 def prepared(stack: ExitStack, path: Path, engine: str, variant: Variant, image: Any) -> Engine:
-    """`engine` with the file of a variant."""
+    """Load the file of a variant into `engine`, which stays open until `stack` closes."""
     with ExitStack() as switched:
         if variant.switched_off is not None:
             switched.enter_context(patch.object(mnn_graph, variant.switched_off, lambda graph: None))
         return stack.enter_context(engine_class(engine)(load_model(path), image))
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--passes", type=int, default=2, help="of a variant in a round")
-    parser.add_argument("--recipe", default="paper")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    image = np.random.default_rng(0).random((1, 3, args.side, args.side), dtype=np.float32)
+def measure(
+    recipe: str, side: int, rounds: int, passes: int
+) -> tuple[dict[Case, list[float]], dict[Case, NDArray[np.float32]]]:
+    """Run all rounds; return the seconds per pass in each round, and the predictions, of each case."""
+    image = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     cases = [(engine, name) for name, variant in VARIANTS.items() for engine in variant.engines]
-    seconds: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+    seconds: dict[Case, list[float]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
         folder = Path(text)
-        exported = random_model(recipe_for(args.recipe), folder).model
-        masks = MaskMaker(exported.contract.masks, {"H": args.side, "W": args.side}, 0).make(0, 1)
+        exported = random_model(recipe_for(recipe), folder).model
+        masks = MaskMaker(exported.contract.masks, {"H": side, "W": side}, 0).make(0, 1)
         engines, predictions = {}, {}
         for engine, name in cases:
             path = folder / f"{name}.onnx"
             write_variant(exported.path, VARIANTS[name].change, path)
             engines[engine, name] = prepared(stack, path, engine, VARIANTS[name], image)
             predictions[engine, name] = engines[engine, name].run(masks).copy()
-        for number in range(args.rounds):
+        for number in range(rounds):
             for case in rotated(cases, number):
                 idle()
                 engines[case].run(masks)
                 start = time.perf_counter()
-                for _ in range(args.passes):
+                for _ in range(passes):
                     engines[case].run(masks)
-                seconds[case].append((time.perf_counter() - start) / args.passes)
+                seconds[case].append((time.perf_counter() - start) / passes)
+    return seconds, predictions
+
+
+def result_row(
+    case: Case, seconds: dict[Case, list[float]], predictions: dict[Case, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """Compare one case with the exported graph on the same engine."""
+    engine, name = case
+    exported = (engine, EXPORTED)
+    return {
+        "engine": engine,
+        "variant": name,
+        "saving_is_kept": VARIANTS[name].kept,
+        "seconds_per_pass": spread(seconds[case]),
+        "ratio_to_exported": spread([a / b for a, b in zip(seconds[case], seconds[exported], strict=True)]),
+        "difference": float(np.abs(predictions[case] - predictions[exported]).max()),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = result_parser(__doc__)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--passes", type=int, default=2, help="passes of each case in a round")
+    parser.add_argument("--recipe", default="paper")
+    args = parser.parse_args()
+    seconds, predictions = measure(args.recipe, args.side, args.rounds, args.passes)
     rows = []
-    for engine, name in cases:
-        base = seconds[engine, EXPORTED]
-        difference = float(np.abs(predictions[engine, name] - predictions[engine, EXPORTED]).max())
-        rows.append(
-            {
-                "engine": engine,
-                "variant": name,
-                "saving_is_kept": VARIANTS[name].kept,
-                "seconds_per_pass": spread(seconds[engine, name]),
-                "ratio_to_exported": spread([a / b for a, b in zip(seconds[engine, name], base, strict=True)]),
-                "difference": difference,
-            }
-        )
-        ratio = rows[-1]["ratio_to_exported"]
+    for case in seconds:
+        row = result_row(case, seconds, predictions)
+        rows.append(row)
+        ratio = row["ratio_to_exported"]
         print(
-            f"{engine:5} {name:36} {1e3 * rows[-1]['seconds_per_pass']['median']:8.1f} ms  {ratio['median']:.3f} "
-            f"({ratio['p10']:.3f} to {ratio['p90']:.3f})  difference {difference:.1e}",
+            f"{row['engine']:5} {row['variant']:36} {1e3 * row['seconds_per_pass']['median']:8.1f} ms  "
+            f"{ratio['median']:.3f} ({ratio['p10']:.3f} to {ratio['p90']:.3f})  difference {row['difference']:.1e}",
             flush=True,
         )
     result = {
-        "command": shown_command("python -m benchmarks.graph_savings"),
-        **environment(),
+        **provenance("graph_savings"),
         "side": args.side,
         "recipe": args.recipe,
         "rounds": args.rounds,

@@ -1,13 +1,12 @@
-"""What INT8 costs and brings: the full-resolution convolutions of the decoder, on ONNX Runtime's CPU.
+"""Measure loss and speed of INT8 in the full-resolution convolutions of the decoder, with ONNX Runtime on the CPU.
 
     self2self fit examples/noisy.png -o runs/example
     python -m benchmarks.int8 runs/example examples/clean.png -o benchmarks/results/int8.json
 
-Weights and activations of these convolutions, which are most of the work, are quantised by
-onnxruntime.quantization (static, QDQ, one scale for each output channel of the weights). It is
-calibrated on the run's own masked inputs: the middle of the image with real masks of passes that the
-comparison does not use. The ensembles have the same masks as the float32 one, and are judged by
-PSNR against the clean image; the speed is that of single passes, in interleaved rounds.
+These convolutions are most of the work. onnxruntime.quantization quantises their weights and activations (static, QDQ,
+one scale for each output channel of the weights). The calibration data are the middle of the run's image with real
+masks, of passes that the comparison does not use. INT8 and float32 ensembles have the same masks and are compared by
+PSNR against the clean image. The speed is the speed of single passes; all variants take turns in rounds.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-from benchmarks.pairs import FloatArray
-from benchmarks.results_file import write_result
+from benchmarks.pairs import FloatArray, rms_grey_levels
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.cases import rotated
-from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import spread
 from self2self.export.precision import middle
 from self2self.export.rounding_loss import measured_loss
@@ -42,10 +40,11 @@ from self2self.train.checkpoint import load_network
 from self2self.train.run_folder import Run
 
 ACCEPTED_DECIBELS = 0.05
+"""Largest loss of PSNR with which a variant is kept."""
 FIRST_CALIBRATION_PASS = 1000
-"""Far from the passes that are compared."""
-DECODER = ("decoder_first.4.weight", "decoder_second.4.weight")
-HEAD = ("head.weight",)
+"""First pass of the calibration; the compared passes have lower numbers."""
+DECODER_WEIGHTS = ("decoder_first.4.weight", "decoder_second.4.weight")
+HEAD_WEIGHTS = ("head.weight",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,11 @@ class Variant:
     """One way to quantise.
 
     Attributes:
-        name: for the table.
-        weights: of the convolutions that are quantised.
-        activations, kernels: integer types.
-        calibration: how ranges follow from what was seen.
-        reduce_range: weights of 7 bits, as sums of 8-bit products saturate on processors without VNNI.
+        name: name of the variant in the result.
+        weights: names of the weights of the quantised convolutions.
+        activations, kernels: integer types of activations and weights.
+        calibration: method that computes the ranges from the calibration data.
+        reduce_range: use weights of 7 bits, because sums of 8-bit products saturate on processors without VNNI.
     """
 
     name: str
@@ -69,16 +68,16 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("U8S8", DECODER),
-    Variant("U8S8, 7-bit weights", DECODER, reduce_range=True),
-    Variant("U8S8, 99.999 % of the range", DECODER, calibration=CalibrationMethod.Percentile),
-    Variant("U8S8, head too", (*DECODER, *HEAD)),
-    Variant("S8S8", DECODER, activations=QuantType.QInt8),
+    Variant("U8S8", DECODER_WEIGHTS),
+    Variant("U8S8, 7-bit weights", DECODER_WEIGHTS, reduce_range=True),
+    Variant("U8S8, 99.999 % of the range", DECODER_WEIGHTS, calibration=CalibrationMethod.Percentile),
+    Variant("U8S8, head too", (*DECODER_WEIGHTS, *HEAD_WEIGHTS)),
+    Variant("S8S8", DECODER_WEIGHTS, activations=QuantType.QInt8),
 )
 
 
 class MaskedInputs(CalibrationDataReader):  # type: ignore[misc]
-    """The image with real masks, one pass at a time."""
+    """Calibration data: the image with real masks, one pass at a time."""
 
     def __init__(self, image: FloatArray, maker: MaskMaker, passes: int) -> None:
         self._inputs: Iterator[dict[str, Any]] = (
@@ -86,12 +85,16 @@ class MaskedInputs(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next pass's inputs; None at the end."""
+        """Return the inputs of the next pass; None at the end."""
         return next(self._inputs, None)
 
 
 def convolutions(path: Path, weights: tuple[str, ...]) -> list[str]:
-    """Names of the nodes that convolve with `weights`."""
+    """Return the names of the convolutions that have `weights`.
+
+    Raises:
+        ValueError: the graph does not have one convolution for each of them.
+    """
     nodes = onnx.load(path).graph.node
     found = [node.name for node in nodes if node.op_type == "Conv" and node.input[1] in weights]
     if len(found) != len(weights):
@@ -100,7 +103,7 @@ def convolutions(path: Path, weights: tuple[str, ...]) -> list[str]:
 
 
 def quantise(variant: Variant, source: Path, target: Path, inputs: MaskedInputs) -> None:
-    """Write the model at `source` as INT8."""
+    """Quantise the model at `source` and write it to `target`."""
     options = {"CalibPercentile": 99.999} if variant.calibration == CalibrationMethod.Percentile else {}
     quantize_static(
         source,
@@ -118,7 +121,7 @@ def quantise(variant: Variant, source: Path, target: Path, inputs: MaskedInputs)
 
 
 def ensemble(session: Any, image: FloatArray, maker: MaskMaker, passes: int) -> FloatArray:
-    """The mean of the first passes."""
+    """Return the mean of the first `passes` passes."""
     total = np.zeros(image.shape)
     for index in range(passes):
         total += session.run([PREDICTION], {IMAGE: image[None], **maker.make(index, 1)})[0][0]
@@ -126,7 +129,7 @@ def ensemble(session: Any, image: FloatArray, maker: MaskMaker, passes: int) -> 
 
 
 def pass_seconds(sessions: list[Any], inputs: dict[str, Any], rounds: int) -> list[list[float]]:
-    """Seconds of single passes: one list for each session, all taking turns."""
+    """Time single passes; return a list of seconds, one for each round, for each session."""
     seconds: list[list[float]] = [[] for _ in sessions]
     for session in sessions:
         session.run([PREDICTION], inputs)
@@ -139,7 +142,7 @@ def pass_seconds(sessions: list[Any], inputs: dict[str, Any], rounds: int) -> li
 
 
 def integer_convolutions(path: Path, folder: Path) -> int:
-    """How many convolutions ONNX Runtime really computes with integers, after its own optimisation."""
+    """Count the convolutions that ONNX Runtime computes with integers, after its own optimisation of the graph."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -152,42 +155,41 @@ def integer_convolutions(path: Path, folder: Path) -> int:
 
 def main() -> None:
     """Quantise, compare, time, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("clean", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--side", type=int, default=128, help="of the middle of the image that is used")
-    parser.add_argument("--passes", type=int, default=20, help="of the compared ensembles")
-    parser.add_argument("--calibration", type=int, default=8, help="passes that ranges are taken from")
-    parser.add_argument("--rounds", type=int, default=9, help="of timing")
+    parser = result_parser(__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("clean", type=Path, help="clean image")
+    parser.add_argument("--side", type=int, default=128, help="side of the middle of the image that is used")
+    parser.add_argument("--passes", type=int, default=20, help="passes of the compared ensembles")
+    parser.add_argument("--calibration", type=int, default=8, help="passes of the calibration data")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing")
     args = parser.parse_args()
-    # It recommends a preparation that a graph of fixed size does not need.
+    # onnxruntime.quantization warns of a missing preparation, which a graph of fixed size does not need.
     logging.disable(logging.WARNING)
     run, size = Run(args.run), (args.side, args.side)
     network, contract = load_network(run.model_path)
     image = read_fitted_image(run.config())
     noisy, clean = (middle(pixels, size) for pixels in (image.pixels, read_reference(args.clean, image)))
     with tempfile.TemporaryDirectory() as folder:
-        result = compared(network, contract, noisy, clean, Path(folder), args)
+        result = compare_variants(network, contract, noisy, clean, Path(folder), args)
     best = max(result["variants"], key=lambda row: (row["kept"], -row["loss_decibels"]))
     result["kept"] = best["kept"]
-    write_result(args.output, {"command": shown_command("python -m benchmarks.int8"), **environment(), **result})
+    write_result(args.output, {**provenance("int8"), **result})
 
 
-def compared(
+def compare_variants(
     network: Any, contract: Contract, noisy: FloatArray, clean: FloatArray, folder: Path, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """All variants against float32."""
+    """Compare all variants with float32, and print a line for each."""
     size = (noisy.shape[1], noisy.shape[2])
     maker = MaskMaker(contract.masks, {"H": size[0], "W": size[1]}, contract.seed)
-    wide_path = folder / "float32.onnx"
-    to_onnx(network, contract, wide_path, size=size)
-    sessions = [open_session(wide_path)]
-    wide = ensemble(sessions[0], noisy, maker, args.passes)
+    float32_path = folder / "float32.onnx"
+    to_onnx(network, contract, float32_path, size=size)
+    sessions = [open_session(float32_path)]
+    float32_mean = ensemble(sessions[0], noisy, maker, args.passes)
     rows = []
     for variant in VARIANTS:
         path = folder / "int8.onnx"
-        quantise(variant, wide_path, path, MaskedInputs(noisy, maker, args.calibration))
+        quantise(variant, float32_path, path, MaskedInputs(noisy, maker, args.calibration))
         sessions.append(open_session(path))
         mean = ensemble(sessions[-1], noisy, maker, args.passes)
         rows.append(
@@ -195,8 +197,8 @@ def compared(
                 "variant": variant.name,
                 "convolutions": len(variant.weights),
                 "computed_with_integers": integer_convolutions(path, folder),
-                "loss_decibels": measured_loss(wide, mean, clean).estimate,
-                "rms_difference": 255 * float(np.sqrt(np.mean(np.square(mean - wide)))),
+                "loss_decibels": measured_loss(float32_mean, mean, clean).estimate,
+                "rms_difference": rms_grey_levels(mean - float32_mean),
                 "bytes": path.stat().st_size,
             }
         )
@@ -205,7 +207,7 @@ def compared(
         ratio = spread([before / after for before, after in zip(seconds[0], own, strict=True)])
         row["seconds_per_pass"] = spread(own)
         row["ratio_to_float32"] = ratio
-        # Faster beyond the spread of the rounds, not by a median that noise has moved.
+        # The 10th percentile has to be above 1, because noise alone can move the median above it.
         row["kept"] = abs(row["loss_decibels"]) <= ACCEPTED_DECIBELS and ratio["p10"] > 1
         print(
             f"{row['variant']:30} {row['loss_decibels']:+.4f} dB, {row['rms_difference']:.3f} grey levels, "
@@ -219,7 +221,7 @@ def compared(
         "calibration_passes": args.calibration,
         "rounds": args.rounds,
         "accepted_decibels": ACCEPTED_DECIBELS,
-        "float32_bytes": wide_path.stat().st_size,
+        "float32_bytes": float32_path.stat().st_size,
         "float32_seconds_per_pass": spread(seconds[0]),
         "variants": rows,
     }

@@ -1,17 +1,16 @@
-"""What the image quality term costs: seconds of a training step, and bytes held for its gradient.
+"""Measure the cost of the image quality term: seconds of a training step, and bytes held for its gradient.
 
     python -m benchmarks.iqa_cost -o benchmarks/results/iqa-cost.json
     python -m benchmarks.iqa_cost --rounds 1 --steps 2 --recipe fast -o RESULT.json
 
-Steps with and without the term take turns, round by round, on a crop of scikit-image's `astronaut` with
-white Gaussian noise of sigma 25, from random weights; the first step of each round is not counted. The
-weights of PaQ-2-PiQ are random too unless `--weights FILE` is given: they change the score, not the cost.
-Processor seconds are those of all threads, and tell the cost on a busy machine too.
+In each round, a fit without the term and a fit with it run on a crop of scikit-image's `astronaut` with white Gaussian
+noise of sigma 25, from random weights. The first step of each fit does not count. The weights of PaQ-2-PiQ are random
+unless `--weights FILE` is given: weights change the score, not the cost. Processor seconds are the sum over all
+threads, which depends little on the load of the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import tempfile
@@ -26,8 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pairs import cut, sample
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.train.fit import FitState, FloatArray, QualityTerm, fit, new_state
 from self2self.train.iqa import IqaTerm, random_paq2piq
 from self2self.train.iqa_weights import find_weights
@@ -39,7 +37,7 @@ CROP = {"top": 30, "left": 160, "size": 128}
 
 
 def seconds_of_steps(pixels: FloatArray, recipe: Recipe, term: QualityTerm | None) -> list[tuple[float, float]]:
-    """Wall-clock and processor seconds of every step but the first."""
+    """Return wall-clock and processor seconds of every step except the first."""
     times = []
 
     def on_step(_: FitState) -> None:
@@ -50,7 +48,7 @@ def seconds_of_steps(pixels: FloatArray, recipe: Recipe, term: QualityTerm | Non
 
 
 def held_bytes(pixels: FloatArray, recipe: Recipe, term: QualityTerm | None) -> int:
-    """Bytes of all tensors that one step keeps for its gradients, weights included, each storage once."""
+    """Count the bytes of all tensors that one step keeps for its gradients: weights included, each storage once."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -64,7 +62,7 @@ def held_bytes(pixels: FloatArray, recipe: Recipe, term: QualityTerm | None) -> 
 
 
 def measure(pixels: FloatArray, recipe: Recipe, term: IqaTerm, rounds: int) -> dict[str, Any]:
-    """One row: the recipe with and without the term."""
+    """Return one row: the costs of a step with and without the term."""
     steps: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
     for _ in range(rounds):
         steps["without"] += seconds_of_steps(pixels, recipe, None)
@@ -80,12 +78,11 @@ def measure(pixels: FloatArray, recipe: Recipe, term: IqaTerm, rounds: int) -> d
 
 def main() -> None:
     """Measure, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", action="append", help="may be given several times; default: fast and paper")
+    parser = result_parser(__doc__)
+    parser.add_argument("--recipe", action="append", help="may be repeated; default: fast and paper")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="counted steps of a round")
-    parser.add_argument("--weights", type=Path, help="of PaQ-2-PiQ; default: random ones")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6, help="counted steps of each fit")
+    parser.add_argument("--weights", type=Path, help="weights of PaQ-2-PiQ; default: random")
     options = parser.parse_args()
     pixels = add_noise(cut(sample("astronaut"), CROP), "gaussian", 25, np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -100,8 +97,7 @@ def main() -> None:
         rows.append(measure(pixels, recipe, term, options.rounds))
         print(json.dumps(rows[-1]), flush=True)
     values = {
-        "command": shown_command("python -m benchmarks.iqa_cost"),
-        **environment(),
+        **provenance("iqa_cost"),
         "image": {"sample": "astronaut", **CROP, "noise": "gaussian", "sigma": 25},
         "weights": "random" if options.weights is None else find_weights(options.weights, print).sha256,
         "rounds": options.rounds,

@@ -1,20 +1,20 @@
-"""Lists of image pairs for `benchmarks.fit_quality`, from a folder of evaluation images.
+"""Write lists of image pairs for `benchmarks.fit_quality`, from a folder of evaluation images.
 
     python -m benchmarks.make_pairs DATA -o .
 
-writes ``cbsd68-crops-sigma15.json``, ``-sigma25``, ``-sigma50``, the same of one channel, the green one
-(``cbsd68-green-crops-sigma15.json``, ...), ``polyu-crops.json`` and, a quarter of their area,
-``polyu-small-crops.json``, and ``fmd-crops.json`` into the folder of `-o`. DATA holds
+writes these lists into the folder of `-o`: ``cbsd68-crops-sigma15.json``, ``-sigma25``, ``-sigma50``, the same for the
+green channel alone (``cbsd68-green-crops-sigma15.json``, ...), ``polyu-crops.json``, ``polyu-small-crops.json`` with
+crops of a quarter of the area, and ``fmd-crops.json``. DATA contains
 
     crops.json                   {"crops": [{"name", "image", "top", "left"}, ...]}: squares of 128 pixels
     cbsd68/clean                 photographs of CBSD68
     cbsd68/noise15, 25 and 50    the same with Gaussian noise, clipped and rounded to 8 bits
     polyu/noisy, polyu/mean      crops of the PolyU data set: one shot, and the mean of many
-    fmd/raw, fmd/gt              if it is there, for fmd-crops.json: frames of the fluorescence microscopy data set of
-                                 Zhang et al. (CVPR 2019), and the means of fifty, as NAME_1.png, NAME_2.png, ... (the
+    fmd/raw, fmd/gt              optional, for fmd-crops.json: frames of the fluorescence microscopy data set of Zhang
+                                 et al. (CVPR 2019), and the means of fifty frames, as NAME_1.png, NAME_2.png, ... (the
                                  folder data/FMD_testset of github.com/Danielement321/FM2S)
 
-Paths in the lists are relative to them, so that a result tells no one where the images lie.
+Paths in a list are relative to the list, so that results contain no folders of the machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GREEN = 1
 
 
 def cbsd68(data: Path, folder: Path, sigma: int, **also: Any) -> list[dict[str, Any]]:
-    """The crops of CBSD68 with noise of `sigma`; `also` is what else an entry says."""
+    """Return entries for the crops of CBSD68 with noise of `sigma`; each has the fields `also`, too."""
     return [
         {
             "name": crop["name"],
@@ -50,7 +50,10 @@ def cbsd68(data: Path, folder: Path, sigma: int, **also: Any) -> list[dict[str, 
 
 
 def polyu(data: Path, folder: Path, size: int) -> list[dict[str, Any]]:
-    """The middle of each PolyU image, `size` pixels a side; the scene is the last but one word of a file's name."""
+    """Return entries for the middle of each PolyU image, `size` x `size`.
+
+    The scene is the last but one word of a file's name.
+    """
     return [
         {
             "name": path.stem.split("_")[-2],
@@ -63,7 +66,7 @@ def polyu(data: Path, folder: Path, size: int) -> list[dict[str, Any]]:
 
 
 def fmd(data: Path, folder: Path, size: int) -> list[dict[str, Any]]:
-    """The middle of the first frame of each scene of FMD, `size` pixels a side."""
+    """Return entries for the middle of the first frame of each FMD scene, `size` x `size`."""
     return [
         {
             "name": path.stem.removesuffix("_1").replace("_", " "),
@@ -77,13 +80,13 @@ def fmd(data: Path, folder: Path, size: int) -> list[dict[str, Any]]:
 
 
 def middle(size: int) -> dict[str, int]:
-    """The middle `size` pixels of an image of real noise."""
+    """Return the fields of an entry that select the middle `size` x `size` of an image with real noise."""
     start = (REAL_SIDE - size) // 2
     return {"top": start, "left": start, "size": size}
 
 
 def relative(path: Path, folder: Path) -> str:
-    """`path` as a list in `folder` names it."""
+    """Return `path` relative to the `folder` of a list."""
     return os.path.relpath(path.resolve(), folder.resolve())
 
 

@@ -1,15 +1,14 @@
-"""Peak memory of an ensemble: of `infer`, `denoise`, and the plain PyTorch loop, each in a process of its own.
+"""Measure the peak memory of `infer`, `denoise` and the plain PyTorch loop, each in a process of its own.
 
     python -m benchmarks.memory --size 512 --passes 50 --plain 4 -o RESULT.json
     python -m benchmarks.memory --size 256 --network narrow --passes 50 500 5000 -o RESULT.json
     python -m benchmarks.memory --size 8192 --memory 2GB --passes 1 --network narrow -o RESULT.json
     python -m benchmarks.memory --size 4096 --memory 2GB --passes 1 --steps 10 -o RESULT.json
 
-The image is noise: RGB with 16 bits, in a TIFF. A measured process reads it, runs the ensemble and
-writes the result, as `infer` does; with `--steps`, it fits the image first, from the start weights
-and with the `fast` recipe's network, as `denoise` does. What it takes is its peak less what the
-interpreter has with the libraries loaded and nothing read yet. Memory does not depend on how fast
-the machine is, so this may run beside other work.
+The image is a TIFF with noise, RGB in 16 bits. A measured process reads it, runs the ensemble and writes the result, as
+`infer` does. With `--steps`, the process first fits the `fast` recipe's network to the image, from the start weights,
+as `denoise` does. The result is the peak of the process, less the memory of the interpreter with all libraries loaded
+and no file read. Memory does not depend on the speed of the machine, so this benchmark may run next to other work.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, write_result
 
 WIDTHS = {"paper": (48, (96, 96, 96, 96, 96)), "narrow": (16, (32, 32, 32, 16, 16)), "tiny": (4, (6, 6, 6, 4, 4))}
-"""Encoder and decoder widths of the networks; their weights are random, which memory does not mind."""
+"""Encoder and decoder widths of the networks; their weights are random, because memory does not depend on them."""
 
 
 def peak_bytes() -> int:
-    """The most memory of this process; unlike getrusage's, without that of its parent before exec."""
+    """Return the peak memory of this process; unlike the value of getrusage, it excludes the parent before exec."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell VmHWM")
+    raise RuntimeError("/proc/self/status has no VmHWM; this benchmark needs Linux")
 
 
 def prepare(folder: Path, size: int, network: str) -> None:
-    """Write ``model.onnx`` and ``image.tif``, row by row, into `folder`."""
+    """Write ``model.onnx``, ``weights.pt`` and ``image.tif`` into `folder`; the image is written in strips."""
     import numpy as np
     import tifffile
     import torch
@@ -62,7 +60,7 @@ def prepare(folder: Path, size: int, network: str) -> None:
 
 
 def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, steps: int | None) -> dict[str, Any]:
-    """`infer` in this process, or `denoise` with a fit of `steps`."""
+    """Run `infer` in this process, or `denoise` with a fit of `steps`; return its peak memory."""
     from self2self.image_io import read_image, write_image  # noqa: F401
     from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, denoise_job, infer_job
     from self2self.runtime.engines.registry import get_engine
@@ -103,7 +101,7 @@ def measure_ours(folder: Path, engine: str, passes: int, memory: int | None, ste
 
 
 def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
-    """The plain PyTorch loop in this process."""
+    """Run the plain PyTorch loop in this process; return its peak memory."""
     import torch
 
     from self2self.bench.plain_loop import PlainSelf2Self, plain_ensemble
@@ -124,17 +122,17 @@ def measure_plain(folder: Path, passes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and add to the results file."""
+    """Measure, print, and add the run to the results file."""
     from self2self.cli.options import parse_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 16")
     parser.add_argument("--passes", type=int, nargs="+", default=[50], help="one or more numbers, one process each")
     parser.add_argument("--memory", help="as for infer, for example 2GB")
-    parser.add_argument("--network", choices=WIDTHS, default="paper", help="which model infer runs")
+    parser.add_argument("--network", choices=WIDTHS, default="paper", help="network of the model")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--steps", type=int, help="fit with so many steps first, as denoise does")
-    parser.add_argument("--plain", type=int, metavar="PASSES", help="measure the plain loop too, with so many passes")
+    parser.add_argument("--steps", type=int, help="first fit with this number of steps, as denoise does")
+    parser.add_argument("--plain", type=int, metavar="PASSES", help="also measure the plain loop")
     parser.add_argument("-o", "--output", type=Path, help="JSON file; runs are added to those that it has")
     parser.add_argument("--measure", choices=["prepare", "ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -151,9 +149,17 @@ def main() -> None:
         )
         print(json.dumps(values))
         return
+    entry = measured_run(arguments)
+    print(json.dumps(entry, indent=2))
+    if arguments.output is not None:
+        runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else []
+        write_result(arguments.output, {"runs": [*runs, entry]})
+
+
+def measured_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run every measurement in a process of its own; return the entry for the results file."""
     entry: dict[str, Any] = {
-        "command": shown_command("python -m benchmarks.memory"),
-        **environment(),
+        **provenance("memory"),
         "size": arguments.size,
         "memory": arguments.memory,
         "network": arguments.network if arguments.steps is None else "fast",
@@ -171,15 +177,12 @@ def main() -> None:
         entry["ours"] = [child("ours", "--passes", str(passes)) for passes in arguments.passes]
         if arguments.plain is not None:
             entry["plain"] = child("plain")
-    entry |= compared([run["peak_bytes"] for run in entry["ours"]], entry.get("plain", {}).get("peak_bytes"))
-    print(json.dumps(entry, indent=2))
-    if arguments.output is not None:
-        runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else []
-        write_result(arguments.output, {"runs": [*runs, entry]})
+    peaks = [run["peak_bytes"] for run in entry["ours"]]
+    return entry | peak_ratios(peaks, entry.get("plain", {}).get("peak_bytes"))
 
 
-def compared(ours: list[int], plain: int | None) -> dict[str, float]:
-    """Ratios of the peaks: the largest of `ours` to the plain loop's, and to the least of `ours`."""
+def peak_ratios(ours: list[int], plain: int | None) -> dict[str, float]:
+    """Return the ratios of the largest peak of `ours` to the peak of the plain loop and to the smallest of `ours`."""
     ratios = {} if plain is None else {"ratio_to_plain": round(max(ours) / plain, 3)}
     return ratios | ({"most_to_least": round(max(ours) / min(ours), 3)} if len(ours) > 1 else {})
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.fit_quality` compares: fits by a recipe, BM3D and non-local means."""
+"""The methods that `benchmarks.fit_quality` compares: fits with a recipe, BM3D and non-local means."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, clocked_fit
-from benchmarks.pairs import FloatArray, Pair
+from benchmarks.pairs import FloatArray, Pair, parse_changes
 from benchmarks.product import exported
+from benchmarks.results_file import Row
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.imaging.noise import center_crop, measure_noise
 from self2self.jobs.prepared_image import wants_whole_range
@@ -27,42 +27,38 @@ from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
 from self2self.train.start_weights import adapt_recipe, pretrained_files, start_weights_for_recipe
 
-Row = dict[str, Any]
 LOOK_PASSES = 32
+"""Passes of an interim score during a fit."""
 CLOCKED_STEPS, WARM_UP_STEPS = 20, 3
+"""Steps of `clock_recipe`: timed, and before that untimed."""
 
 
 def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
-    """`fast`, `fast:scratch`, `paper`, or any of them with `key=value` changes after commas.
+    """Return the recipe that `text` names: `fast`, `fast:scratch`, `paper`, each optionally with `,key=value` changes.
 
-    For the image `noisy`, if it is given: with what the product would choose from its noise.
+    If `noisy` is given, the recipe also has the settings that the product would choose from the noise of that image.
     """
     head, _, rest = text.partition(",")
     name, _, init = head.partition(":")
     recipe = recipe_for(name, init or None)
     if noisy is not None:
         recipe = adapt_recipe(recipe, measure_noise(center_crop(noisy)), noisy)
-    return replace(recipe, **changes(rest))
-
-
-def changes(text: str) -> dict[str, Any]:
-    """`key=value,key=value`, with values in JSON, as fields of a recipe."""
-    return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+    return replace(recipe, **parse_changes(rest))
 
 
 def seen_by(recipe: str, pair: Pair) -> Pair:
-    """`pair` in the range in which the product brings an image to a recipe."""
+    """Return `pair` in the range of values that the product chooses for this recipe."""
     seen = pair.in_range()
     return pair if wants_whole_range(recipe, measure_noise(center_crop(seen.noisy))) else seen
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
-    """What a fit of `pair` depends on, beside its image: a row of results is used again only while this is equal."""
+    """Return the inputs of a fit of `pair` other than its image; a row of results is reused only if they are equal."""
     channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
     for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"):
         if values[name] == LATER_FIELDS[name]:
-            # Rows from before there was a choice need not be measured again.
+            # Rows that are older than this field keep their inputs and are not measured again.
             del values[name]
     if recipe.init == "natural":
         start = b"".join(path.read_bytes() for path in pretrained_files(channels, recipe.camera))
@@ -78,21 +74,21 @@ def run_recipe(
     looks: int,
     passes: Passes | None,
     earlier: Row,
-    keep: Path | None,
+    state_folder: Path | None,
     on_look: Callable[[Row], None],
 ) -> Row:
-    """Fit `pair`, look at the result `looks` times on the way, and at the end as `self2self denoise` would.
+    """Fit `pair` with interim scores, and score the result that `self2self denoise` would write.
 
     Args:
-        pair: what to denoise.
-        recipe: how.
-        looks: how many, evenly spaced; the last is the end.
-        passes: of the end; None for what the recipe does.
-        earlier: the unfinished row of a call that was stopped, or an empty one.
-        keep: folder that keeps the state between looks.
-        on_look: called with the row so far.
+        pair: the image to denoise.
+        recipe: settings of the fit.
+        looks: number of scores, evenly spaced over the steps; the last one is the final score.
+        passes: passes of the final score; None for the passes of the recipe.
+        earlier: the unfinished row of an interrupted call, or an empty one.
+        state_folder: folder for the state of the fit between looks; removed at the end.
+        on_look: called at each look with the unfinished row.
     """
-    marks = {round(recipe.steps * (i + 1) / looks) for i in range(looks)} - {recipe.steps} if looks else set()
+    pause_steps = {round(recipe.steps * (i + 1) / looks) for i in range(looks)} - {recipe.steps} if looks else set()
     curve: list[dict[str, float]] = []
     watch = Stopwatch()
 
@@ -101,22 +97,22 @@ def run_recipe(
         if curve:
             watch.wall, watch.processor = curve[-1]["seconds"], curve[-1]["cpu_seconds"]
 
-    def on_mark(state: FitState) -> None:
-        looked = pair.scores(predict(state.weights(), pair.noisy, recipe, passes=LOOK_PASSES))
-        curve.append({"step": state.step, **watch.seconds(), **looked})
-        print(f"{pair.name:26} {recipe.name} step {state.step} {looked['psnr']:.2f} dB", flush=True)
-        on_look({"steps": state.step, **watch.seconds("fit_"), **looked, "unfinished": True, "curve": curve})
+    def on_pause(state: FitState) -> None:
+        scores = pair.scores(predict(state.weights(), pair.noisy, recipe, passes=LOOK_PASSES))
+        curve.append({"step": state.step, **watch.seconds(), **scores})
+        print(f"{pair.name:26} {recipe.name} step {state.step} {scores['psnr']:.2f} dB", flush=True)
+        on_look({"steps": state.step, **watch.seconds("fit_"), **scores, "unfinished": True, "curve": curve})
 
     start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
-    state = clocked_fit(pair.noisy, recipe, start, watch, marks, on_mark, keep, on_restored)
+    state = clocked_fit(pair.noisy, recipe, start, watch, pause_steps, on_pause, state_folder, on_restored)
     row = {**watch.seconds("fit_"), "steps": recipe.steps, **run_passes(pair, recipe, state, passes), "curve": curve}
-    if keep is not None:
-        shutil.rmtree(keep, ignore_errors=True)
+    if state_folder is not None:
+        shutil.rmtree(state_folder, ignore_errors=True)
     return row
 
 
 def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | None) -> Row:
-    """Export the fitted network and run the ensemble, as `self2self denoise` would."""
+    """Export the fitted network, run the ensemble as `self2self denoise` would, and score the result."""
     began = time.perf_counter()
     with exported(state, recipe) as model:
         denoised = denoise(model, pair.noisy, EnsembleOptions(passes=passes))
@@ -130,7 +126,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
 
 
 def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
-    """How long all steps of `recipe` would take, from a few; no quality, which must not be extrapolated."""
+    """Extrapolate the time of all steps of `recipe` from a few; scores cannot be extrapolated, so there are none."""
     start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
     clocked_fit(pair.noisy, replace(recipe, steps=WARM_UP_STEPS), start, Stopwatch())
     watch = Stopwatch()
@@ -145,16 +141,16 @@ def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
 
 
 def clocked(method: Callable[[], FloatArray], pair: Pair) -> Row:
-    """Seconds and scores of what `method` makes of `pair`, (C, H, W)."""
+    """Run `method`, which denoises `pair` to (C, H, W); return seconds and scores."""
     watch = Stopwatch()
     watch.start()
     result = method()
-    watch.hold()
+    watch.pause()
     return {**watch.seconds(), **pair.scores(result)}
 
 
 def run_bm3d(pair: Pair, sigma: float) -> Row:
-    """Colour BM3D (package `bm3d`), which is told sigma in 8-bit grey levels."""
+    """Run colour BM3D (package `bm3d`) with `sigma` in 8-bit grey levels."""
     import bm3d
 
     def method() -> FloatArray:
@@ -166,26 +162,26 @@ def run_bm3d(pair: Pair, sigma: float) -> Row:
 
 
 def run_stabilised_bm3d(pair: Pair) -> Row:
-    """BM3D of one channel with noise of photons, which is told what that is."""
+    """Run BM3D for photon noise on one channel; the noise is measured with the clean image."""
     noise = photon_noise(pair.noisy[0], pair.clean[0])
     row = clocked(lambda: bm3d_of_photons(pair.noisy[0], noise)[None], pair)
     return {**row, "gain": noise.gain, "offset": noise.offset}
 
 
 def estimated_sigma(pair: Pair) -> float:
-    """scikit-image's wavelet estimate, mean over channels, in 8-bit grey levels."""
+    """Estimate sigma with scikit-image's wavelet method: mean over channels, in 8-bit grey levels."""
     from skimage.restoration import estimate_sigma
 
     return 255 * float(estimate_sigma(pair.noisy, channel_axis=0, average_sigmas=True))
 
 
 def run_nlm(pair: Pair) -> Row:
-    """Non-local means of scikit-image with the estimated sigma."""
+    """Run non-local means of scikit-image with the estimated sigma."""
     from skimage.restoration import denoise_nl_means
 
     def method() -> FloatArray:
         sigma = estimated_sigma(pair) / 255
-        # One channel as an axis of its own would be taken for a row of pixels.
+        # With an axis for a single channel, skimage would treat that axis as a row of pixels.
         image, axis = (pair.noisy[0], None) if pair.noisy.shape[0] == 1 else (pair.noisy, 0)
         result = denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=axis)
         return result.reshape(pair.noisy.shape)
@@ -194,7 +190,7 @@ def run_nlm(pair: Pair) -> Row:
 
 
 def baselines(pair: Pair) -> dict[str, Callable[[], Row]]:
-    """The methods that the fits are compared with."""
+    """Return the methods that the fits are compared with, by name."""
     methods: dict[str, Callable[[], Row]] = {
         "nlm": lambda: run_nlm(pair),
         "bm3d, estimated sigma": lambda: run_bm3d(pair, estimated_sigma(pair)),

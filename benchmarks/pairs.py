@@ -1,19 +1,19 @@
-"""Pairs of a noisy and a clean image that the benchmarks of quality share, and the scores against the clean one.
+"""Load pairs of a noisy and a clean image for the benchmarks of quality, and score results against the clean image.
 
-A list is a JSON file with one object for each pair. Either both images are files, by paths relative to
-the list (`benchmarks.make_pairs` writes such lists):
+A list of pairs is a JSON file with one object for each pair. In the first form, both images are files; their paths are
+relative to the list (`benchmarks.make_pairs` writes such lists):
 
     {"name": "church", "noisy": "noise25/0020.png", "clean": "clean/0020.png", "sigma": 25,
      "top": 60, "left": 240, "size": 128}
 
-or the clean one is a sample of scikit-image, and the noise is made (`benchmarks/lists` has such lists):
+In the second form, the clean image is a sample of scikit-image, and noise is added (`benchmarks/lists` has such lists):
 
     {"name": "page", "sample": "page", "noise": "gaussian", "sigma": 25, "top": 30, "left": 100, "size": 128}
 
-`top`, `left` and `size` cut a square from both images before anything else sees them, and `channel` takes one of
-their channels, from 0. `sigma` is in 8-bit grey levels; `self2self.train.synthetic_noise` has the kinds of noise. With
-`blur` in its place it is Gaussian and spread over neighbouring pixels (`with_blurred_noise`). `photons` says of an
-image of one channel that its noise is that of photons.
+`top`, `left` and `size` select a square of both images, and `channel` selects one channel, from 0. `sigma` is in 8-bit
+grey levels. `noise` is a kind of noise of `self2self.train.synthetic_noise`; with `blur` in its place, the noise is
+Gaussian and correlated between neighbouring pixels (`with_blurred_noise`). `photons` is true for an image of one
+channel with photon noise.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One image to denoise, (C, H, W) float32, in which 0 is black and 1 is white, but for `in_range`.
+    """One image to denoise: float32 (C, H, W) with 0 for black and 1 for white, unless `in_range` changed the scale.
 
     Attributes:
-        name: what the rows of a result call it.
-        noisy: what the methods see.
-        clean: for the scores alone.
-        sigma: of white Gaussian noise, in 8-bit grey levels; None where it is unknown or means nothing.
-        photons: whether the noise is that of photons, which grows with the brightness.
-        dtype: in which it is stored.
-        offset, scale: where the 0 of `noisy` and `clean` lies between black and white, and its 1 above that.
+        name: name of the image in the rows of a result.
+        noisy: the input of the methods.
+        clean: the clean image, used for the scores alone.
+        sigma: standard deviation of white Gaussian noise, in 8-bit grey levels; None where it is unknown or undefined.
+        photons: whether the noise is photon noise, whose variance grows with the brightness.
+        dtype: NumPy type of the stored values.
+        offset, scale: a value v of `noisy` or `clean` is v * scale + offset in units with 0 for black and 1 for white.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Pair:
     scale: float = 1.0
 
     def in_range(self) -> Pair:
-        """The same in the range that the product chooses for a file of it; itself where that is black to white."""
+        """Return the pair in the range that the product chooses for its file; `self` if that is black to white."""
         white = WHITE_VALUES[self.dtype]
         values = np.moveaxis(self.noisy, 0, 2).astype(np.float64) * white
         stored = (np.rint(values) if white > 1 else values).astype(self.dtype)
@@ -73,22 +73,33 @@ class Pair:
         return replace(self, noisy=noisy, clean=clean, offset=offset, scale=scale)
 
     def scores(self, result: FloatArray) -> dict[str, float]:
-        """PSNR and SSIM of a `result`, clamped to black and white."""
+        """Return PSNR in dB and SSIM of `result`, clamped to black and white."""
         values, clean = (pixels * self.scale + self.offset for pixels in (result, self.clean))
         clamped = np.clip(values, 0, 1)
         return {"psnr": round(psnr(clamped, clean), 3), "ssim": round(ssim(clamped, clean), 4)}
 
 
 def sample(name: str) -> FloatArray:
-    """A sample of scikit-image, (C, H, W) in [0, 1] without alpha."""
+    """Load a sample of scikit-image as float32 (C, H, W) in [0, 1], without alpha.
+
+    `motorcycle_left` is the left image of `skimage.data.stereo_motorcycle`.
+    """
     from skimage import data, img_as_float32
 
-    pixels = np.atleast_3d(img_as_float32(getattr(data, name)()))[..., :3]
+    image = data.stereo_motorcycle()[0] if name == "motorcycle_left" else getattr(data, name)()
+    pixels = np.atleast_3d(img_as_float32(image))[..., :3]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def middle_of_sample(name: str, side: int) -> FloatArray:
+    """Load the middle of a sample of scikit-image, float32 (C, H, W) in [0, 1], H and W at most `side`."""
+    pixels = sample(name)
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[1:])
+    return cut(pixels, {"top": top, "left": left, "size": side})
+
+
 def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
-    """The square and the channel that `entry` names, or all of `pixels`."""
+    """Return the square and the channel of `pixels` that `entry` names; without these keys, all of `pixels`."""
     if "channel" in entry:
         pixels = pixels[entry["channel"]][None]
     if "size" not in entry:
@@ -99,7 +110,7 @@ def cut(pixels: FloatArray, entry: Mapping[str, Any]) -> FloatArray:
 
 
 def black_to_white(image: Image) -> FloatArray:
-    """The pixels of an image, with 0 for black and 1 for the white of its type."""
+    """Return the pixels of an image, scaled to 0 for black and 1 for the white of its type."""
     white = WHITE_VALUES[image.dtype.name]
     if image.range == (0, white):
         return image.pixels
@@ -107,12 +118,12 @@ def black_to_white(image: Image) -> FloatArray:
 
 
 def with_blurred_noise(clean: FloatArray, sigma: float, blur: float, rng: np.random.Generator) -> FloatArray:
-    """Gaussian noise of `sigma` grey levels, of which neighbours share a little, as after a resampling; 8 bits.
+    """Add Gaussian noise that is correlated between neighbours, as after a resampling, and round to 8 bits.
 
     Args:
         clean: float32 (C, H, W) in [0, 1].
         sigma: standard deviation of the noise, in 8-bit grey levels.
-        blur: that of the Gaussian that spreads it, in pixels.
+        blur: standard deviation in pixels of the Gaussian filter that correlates the noise.
         rng: source of randomness.
     """
     noise = gaussian_filter(rng.standard_normal(clean.shape), (0, blur, blur))
@@ -121,7 +132,7 @@ def with_blurred_noise(clean: FloatArray, sigma: float, blur: float, rng: np.ran
 
 
 def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
-    """One pair of a list that lies in `folder`."""
+    """Load one entry of a list; its paths are relative to `folder`."""
     if "sample" not in entry:
         images = [read_image(folder / entry[key], whole_range=True) for key in ("noisy", "clean")]
         noisy, clean = (cut(black_to_white(image), entry) for image in images)
@@ -135,10 +146,20 @@ def load_pair(entry: Mapping[str, Any], folder: Path) -> Pair:
 
 
 def load_pairs(path: Path, only: str | None = None) -> list[Pair]:
-    """All pairs of a list, or those whose names are in `only`, separated by commas."""
+    """Load all pairs of a list, or those with a name in `only`, which separates names by commas."""
     entries = json.loads(path.read_text())
     names = [entry["name"] for entry in entries]
     chosen = names if only is None else only.split(",")
     if unknown := set(chosen) - set(names):
         raise SystemExit(f"--only names {', '.join(sorted(unknown))}; {path} has: {', '.join(names)}")
     return [load_pair(entry, path.parent) for entry in entries if entry["name"] in chosen]
+
+
+def rms_grey_levels(difference: NDArray[np.floating]) -> float:
+    """Return the root mean square of a difference of images in [0, 1], in 8-bit grey levels."""
+    return 255 * float(np.sqrt(np.mean(np.square(difference))))
+
+
+def parse_changes(text: str) -> dict[str, Any]:
+    """Parse `key=value,key=value` with values in JSON, for example fields of a recipe."""
+    return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}

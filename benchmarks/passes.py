@@ -1,22 +1,20 @@
-"""How good the mean is after how many passes and seconds, for each way to draw them.
+"""Measure the PSNR of the mean against passes and seconds, for each way to draw passes.
 
     python -m benchmarks.passes PAIRS.json --fits FOLDER -o RESULT.json --plot RESULT.svg
 
-Each image of the list (`benchmarks.fit_quality`) is fitted once with `--recipe`, or its fit of an
-earlier run is taken from the folder `--fits`; then one prepared
-engine, the one that `auto` chooses, runs all ways one after another: independent or balanced masks,
-with and without mirrored passes, and what `--passes auto` does. Seconds are those of masks, passes
-and reduction, without preparing and scoring; batches are of two passes. Pixels and PSNR are those of
-`benchmarks.fit_quality`. The images are the benchmark's, so nothing here was tuned on them.
+Each image of the list (`benchmarks.pairs`) is fitted once with `--recipe`; the folder `--fits` keeps the fits for the
+next run. Then one prepared engine, which `auto` chooses, runs all ways to draw passes: independent or balanced masks,
+each with and without mirrored images, and the passes of `--passes auto`. Seconds are those of masks, passes and
+reduction, without preparation and scoring. A batch has two passes. Pixels and PSNR are as in `benchmarks.fit_quality`.
+The images are for evaluation alone, so no setting was tuned on them.
 
-The summary says after how many seconds each way is for good no worse than all independent passes,
-less `TOLERANCE_DB`, and which share that is of the seconds of all independent passes; the figures are
-those of the marks and of the mean curve over the images.
+The summary gives, for each way, the first recorded number of passes from which on the PSNR is at most `TOLERANCE_DB`
+below that of all independent passes, and its share of the seconds of all independent passes. It uses the curves that
+are averaged over the images.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import tempfile
 import time
@@ -29,8 +27,7 @@ import torch
 from benchmarks.methods import seen_by
 from benchmarks.pairs import FloatArray, Pair, load_pairs
 from benchmarks.product import exported
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.imaging.padding import Padding
 from self2self.machine.files import atomic_write
 from self2self.runtime.engines.engine import Engine
@@ -44,14 +41,15 @@ from self2self.train.fit import fit, new_state
 from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.start_weights import start_weights_for_recipe
 
-MARKS = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
+RECORDED_PASSES = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
+"""Numbers of passes at which the curve has a point."""
 SEED = 0
 TOLERANCE_DB = 0.01
-"""How much a PSNR may differ and still be called the same."""
+"""Largest loss of PSNR that counts as the same quality."""
 
 
 def ways(longest: int) -> dict[str, PassPlan]:
-    """What is compared; balanced passes need not go as far."""
+    """Return the compared ways to draw passes; `longest` is the number of independent passes."""
     return {
         "independent": PassPlan(longest, None, balanced=False, flips=False),
         "independent, flips": PassPlan(longest, None, balanced=False, flips=True),
@@ -62,7 +60,7 @@ def ways(longest: int) -> dict[str, PassPlan]:
 
 
 def run_way(engine: Engine, pair: Pair, padding: Padding, pass_plan: PassPlan) -> list[dict[str, float]]:
-    """The curve of one way: PSNR, standard error and seconds at `MARKS` and at the end."""
+    """Run one way; return its curve of PSNR, standard error and seconds, at `RECORDED_PASSES` and at the end."""
     maker = engine.mask_maker(SEED, balanced=pass_plan.balanced)
     curve: list[dict[str, float]] = []
     spent, began = 0.0, time.perf_counter()
@@ -75,7 +73,7 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, pass_plan: PassPlan) -
     def on_progress(moments: Moments) -> None:
         nonlocal spent, began
         spent += time.perf_counter() - began
-        if moments.count in MARKS or moments.count == pass_plan.passes:
+        if moments.count in RECORDED_PASSES or moments.count == pass_plan.passes:
             curve.append(point(moments))
         began = time.perf_counter()
 
@@ -86,7 +84,7 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, pass_plan: PassPlan) -
 
 
 def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
-    """The exported model of a fit of `pair`, from `folder` where an earlier run left it."""
+    """Return the exported model of a fit of `pair`; `folder` keeps it for the next run."""
     channels = pair.noisy.shape[0]
     start = start_weights_for_recipe(recipe, channels)
     settings = repr((recipe, SEED, start and tensors_sha256(start)))
@@ -100,7 +98,7 @@ def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
 
 
 def measure(pair: Pair, model: Model, longest: int) -> list[dict[str, Any]]:
-    """Run every way over one image."""
+    """Run every way on one image; return a row for each."""
     padding = Padding.for_size(pair.noisy.shape[1], pair.noisy.shape[2])
     padded = np.ascontiguousarray(padding.pad(pair.noisy), np.float32)[None]
     rows = []
@@ -119,7 +117,7 @@ def measure(pair: Pair, model: Model, longest: int) -> list[dict[str, Any]]:
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """Each way's curve, averaged over the images; for `auto` its end alone."""
+    """Average the curve of each way over the images; `auto` has only its last point."""
     table: dict[str, list[dict[str, float]]] = {}
     for way in dict.fromkeys(row["way"] for row in rows):
         curves = [row["curve"][-1:] if way == "auto" else row["curve"] for row in rows if row["way"] == way]
@@ -131,7 +129,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
 
 
 def summary(table: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float] | None]:
-    """For each way, the first point from which on it is as good as all independent passes; None if there is none."""
+    """Return, for each way, the first point from which on it is as good as all independent passes, or None."""
     anchor = table["independent"][-1]
     found: dict[str, dict[str, float] | None] = {}
     for way, curve in table.items():
@@ -150,7 +148,7 @@ def summary(table: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, flo
 
 
 def plot(table: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """PSNR against passes and against seconds, for each way."""
+    """Draw PSNR against passes and against seconds, for each way."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -168,17 +166,37 @@ def plot(table: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure.savefig(path)
 
 
+def show_summary(
+    table: dict[str, list[dict[str, float]]], same: dict[str, dict[str, float] | None], longest: int
+) -> None:
+    """Print the mean curves, and the point from which on each way has the same quality."""
+    for way, curve in table.items():
+        for point in curve:
+            print(
+                f"mean {way:20} {point['passes']:6.1f} passes {point['seconds']:7.2f} s  {point['psnr']:.3f} dB  "
+                f"error {point['error']:.3f}"
+            )
+    print(f"as good as {longest} independent passes, less {TOLERANCE_DB} dB:")
+    for way, reached in same.items():
+        if reached is None:
+            print(f"{way:20} never")
+        else:
+            print(
+                f"{way:20} {reached['passes']:6.1f} passes {reached['seconds']:7.2f} s  "
+                f"{100 * reached['share_of_seconds']:5.1f} % of the time, {reached['psnr_less_anchor']:+.3f} dB"
+            )
+
+
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", type=Path)
+    parser = result_parser(__doc__)
+    parser.add_argument("pairs", type=Path, help="list of pairs (JSON)")
     parser.add_argument("--recipe", default="fast")
-    parser.add_argument("--steps", type=int, help="of a fit, instead of the recipe's")
-    parser.add_argument("--image", action="append", help="only the image of this name; may be repeated")
+    parser.add_argument("--steps", type=int, help="training steps; default: from the recipe")
+    parser.add_argument("--image", action="append", help="measure only this image; may be repeated")
     parser.add_argument("--fits", type=Path, help="folder that keeps the fits for the next run")
-    parser.add_argument("--passes", type=int, default=500, help="of the independent ways")
-    parser.add_argument("--plot", type=Path, help="also draw the curves: an .svg or .png file")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--passes", type=int, default=500, help="number of independent passes")
+    parser.add_argument("--plot", type=Path, help="also draw the curves to this .svg or .png file")
     args = parser.parse_args()
     recipe = recipe_for(args.recipe).with_options(args.steps, None)
     rows: list[dict[str, Any]] = []
@@ -187,34 +205,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         wanted = [pair for pair in load_pairs(args.pairs) if args.image is None or pair.name in args.image]
         pairs = [seen_by(args.recipe, pair) for pair in wanted]
-        # All fits first: a pass after minutes of fitting would find a hotter processor than the next.
+        # All fits come first, because a processor that is hot from a fit would slow down the first passes.
         models = [fitted_model(pair, recipe, folder) for pair in pairs]
         for pair, model in zip(pairs, models, strict=True):
             rows += measure(pair, model, args.passes)
     table = means(rows)
-    for way, curve in table.items():
-        for point in curve:
-            print(
-                f"mean {way:20} {point['passes']:6.1f} passes {point['seconds']:7.2f} s  {point['psnr']:.3f} dB  "
-                f"error {point['error']:.3f}"
-            )
     same = summary(table)
-    print(f"as good as {args.passes} independent passes, less {TOLERANCE_DB} dB:")
-    for way, point in same.items():
-        if point is None:
-            print(f"{way:20} never")
-        else:
-            print(
-                f"{way:20} {point['passes']:6.1f} passes {point['seconds']:7.2f} s  "
-                f"{100 * point['share_of_seconds']:5.1f} % of the time, {point['psnr_less_anchor']:+.3f} dB"
-            )
-    result = {
-        "command": shown_command("python -m benchmarks.passes"),
-        **environment(),
-        "same_psnr": same,
-        "mean": table,
-        "rows": rows,
-    }
+    show_summary(table, same, args.passes)
+    result = {**provenance("passes"), "same_psnr": same, "mean": table, "rows": rows}
     write_result(args.output, result)
     if args.plot is not None:
         plot(table, args.plot)

@@ -1,15 +1,14 @@
-"""What half precision costs, and what is said of it without a clean image.
+"""Measure the loss of PSNR by half precision, and its estimate without a clean image.
 
     python -m benchmarks.precision -o benchmarks/results/precision.json
 
-128x128 of scikit-image's photographs with white Gaussian noise, each fitted with the recipe `fast`,
-and once for 2 steps from scratch. The ensembles and both judgements are those of `self2self export
---precision`: the true change of the PSNR needs the clean image, and the bound does not see it.
+The images are 128x128 crops of scikit-image's photographs with white Gaussian noise. Each is fitted with the recipe
+`fast`, and once for 2 steps from scratch. `self2self export --precision` compares the ensembles in the same way: with
+the clean image it measures the change of the PSNR, and without it an upper bound.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.diagnosis import load
-from benchmarks.pairs import FloatArray
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.pairs import FloatArray, middle_of_sample
+from benchmarks.product import network_with
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, middle
 from self2self.export.to_onnx import to_onnx
 from self2self.model.contract import Contract
@@ -32,29 +30,28 @@ from self2self.train.start_weights import start_weights_for_recipe
 
 PHOTOGRAPHS = (("astronaut", 25), ("coffee", 10), ("camera", 25), ("rocket", 50))
 SIZE = (128, 128)
+LOADED_SIDE = 256
 SEED = 0
 
 
 def noisy_and_clean(name: str, sigma: float) -> tuple[FloatArray, FloatArray]:
-    """The middle of a photograph, (C, 128, 128), as 8-bit files would hold it."""
-    clean = middle(load(name), SIZE)
+    """Return the middle of a photograph, (C, 128, 128), with noise that is rounded to 8 bits, and without noise."""
+    clean = middle(middle_of_sample(name, LOADED_SIDE), SIZE)
     noisy = clean + np.random.default_rng(SEED).standard_normal(clean.shape) * sigma / 255
     return (np.round(np.clip(noisy, 0, 1) * 255) / 255).astype(np.float32), clean
 
 
 def fitted(noisy: FloatArray, recipe: Recipe) -> tuple[Self2SelfNet, Contract]:
-    """The network that `self2self fit` would save, and what it says of itself."""
+    """Fit `noisy` as `self2self fit` does; return the network and its contract."""
     channels = noisy.shape[0]
     start = start_weights_for_recipe(recipe, channels)
     state = fit(noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
-    masks = recipe.pass_masks(channels)
-    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
-    network.load_state_dict(state.weights())
-    return network.eval(), Contract(channels, masks, recipe=recipe.name, steps=state.step)
+    network = network_with(state.weights(), recipe, channels)
+    return network, Contract(channels, recipe.pass_masks(channels), recipe=recipe.name, steps=state.step)
 
 
 def judgements(network: Self2SelfNet, contract: Contract, noisy: FloatArray, clean: FloatArray) -> list[dict[str, Any]]:
-    """For each half precision: the truth, and the bound without it."""
+    """Return, for each half precision, the true loss and the estimates without the clean image."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp16", "bf16"):
@@ -77,9 +74,8 @@ def judgements(network: Self2SelfNet, contract: Contract, noisy: FloatArray, cle
 
 def main() -> None:
     """Fit, compare, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--photographs", type=int, default=len(PHOTOGRAPHS), help="how many, from the first on")
+    parser = result_parser(__doc__)
+    parser.add_argument("--photographs", type=int, default=len(PHOTOGRAPHS), help="use the first N alone")
     args = parser.parse_args()
     recipes = {"fast": recipe_for("fast"), "2 steps": replace(recipe_for("fast", "scratch"), steps=2)}
     rows = []
@@ -94,12 +90,7 @@ def main() -> None:
                     f"{found['rms_difference']:.3f} grey levels",
                     flush=True,
                 )
-    result = {
-        "command": shown_command("python -m benchmarks.precision"),
-        **environment(),
-        "accepted_decibels": ACCEPTED_DECIBELS,
-        "rows": rows,
-    }
+    result = {**provenance("precision"), "accepted_decibels": ACCEPTED_DECIBELS, "rows": rows}
     write_result(args.output, result)
 
 

@@ -1,11 +1,10 @@
-"""PSNR against seconds of the fit, from results of `benchmarks.fit_quality`.
+"""Draw PSNR against seconds of the fit, from results of `benchmarks.fit_quality`.
 
     python -m benchmarks.quality_plot RESULT.json [RESULT.json ...] -o PLOT.png
 
-A point is a method's mean over the images that all of its rows share; a fit with looks is a line, and one
-that is not finished ends where it was stopped. Methods that were measured on other images are not
-comparable: `--image NAME` draws one image alone. `--clock cpu` takes processor seconds instead of the
-wall clock, for results of a busy machine.
+A point is the mean of a method over its images. A fit with looks (interim scores) is a line; the line of an unfinished
+fit ends at its last look. Methods that were measured on different images are not comparable; `--image NAME` draws
+one image alone. `--clock cpu` shows processor seconds instead of the wall clock, for results of a busy machine.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Curve = list[tuple[float, float]]
 
 
 def curves(rows: list[dict[str, Any]], clock: str, image: str | None = None) -> dict[str, Curve]:
-    """(seconds, PSNR) of each method that takes time, averaged over its images point by point."""
+    """Return the curve (seconds, PSNR) of each method that has times, averaged over its images point by point."""
     key = CLOCKS[clock]
     table: dict[str, Curve] = {}
     timed = [row for row in rows if "psnr" in row and (f"fit_{key}" in row or key in row)]
@@ -47,8 +46,8 @@ def curves(rows: list[dict[str, Any]], clock: str, image: str | None = None) -> 
     return table
 
 
-def draw(table: dict[str, Curve], clock: str, benchmark_model: str) -> Figure:
-    """The plot of `curves`."""
+def draw(table: dict[str, Curve], clock: str, title: str) -> Figure:
+    """Draw the result of `curves`."""
     from matplotlib.figure import Figure as NewFigure
 
     figure = NewFigure(figsize=(7.2, 4.2), layout="constrained")
@@ -65,7 +64,7 @@ def draw(table: dict[str, Curve], clock: str, benchmark_model: str) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("seconds" if clock == "wall" else "processor seconds")
     axes.set_ylabel("PSNR (dB)")
-    axes.set_title(benchmark_model, fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8edf2")
     axes.set_axisbelow(True)
@@ -77,7 +76,7 @@ def write_plot(results: list[Path], output: Path, clock: str = "wall", image: st
     """Read `results` and write the plot to `output`, whose suffix chooses the format.
 
     Raises:
-        SystemExit: there is nothing to draw.
+        SystemExit: the results have no timed rows of `image`.
     """
     rows = [row for path in results for row in json.loads(path.read_text())["rows"]]
     table = curves(rows, clock, image)
@@ -90,10 +89,10 @@ def write_plot(results: list[Path], output: Path, clock: str = "wall", image: st
 
 
 def main() -> None:
-    """Draw."""
+    """Draw and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("--image", help="draw this image alone")
+    parser.add_argument("--image", help="draw only this image")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG, SVG or PDF")
     args = parser.parse_args()

@@ -1,8 +1,15 @@
-"""A results file that is written after every row, so that a benchmark goes on where it was stopped."""
+"""Command lines and results of the benchmarks.
+
+`ResultsFile` writes its file after every row, so that an interrupted benchmark continues where it stopped. This module
+imports no heavy library, because some benchmarks measure how long imports take.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +20,40 @@ from self2self.bench.environment import environment, shown_command
 from self2self.machine.files import atomic_write
 
 Row = dict[str, Any]
-KEYS = ("image", "method")
-"""What tells two rows of a file apart."""
+ROW_KEYS = ("image", "method")
+"""Fields that identify a row of a `ResultsFile`."""
+
+
+def result_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows `description` with its line breaks; it has the option -o for the result."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file for the result (JSON)")
+    return parser
+
+
+def provenance(benchmark: str) -> Row:
+    """Return the first fields of a result: the command line of `benchmarks.BENCHMARK`, and the environment."""
+    return {"command": shown_command(f"python -m benchmarks.{benchmark}"), **environment()}
+
+
+def timed_command(command: list[str], folder: Path | None = None) -> tuple[float, str]:
+    """Run `command` in `folder` (default: the current one); return its wall-clock seconds and its stdout.
+
+    Raises:
+        CalledProcessError: the exit code is not 0.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, done.stdout
 
 
 class ResultsFile:
-    """Rows of one benchmark, on the disk at any time.
+    """Rows of one benchmark; every change is written to the disk at once.
 
     Args:
-        path: the file; the rows that it has are kept.
-        program: how the benchmark is started, for the record.
-        settings: what all rows of the file have in common.
+        path: the file; its existing rows are kept.
+        program: command that starts the benchmark, without arguments.
+        settings: settings that all rows of the file share.
 
     Raises:
         SystemExit: the file was made with other settings.
@@ -31,7 +61,7 @@ class ResultsFile:
 
     def __init__(self, path: Path, program: str, settings: Mapping[str, Any]) -> None:
         self._path = path
-        # As they are read back: JSON has no tuples.
+        # The round trip turns tuples into lists, as in the stored settings.
         self._settings = json.loads(json.dumps(dict(settings)))
         self.rows: list[Row] = []
         self._commands: list[str] = []
@@ -48,20 +78,20 @@ class ResultsFile:
             self._commands.append(command)
 
     def find(self, image: str, method: str, inputs: Mapping[str, Any]) -> Row | None:
-        """The row of `method` for `image`, if what it depends on has not changed since it was measured."""
+        """Return the row of `method` for `image` if it was measured with the same `inputs`; otherwise None."""
         for row in self.rows:
             if (row["image"], row["method"]) == (image, method) and row["inputs"] == dict(inputs):
                 return row
         return None
 
     def means(self) -> dict[str, dict[str, float]]:
-        """`mean_scores` of all rows."""
+        """Return the `mean_scores` of all rows."""
         return mean_scores(self.rows)
 
     def put(self, row: Row) -> None:
-        """Add `row` in the place of an earlier one of its kind, and write the file."""
+        """Add `row`, or replace the row with the same `ROW_KEYS`, and write the file."""
         for index, other in enumerate(self.rows):
-            if all(other[key] == row[key] for key in KEYS):
+            if all(other[key] == row[key] for key in ROW_KEYS):
                 self.rows[index] = row
                 break
         else:
@@ -77,12 +107,12 @@ class ResultsFile:
 
 
 def write_result(path: Path, values: Mapping[str, Any] | list[Row]) -> None:
-    """Write a result as JSON, whole or not at all; an older one is replaced."""
+    """Write a result as JSON, atomically; an older file is replaced."""
     atomic_write(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def mean_scores(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Mean scores of each method, and over how many images; fits that are not finished do not count."""
+    """Return the mean scores of each method and the number of its images; unfinished fits do not count."""
     done = [row for row in rows if "psnr" in row and not row.get("unfinished")]
     table = {}
     for method in dict.fromkeys(row["method"] for row in done):

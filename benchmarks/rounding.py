@@ -1,27 +1,24 @@
-"""What the rounding of the engines `torch-amx` and `torch-int8` costs an ensemble.
+"""Measure the loss of PSNR by the rounding of the engines `torch-amx` and `torch-int8`.
 
     python -m benchmarks.rounding -o benchmarks/results/rounding.json
 
-The photographs and fits of `benchmarks.precision`. Means of the same balanced passes: in float32; in bfloat16 with
-weights that were rounded to the nearest once; in bfloat16 as `torch-amx` does it, where passes take turns in weights
-that are rounded up here and down there; and in integers of 8 bits, with weights rounded once and as `torch-int8` does
-it. The integers need a CPU with VNNI.
+Photographs and fits are those of `benchmarks.precision`. The same balanced passes are averaged in float32, in bfloat16
+and in 8-bit integers. In bfloat16 and in integers, the weights are either rounded once to the nearest value, or as the
+engine does: several sets of weights, each rounded differently, take turns over the passes. The integers need a CPU with
+VNNI.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.pairs import FloatArray
+from benchmarks.pairs import FloatArray, rms_grey_levels
 from benchmarks.precision import PHOTOGRAPHS, fitted, noisy_and_clean
-from benchmarks.results_file import write_result
-from self2self.bench.environment import environment, shown_command
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.imaging.metrics import psnr
 from self2self.imaging.noise import measure_noise
 from self2self.machine.system import multiplies_bytes
@@ -42,7 +39,7 @@ PASSES = 50
 def networks_of(
     network: Self2SelfNet, image: torch.Tensor, specs: Sequence[MaskSpec]
 ) -> dict[str, LowPrecisionNetwork]:
-    """What runs the passes, by the engine that does so, or what is rounded once."""
+    """Return the networks that run the passes, by the name of their engine or of their rounding."""
     made: dict[str, LowPrecisionNetwork] = {
         "bfloat16, once": Bf16Network(network, image, 1, in_turn, sets=1),
         TorchAmxEngine.name: Bf16Network(network, image, 1, in_turn),
@@ -57,7 +54,7 @@ def networks_of(
 def differences(
     network: Self2SelfNet, contract: Contract, noisy: FloatArray, clean: FloatArray
 ) -> list[dict[str, Any]]:
-    """For each way to round, how far the mean of `PASSES` passes, and a pass, is from float32."""
+    """Return, for each rounding, the difference from float32 of the mean of `PASSES` passes and of single passes."""
     image = torch.from_numpy(noisy)[None]
     axes = {"H": noisy.shape[1], "W": noisy.shape[2]}
     maker = MaskMaker(contract.masks, axes, contract.seed, draws=Draws.BALANCED, channels_last=True)
@@ -69,17 +66,17 @@ def differences(
         masks = [torch.from_numpy(mask) for mask in maker.make(index, 1).values()]
         plain = network(image, *masks)[0].double().numpy()
         exact += plain / PASSES
-        for way, rounds in networks.items():
-            prediction = rounds(masks, index, shared=False)[0].double().numpy()
+        for way, rounded_network in networks.items():
+            prediction = rounded_network(masks, index, shared=False)[0].double().numpy()
             means[way] += prediction / PASSES
-            of_a_pass[way] += _grey_levels(prediction - plain) / PASSES
+            of_a_pass[way] += rms_grey_levels(prediction - plain) / PASSES
     level = _decibels(exact, clean)
     return [
         {
             "way": way,
             "psnr_float32": level,
             "psnr_change": _decibels(mean, clean) - level,
-            "rms_of_the_mean": _grey_levels(mean - exact),
+            "rms_of_the_mean": rms_grey_levels(mean - exact),
             "rms_of_a_pass": of_a_pass[way],
         }
         for way, mean in means.items()
@@ -90,15 +87,9 @@ def _decibels(image: np.ndarray, clean: FloatArray) -> float:
     return psnr(np.clip(image, 0, 1).astype(np.float32), clean)
 
 
-def _grey_levels(difference: np.ndarray) -> float:
-    return 255 * float(np.sqrt(np.mean(np.square(difference))))
-
-
 def main() -> None:
     """Fit, compare, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = result_parser(__doc__).parse_args()
     rows = []
     for name, sigma in PHOTOGRAPHS:
         noisy, clean = noisy_and_clean(name, sigma)
@@ -109,8 +100,7 @@ def main() -> None:
                 f"mean {found['rms_of_the_mean']:.3f}, pass {found['rms_of_a_pass']:.3f} grey levels",
                 flush=True,
             )
-    command = shown_command("python -m benchmarks.rounding")
-    write_result(args.output, {"command": command, **environment(), "passes": PASSES, "rows": rows})
+    write_result(args.output, {**provenance("rounding"), "passes": PASSES, "rows": rows})
 
 
 if __name__ == "__main__":

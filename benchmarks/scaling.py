@@ -1,16 +1,17 @@
-"""Whether the time of an ensemble grows as the number of pixels: seconds for each pixel and pass.
+"""Measure whether the time of an ensemble is proportional to the number of pixels: seconds per pixel and pass.
 
     python -m benchmarks.scaling -o benchmarks/results/scaling.json
     python -m benchmarks.scaling --side 64 --side 128 --recipe fast --rounds 2 -o RESULT.json
 
-The network of `--recipe` with random weights runs over squares of noise as `infer` runs it: as many passes side by
-side as it chooses, and an image that does not fit into memory is cut into tiles, whose overlap is in the time. All
-sizes are prepared and warmed up first, and take turns then, in an order that rotates. The smaller ones have so many
-passes that their laps have as many pixels as one pass of the largest; the larger ones have `--least`, because the first
-pass of an ensemble also pays for memory that nothing has touched before. Masks, passes and sums are counted. The
-figure of a size is the median over the rounds of its time in units of the geometric mean of all sizes in that
-round, because machines get slower and faster from minute to minute; `spread` is the largest figure over the least,
-less one.
+The network of `--recipe` with random weights runs over squares of noise as in `infer`, which chooses the batch and cuts
+an image that does not fit into memory into tiles; the time includes the overlap of the tiles. All sizes are prepared
+and warmed up first. Then they take turns in rounds; the order rotates. A small size runs as many passes as it needs for
+the pixels of one pass of the largest size, within `--least` and `--passes`. The minimum exists because the first pass
+of an ensemble is slower: it uses memory for the first time. The time includes masks, passes and sums.
+
+The figure of a size is the median over the rounds of its time, divided by the geometric mean of all sizes in the same
+round, because the speed of a machine changes from minute to minute. `spread` is the largest figure divided by the
+smallest, less one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
-from self2self.bench.environment import environment, shown_command
 from self2self.bench.measure import idle, spread
 from self2self.cli.options import parse_memory
 from self2self.runtime.ensemble.denoise import denoise
@@ -42,7 +42,7 @@ SIDES = (128, 256, 512, 1024, 2048)
 
 
 class Square:
-    """An ensemble over a square of noise, prepared and warm."""
+    """An ensemble over a square of noise, whose engine stays prepared between the rounds."""
 
     def __init__(self, model: Model, side: int, engine: str, batch: int | None, memory: int | None) -> None:
         pixels = np.random.default_rng(0).random((model.contract.channels, side, side), dtype=np.float32)
@@ -54,7 +54,7 @@ class Square:
         self._run = partial(denoise, model, pixels, engine_holder=self.engine_holder)
 
     def timing(self, passes: int) -> dict[str, Any]:
-        """One ensemble: its time, and how it ran."""
+        """Run one ensemble; return nanoseconds per pixel and pass, engine, batch and number of tiles."""
         done = self._run(replace(self._options, passes=passes))
         seconds = sum(done.seconds[part] for part in ("masks", "passes", "reduce"))
         nanoseconds = 1e9 * seconds / (passes * self._side**2)
@@ -62,29 +62,17 @@ class Square:
 
 
 def passes_for(side: int, largest: int, least: int, most: int) -> int:
-    """As many passes as a lap of `side` needs to be as long as a single one of `largest`, within `least` and `most`."""
+    """Return the passes of size `side` that have the pixels of one pass of `largest`, within `least` and `most`."""
     return int(max(least, min(most, (largest / side) ** 2)))
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, action="append", help=f"may be repeated; default: {SIDES}")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=16, help="of the smallest sizes, at most")
-    parser.add_argument("--least", type=int, default=4, help="passes of the largest sizes")
-    parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--batch", type=int, help="passes a run; default: as infer chooses")
-    parser.add_argument("--memory", help="as for infer; default: half of what is free")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    sides = sorted(set(args.side or SIDES))
-    memory = parse_memory(args.memory)
+def measure(
+    model: Model, passes: dict[int, int], args: argparse.Namespace, memory: int | None
+) -> dict[int, list[dict[str, Any]]]:
+    """Run all rounds; return the timings of each side, which runs the passes that `passes` gives."""
+    sides = list(passes)
     timings: dict[int, list[dict[str, Any]]] = {side: [] for side in sides}
-    passes = {side: passes_for(side, sides[-1], args.least, args.passes) for side in sides}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = random_model(recipe_for(args.recipe), Path(folder)).model
+    with ExitStack() as stack:
         squares = {side: Square(model, side, args.engine, args.batch, memory) for side in sides}
         for side, square in squares.items():
             stack.enter_context(square.engine_holder)
@@ -97,8 +85,13 @@ def main() -> None:
                 print(
                     f"round {number} {side:5} {timings[side][-1]['nanoseconds']:9.1f} ns a pixel and pass", flush=True
                 )
-    rounds = [geometric_mean([timings[side][number]["nanoseconds"] for side in sides]) for number in range(args.rounds)]
-    rows = [
+    return timings
+
+
+def result_rows(timings: dict[int, list[dict[str, Any]]], passes: dict[int, int], rounds: int) -> list[dict[str, Any]]:
+    """Compute a row for each side."""
+    means = [geometric_mean([done[number]["nanoseconds"] for done in timings.values()]) for number in range(rounds)]
+    return [
         {
             "side": side,
             "passes": passes[side],
@@ -106,10 +99,31 @@ def main() -> None:
             "batches": sorted({entry["batch"] for entry in done}),
             "tiles": done[0]["tiles"],
             "nanoseconds_per_pixel_pass": spread([entry["nanoseconds"] for entry in done]),
-            "of_the_round": spread([entry["nanoseconds"] / mean for entry, mean in zip(done, rounds, strict=True)]),
+            "of_the_round": spread([entry["nanoseconds"] / mean for entry, mean in zip(done, means, strict=True)]),
         }
         for side, done in timings.items()
     ]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = result_parser(__doc__)
+    parser.add_argument("--side", type=int, action="append", help=f"may be repeated; default: {SIDES}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=16, help="largest number of passes, for the smallest sizes")
+    parser.add_argument("--least", type=int, default=4, help="smallest number of passes, for the largest sizes")
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--batch", type=int, help="passes per run; default: as infer chooses")
+    parser.add_argument("--memory", help="as for infer; default: half of the free memory")
+    args = parser.parse_args()
+    sides = sorted(set(args.side or SIDES))
+    memory = parse_memory(args.memory)
+    passes = {side: passes_for(side, sides[-1], args.least, args.passes) for side in sides}
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_model(recipe_for(args.recipe), Path(folder)).model
+        timings = measure(model, passes, args, memory)
+    rows = result_rows(timings, passes, args.rounds)
     medians = [row["of_the_round"]["median"] for row in rows]
     for row in rows:
         print(
@@ -117,8 +131,7 @@ def main() -> None:
             f"{row['of_the_round']['median']:.3f} of the round"
         )
     result = {
-        "command": shown_command("python -m benchmarks.scaling"),
-        **environment(),
+        **provenance("scaling"),
         "recipe": args.recipe,
         "rounds": args.rounds,
         "spread": max(medians) / min(medians) - 1,

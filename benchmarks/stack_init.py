@@ -1,30 +1,28 @@
-"""The second frame of a stack, fitted from the first (`--init RUN`), against a fit that starts anew.
+"""Compare a fit of a stack's second frame that starts from the first (`--init RUN`) with a fit that starts anew.
 
     python -m benchmarks.stack_init -o benchmarks/results/stack-init.json
 
-The frames are 128x128 crops of a photograph of scikit-image, the second three rows lower and two columns
-further right, each with Gaussian noise of its own. The first frame is fitted with `--recipe`; then the
-second one is fitted anew with all steps, from the first frame with what `--init RUN` does, and with each
-`--follow`, which changes that (``steps=75,learning_rate=0.001``). PSNR is that of what `self2self denoise`
-would write; times are of the fit alone.
+The frames are 128x128 crops of a photograph of scikit-image with independent Gaussian noise; the second crop is three
+rows lower and two columns further right. The first frame is fitted with `--recipe`. The second frame is fitted in
+several ways: anew with all steps; from the first frame with the settings of `--init RUN`; and with each `--follow`,
+which changes these settings (``steps=75,learning_rate=0.001``). PSNR is that of the result of `self2self denoise`;
+times are of the fit alone.
 
-`--images` takes names of samples with the top left corner of the crop, `name:top:left`. The default ones
-were not used to choose how a fit follows another.
+`--images` has names of samples with the top left corner of the crop, `name:top:left`. The default images were not used
+to choose the settings of `--init RUN`.
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.clocked import Stopwatch, Weights, clocked_fit
-from benchmarks.methods import Row, changes, named_recipe, recipe_inputs, seen_by
-from benchmarks.pairs import Pair, cut, sample
-from benchmarks.product import exported
-from benchmarks.results_file import ResultsFile
+from benchmarks.clocked import Stopwatch, clocked_fit
+from benchmarks.methods import named_recipe, recipe_inputs, seen_by
+from benchmarks.pairs import Pair, cut, parse_changes, sample
+from benchmarks.product import Weights, exported
+from benchmarks.results_file import ResultsFile, Row, result_parser
 from self2self.imaging.noise import center_crop, measure_noise
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.train.recipes import Recipe, following
@@ -36,7 +34,7 @@ IMAGES = "chelsea:80:100,camera:60:190,coins:60:100"
 
 
 def frames(name: str, sigma: float) -> tuple[Pair, Pair]:
-    """Two frames of `name:top:left`."""
+    """Make two noisy frames of the sample `name:top:left`."""
     image, top, left = name.split(":")
     made = []
     for index in range(2):
@@ -48,7 +46,7 @@ def frames(name: str, sigma: float) -> tuple[Pair, Pair]:
 
 
 def fit_frame(pair: Pair, recipe: Recipe, start: Weights | None) -> tuple[Row, Weights]:
-    """Fit one frame; scores, time and the weights for the next."""
+    """Fit one frame; return its row with scores and times, and the weights for the next frame."""
     watch = Stopwatch()
     state = clocked_fit(pair.noisy, recipe, start, watch)
     with exported(state, recipe) as model:
@@ -59,12 +57,11 @@ def fit_frame(pair: Pair, recipe: Recipe, start: Weights | None) -> tuple[Row, W
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=IMAGES, help="samples and corners, separated by commas")
+    parser = result_parser(__doc__)
+    parser.add_argument("--images", default=IMAGES, help="samples and corners, name:top:left, separated by commas")
     parser.add_argument("--sigma", type=float, default=25)
     parser.add_argument("--recipe", action="append", default=[], help="fast (default), fast:scratch, ...; repeatable")
-    parser.add_argument("--follow", action="append", default=[], help="changes to what --init RUN does; repeatable")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--follow", action="append", default=[], help="changes to --init RUN; repeatable")
     args = parser.parse_args()
     file = ResultsFile(args.output, "python -m benchmarks.stack_init", {"sigma": args.sigma, "shift": SHIFT})
     for name in args.images.split(","):
@@ -75,7 +72,7 @@ def main() -> None:
             recipe = named_recipe(text, first.noisy)
             follow = adapt_recipe(following(recipe, recipe), measure_noise(center_crop(second.noisy)), second.noisy)
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
-            plans |= {f"{text}, from the first frame, {c}": replace(follow, **changes(c)) for c in args.follow}
+            plans |= {f"{text}, from the first frame, {c}": replace(follow, **parse_changes(c)) for c in args.follow}
             heads = {
                 method: {"image": first.name, "method": method, "inputs": recipe_inputs(plan, second)}
                 for method, plan in plans.items()

@@ -1,10 +1,9 @@
-"""Markdown tables for the documentation, from the results of the benchmarks of quality.
+"""Print Markdown tables for the documentation, from results of the benchmarks of quality.
 
     python -m benchmarks.tables benchmarks/results/fit-quality-*.json benchmarks/results/stack-init.json
 
-Results of `benchmarks.fit_quality`, `benchmarks.stack_init` and `benchmarks.fit_size` are understood. PSNR in
-dB; a fit that is not finished shows the steps that it has. Means are over the images that a method has
-finished, and are left out where those are not all.
+The results are those of `benchmarks.fit_quality`, `benchmarks.stack_init` and `benchmarks.fit_size`. PSNR is in dB; the
+cell of an unfinished fit also shows its steps. A mean is empty unless the method has finished all images.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Rows = list[dict[str, Any]]
 
 
 def cell(rows: Rows, image: str, method: str) -> str:
-    """PSNR of one method on one image."""
+    """Format the PSNR of one method on one image."""
     for row in rows:
         if (row["image"], row["method"]) == (image, method) and "psnr" in row:
             return f"{row['psnr']:.2f}" + (f" (step {row['steps']})" if row.get("unfinished") else "")
@@ -28,13 +27,13 @@ def cell(rows: Rows, image: str, method: str) -> str:
 
 
 def mean(rows: Rows, method: str, key: str, count: int) -> str:
-    """Mean of `key` over all `count` images, or nothing."""
+    """Format the mean of `key` over all `count` images; empty if the method has not finished all of them."""
     values = [row[key] for row in rows if row["method"] == method and key in row and not row.get("unfinished")]
     return f"{np.mean(values):.{3 if key == 'ssim' else 2}f}" if len(values) == count else ""
 
 
 def median_seconds(rows: Rows, method: str) -> str:
-    """Median time of a method: of the fit (and of the passes), or of the whole of a baseline."""
+    """Format the median seconds of a method: fit and passes, or the whole time of a baseline."""
     chosen = [row for row in rows if row["method"] == method and not row.get("unfinished")]
     fits = [row["fit_seconds"] for row in chosen if "fit_seconds" in row]
     if fits:
@@ -45,13 +44,13 @@ def median_seconds(rows: Rows, method: str) -> str:
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     rule = ["---"] * len(head)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
 def quality_table(rows: Rows) -> str:
-    """A line for each image, a column for each method; then means and times."""
+    """Format a line for each image and a column for each method, followed by means and times."""
     images = list(dict.fromkeys(row["image"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     lines = [[image, *(cell(rows, image, method) for method in methods)] for image in images]
@@ -62,7 +61,7 @@ def quality_table(rows: Rows) -> str:
 
 
 def size_table(result: dict[str, Any]) -> str:
-    """Seconds for each size."""
+    """Format the seconds for each size."""
     lines = [
         [f"{size}x{size}", f"{seconds:.1f}", f"{result['ratio'][size]:.2f}"]
         for size, seconds in result["median_seconds"].items()
@@ -71,7 +70,7 @@ def size_table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print."""
+    """Print the tables of all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     for path in parser.parse_args().results:

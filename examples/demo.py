@@ -1,4 +1,4 @@
-"""What `make demo` runs: denoise the example with the command line, then compare with the clean photograph.
+"""The program of `make demo`: denoise the example with the command line, and compare with the clean photograph.
 
     python examples/demo.py FOLDER
 """
@@ -23,7 +23,7 @@ CAPTION = 20
 
 
 def main() -> None:
-    """Denoise, print the scores, and write the before/after picture."""
+    """Denoise, print the scores, and write the before/after image."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
     folder.mkdir(exist_ok=True)
     denoised = folder / "denoised.png"
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def side_by_side(pictures: dict[str, Path]) -> Image.Image:
-    """One picture of several of the same size, with their captions."""
+    """Place images of the same size next to each other, with captions."""
     panels = {caption: np.asarray(Image.open(path).convert("RGB")) for caption, path in pictures.items()}
     height, width = next(iter(panels.values())).shape[:2]
     sheet = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + CAPTION), "white")

@@ -1,4 +1,4 @@
-"""Makes examples/clean.png and examples/noisy.png from a CC0 photograph of scikit-image.
+"""Make examples/clean.png and examples/noisy.png from a CC0 photograph of scikit-image.
 
 `skimage.data.chelsea` is by Stefan van der Walt, CC0. The noise is white Gaussian, sigma 25 in
 8-bit grey levels, clipped and rounded, seed 0.

@@ -1,4 +1,7 @@
-"""The `self2self` command, and `python -m self2self`; it imports nothing that takes long enough to be interrupted."""
+"""Start the `self2self` command, also as `python -m self2self`.
+
+This module imports nothing slow, so that `main` can handle Ctrl-C during the import of all other modules.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command; Ctrl-C while its modules are imported ends it quietly, too."""
+    """Run the command; Ctrl-C during its imports ends the process without a traceback, with exit code 130."""
     try:
         from self2self import cli
 

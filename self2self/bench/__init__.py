@@ -1,6 +1,6 @@
-"""`self2self bench`: what the ensemble costs on this machine, beside the plain PyTorch loop.
+"""`self2self bench`: time and memory of the ensemble on this machine, compared with the plain PyTorch loop.
 
-One small file for each part: what is measured (`benchmark_model`), in which order (`rounds`), the arithmetic
-(`cases`), memory in fresh processes (`memory`), what more passes bring (`convergence`), comparison with
-an earlier result (`compare`), and what people read (`table`, `charts`, `page`).
+Each module has one part: the measured network (`benchmark_model`), the rounds (`rounds`), the figures of a case
+(`cases`), peak memory in fresh processes (`memory`), the effect of more passes (`convergence`), the comparison
+with an earlier result (`compare`), and what people read (`table`, `charts`, `page`).
 """

@@ -1,4 +1,4 @@
-"""What is measured: the network of a fit or of a file, or one with random weights."""
+"""The benchmark model: the network of an `.onnx` file, or a recipe's network with random weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkModel:
-    """One network, as PyTorch has it and as engines read it.
+    """One network: as a PyTorch module and as an exported file.
 
     Attributes:
-        source: where the weights come from, in words.
-        network: in evaluation mode, on the CPU.
-        model: the exported file.
+        source: the origin of the weights, for people: a file name or "random weights".
+        network: the PyTorch module, in evaluation mode, on the CPU.
+        model: the exported file, which engines load.
     """
 
     source: str
@@ -30,7 +30,7 @@ class BenchmarkModel:
     model: Model
 
     def to_json(self) -> dict[str, Any]:
-        """What it is, without a path."""
+        """Describe the network for the JSON document; no path is included."""
         network = self.network
         return {
             "source": self.source,
@@ -43,12 +43,12 @@ class BenchmarkModel:
         }
 
     def gflop_per_pass(self, size: tuple[int, int]) -> float:
-        """Operations of direct convolution for one pass at (height, width), in 10^9."""
+        """Operations of direct convolution in one pass over an image of `size` (height, width), in 10^9."""
         return convolution_gflop(self.network.layers, *size)
 
 
 def random_model(recipe: Recipe, folder: Path, channels: int = 3) -> BenchmarkModel:
-    """The network of `recipe` with random weights, exported into `folder`.
+    """Export the network of `recipe` with random weights into `folder`.
 
     Raises:
         ResourceError, OutputError: the file cannot be written.
@@ -67,10 +67,10 @@ def random_model(recipe: Recipe, folder: Path, channels: int = 3) -> BenchmarkMo
 
 
 def model_from_file(path: Path) -> BenchmarkModel:
-    """The network that an `.onnx` file carries.
+    """Load the network that an `.onnx` file contains.
 
     Raises:
-        InputError, FileFormatError: the file is missing, damaged or foreign.
+        InputError, FileFormatError: the file is missing, damaged, or was not written by self2self.
     """
     from self2self.runtime.engines.torch_cpu.reference import network_of
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a benchmark: from seconds of repeated rounds to the figures of one case."""
+"""The figures of one benchmark case, computed from the timings of repeated rounds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any, TypeVar
 from self2self.bench.measure import spread
 
 PLAIN = "plain"
-"""What the plain PyTorch loop is called where engines are named."""
+"""Name of the plain PyTorch loop in the `engine` field of a case."""
 PARTS = ("masks", "copies", "compute", "reduction")
+"""Parts of a pass that a `Timing` separates."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one case took in one round.
+    """Time of one case in one round, in seconds.
 
     Attributes:
-        seconds: wall clock of all its passes.
-        masks, reduction: the parts outside the engine.
-        copies: masks into the engine and predictions out of it; None where that cannot be told from computing.
+        seconds: wall-clock time of all passes of the case.
+        masks, reduction: time for drawing masks and for summing predictions, both outside the engine.
+        copies: time for copying masks into the engine and predictions out of it; None where the engine cannot
+            separate copying from computing.
         compute: the rest of the engine's time.
     """
 
@@ -35,18 +37,18 @@ class Timing:
 
 @dataclass(slots=True)
 class BenchmarkCase:
-    """One line of the result: an engine at one size with one batch.
+    """One engine, or the plain loop, at one image size with one batch size.
 
     Attributes:
         engine: `--engine` name, or `PLAIN`.
-        provider: what really ran.
-        precision: of the model's inside.
-        batch: passes a run.
+        provider: the backend that ran, as the engine reports it.
+        precision: floating-point type in which the model computes.
+        batch: passes in one run of the engine.
         size: (height, width) in pixels.
-        passes: of each round.
-        prepare_seconds: until the engine was loaded; None for the plain loop, which has nothing to prepare.
-        memory: from `memory.measure_memory`; None where it was not measured.
-        timings: one for each round.
+        passes: passes in each round.
+        prepare_seconds: time to load the engine; None for the plain loop, which has nothing to prepare.
+        memory: result of `memory.measure_memory`; None where memory was not measured.
+        timings: one timing for each round.
     """
 
     engine: str
@@ -60,12 +62,13 @@ class BenchmarkCase:
     timings: list[Timing] = field(default_factory=list)
 
     def entry(self, plain: BenchmarkCase, gflop: float, peak_gflops: float | None) -> dict[str, Any]:
-        """The figures of this case.
+        """Compute the figures of this case for the JSON document.
 
         Args:
             plain: the plain loop at the same size, in the same rounds.
             gflop: operations of one pass, in 10^9.
-            peak_gflops: GFLOP/s of the machine's matrix product; None where that says nothing of the engine.
+            peak_gflops: GFLOP/s of the machine's matrix product; None where the product is no ceiling for this
+                engine.
         """
         rate = spread([self.passes / timing.seconds for timing in self.timings])
         height, width = self.size
@@ -85,7 +88,7 @@ class BenchmarkCase:
             "prepare_seconds": self.prepare_seconds,
             "memory": self.memory,
             "share_of_matrix_product": None if peak_gflops is None else rate["median"] * gflop / peak_gflops,
-            # Within a round, so that drift of the machine meets both sides.
+            # A ratio compares two timings of the same round, so that drift of the machine affects both.
             "ratio_to_plain": spread(
                 [
                     (base.seconds / plain.passes) / (timing.seconds / self.passes)
@@ -103,11 +106,11 @@ class BenchmarkCase:
 
 
 def rotated(methods: Sequence[T], round_index: int) -> list[T]:
-    """`methods` in the order of one round: each starts in turn, so that none always runs first."""
+    """Return `methods` in the order of one round; the first one changes from round to round."""
     first = round_index % len(methods)
     return [*methods[first:], *methods[:first]]
 
 
 def whole_batches(passes: int, batch: int) -> int:
-    """At least `passes`, in runs of exactly `batch`."""
+    """Round `passes` up to a multiple of `batch`."""
     return -(-passes // batch) * batch

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 3.7
-"""Inches; at 339 pixels, what a phone has inside the frame, 8 points are still 10 pixels."""
+"""Width of a chart in inches. A phone shows it at 339 pixels, where text of 8 points is still 10 pixels high."""
 COLOURS = ("#1f6fb2", "#e08a1e", "#2c9a6b", "#8a5cc2", "#c44e52")
 GREY = "#98a3b0"
-# Of Okabe and Ito: the parts of a bar are told apart by colour alone, so everyone has to see it.
+# Colours of Okabe and Ito, because colour alone separates the parts of a bar, also for colour-blind readers.
 PART_COLOURS = dict(zip(PARTS, ("#cc79a7", "#e69f00", "#0072b2", "#56b4e9"), strict=True))
 
 
 def throughput_chart(cases: list[dict[str, Any]]) -> Figure:
-    """Passes a second by engine and batch, with the 10th and 90th percentile; the plain loop is a line too."""
+    """Draw passes per second by engine and batch, with the 10th and 90th percentile; a line marks the plain loop."""
     figure, axes = _bars_figure(cases)
     for row, case in enumerate(cases):
         rate = case["passes_per_second"]
@@ -34,12 +34,12 @@ def throughput_chart(cases: list[dict[str, Any]]) -> Figure:
         if case["engine"] == PLAIN:
             axes.axvline(case["passes_per_second"]["median"], color=GREY, linestyle="--", linewidth=0.9, zorder=0)
     axes.set_xlim(0, 1.6 * max(case["passes_per_second"]["p90"] for case in cases))
-    axes.set_xlabel("passes a second")
+    axes.set_xlabel("passes per second")
     return figure
 
 
 def memory_chart(cases: list[dict[str, Any]]) -> Figure | None:
-    """Peak memory of a fresh process above Python's own; None where none was measured."""
+    """Draw the peak memory of a fresh process, without the interpreter's own; None if no case has memory."""
     cases = [case for case in cases if case["memory"] is not None]
     if not cases:
         return None
@@ -57,7 +57,7 @@ def memory_chart(cases: list[dict[str, Any]]) -> Figure | None:
 
 
 def parts_chart(cases: list[dict[str, Any]]) -> Figure | None:
-    """Milliseconds a pass by part; None where there are no engines."""
+    """Draw milliseconds per pass by part; None if there are no engines."""
     cases = [case for case in cases if case["parts_seconds_per_pass"] is not None]
     if not cases:
         return None
@@ -72,13 +72,13 @@ def parts_chart(cases: list[dict[str, Any]]) -> Figure | None:
             label = name if name not in axes.get_legend_handles_labels()[1] else None
             axes.barh(row, width, left=left, color=PART_COLOURS[name], height=0.72, label=label)
             left += width
-    axes.set_xlabel("milliseconds a pass")
+    axes.set_xlabel("milliseconds per pass")
     figure.legend(loc="upper center", ncols=len(PARTS), frameon=False, fontsize=8, columnspacing=1.2, handlelength=1.2)
     return figure
 
 
 def distance_chart(curve: dict[str, Any]) -> Figure:
-    """RMS difference of the mean of n passes to that of all."""
+    """Draw the RMS difference between the mean of n passes and the mean of all passes."""
     figure, axes = _line_figure()
     pairs = [(n, d) for n, d in zip(curve["passes"], curve["distance_grey_levels"], strict=True) if d is not None]
     axes.plot(*zip(*pairs, strict=True), color=COLOURS[0], marker="o", markersize=3.5)
@@ -89,7 +89,7 @@ def distance_chart(curve: dict[str, Any]) -> Figure:
 
 
 def psnr_chart(curve: dict[str, Any]) -> Figure:
-    """PSNR of the mean of n passes."""
+    """Draw the PSNR of the mean of n passes."""
     figure, axes = _line_figure()
     axes.plot(curve["passes"], curve["psnr"], color=COLOURS[2], marker="o", markersize=3.5)
     axes.set_ylabel("PSNR (dB)")
@@ -109,10 +109,10 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _bars_figure(cases: list[dict[str, Any]], *, legend: bool = False) -> tuple[Figure, Axes]:
-    """Axes with a row for each case, the first on top."""
+    """Return axes with a row for each case, the first on top."""
     figure, axes = _figure(0.75 + 0.27 * len(cases) + 0.35 * legend)
     if legend:
-        # Constrained layout knows nothing of a figure's legend that is not outside.
+        # Constrained layout reserves no space for a legend inside the figure.
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]
     axes.set_yticks(range(len(cases)), [_label(case) for case in cases])
     axes.set_ylim(len(cases) - 0.4, -0.6)
@@ -133,7 +133,7 @@ def _line_figure() -> tuple[Figure, Axes]:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """3 instead of 3×10⁰ along a logarithmic axis, which over a short range names more than the powers of ten."""
+    """Label a logarithmic axis with 3 instead of 3×10⁰; on a short range, more than the powers of ten have labels."""
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter("{x:g}")
@@ -145,7 +145,7 @@ def _label(case: dict[str, Any]) -> str:
 
 
 def _colour(case: dict[str, Any], cases: list[dict[str, Any]]) -> str:
-    """One colour for each engine; the plain loop is grey."""
+    """Return the colour of the case's engine; the plain loop is grey."""
     if case["engine"] == PLAIN:
         return GREY
     names = list(dict.fromkeys(other["engine"] for other in cases if other["engine"] != PLAIN))

@@ -1,8 +1,8 @@
-"""An earlier result beside a new one: which cases became slower by more than their noise.
+"""Compare two results of `self2self bench` and find the cases that became slower or faster beyond noise.
 
-Compared is the ratio to the plain loop, not the time: both were taken in the same rounds, so a busier
-machine changes it little. A change is named only when the ranges from the 10th to the 90th percentile
-do not overlap and the medians differ by more than `LEAST_CHANGE`.
+The comparison uses the ratio to the plain loop instead of the time. Engine and plain loop were measured in the same
+rounds, so a busier machine changes their ratio little. A case counts as changed only when the ranges from the 10th
+to the 90th percentile do not overlap and the medians differ by more than `MINIMUM_CHANGE`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from self2self.errors import FileFormatError, InputError
 
 BENCHMARK = "self2self bench"
 SCHEMA = 1
-LEAST_CHANGE = 0.05
-"""Smaller changes are not worth a name, however clear they are."""
+MINIMUM_CHANGE = 0.05
+"""Smallest relative change of a median that is reported."""
 
 Key = tuple[str, str, int, int, int]
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Read what `self2self bench` wrote.
+    """Read a result of `self2self bench`.
 
     Raises:
         InputError: the file is missing or cannot be read.
-        FileFormatError: it is something else, damaged, or of another schema.
+        FileFormatError: the file is something else, damaged, or of another schema.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -59,9 +59,9 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """Compare two results of the same schema.
 
     Returns:
-        ``regressions``, ``improvements`` and ``unchanged`` (each with what a case is, both medians and the
-        relative change), ``only_before`` and ``only_after`` (cases without a partner), and
-        ``differences``: in machine, versions or model, each in one line.
+        ``regressions``, ``improvements`` and ``unchanged`` (lists of cases, each with its key, the ratios to the plain
+        loop before and after, and the relative change of the median), ``only_before`` and ``only_after`` (cases that
+        only one result has), and ``differences`` (lines about machine, versions and model).
     """
     old = {_key(case): case for case in before["cases"] if case["engine"] != PLAIN}
     new = {_key(case): case for case in after["cases"] if case["engine"] != PLAIN}
@@ -84,17 +84,17 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
-    """Which list a case belongs to, from (p10, median, p90) of its ratio; a greater ratio is better."""
+    """Return the list that a case belongs to, from (p10, median, p90) of its ratios; a higher ratio is better."""
     change = after[1] / before[1] - 1
-    if change < -LEAST_CHANGE and after[2] < before[0]:
+    if change < -MINIMUM_CHANGE and after[2] < before[0]:
         return "regressions"
-    if change > LEAST_CHANGE and after[0] > before[2]:
+    if change > MINIMUM_CHANGE and after[0] > before[2]:
         return "improvements"
     return "unchanged"
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What else changed between two results, so that the engines are not blamed for it."""
+    """Describe differences in machine, versions and model, which can explain a change of speed."""
     old, new = before["environment"], after["environment"]
     lines = [
         f"{key}: {old.get(key)} then, {new.get(key)} now"
@@ -107,7 +107,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     ]
-    # Weights change no speed; widths and channels do.
+    # Widths and channels change the speed; weights do not.
     return lines + [
         f"{key}: {before['model'].get(key)} then, {after['model'].get(key)} now"
         for key in ("channels", "encoder_width", "decoder_widths")

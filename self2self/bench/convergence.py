@@ -1,4 +1,4 @@
-"""What more passes bring: how far the mean of n passes is from the end, and from the clean image."""
+"""Measure the effect of more passes: distance of the mean of n passes from the final mean and the clean image."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.pass_plan import pass_plan_for
 from self2self.runtime.model import Model
 
-CURVE_PASSES = (1, 2, 3, 5, 7)
-"""Passes to look at, in every decade."""
+DECADE_STEPS = (1, 2, 3, 5, 7)
+"""Points of the curve in each decade of passes."""
 
 
-def looks(passes: int) -> list[int]:
-    """Numbers of passes to look at, evenly spread over a logarithmic axis, up to `passes` itself."""
+def recorded_passes(passes: int) -> list[int]:
+    """Numbers of passes at which the mean is recorded: about evenly spaced on a logarithmic axis, up to `passes`."""
     decades = range(len(str(passes)))
     return sorted(
-        {step * 10**decade for decade in decades for step in CURVE_PASSES if step * 10**decade < passes} | {passes}
+        {step * 10**decade for decade in decades for step in DECADE_STEPS if step * 10**decade < passes} | {passes}
     )
 
 
@@ -41,32 +41,31 @@ def convergence(
     black_and_white: tuple[float, float] = (0.0, 1.0),
     on_progress: Callable[[Moments], None] = lambda moments: None,
 ) -> dict[str, Any]:
-    """Run one ensemble, whose passes are drawn as `infer` draws them, and look at its mean on the way.
+    """Run one ensemble and record its mean at `recorded_passes`; masks and flips are those of `infer`.
 
     Args:
-        model: fitted to `pixels`.
-        pixels: float32 (C, H, W).
+        model: the model that was fitted to `pixels`.
+        pixels: float32 (C, H, W), the noisy image.
         engine: `--engine` name.
-        passes: how many in all.
+        passes: number of passes of the ensemble.
         reference: clean image of the same shape, for PSNR.
-        black_and_white: in units of the pixels, for the same.
+        black_and_white: values of black and white in units of the pixels, for PSNR.
         on_progress: called after every pass.
 
     Returns:
-        ``recipe``, ``height`` and ``width``, what was fitted; ``balanced_masks`` and ``flips``, how passes
-        were drawn; ``passes`` looked at;
-        ``distance_grey_levels``, RMS difference to the mean of all passes, in 8-bit grey levels (its last
-        entry is 0 by definition and left out as None); ``psnr``, against `reference`, of the clamped mean
-        (None without one, and where it is infinite).
+        ``engine``; ``recipe``, ``height`` and ``width`` of the fit; ``balanced_masks`` and ``flips``, how the passes
+        were drawn; ``passes``, the recorded numbers of passes; ``distance_grey_levels``, the RMS difference to the
+        mean of all passes, in 8-bit grey levels (the last entry is 0 by definition and given as None); ``psnr`` of the
+        clamped mean against `reference` (None without a reference; an entry is None where it is infinite).
     """
     contract = model.contract
     pixels = remove_hot_pixels(pixels)
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
     padded = np.ascontiguousarray(padding.pad(clip_to_range(pixels)), np.float32)[None]
-    counts = set(looks(passes))
+    counts = set(recorded_passes(passes))
     means: dict[int, FloatArray] = {}
 
-    def look(moments: Moments) -> None:
+    def record(moments: Moments) -> None:
         if moments.count in counts:
             means[moments.count] = np.empty(pixels.shape, np.float32)
             restore_outliers(padding.crop(moments.mean()), pixels, means[moments.count])
@@ -75,8 +74,8 @@ def convergence(
     pass_plan = pass_plan_for(contract.recipe, passes)
     with engine_class(engine)(model, padded) as running:
         maker = running.mask_maker(seed=0, balanced=pass_plan.balanced)
-        # One pass at a time, so that every number of passes is met.
-        run_ensemble(running, maker, pass_plan, batch=1, on_progress=look)
+        # With a batch of 1, the callback sees every number of passes.
+        run_ensemble(running, maker, pass_plan, batch=1, on_progress=record)
     final = means[passes]
     scores = None
     if reference is not None:

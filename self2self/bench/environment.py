@@ -1,4 +1,4 @@
-"""What a measurement ran on, without names of machines or people."""
+"""Describe the environment of a measurement, without names of machines or people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def cpu_name() -> str:
-    """The processor's model name."""
+    """Return the processor's model name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -36,7 +36,7 @@ def cpu_name() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """CPU, threads, Python and package versions."""
+    """Return the processor, the number of CPUs, and the versions of Python and of the installed `PACKAGES`."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -47,6 +47,6 @@ def environment() -> dict[str, Any]:
 
 
 def shown_command(program: str) -> str:
-    """The command line as a reader can type it after `program`: absolute paths lose their folders."""
+    """Return the command line of this process as a reader can type it; absolute paths lose their folders."""
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
     return f"{program} {shlex.join(words)}".rstrip()

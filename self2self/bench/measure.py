@@ -1,4 +1,4 @@
-"""Statistics of repeated measurements, and the ceiling that the machine sets."""
+"""Statistics of repeated measurements, and the speed of the machine's matrix product as a ceiling."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import numpy as np
 
 from self2self.model.layers import LayerSpec
 
-MATRIX = 1024
+MATRIX_SIDE = 1024
 IDLE_SECONDS = 0.3
-"""After this, threads of the last library no longer spin and leave the CPUs to the next one."""
+"""Time after which the idle threads of a library stop spinning, so that the next library has the CPUs."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, 10th and 90th percentile, least and greatest value."""
+    """Return the median, the 10th and 90th percentile, the minimum and the maximum."""
     low, middle, high = (float(value) for value in np.percentile(values, [10, 50, 90]))
     return {"median": middle, "p10": low, "p90": high, "min": float(min(values)), "max": float(max(values))}
 
 
 def idle() -> None:
-    """Let the thread pool of the library that ran last come to rest."""
+    """Wait until the thread pool of the library that ran last is idle."""
     time.sleep(IDLE_SECONDS)
 
 
 def peak_gflops(repeats: int = 4) -> float:
-    """The most float32 GFLOP/s that PyTorch's matrix product of 1024x1024 reaches on all CPUs."""
+    """Return the highest float32 GFLOP/s of PyTorch's 1024x1024 matrix product on all CPUs, out of `repeats` runs."""
     import torch
 
     best = float("inf")
     with torch.inference_mode():
-        a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
+        a, b = torch.rand(MATRIX_SIDE, MATRIX_SIDE), torch.rand(MATRIX_SIDE, MATRIX_SIDE)
         product = a @ b
         for _ in range(repeats):
             start = time.perf_counter()
             torch.mm(a, b, out=product)
             best = min(best, time.perf_counter() - start)
-    return 2e-9 * MATRIX**3 / best
+    return 2e-9 * MATRIX_SIDE**3 / best
 
 
 def convolution_gflop(layers: Iterable[LayerSpec], height: int, width: int) -> float:
-    """Multiplications and additions of all convolutions in one pass over an image, in 10^9.
+    """Count the multiplications and additions of all convolutions in one pass over an image, in 10^9.
 
     Args:
         layers: of the network.

@@ -1,10 +1,10 @@
-"""Peak memory of one case, in a process of its own.
+"""Measure the peak memory of one case in a process of its own.
 
     python -m self2self.bench.memory '{"engine": "ort", "model": "model.onnx", "size": [64, 64], "batch": 1}'
 
-A process that has run one engine has loaded its libraries and keeps its pools, so what the next
-engine adds says nothing. Each case therefore starts a fresh interpreter, runs a few passes there,
-and reads the peak of the resident set at the end.
+A process that has run one engine keeps the engine's libraries and memory pools, so the growth with a second engine
+has no meaning. Each case therefore starts a fresh interpreter, runs a few passes there, and reads the peak of the
+resident set at the end.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from self2self.errors import Self2SelfError
 from self2self.machine.system import peak_memory_bytes
 
 RUNS = 2
-"""Runs of one batch; the second one shows what a pool keeps between runs."""
+"""Runs of one batch in the process; the second run includes the memory that a pool keeps between runs."""
 TIMEOUT_SECONDS = 1200.0
-"""For one case. An engine that TensorRT builds first takes minutes, and one that hangs takes forever."""
+"""Time limit of one case. An engine that TensorRT has to build takes minutes; an engine that hangs never ends."""
 
 
 def measure_memory(engine: str, model: Path, size: tuple[int, int], batch: int) -> dict[str, Any] | str:
-    """Peak memory of `engine`, or of the plain loop, at one size and batch.
+    """Measure the peak memory of `engine`, or of the plain loop, at one size and batch.
 
     Returns:
-        ``interpreter_bytes`` (Python alone), ``loaded_bytes`` (with the engine's libraries and the model),
-        ``peak_bytes`` (after passes), ``growth_bytes`` (peak without Python alone), and ``device_bytes``
-        (what the passes took on a GPU; None on the CPU); or, in one line, why there is none.
+        A dict with ``interpreter_bytes`` (Python alone), ``loaded_bytes`` (with the engine's libraries and the model),
+        ``peak_bytes`` (after the passes), ``growth_bytes`` (``peak_bytes`` less ``interpreter_bytes``) and
+        ``device_bytes`` (memory of the passes on a GPU; None on the CPU). If the case fails: one line with the reason.
     """
     case = {"engine": engine, "model": str(model), "size": list(size), "batch": batch}
-    # The interpreter finds this very package, wherever it was started from.
+    # The new interpreter has to import the same package, whatever its current folder is.
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            # Without the current folder on the path, whatever is in it.
+            # -P keeps the current folder, which may hold modules of any name, off the import path.
             [sys.executable, "-P", "-m", "self2self.bench.memory", json.dumps(case)],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
@@ -54,19 +54,19 @@ def measure_memory(engine: str, model: Path, size: tuple[int, int], batch: int) 
         memory: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return memory
     if done.returncode < 0:
-        return f"its process was ended by signal {-done.returncode}, most likely for want of memory"
+        return f"its process was ended by signal {-done.returncode}, most likely because memory ran out"
     lines = done.stderr.strip().splitlines()
     return lines[-1] if lines else f"its process ended with exit code {done.returncode}"
 
 
 def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -> dict[str, Any]:
-    """Run one case in this process, which should be a fresh one, and read its peak memory.
+    """Run one case in this process, which should be a fresh one, and return its peak memory.
 
     Raises:
-        Self2SelfError: anything that keeps the engine from running.
+        Self2SelfError: the engine cannot run the case.
     """
     interpreter = peak_memory_bytes()
-    loaded, device = _run_plain(model_path, size) if engine == "plain" else _run(engine, model_path, size, batch)
+    loaded, device = _run_plain(model_path, size) if engine == "plain" else _run_engine(engine, model_path, size, batch)
     peak = peak_memory_bytes()
     return {
         "interpreter_bytes": interpreter,
@@ -77,7 +77,7 @@ def run_case(engine: str, model_path: Path, size: tuple[int, int], batch: int) -
     }
 
 
-def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
+def _run_engine(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int, int | None]:
     import numpy as np
 
     from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
@@ -90,7 +90,7 @@ def _run(name: str, path: Path, size: tuple[int, int], batch: int) -> tuple[int,
     with engine_class(name)(model, image) as engine:
         loaded = peak_memory_bytes()
         ensemble_on(engine, 0)(RUNS * batch, batch)
-        # Read while the engine holds its pools, which are as large as they ever were.
+        # The engine still holds its memory pools here, so this is their largest size.
         after = None if before is None else _device_used()
     return loaded, None if before is None or after is None else after - before
 
@@ -110,7 +110,7 @@ def _run_plain(path: Path, size: tuple[int, int]) -> tuple[int, int | None]:
 
 
 def _device_used() -> int | None:
-    """Bytes in use on CUDA device 0; None where PyTorch cannot tell."""
+    """Return the bytes in use on CUDA device 0; None where PyTorch cannot use it."""
     import torch
 
     if not torch.cuda.is_available():
@@ -120,7 +120,7 @@ def _device_used() -> int | None:
 
 
 def main(arguments: list[str]) -> int:
-    """One case, told as JSON in `arguments`; its memory as JSON on stdout."""
+    """Run the case that `arguments[0]` describes as JSON, and print its memory as JSON."""
     case = json.loads(arguments[0])
     height, width = case["size"]
     try:

@@ -1,4 +1,4 @@
-"""A result as one self-contained page with charts."""
+"""Write a result of `self2self bench` as one self-contained HTML page with charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEMPLATE = Path(__file__).parent / "page.html.j2"
 
 
 def page(result: dict[str, Any]) -> str:
-    """The whole page, HTML."""
+    """Return the whole page as HTML."""
     sections = []
     for size in result["sizes"]:
         name = f"{size['height']}x{size['width']}"
@@ -21,8 +21,8 @@ def page(result: dict[str, Any]) -> str:
         charts: list[dict[str, Any]] = [
             {
                 "title": "Throughput",
-                "note": "Median over the rounds; the black line spans the 10th to the 90th percentile. In brackets, "
-                "the ratio to the plain PyTorch loop (dashed).",
+                "note": "Median over the rounds; the black line spans the 10th to the 90th percentile. In brackets: "
+                "the ratio to the plain PyTorch loop (dashed line).",
                 "svg": inline_svg(throughput_chart(cases), f"Throughput at {name}"),
             }
         ]
@@ -31,8 +31,8 @@ def page(result: dict[str, Any]) -> str:
             charts.append(
                 {
                     "title": "Peak memory",
-                    "note": "Of a fresh process for each case, above the bare interpreter. Shaded: libraries and "
-                    "model, before the first pass.",
+                    "note": "Each case runs in a fresh process; the bare interpreter's memory is subtracted. Shaded: "
+                    "libraries and model, before the first pass.",
                     "svg": inline_svg(memory, f"Peak memory at {name}"),
                 }
             )
@@ -41,7 +41,7 @@ def page(result: dict[str, Any]) -> str:
             charts.append(
                 {
                     "title": "Where the time goes",
-                    "note": "Of one pass. Copies that an engine cannot tell apart are counted as computing.",
+                    "note": "Parts of one pass. Where an engine cannot separate copies, they count as compute.",
                     "svg": inline_svg(parts, f"Parts of a pass at {name}"),
                 }
             )
@@ -62,14 +62,14 @@ def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
     if curve is None:
         return []
     masks = "balanced masks" if curve["balanced_masks"] else "independent masks"
-    drawn = f"An image of {curve['height']}x{curve['width']}, fitted with the recipe {curve['recipe']}. "
-    drawn += f"Passes with {masks}{', the image mirrored in turns' if curve['flips'] else ''}."
+    drawn = f"Image of {curve['height']}x{curve['width']} pixels, fitted with the recipe {curve['recipe']}. "
+    drawn += f"Passes with {masks}{' and mirrored images in turn' if curve['flips'] else ''}."
     curves = []
     if curve["psnr"] is not None:
         curves.append(
             {
                 "title": "PSNR against passes",
-                "note": f"Of the mean, clamped, against the clean reference. {drawn}",
+                "note": f"PSNR of the clamped mean against the clean reference. {drawn}",
                 "svg": inline_svg(psnr_chart(curve), "PSNR against passes"),
             }
         )
@@ -78,9 +78,9 @@ def _curves(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
         curves.append(
             {
                 "title": "Convergence",
-                "note": f"RMS difference between the mean of n passes and the mean of all {last}. It says how much "
-                "the picture still changes, not how good it is; near the right end it is too small, because both "
-                f"means share their passes. {drawn}",
+                "note": f"RMS difference between the mean of n passes and the mean of all {last}. It shows how much "
+                "the image still changes, not how good the image is. Near the right end it is too small, because "
+                f"both means share most of their passes. {drawn}",
                 "svg": inline_svg(distance_chart(curve), "Distance to the last mean against passes"),
             }
         )

@@ -1,9 +1,9 @@
-"""The plain formulation of Self2Self+, as one writes it down from the paper's description.
+"""The plain loop: Self2Self+ written as directly as possible from the paper's description.
 
-Two separate convolutions make a gated convolution, ``F.dropout`` draws the decoder's masks inside
-the network, tensors are contiguous, execution is eager, and the ensemble runs one pass at a time.
-It serves twice: as the oracle that `self2self.model.network` is tested against, and as the
-baseline that the benchmarks compare with. So nothing here may be made faster.
+A gated convolution consists of two separate convolutions, ``F.dropout`` draws the decoder's masks inside the network,
+tensors are contiguous, execution is eager, and the ensemble runs one pass at a time. The plain loop has two uses: the
+tests of `self2self.model.network` compare with it, and it is the baseline of the benchmarks. Nothing in this module
+may therefore be made faster.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PlainGatedConv(nn.Module):
 
 
 class PlainSelf2Self(nn.Module):
-    """The network with its dropout inside.
+    """The network with dropout inside, drawn anew in every pass.
 
     Args:
         channels: colour channels of the image.
@@ -70,7 +70,7 @@ class PlainSelf2Self(nn.Module):
 
     @classmethod
     def from_network(cls, network: Self2SelfNet) -> PlainSelf2Self:
-        """The same function with copied weights: the fused gated convolutions are cut in two."""
+        """Copy the weights of `network`; each fused gated convolution becomes two convolutions."""
         plain = cls(network.channels, network.encoder_width, network.decoder_widths, 1.0 - network.decoder_keep)
         renamed: dict[str, Tensor] = {}
         for name, tensor in network.state_dict().items():
@@ -86,7 +86,7 @@ class PlainSelf2Self(nn.Module):
         return plain
 
     def forward(self, image: Tensor, input_mask: Tensor) -> Tensor:
-        """One pass.
+        """Predict one pass.
 
         Args:
             image: float32 [1, C, H, W] in [0, 1]; H and W are multiples of 32 and at least 64.
@@ -114,10 +114,10 @@ class PlainSelf2Self(nn.Module):
 def plain_ensemble(
     network: PlainSelf2Self, image: Tensor, passes: int, input_drop_rate: float = 0.4, clamp: bool = True
 ) -> Tensor:
-    """Mean of `passes` stochastic passes, one at a time, with torch's global generator.
+    """Average `passes` stochastic passes, which run one at a time with torch's global random generator.
 
     Args:
-        network: on the device of `image`.
+        network: the plain network, on the device of `image`.
         image: float32 [1, C, H, W] in [0, 1].
         passes: number of passes.
         input_drop_rate: probability that a pixel value is hidden from the network.

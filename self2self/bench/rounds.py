@@ -1,10 +1,10 @@
-"""The rounds: every case and the plain loop take turns, at one size.
+"""Run the rounds at one image size: in each round, every case and the plain loop run once.
 
-Everything is warmed up at the size and batch that is measured. In each round every case runs the
-same number of passes (rounded up to whole batches), one after the other with a rest in between,
-because the thread pools of two libraries fight; the order rotates from round to round. The plain loop
-is one of them, so ratios are taken within a round. The ceiling is the matrix product that PyTorch
-reaches in the same rounds; an engine with a faster algorithm than direct convolution may exceed it.
+Each case is warmed up at the size and batch that are measured. In a round all cases run the same number of passes,
+rounded up to whole batches. A pause separates two cases, because the thread pools of two libraries compete for the
+CPUs. The order rotates from round to round. The plain loop is one of the cases, so a ratio compares two timings of the
+same round. The speed of PyTorch's matrix product, measured in the same rounds, serves as ceiling; an engine with a
+faster algorithm than direct convolution may exceed it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """What to run.
+    """The cases of a benchmark and the number of rounds.
 
     Attributes:
         engines: names of engines that work here.
-        batches: passes a run.
-        passes: of each case in a round, at least.
-        rounds: how often.
-        strict: whether an engine that cannot run the model is an error, because it was asked for by name.
+        batches: batch sizes, each in passes per run of the engine.
+        passes: minimum number of passes of each case in a round.
+        rounds: number of rounds.
+        strict: whether an engine that cannot run the model is an error; true where the user named the engines.
     """
 
     engines: Sequence[str]
@@ -50,20 +50,20 @@ class RoundPlan:
     strict: bool = False
 
     def steps(self) -> int:
-        """How many laps one size has, at most."""
+        """Return the largest number of timings that one size can have."""
         return self.rounds * (1 + len(self.engines) * len(self.batches))
 
 
 @dataclass(slots=True)
 class SizeResult:
-    """What was measured at one size.
+    """The measurements at one image size.
 
     Attributes:
-        size: (height, width).
+        size: (height, width) in pixels.
         gflop: operations of direct convolution in one pass, in 10^9.
         peaks: GFLOP/s of the matrix product, one for each round.
-        cases: the plain loop first.
-        problems: engine, or engine and batch, to why there are no figures.
+        cases: all cases; the first is the plain loop.
+        problems: reasons for missing figures, by engine or by engine and batch.
     """
 
     size: tuple[int, int]
@@ -73,7 +73,7 @@ class SizeResult:
     problems: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The size itself; its cases are in `entries`."""
+        """Describe the size for the JSON document; the cases are in `entries`."""
         height, width = self.size
         return {
             "height": height,
@@ -83,10 +83,10 @@ class SizeResult:
         }
 
     def entries(self) -> list[dict[str, Any]]:
-        """The figures of every case."""
+        """Compute the figures of every case for the JSON document."""
         peak = measure.spread(self.peaks)["median"]
         plain = self.cases[0]
-        # The matrix product ran on the CPU, which is no ceiling of a GPU.
+        # The matrix product ran on the CPU, so it is no ceiling for a GPU.
         return [case.entry(plain, self.gflop, None if case.engine in NEEDS_GPU else peak) for case in self.cases]
 
 
@@ -94,24 +94,24 @@ def run_size(
     benchmark_model: BenchmarkModel,
     size: tuple[int, int],
     plan: RoundPlan,
-    tell: Callable[[str], None] = lambda what: None,
+    on_case: Callable[[str], None] = lambda case: None,
 ) -> SizeResult:
-    """All rounds at one size.
+    """Run all rounds at one size.
 
     Args:
         benchmark_model: the network.
-        size: (height, width) that it takes.
+        size: (height, width) in pixels, a size that the model accepts.
         plan: engines, batches, passes and rounds.
-        tell: called before every lap with the name of what runs.
+        on_case: called before every timing with size and engine, for example "256x256 ort".
 
     Raises:
-        Self2SelfError: an engine cannot run the model, where the plan is strict.
+        Self2SelfError: an engine cannot run the model, and the plan is strict.
     """
     result = SizeResult(size, benchmark_model.gflop_per_pass(size))
     model = benchmark_model.model
     image = np.random.default_rng(0).random((1, model.contract.channels, *size), dtype=np.float32)
     with ExitStack() as stack:
-        runners: list[tuple[BenchmarkCase, Callable[[], Timing]]] = [_plain(benchmark_model, image, plan)]
+        runners: list[tuple[BenchmarkCase, Callable[[], Timing]]] = [_plain_runner(benchmark_model, image, plan)]
         for name in plan.engines:
             try:
                 runners += _engine_runners(stack, benchmark_model, name, image, plan, result.problems)
@@ -123,17 +123,17 @@ def run_size(
             measure.idle()
             result.peaks.append(measure.peak_gflops())
             for case, run in rotated(runners, index):
-                tell(f"{size[0]}x{size[1]} {case.engine}")
+                on_case(f"{size[0]}x{size[1]} {case.engine}")
                 measure.idle()
                 case.timings.append(run())
     result.cases = [case for case, _ in runners]
     return result
 
 
-def _plain(
+def _plain_runner(
     benchmark_model: BenchmarkModel, image: np.ndarray[Any, Any], plan: RoundPlan
 ) -> tuple[BenchmarkCase, Callable[[], Timing]]:
-    """The plain loop, warm: batch 1, eager, contiguous, with its own draws."""
+    """Return the warmed-up case of the plain loop: batch 1, eager, contiguous tensors, masks drawn by PyTorch."""
     import torch
 
     from self2self.bench.plain_loop import PlainSelf2Self
@@ -162,14 +162,14 @@ def _engine_runners(
     plan: RoundPlan,
     problems: dict[str, str],
 ) -> list[tuple[BenchmarkCase, Callable[[], Timing]]]:
-    """A warm case for each batch, each with an engine of its own, open until `stack` closes."""
+    """Return a warmed-up case for each batch; each has an engine of its own, which stays open until `stack` closes."""
     runners: list[tuple[BenchmarkCase, Callable[[], Timing]]] = []
     size = (image.shape[2], image.shape[3])
     for batch in plan.batches:
         with ExitStack() as own:
             measure.idle()
             start = time.perf_counter()
-            # An engine that has seen other batches may still be laid out for them.
+            # An engine that has run other batches may keep buffers for them, so each batch has a new engine.
             engine = own.enter_context(engine_class(name)(benchmark_model.model, image))
             seconds = time.perf_counter() - start
             passes = whole_batches(plan.passes, batch)
@@ -186,7 +186,7 @@ def _engine_runners(
 
 
 def timing_of(engine: Engine, ensemble: Callable[[int, int], PassesResult], passes: int, batch: int) -> Timing:
-    """Run the product's ensemble once, and say which part took how long."""
+    """Run the ensemble of the engine once, and return the time of each part."""
     copied = engine.copy_seconds
     done = ensemble(passes, batch)
     copies = None if copied is None or engine.copy_seconds is None else engine.copy_seconds - copied

@@ -1,4 +1,4 @@
-"""A result for people: plain lines of at most 100 columns."""
+"""Format a result of `self2self bench` as text with lines of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COLUMNS = (
     ("MB", 5),
     ("peak", 5),
 )
-"""Headings and widths, gaps included."""
+"""Headings and widths of the columns; a width includes the gap before the column."""
 
 
 def text(result: dict[str, Any]) -> str:
-    """The whole result: machine, one table for each size, the curve, and the comparison."""
+    """Format the whole result: machine, one table for each size, the convergence curve, and the comparison."""
     environment, model = result["environment"], result["model"]
     gpu = f", {environment['gpu']}" if environment["gpu"] else ""
     lines = [
@@ -38,9 +38,13 @@ def text(result: dict[str, Any]) -> str:
     for size in result["sizes"]:
         lines += ["", *size_lines(size, result["cases"])]
     lines += [f"{name}: {problem}" for name, problem in result["problems"].items()]
-    lines += ["", "ratio: to the plain PyTorch loop in the same round; Mpx/s: megapixel passes; parts in ms a pass;"]
-    lines += ["prep: seconds until the engine is loaded; MB: peak memory above Python's own, in a fresh process;"]
-    lines += [f"peak: share of the matrix product's speed. Medians of {result['rounds']} rounds."]
+    lines += [
+        "",
+        "ratio: speed relative to the plain PyTorch loop in the same round; Mpx/s: megapixels times passes/s;",
+    ]
+    lines += ["masks, copies, compute, reduce: ms per pass; prep: seconds to load the engine; MB: peak memory of a"]
+    lines += ["fresh process without Python's own; peak: share of the matrix product's speed."]
+    lines += [f"Medians of {result['rounds']} rounds."]
     if result["convergence"] is not None:
         lines += ["", *curve_lines(result["convergence"])]
     if result["against"] is not None:
@@ -49,10 +53,10 @@ def text(result: dict[str, Any]) -> str:
 
 
 def size_lines(size: dict[str, Any], cases: list[dict[str, Any]]) -> list[str]:
-    """The table of one size."""
+    """Format the table of one size."""
     peak = size["matrix_product_gflops"]
     lines = [
-        f"{size['height']}x{size['width']}: {size['gflop_per_pass']:.1f} GFLOP a pass; "
+        f"{size['height']}x{size['width']}: {size['gflop_per_pass']:.1f} GFLOP per pass; "
         f"matrix product {peak['median']:.0f} GFLOP/s ({peak['p10']:.0f}-{peak['p90']:.0f})",
         _line([heading for heading, _ in COLUMNS]),
     ]
@@ -61,7 +65,7 @@ def size_lines(size: dict[str, Any], cases: list[dict[str, Any]]) -> list[str]:
 
 
 def curve_lines(curve: dict[str, Any]) -> list[str]:
-    """The convergence, one line for each look."""
+    """Format the convergence curve, one line for each recorded number of passes."""
     lines = [f"passes  RMS difference to the mean of {curve['passes'][-1]} (grey levels)"]
     if curve["psnr"] is not None:
         lines[0] += "  PSNR (dB)"
@@ -74,7 +78,7 @@ def curve_lines(curve: dict[str, Any]) -> list[str]:
 
 
 def comparison_lines(against: dict[str, Any]) -> list[str]:
-    """What changed against the earlier result."""
+    """Format the differences from the earlier result."""
     lines = [f"against {against['file']}:"]
     lines += [f"  {difference}" for difference in against["differences"]]
     for verdict, word in (("regressions", "regression"), ("improvements", "improvement")):
@@ -86,7 +90,7 @@ def comparison_lines(against: dict[str, Any]) -> list[str]:
             )
     lines.append(
         f"  {len(against['regressions'])} slower, {len(against['improvements'])} faster, "
-        f"{len(against['unchanged'])} unchanged beyond noise"
+        f"{len(against['unchanged'])} unchanged within noise"
     )
     for key, word in (("only_before", "not measured now"), ("only_after", "not measured then")):
         if against[key]:
@@ -95,7 +99,7 @@ def comparison_lines(against: dict[str, Any]) -> list[str]:
 
 
 def case_name(case: dict[str, Any]) -> str:
-    """For example ``ort fp32 256x256 batch 4``."""
+    """Return the name of a case, for example ``ort fp32 256x256 batch 4``."""
     return f"{case['engine']} {case['precision']} {case['height']}x{case['width']} batch {case['batch']}"
 
 
@@ -140,5 +144,5 @@ def _short(value: float) -> str:
 def _line(cells: Sequence[str]) -> str:
     widths = [width for _, width in COLUMNS]
     line = cells[0].ljust(widths[0])
-    # A cell that is wider than its column pushes the others, and never touches them.
+    # A cell that is wider than its column moves the next ones; a space always separates two cells.
     return (line + "".join(f" {c:>{w - 1}}" for c, w in zip(cells[1:], widths[1:], strict=True))).rstrip()

@@ -1,4 +1,7 @@
-"""The command line: options in, one job each, results out. No algorithm lives here."""
+"""The command line: each command parses its options, runs one job and prints the result.
+
+Algorithms are in the other rooms.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from self2self.cli.fit import fit
 from self2self.cli.infer import infer
 
 UsageError: Any = typer.BadParameter.__bases__[0]
-"""Wrong options and arguments; typer gives that class no name of its own."""
+"""Base class of errors in options and arguments; typer does not export a name for it."""
 
 app = typer.Typer(
     name="self2self",
     help=(
-        "Denoise an image with nothing but that image.\n\n"
-        "self2self denoise photo.png fits a small network to the noisy image and averages many passes of it "
-        "with live dropout. The fast recipe starts from weights that have seen other photographs; "
-        "--init scratch starts from nothing."
+        "Denoise an image without any clean or second noisy image.\n\n"
+        "self2self denoise photo.png fits a small network to the noisy image. The result is the mean of many "
+        "predictions (passes) of that network with random dropout. The fast recipe starts from weights pretrained on "
+        "other photographs; --init scratch starts from random weights."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -41,7 +44,7 @@ for command in (denoise, fit, export, infer, engines, bench):
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Handle the options of the program itself."""
     if version:
         from self2self import __version__
 
@@ -50,7 +53,7 @@ def root(
 
 
 def main() -> None:
-    """Entry point of the `self2self` command."""
+    """Run the `self2self` command and exit with its code."""
     from self2self.machine.system import limit_spin_wait
 
     limit_spin_wait()

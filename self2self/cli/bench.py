@@ -1,4 +1,4 @@
-"""`self2self bench`."""
+"""The command `self2self bench`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.console import Console, reported
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Quiet, parse_side
 
 
-@reported
+@exits_with_code
 def bench(
     model: Annotated[
         Path | None,
@@ -25,20 +25,29 @@ def bench(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Write the JSON to FILE.", metavar="FILE", show_default=False, readable=False
+            "-o",
+            "--output",
+            help="Write the result as JSON to FILE.",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
         ),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", help="Write one page with charts to FILE.", metavar="FILE", show_default=False, readable=False
+            "--html",
+            help="Write the result as an HTML page with charts to FILE.",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
         ),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
             "--against",
-            help="Compare with the JSON of an earlier run, and name what became slower beyond noise.",
+            help="JSON of an earlier run; list the cases that became slower or faster beyond noise.",
             metavar="FILE",
             show_default=False,
             readable=False,
@@ -48,8 +57,8 @@ def bench(
         list[str] | None,
         typer.Option(
             "--size",
-            help="Side or height and width in pixels, multiples of 32 from 64 up; may be repeated.  "
-            "[default: that of the run's image, else 128 and 256]",
+            help="Image size in pixels: one side, or height and width; multiples of 32, at least 64. May be repeated.  "
+            "[default: the size of the run's image, otherwise 128 and 256]",
             metavar="N|HxW",
             show_default=False,
         ),
@@ -57,32 +66,40 @@ def bench(
     batch: Annotated[
         list[int] | None,
         typer.Option(
-            "--batch", help="Passes at a time; may be repeated.  [default: 1 and 4]", metavar="N", show_default=False
+            "--batch",
+            help="Passes per run of an engine; may be repeated.  [default: 1 and 4]",
+            metavar="N",
+            show_default=False,
         ),
     ] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option(
             "--engine",
-            help="What to measure; may be repeated.  [default: all that work here]",
+            help="Engine to measure; may be repeated.  [default: all engines that work here]",
             metavar="NAME",
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="How often everything takes its turn.")] = 7,
-    passes: Annotated[int, typer.Option("--passes", help="Passes of each case in a round, at least.")] = 4,
+    rounds: Annotated[int, typer.Option("--rounds", help="Number of rounds; in each round every case runs once.")] = 7,
+    passes: Annotated[int, typer.Option("--passes", help="Minimum number of passes of each case in a round.")] = 4,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Whose network has random weights, without MODEL.", metavar="NAME")
+        str,
+        typer.Option(
+            "--recipe", help="Without MODEL: recipe whose network is measured, with random weights.", metavar="NAME"
+        ),
     ] = "paper",
     curve: Annotated[
         int,
-        typer.Option("--curve", help="Passes of the convergence curve of a run; 0 for none.", metavar="N"),
+        typer.Option(
+            "--curve", help="Number of passes of the convergence curve, for a run folder; 0: no curve.", metavar="N"
+        ),
     ] = 100,
     curve_of: Annotated[
         Path | None,
         typer.Option(
             "--curve-of",
-            help="Run folder of the convergence curve.  [default: MODEL, if it is one]",
+            help="Run folder for the convergence curve.  [default: MODEL, if it is a run folder]",
             metavar="RUN",
             show_default=False,
         ),
@@ -91,19 +108,22 @@ def bench(
         Path | None,
         typer.Option(
             "--reference",
-            help="Clean image of the run, for PSNR against passes.",
+            help="Clean image of the run, for the PSNR in the convergence curve.",
             metavar="CLEAN",
             readable=False,
         ),
     ] = None,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in a fresh process for each case.")
+        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each case in a fresh process.")
     ] = True,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure speed and memory of every engine that works here, against the plain PyTorch loop."""
+    """Measure the speed and memory of each engine.
+
+    Every engine that works on this machine is compared with the plain PyTorch loop: one pass at a time, no export.
+    """
     from self2self.bench.environment import shown_command
     from self2self.bench.table import text
     from self2self.jobs import BenchOptions, bench_job

@@ -1,4 +1,4 @@
-"""What the user sees: results on stdout; progress, notes and errors on stderr."""
+"""Write the output of a command: results to stdout; progress, notes and errors to stderr."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ if TYPE_CHECKING:
     from self2self.runtime.ensemble.moments import Moments
     from self2self.train.session import FitReport
 
-BESIDE_NAME = 66
-"""Columns of a line with a bar without the file's name."""
+LINE_WIDTH_WITHOUT_NAME = 66
+"""Columns of a line with a progress bar, without the name of the file."""
 
-SHORTEST_NAME = 12
-"""Columns that a file's name gets on the narrowest terminal."""
+MINIMUM_NAME_WIDTH = 12
+"""Columns for the name of the file on the narrowest terminal."""
 
-DETAIL = 26
-"""Columns of loss and speed."""
+DETAIL_WIDTH = 26
+"""Columns for loss and speed."""
 
-WHITES, WHOLE = (255.0, 65535.0), 0.9
-"""Values that stand for white, and the share of the way there from 0 that an image with such values uses."""
+WHITE_VALUES = (255.0, 65535.0)
+"""Values of white in files of 8 and 16 bits."""
+FULL_RANGE_SHARE = 0.9
+"""Smallest share of the range from 0 to white for which grey levels need no explanation."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Console:
-    """Where a command writes.
+    """The output of one command.
 
     Args:
         as_json: print one JSON document on stdout and no text.
-        quiet: print neither results nor progress nor notes; errors are still told.
+        quiet: print no results, no progress and no notes; errors are still printed.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
@@ -51,35 +53,35 @@ class Console:
         self.quiet = quiet
 
     def result(self, text: str, values: Any) -> None:
-        """Print the outcome: `values` as JSON, or `text`."""
+        """Print the result: `values` as JSON, or `text`."""
         if self.as_json:
             print(json.dumps(values, indent=2))  # noqa: T201
         elif not self.quiet:
             print(text)  # noqa: T201
 
     def line(self, text: str) -> None:
-        """One line of a result; JSON has its own."""
+        """Print one line of a result; with JSON, print nothing."""
         if not self.as_json and not self.quiet:
-            # At once: in a log, a result would otherwise stand below the notes about the next images.
+            # Without flush, a log would show this result below the notes about the next images.
             print(text, flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
-        """One line on stderr that the user should know."""
+        """Print one note on stderr."""
         if not self.quiet:
             print(f"note: {text}", file=sys.stderr)  # noqa: T201
 
     def image(self, path: Path, number: int, images: int) -> None:
-        """A heading on stderr, where there are no bars: image `number` of `images` comes now."""
+        """Print a heading on stderr before image `number` of `images`; used where there are no progress bars."""
         if not self.quiet:
             print(f"image {number} of {images}: {path}", file=sys.stderr)  # noqa: T201
 
     def error(self, text: str) -> None:
-        """One line on stderr."""
+        """Print one error on stderr."""
         print(f"error: {text}", file=sys.stderr)  # noqa: T201
 
     @contextmanager
     def progress(self) -> Iterator[Observer]:
-        """An observer that draws progress bars, where stderr is a terminal."""
+        """Yield an observer for a job: with progress bars on a terminal, else with headings and notes alone."""
         from self2self.jobs import Observer
 
         if self.quiet or not sys.stderr.isatty():
@@ -98,22 +100,27 @@ class Console:
 
 
 def range_text(values: tuple[float, float] | None) -> str:
-    """What 255 grey levels are, for people; nothing where they are about what the file has."""
+    """Say which values of the file 255 grey levels span; empty where they span about the file's whole type."""
     if values is None:
         return ""
     low, high = values
-    if low == high or any(low >= 0 and high <= white and high - low >= WHOLE * white for white in WHITES):
+    if low == high or any(
+        low >= 0 and high <= white and high - low >= FULL_RANGE_SHARE * white for white in WHITE_VALUES
+    ):
         return ""
     return f"; 255 grey levels are from {low:g} to {high:g}"
 
 
 def standard_error_text(grey_levels: float) -> str:
-    """A standard error for people; one pass alone tells nothing of its own error."""
+    """Format a standard error; it is unknown (NaN) after a single pass."""
     return "unknown" if math.isnan(grey_levels) else f"{grey_levels:.2f} grey levels"
 
 
 class Bars:
-    """One progress bar for the fit and one for the passes; a narrow terminal shows no loss and speed, or no time."""
+    """Progress bars on a terminal: one for each phase of a job.
+
+    A narrow terminal omits loss and speed; an even narrower one omits the remaining time, too.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console as Terminal
@@ -132,13 +139,13 @@ class Bars:
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
             BarColumn(),
-            # By itself, it would give way before the text beside it.
+            # Without no_wrap, a narrow terminal would shorten the count before the text.
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
         ]
-        spare = self._terminal.width - BESIDE_NAME - SHORTEST_NAME
+        spare = self._terminal.width - LINE_WIDTH_WITHOUT_NAME - MINIMUM_NAME_WIDTH
         if spare >= 0:
             columns.append(TextColumn("{task.fields[detail]}"))
-        if spare >= -DETAIL:
+        if spare >= -DETAIL_WIDTH:
             columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
         self._progress = Progress(*columns, console=self._terminal)
         self._tasks: dict[str, Any] = {}
@@ -151,7 +158,7 @@ class Bars:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        """A line above the bars, which a narrow terminal shows as several, broken between words."""
+        """Print a note above the bars; the terminal breaks it between words."""
         self._terminal.print(f"note: {text}", highlight=False, markup=False)
 
     def fit_step(self, report: FitReport) -> None:
@@ -182,9 +189,9 @@ class Bars:
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._tasks.clear()
-        longest = min(32, max(SHORTEST_NAME, self._terminal.width - BESIDE_NAME))
+        longest = min(32, max(MINIMUM_NAME_WIDTH, self._terminal.width - LINE_WIDTH_WITHOUT_NAME))
         name = path.name if len(path.name) <= longest else f"{path.name[: longest - 1]}…"
-        # A name is no markup: "[a].png" would otherwise lose its brackets.
+        # Without escape, rich would read the brackets of "[a].png" as markup.
         self._title = escape(f"{number}/{images} {name}")
 
     def page_started(self, page: int, pages: int) -> None:
@@ -206,10 +213,10 @@ class Bars:
         self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)
 
 
-def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of a command into one line and an exit code; this is the only place that does.
+def exits_with_code(command: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a command: each of its errors becomes one line on stderr and an exit code.
 
-    Anything outside the tree of `errors` is a bug and keeps its traceback.
+    This is the only place that does so. An exception that is not a `Self2SelfError` is a bug and keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -225,7 +232,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
         except MemoryError:
             fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
         except BrokenPipeError:
-            # The reader of our output has gone; Python would complain again when it flushes stdout at exit.
+            # Stdout has no reader any more. Without this, Python would fail again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
 
@@ -233,7 +240,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def fail(console: Console, message: str, exit_code: int) -> NoReturn:
-    """Tell the error and end the command.
+    """Print the error, also as JSON if the command does, and end the command.
 
     Raises:
         typer.Exit: always.

@@ -1,4 +1,4 @@
-"""`self2self denoise`."""
+"""The command `self2self denoise`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.console import Console, reported
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from self2self.jobs import DenoiseResult, StackResult
 
 
-@reported
+@exits_with_code
 @with_groups
 def denoise(
     images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE", readable=False)],
@@ -29,7 +29,7 @@ def denoise(
     ensemble: EnsembleGroup,
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Run folder.  [default: runs/IMAGE-HASH]", show_default=False),
+        typer.Option("--run", help="Folder for the fit.  [default: runs/IMAGE-HASH]", show_default=False),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -37,18 +37,18 @@ def denoise(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Denoise images: fit, export and infer in one go.
+    """Denoise images: fit, export and infer in one command.
 
-    The result is written beside each image, as IMAGE.denoised.EXT, of the same type, depth and size. The fit is kept
-    in a folder under runs/ (some 30 MB), which may be removed. An interrupted fit goes on where it stopped when the
-    same command is given again.
+    The result is written next to each image as IMAGE.denoised.EXT, with the same file type, bit depth and size. The
+    fit is kept in a run folder under runs/ (about 30 MB), which may be deleted. After an interruption, the same
+    command continues the fit where it stopped.
 
     \b
     self2self denoise photo.jpg
     self2self denoise photo.jpg -o clean.png --uncertainty std.tif
     self2self denoise *.jpg -o results
     self2self denoise stack.tif --fit-pages each
-    """  # noqa: D301 - \b keeps the lines below it as they are
+    """  # noqa: D301 - \b keeps the line breaks of the examples
     from self2self.jobs import ImageBatch, denoise_job
 
     console = Console(as_json=as_json, quiet=quiet)

@@ -1,4 +1,4 @@
-"""`self2self engines`."""
+"""The command `self2self engines`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.console import Console, reported
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.options import AsJson, Quiet
 
 if TYPE_CHECKING:
     from self2self.runtime.engines.probe import ProbeResult
 
 
-@reported
+@exits_with_code
 def engines(
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Most seconds that one engine may take.", metavar="SECONDS")
+        float, typer.Option("--timeout", help="Time limit for the test of each engine.", metavar="SECONDS")
     ] = 60.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Which engines work on this machine, and why the others do not.
+    """List the engines that work on this machine.
 
-    Each engine runs a small model in a process of its own, and its numbers are checked.
+    For every other engine, the list gives the reason and a remedy. Each engine is tested: it runs a small model in a
+    separate process, and its result is checked.
     """
     from dataclasses import asdict
 
@@ -36,7 +37,7 @@ def engines(
 
 
 def table(rows: list[ProbeResult]) -> str:
-    """The engines as aligned columns; what is in the way of one, and what helps, on lines below it."""
+    """Format the engines as aligned columns; below an engine that does not work: the reason and the remedy."""
     lines = [("engine", "state", "version", "device")]
     lines += [
         (row.name, "works" if row.works else "does not work", row.version or "-", row.device or "-") for row in rows

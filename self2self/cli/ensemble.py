@@ -1,4 +1,4 @@
-"""What `denoise` and `infer` print at the end."""
+"""The results that `denoise` and `infer` print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_finished(console: Console, finished: list[DenoiseResult | StackResult]) -> None:
-    """Say what was made of each image."""
+    """Print the result of each image."""
     from self2self.jobs import StackResult
 
     lines = []
@@ -31,7 +31,7 @@ def print_finished(console: Console, finished: list[DenoiseResult | StackResult]
         spread = residual.standard_deviation
         removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
         if item.noise is None:
-            # Only what was removed was measured, which can be less than the image's noise.
+            # `infer` measures only the residual, which can hold less than the image's noise.
             lines.append(f"  {removed}, with {residual.noise.text}{range_text(item.range)}")
         else:
             made = "" if item.fit is None else f": {item.fit.settings()}"
@@ -43,10 +43,12 @@ def print_finished(console: Console, finished: list[DenoiseResult | StackResult]
 
 
 def end_images(console: Console, several: ImageBatch, finished: list[DenoiseResult | StackResult]) -> None:
-    """Print the JSON document of all images, or of the only one, and say if some were not written.
+    """Print the JSON document, or a summary if some images were not written.
+
+    The document holds the result of the only image, or those of all images and the skipped and failed ones.
 
     Raises:
-        typer.Exit: some failed.
+        typer.Exit: an image failed.
     """
     if console.as_json:
         values = [item.to_json() for item in finished]

@@ -1,26 +1,32 @@
-"""`self2self export`."""
+"""The command `self2self export`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.console import Console, reported
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Precision, Quiet, parse_batches, parse_size
 from self2self.errors import UsageError
 
+if TYPE_CHECKING:
+    from self2self.jobs import EngineOptions
+    from self2self.train.run_folder import Run
 
-@reported
+
+@exits_with_code
 def export(
-    run: Annotated[Path | None, typer.Argument(help="Run folder.  [default: the latest]", show_default=False)] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder of the fit.  [default: the latest]", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="The .onnx file.  [default: RUN/model.onnx]",
+            help="File for the model (.onnx).  [default: RUN/model.onnx]",
             metavar="FILE",
             show_default=False,
             readable=False,
@@ -30,7 +36,8 @@ def export(
         str | None,
         typer.Option(
             "--size",
-            help="Fix height and width, for example 512x768.  [default: any size]",
+            help="Fix the image size to height x width, for example 512x768; with --engine: size for which the engine "
+            "is optimized.  [default: any size]",
             metavar="HxW",
             show_default=False,
         ),
@@ -39,24 +46,24 @@ def export(
         str | None,
         typer.Option(
             "--engine",
-            help="Build an engine from the exported model ahead of time instead: trt or trt-rtx.",
+            help="Instead, build a TensorRT engine file from the exported model: trt or trt-rtx.",
             metavar="NAME",
             show_default=False,
         ),
     ] = None,
     minimum: Annotated[
         str | None,
-        typer.Option("--min", help="Smallest size that the engine takes.", metavar="HxW", show_default=False),
+        typer.Option("--min", help="Smallest image size of the engine.", metavar="HxW", show_default=False),
     ] = None,
     maximum: Annotated[
         str | None,
-        typer.Option("--max", help="Largest size that the engine takes.", metavar="HxW", show_default=False),
+        typer.Option("--max", help="Largest image size of the engine.", metavar="HxW", show_default=False),
     ] = None,
     batches: Annotated[
         str | None,
         typer.Option(
             "--batch",
-            help="Least, best and most passes a run of the engine.  [default: 1,16,64]",
+            help="Smallest, optimal and largest batch of the engine, in passes per run.  [default: 1,16,64]",
             metavar="N,N,N",
             show_default=False,
         ),
@@ -65,7 +72,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--capability",
-            help="Compute capability that a trt-rtx engine is for, such as 8.6; may be repeated.",
+            help="Compute capability of the GPUs that a trt-rtx engine is for, such as 8.6; may be repeated.",
             metavar="N.N",
             show_default=False,
         ),
@@ -75,7 +82,7 @@ def export(
         Path | None,
         typer.Option(
             "--reference",
-            help="Clean image, to compare the PSNR of a half precision with fp32.",
+            help="Clean image, to compare the PSNR of fp16 or bf16 with that of fp32.",
             metavar="CLEAN",
             show_default=False,
             readable=False,
@@ -85,23 +92,24 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a fit to one ONNX file whose dropout masks are inputs, and verify it against PyTorch.
+    """Export a fit to one ONNX file.
 
-    With --engine, build an engine of TensorRT from that file; --size is then what it is best for.
+    The dropout masks are inputs of the model. The exported file is verified against PyTorch. With --engine, a TensorRT
+    engine is built from the exported file.
     """
-    from self2self.jobs import EngineOptions, engine_job, export_job, precision_job
+    from self2self.jobs import EngineOptions
     from self2self.runtime.engines.profiles import BATCHES
     from self2self.train.run_folder import Run
 
     console = Console(as_json=as_json, quiet=quiet)
     if engine is not None and output is not None:
-        raise UsageError("-o works without --engine alone; engines are kept in RUN/engines.")
+        raise UsageError("-o works only without --engine; engines are kept in RUN/engines.")
     if engine is None and (minimum or maximum or batches or capability):
         raise UsageError(
-            "--min, --max, --batch and --capability are for engines; add --engine trt or --engine trt-rtx."
+            "--min, --max, --batch and --capability are options of engines; add --engine trt or --engine trt-rtx."
         )
     if reference is not None and (precision == "fp32" or engine is not None):
-        raise UsageError("--reference is for judging a half precision; add --precision fp16, without --engine.")
+        raise UsageError("--reference compares a half precision with fp32; add --precision fp16, without --engine.")
     folder = Run.latest() if run is None else Run(run)
     if engine is not None:
         options = EngineOptions(
@@ -113,24 +121,47 @@ def export(
             tuple(capability or ()),
             precision,
         )
-        with console.progress() as observer:
-            built = engine_job(folder, options, force=force, observer=observer)
-        info = built.info
-        done = f"built in {info.build_seconds:.1f} s" if built.built else "there already"
-        console.result(
-            f"{built.path}: {done}, {info.engine_bytes / 1e6:.1f} MB",
-            {"run": str(folder.folder), "output": str(built.path), "built": built.built, **info.to_json()},
+        _build_engine(console, folder, options, force=force)
+    else:
+        _export_model(
+            console, folder, output, size=parse_size(size), precision=precision, reference=reference, force=force
         )
-        return
+
+
+def _build_engine(console: Console, folder: Run, options: EngineOptions, *, force: bool) -> None:
+    """Build an engine from the exported model, or find an earlier one, and print where it is."""
+    from self2self.jobs import engine_job
+
+    with console.progress() as observer:
+        built = engine_job(folder, options, force=force, observer=observer)
+    info = built.info
+    done = f"built in {info.build_seconds:.1f} s" if built.built else "there already"
+    console.result(
+        f"{built.path}: {done}, {info.engine_bytes / 1e6:.1f} MB",
+        {"run": str(folder.folder), "output": str(built.path), "built": built.built, **info.to_json()},
+    )
+
+
+def _export_model(
+    console: Console,
+    folder: Run,
+    output: Path | None,
+    *,
+    size: tuple[int, int] | None,
+    precision: str,
+    reference: Path | None,
+    force: bool,
+) -> None:
+    """Export the model in `precision`, and print how far it is from PyTorch and, in half precision, from fp32."""
+    from self2self.jobs import export_job, precision_job
+
     text, extra = "", {}
     if precision == "fp32":
-        path, check = export_job(folder, output, size=parse_size(size), force=force)
+        path, check = export_job(folder, output, size=size, force=force)
     else:
         from dataclasses import asdict
 
-        path, check, compared = precision_job(
-            folder, precision, output, size=parse_size(size), reference=reference, force=force
-        )
+        path, check, compared = precision_job(folder, precision, output, size=size, reference=reference, force=force)
         text = f"; {compared.in_words()}"
         extra = {"compared": asdict(compared)}
     console.result(

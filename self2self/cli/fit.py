@@ -1,4 +1,4 @@
-"""`self2self fit`."""
+"""The command `self2self fit`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.console import Console, range_text, reported
+from self2self.cli.console import Console, exits_with_code, range_text
 from self2self.cli.groups import RecipeGroup, with_groups
 from self2self.cli.options import AsJson, Device, Force, Page, Quiet, Seed
 from self2self.errors import UsageError
 
 
-@reported
+@exits_with_code
 @with_groups
 def fit(
     image: Annotated[Path, typer.Argument(help="Noisy image.", readable=False)],
@@ -21,16 +21,16 @@ def fit(
     run: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Run folder.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
+            "-o", "--output", help="Folder for the fit.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
         ),
     ] = None,
     fitting: RecipeGroup,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted fit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     reference: Annotated[
         Path | None,
         typer.Option(
             "--reference",
-            help="Clean image, for PSNR and SSIM in the history; never fitted to.",
+            help="Clean image, for PSNR and SSIM in the history only; the fit never uses it.",
             metavar="CLEAN",
             readable=False,
         ),
@@ -42,7 +42,10 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit the network to one noisy image, into a run folder."""
+    """Fit the network to one noisy image.
+
+    The fit is written to a run folder. To use it: self2self export, then self2self infer.
+    """
     from self2self.jobs import fit_job
 
     if resume and force:

@@ -1,4 +1,7 @@
-"""Groups of options that several commands share: a dataclass in the signature, an option for each field in --help."""
+"""Groups of options that several commands share.
+
+A group is a dataclass in the signature of a command; --help shows an option for each field.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecipeGroup:
-    """What `fit` and `denoise` let choose of a fit."""
+    """The options of a fit that `fit` and `denoise` share."""
 
     recipe: RecipeName = "fast"
     init: Init = None
@@ -52,7 +55,7 @@ class RecipeGroup:
     def options(
         self, *, seed: int, device: str, run: Path | None, page: int | None, fit_pages: str = "first"
     ) -> FitOptions:
-        """The options of a fit, with those that are not of this group."""
+        """Combine this group with the other options of a fit."""
         from self2self.jobs import FitOptions
 
         return FitOptions(
@@ -72,7 +75,7 @@ class RecipeGroup:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleGroup:
-    """What `denoise` and `infer` let choose of an ensemble."""
+    """The options of an ensemble that `denoise` and `infer` share."""
 
     engine: EngineName = "auto"
     passes: Passes = None
@@ -87,10 +90,10 @@ class EnsembleGroup:
     report: Report = None
 
     def options(self, *, seed: int) -> EnsembleOptions:
-        """The options of an ensemble, with those that are not of this group.
+        """Combine this group with the other options of an ensemble.
 
         Raises:
-            UsageError: a text cannot be read.
+            UsageError: the text of an option cannot be parsed.
         """
         from self2self.jobs import EnsembleOptions
 
@@ -119,10 +122,10 @@ class EnsembleGroup:
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command that Typer can read of one whose parameters may be dataclasses.
+    """Turn a command with dataclass parameters into one that Typer can read.
 
-    In place of such a parameter stand its fields, as options of their own: annotations, defaults and order
-    are those of the dataclass. The command gets the dataclass, filled with what was typed.
+    The fields of the dataclass become options in place of the parameter, with the annotations, defaults and order of
+    the dataclass. The command receives the dataclass, filled with the values from the command line.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -139,7 +142,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    # Typer reads the one for order and defaults, and versions of it the other for types.
+    # Typer reads order and defaults from the signature; some versions of it read types from the annotations.
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat

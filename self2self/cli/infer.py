@@ -1,4 +1,4 @@
-"""`self2self infer`."""
+"""The command `self2self infer`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.console import Console, reported
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.cli.options import AsJson, Force, ImageOutput, Quiet, Seed
 from self2self.errors import InputError, UsageError
 
 
-@reported
+@exits_with_code
 @with_groups
 def infer(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A model (.onnx file or run folder) and images.  [default: the latest run, and its image]",
+            help="Model (.onnx file or run folder) and noisy images.  [default: the latest run and its image]",
             metavar="[MODEL] [IMAGE...]",
             show_default=False,
             readable=False,
@@ -33,19 +33,26 @@ def infer(
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", help="Which model of the run: fp32, fp16 or bf16.", metavar="NAME", show_default=False
+            "--precision",
+            help="Model of the run to use: fp32, fp16 or bf16.  [default: fp32]",
+            metavar="NAME",
+            show_default=False,
         ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the ensemble of an exported model over images."""
+    """Denoise images with an exported model.
+
+    The model was fitted by self2self fit and written by self2self export. The result is the mean of many predictions
+    (passes) with random dropout.
+    """
     from self2self.jobs import ImageBatch, infer_job
 
     console = Console(as_json=as_json, quiet=quiet)
     options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
-    # Before any file: a wrong engine is the same mistake whether or not there is a model.
+    # Options are checked before files, so that a wrong engine gives the same error with and without a model.
     options.check()
     model, images = _model_and_images(paths or [], precision)
     several = ImageBatch(images, outputs, console.error)
@@ -57,10 +64,11 @@ def infer(
 
 
 def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:
-    """Tell the model from the images; a model is a run folder or ends in .onnx.
+    """Split the arguments into the model file and the images; a model is a run folder or a file named *.onnx.
 
     Raises:
-        UsageError, InputError: it cannot be told, or is not there.
+        UsageError: an option does not fit, or the image is missing from the command line.
+        InputError: the model or the image does not exist.
     """
     from self2self.image_io.write import EXTENSIONS
     from self2self.jobs import exported_path
@@ -68,12 +76,12 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
 
     if paths and paths[0].suffix == ".onnx":
         if precision is not None:
-            raise UsageError(f"--precision chooses a model of a run; {paths[0]} is one already.")
+            raise UsageError(f"--precision chooses a model of a run; {paths[0]} is a model already.")
         if len(paths) == 1:
             raise UsageError(f"which image? Type: self2self infer {paths[0]} IMAGE")
         return paths[0], paths[1:]
     if paths and not paths[0].exists() and paths[0].suffix.lower() not in EXTENSIONS:
-        # Taken for an image, it would leave the others to the latest run.
+        # As an image, this path would make the latest run the model of all other images.
         raise InputError(
             f"{paths[0]}: no such model, and no such image. Make a model with: self2self fit IMAGE, then: "
             "self2self export"
@@ -83,7 +91,7 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
     model = exported_path(run, precision or "fp32")
     if not images and not image.is_file():
         raise InputError(
-            f"{image}: is not there any more, and {run.folder} was fitted on it. "
+            f"{image}: does not exist any more, and {run.folder} was fitted to it. "
             f"Name the image: self2self infer {run.folder} IMAGE"
         )
     return model, images or [image]

@@ -1,7 +1,7 @@
-"""Options that several commands share, and how their texts are read.
+"""Options that several commands share, and the functions that parse their texts.
 
-Files are `readable=False`: typer then leaves it to their reader to say why one cannot be read, so that it does not
-stop a whole batch.
+Options for files have `readable=False`. Typer then does not check the file, and its reader reports a file that cannot
+be read, so that one unreadable image does not stop a whole batch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import typer
 
 from self2self.errors import UsageError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and the JSON).")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice, 0 or more.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="fast, paper, paper-polyu or paper-sidd.", metavar="NAME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors, and the JSON with --json.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers, 0 or more.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe", help="Settings of network and fit: fast, paper, paper-polyu or paper-sidd.", metavar="NAME"
+    ),
+]
 Init = Annotated[
     str | None,
     typer.Option(
         "--init",
-        help="First weights: natural (pre-fitted to other photographs; default of fast), "
-        "scratch (nothing but your image), or the folder of an earlier run.",
+        help="Start weights: natural (pretrained on other photographs; default of fast), scratch (random; the fit "
+        "sees nothing but your image; default of the paper recipes), or the run folder of an earlier fit.",
         metavar="scratch|natural|RUN",
         show_default=False,
     ),
@@ -34,7 +39,7 @@ Steps = Annotated[
     int | None,
     typer.Option(
         "--steps",
-        help="Training steps; 0 takes the start weights as they are.  [default: the recipe's]",
+        help="Training steps; 0 uses the start weights without a fit.  [default: from the recipe]",
         show_default=False,
     ),
 ]
@@ -42,7 +47,8 @@ DropRate = Annotated[
     float | None,
     typer.Option(
         "--drop-rate",
-        help="Share of pixels hidden from the network.  [default: the recipe's; fast chooses it from the noise]",
+        help="Drop rate: share of pixels that are hidden from the network, from 0 to 1.  [default: from the recipe; "
+        "fast chooses it from the noise]",
         show_default=False,
     ),
 ]
@@ -50,8 +56,8 @@ Iqa = Annotated[
     bool | None,
     typer.Option(
         "--iqa/--no-iqa",
-        help="Add the paper's image quality term (PaQ-2-PiQ), which needs pyiqa and 47 MB of weights, both for "
-        "non-commercial use.  [default: no-iqa; with --resume as before]",
+        help="Add the paper's image quality term (PaQ-2-PiQ) to the loss. It needs the package pyiqa and 47 MB of "
+        "weights, both for non-commercial use only.  [default: no-iqa; with --resume, the setting of the fit]",
         show_default=False,
     ),
 ]
@@ -59,34 +65,39 @@ IqaWeightsFile = Annotated[
     Path | None,
     typer.Option(
         "--iqa-weights",
-        help="Weights of PaQ-2-PiQ to use instead of the published ones; turns --iqa on.",
+        help="File with weights of PaQ-2-PiQ, instead of the published ones; implies --iqa.",
         metavar="FILE",
         show_default=False,
         readable=False,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to fit: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Device for the fit: auto, cpu or cuda.")]
 Page = Annotated[
     int | None,
     typer.Option(
-        "--page", help="Page of a TIFF stack to fit to, from 1.  [default: 1]", metavar="N", show_default=False
+        "--page",
+        help="Page of a TIFF stack to fit to; the first page is 1.  [default: 1]",
+        metavar="N",
+        show_default=False,
     ),
 ]
 FitPages = Annotated[
     str,
     typer.Option(
         "--fit-pages",
-        help="Of a TIFF stack: first fits one page and runs all pages through that model; each fits every page, "
-        "starting from the fit of the page before.",
+        help="For a TIFF stack. first: fit one page, and denoise all pages with that model; each: fit every page, "
+        "starting from the fit of the previous page.",
         metavar="first|each",
     ),
 ]
-EngineName = Annotated[str, typer.Option("--engine", help="What runs the passes; see: self2self engines.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Library that runs the passes; for a list, type: self2self engines.")
+]
 Passes = Annotated[
     str | None,
     typer.Option(
         "--passes",
-        help="Stochastic passes to average; auto ends when their mean is known to --tolerance.  "
+        help="Number of passes to average; auto stops when the standard error of their mean reaches --tolerance.  "
         "[default: auto; 500 for the paper recipes]",
         metavar="auto|N",
         show_default=False,
@@ -96,7 +107,8 @@ Tolerance = Annotated[
     float | None,
     typer.Option(
         "--tolerance",
-        help="Standard error at which --passes auto ends, in 255ths of the image's range.  [default: 0.25]",
+        help="Standard error at which --passes auto stops, in grey levels: 1/255 of the image's range.  "
+        "[default: 0.25]",
         metavar="GREY LEVELS",
         show_default=False,
     ),
@@ -105,8 +117,8 @@ Masks = Annotated[
     str | None,
     typer.Option(
         "--masks",
-        help="balanced: every ten passes drop every element equally often, so fewer passes are needed; "
-        "independent: as in the paper.  [default: balanced, but for the paper recipes]",
+        help="Dropout masks. balanced: each block of ten passes drops every element equally often, so fewer passes "
+        "are needed; independent: as in the paper.  [default: balanced; independent for the paper recipes]",
         metavar="balanced|independent",
         show_default=False,
     ),
@@ -115,19 +127,22 @@ Flips = Annotated[
     bool | None,
     typer.Option(
         "--flips/--no-flips",
-        help="Let passes take turns in seeing the image mirrored.  [default: flips, but for the paper recipes]",
+        help="Mirror the image for a part of the passes.  [default: flips; no-flips for the paper recipes]",
         show_default=False,
     ),
 ]
 Batch = Annotated[
-    str, typer.Option("--batch", help="Passes at a time, or auto; changes speed, not the result.", metavar="auto|N")
+    str,
+    typer.Option(
+        "--batch", help="Passes that run at the same time; changes the speed, not the result.", metavar="auto|N"
+    ),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
         "--memory",
-        help="Most memory to take for the passes, for example 2GB or 512MiB; larger images are cut into tiles.  "
-        "[default: half of what is free]",
+        help="Memory limit for the passes, for example 2GB or 512MiB; a larger image is processed in tiles.  "
+        "[default: half of the free memory]",
         metavar="SIZE",
         show_default=False,
     ),
@@ -135,21 +150,23 @@ Memory = Annotated[
 MaskSource = Annotated[
     str,
     typer.Option(
-        "--mask-source", help="Where masks are made: auto, host or device (GPU engines).", metavar="auto|host|device"
+        "--mask-source",
+        help="Where masks are drawn: host (CPU), device (GPU; GPU engines only) or auto.",
+        metavar="auto|host|device",
     ),
 ]
 AllowFallback = Annotated[
-    bool, typer.Option("--allow-fallback", help="Let another engine stand in for one that does not work here.")
+    bool, typer.Option("--allow-fallback", help="If the engine does not work on this machine, use another one.")
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="What the model computes in: fp32, fp16 or bf16.", metavar="NAME")
+    str, typer.Option("--precision", help="Floating-point type of the model: fp32, fp16 or bf16.", metavar="NAME")
 ]
 ImageOutput = Annotated[
     str | None,
     typer.Option(
         "-o",
         "--output",
-        help="Result; a folder for several images.  [default: IMAGE.denoised.EXT]",
+        help="File for the result; for several images, an existing folder.  [default: IMAGE.denoised.EXT]",
         metavar="PATH",
         show_default=False,
     ),
@@ -158,7 +175,7 @@ Uncertainty = Annotated[
     Path | None,
     typer.Option(
         "--uncertainty",
-        help="Also write the standard deviation over the passes to FILE.",
+        help="Also write the standard deviation of the passes, for each pixel, to FILE.",
         metavar="FILE",
         readable=False,
     ),
@@ -167,7 +184,7 @@ Report = Annotated[
     Path | None,
     typer.Option(
         "--report",
-        help="Also write a page with pictures and figures to FILE (.html).",
+        help="Also write a page with images, charts and measurements to FILE (.html).",
         metavar="FILE",
         readable=False,
     ),
@@ -180,10 +197,10 @@ MEMORY_UNITS = {"": 1, "B": 1} | {
 
 
 def parse_memory(text: str | None) -> int | None:
-    """`2GB` (10^9), `512MiB` (2^20) or a number of bytes, to bytes.
+    """Parse a size of memory in bytes: `2GB` (10^9 each), `512MiB` (2^20 each) or a plain number of bytes.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: the text is none of them.
     """
     if text is None:
         return None
@@ -195,7 +212,11 @@ def parse_memory(text: str | None) -> int | None:
 
 
 def parse_batch(text: str) -> int | None:
-    """`auto` to None, a number to itself."""
+    """Parse a batch: a number, or None for `auto`.
+
+    Raises:
+        UsageError: the text is neither.
+    """
     if text == "auto":
         return None
     try:
@@ -205,7 +226,11 @@ def parse_batch(text: str) -> int | None:
 
 
 def parse_passes(text: str | None) -> int | Literal["auto"] | None:
-    """`auto` to itself, a number to itself."""
+    """Parse a number of passes, or `auto`.
+
+    Raises:
+        UsageError: the text is neither.
+    """
     if text is None or text == "auto":
         return text  # type: ignore[return-value]
     try:
@@ -215,17 +240,23 @@ def parse_passes(text: str | None) -> int | Literal["auto"] | None:
 
 
 def parse_masks(text: str | None) -> bool | None:
-    """Whether masks are balanced."""
+    """Parse `balanced` to True and `independent` to False.
+
+    Raises:
+        UsageError: the text is neither.
+    """
     if text not in (None, "balanced", "independent"):
         raise UsageError(f"--masks is {text!r}; expected balanced or independent.")
     return None if text is None else text == "balanced"
 
 
 def parse_output(text: str | None) -> Path | None:
-    """The place of a result; a slash at its end, which a path does not keep, asks for a folder.
+    """Parse the path of a result.
+
+    A text that ends with a slash asks for a folder; the check is here, because a `Path` drops the slash.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
     """
     if text is None:
         return None
@@ -236,19 +267,23 @@ def parse_output(text: str | None) -> Path | None:
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:
-    """`1,8,32` to the least, best and greatest batch."""
+    """Parse `1,8,32` to the smallest, the optimal and the largest batch.
+
+    Raises:
+        UsageError: the text is not three numbers.
+    """
     numbers = text.split(",")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--batch is {text!r}; expected three numbers, for example --batch 1,8,32.")
-    least, best, most = map(int, numbers)
-    return least, best, most
+    smallest, optimal, largest = map(int, numbers)
+    return smallest, optimal, largest
 
 
 def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
-    """`512x768` to (height, width).
+    """Parse `512x768` to (height, width).
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text is something else.
     """
     if text is None:
         return None
@@ -258,10 +293,10 @@ def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | No
 
 
 def parse_side(text: str) -> tuple[int, int]:
-    """`256` to (256, 256), and `512x768` to (height, width).
+    """Parse `256` to (256, 256), and `512x768` to (height, width).
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is neither.
     """
     if (size := _height_and_width(text) or _height_and_width(f"{text}x{text}")) is None:
         raise UsageError(f"--size is {text!r}; expected a side or HEIGHTxWIDTH, for example --size 256.")

@@ -1,4 +1,4 @@
-"""Results of a benchmark that nobody had to measure."""
+"""Made-up results of `self2self bench`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def plain_case(seconds: list[float], size: tuple[int, int] = (64, 96), passes: i
 def engine_case(
     engine: str, seconds: list[float], batch: int = 1, size: tuple[int, int] = (64, 96), passes: int = 4
 ) -> BenchmarkCase:
-    """An engine whose masks take a tenth, copies a fifth and reduction a hundredth of its time."""
+    """An engine that spends a tenth of its time on masks, a fifth on copies and a hundredth on reduction."""
     timings = [Timing(s, 0.1 * s, 0.2 * s, 0.69 * s, 0.01 * s) for s in seconds]
     return BenchmarkCase(engine, engine.upper(), "fp32", batch, size, passes, 0.5, MEMORY, timings)
 
 
 def a_result(engine_seconds: dict[tuple[str, int], list[float]], curve: bool = True) -> dict[str, Any]:
-    """A complete document: a plain loop of 2 s in every round, and engines that took the seconds given."""
+    """A complete JSON document: the plain loop takes 2 s in every round; `engine_seconds` are those of the engines."""
     rounds = len(next(iter(engine_seconds.values())))
     plain = plain_case([2.0] * rounds)
     cases = [plain, *(engine_case(name, seconds, batch) for (name, batch), seconds in engine_seconds.items())]

@@ -1,4 +1,4 @@
-"""The arithmetic of a case, on seconds that were made up."""
+"""The figures of a benchmark case, computed from made-up seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_figures_of_a_case() -> None:
     assert entry["memory"] == MEMORY
 
 
-def test_the_plain_loop_is_its_own_measure_and_has_no_parts() -> None:
+def test_the_plain_loop_has_ratio_1_and_no_parts() -> None:
     plain = plain_case([4.0, 6.0])
     entry = plain.entry(plain, 10.0, None)
     assert set(entry["ratio_to_plain"].values()) == {1.0}
@@ -40,7 +40,7 @@ def test_the_plain_loop_is_its_own_measure_and_has_no_parts() -> None:
     assert entry["share_of_matrix_product"] is None
 
 
-def test_copies_that_cannot_be_told_are_none() -> None:
+def test_copies_that_cannot_be_measured_are_none() -> None:
     plain = plain_case([4.0])
     case = engine_case("trt", [2.0])
     case.timings = [Timing(2.0, 0.5, None, 1.4, 0.1)]
@@ -49,7 +49,7 @@ def test_copies_that_cannot_be_told_are_none() -> None:
     assert parts["compute"]["median"] == pytest.approx(1.4 / 4)
 
 
-def test_every_method_begins_a_round_in_turn_and_runs_once_in_each() -> None:
+def test_every_method_starts_a_round_in_turn_and_runs_once_in_each() -> None:
     methods = ["plain", "ort", "torch"]
     rounds = [rotated(methods, index) for index in range(4)]
     assert rounds == [methods, ["ort", "torch", "plain"], ["torch", "plain", "ort"], methods]

@@ -1,4 +1,4 @@
-"""Charts of the bench page: what a reader sees on their axes."""
+"""The axes of the charts on the bench page."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ def test_axes_name_plain_numbers(distances: list[float]) -> None:
         labels = [label.get_text() for label in axis.get_ticklabels(which="both")]
         shown = [text for text in labels if text]
         assert len(shown) >= 2
-        assert [float(text) for text in shown], "no powers of ten in letters of mathematics"
+        assert [float(text) for text in shown], "tick labels are plain numbers, not powers of ten"

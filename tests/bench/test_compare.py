@@ -1,4 +1,4 @@
-"""An earlier result beside a new one."""
+"""Comparison of an earlier result with a new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEADY = [1.0, 1.0, 1.01, 0.99, 1.0]
         # 20 % slower in the median, but the ranges overlap.
         ((1.5, 2.0, 2.1), (1.4, 1.6, 1.7), "unchanged"),
         ((1.5, 1.6, 2.2), (1.9, 2.0, 2.1), "unchanged"),
-        # Clear of the noise, and too small to matter.
+        # Beyond the noise, but below MINIMUM_CHANGE.
         ((1.99, 2.0, 2.01), (1.93, 1.94, 1.95), "unchanged"),
         ((1.99, 2.0, 2.01), (2.05, 2.06, 2.07), "unchanged"),
         ((1.99, 2.0, 2.01), (1.99, 2.0, 2.01), "unchanged"),
@@ -55,7 +55,7 @@ def test_regressions_are_named_with_their_figures() -> None:
 
 
 def test_a_busier_machine_alone_is_no_regression() -> None:
-    """Both sides took twice as long, so the ratio is what it was."""
+    """Engine and plain loop take twice as long, so the ratio stays the same."""
     before = a_result({("ort", 1): STEADY})
     after = copy.deepcopy(before)
     for case in after["cases"]:
@@ -64,7 +64,7 @@ def test_a_busier_machine_alone_is_no_regression() -> None:
     assert compare(before, after)["regressions"] == []
 
 
-def test_another_machine_or_version_or_network_is_told() -> None:
+def test_differences_of_machine_version_and_network_are_reported() -> None:
     before = a_result({("ort", 1): STEADY})
     after = copy.deepcopy(before)
     after["environment"]["cpu"] = "Another"
@@ -78,7 +78,7 @@ def test_another_machine_or_version_or_network_is_told() -> None:
     ]
 
 
-def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_result_can_be_loaded(tmp_path: Path) -> None:
     result = a_result({("ort", 1): STEADY})
     (tmp_path / "old.json").write_text(json.dumps(result))
     assert load_result(tmp_path / "old.json") == result
@@ -97,7 +97,9 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         ('{"benchmark": "self2self bench", "schema": 1, "cases": [], "environment": 3}', FileFormatError, "is damaged"),
     ],
 )
-def test_files_that_are_no_results(content: str | None, error: type[Self2SelfError], text: str, tmp_path: Path) -> None:
+def test_files_that_are_no_results_are_refused(
+    content: str | None, error: type[Self2SelfError], text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "old.json"
     if content is not None:
         path.write_text(content)
@@ -106,7 +108,7 @@ def test_files_that_are_no_results(content: str | None, error: type[Self2SelfErr
     assert "\n" not in str(caught.value)
 
 
-def test_a_ratio_that_is_no_range_is_damage(tmp_path: Path) -> None:
+def test_a_result_with_an_inconsistent_ratio_is_damaged(tmp_path: Path) -> None:
     result = a_result({("ort", 1): STEADY})
     result["cases"][1]["ratio_to_plain"]["p10"] = 9.0
     (tmp_path / "old.json").write_text(json.dumps(result))

@@ -1,4 +1,4 @@
-"""What more passes bring, on engines whose mean is known."""
+"""The convergence curve, on engines with a known mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from self2self.bench import convergence as module
-from self2self.bench.convergence import convergence, looks
+from self2self.bench.convergence import convergence, recorded_passes
 from tests.runtime.fakes import FakeEngine, fake_model
 
 
@@ -16,8 +16,8 @@ from tests.runtime.fakes import FakeEngine, fake_model
     ("passes", "expected"),
     [(1, [1]), (4, [1, 2, 3, 4]), (10, [1, 2, 3, 5, 7, 10]), (100, [1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100])],
 )
-def test_looks_end_with_all_passes(passes: int, expected: list[int]) -> None:
-    assert looks(passes) == expected
+def test_recorded_passes_end_with_all_passes(passes: int, expected: list[int]) -> None:
+    assert recorded_passes(passes) == expected
 
 
 def test_distance_and_psnr_follow_from_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_distance_and_psnr_follow_from_the_masks(monkeypatch: pytest.MonkeyPatch
     model = replace(model, contract=replace(model.contract, recipe="paper"))
     found = convergence(model, image, "fake", 200, reference=clean)
     assert (found["balanced_masks"], found["flips"]) == (False, False)
-    assert found["passes"] == looks(200)
+    assert found["passes"] == recorded_passes(200)
     # One pass: standard deviation 0.4 of every pixel, so 255 * 0.4 grey levels and 8 dB.
     assert found["distance_grey_levels"][0] == pytest.approx(102, rel=0.02)
     assert found["distance_grey_levels"][-1] is None
@@ -48,7 +48,7 @@ def test_without_a_reference_there_is_no_psnr_and_infinity_is_none(monkeypatch: 
 
 
 def test_passes_are_drawn_as_infer_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the pixels dropped, in balanced blocks of ten: the mean of a block is that of all."""
+    """Masks are balanced: after a block of ten passes, the mean equals the final mean."""
     monkeypatch.setattr(module, "engine_class", lambda name: FakeEngine)
     found = convergence(fake_model(keep_count=128), np.full((3, 64, 64), 0.8, np.float32), "fake", 20)
     assert (found["balanced_masks"], found["flips"]) == (True, True)

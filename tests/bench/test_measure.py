@@ -1,4 +1,4 @@
-"""Statistics, and the number of operations of the paper's network."""
+"""Statistics of measurements, and the operation count of the paper's network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def test_spread() -> None:
 
 
 def test_operations_of_the_papers_network() -> None:
-    """About 0.68 MFLOP a pixel."""
+    """The network needs about 0.68 MFLOP per pixel."""
     gflop = measure.convolution_gflop(network_layers(3, 48, (96,) * 5), 64, 64)
     assert gflop == pytest.approx(0.68e-3 * 64 * 64, rel=0.02)

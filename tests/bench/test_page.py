@@ -1,4 +1,4 @@
-"""The page in a real browser, and the table for people."""
+"""The page of `self2self bench` in a real browser, and its text table."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_page_says_what_was_not_measured_and_what_became_slower() -> None:
         "differences": ["cpu: A then, B now"],
     }
     html = page(result)
-    assert "Not measured: that takes a fitted network" in html
+    assert "Not measured: the curve needs a fitted network" in html
     assert "engine trt: no GPU." in html
     assert "Against old.json" in html
     assert "cpu: A then, B now" in html

@@ -1,4 +1,4 @@
-"""The rounds, with engines that cost nothing: who runs when, and what happens to those that cannot."""
+"""The rounds with fake engines: order of the cases, and engines that cannot run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.runtime.fakes import FakeEngine
 
 
 class Good(FakeEngine):
-    """Works, and copies for a millisecond a run."""
+    """Works, and reports a copy time of one millisecond per run."""
 
     copy_seconds: float = 0.0
 
@@ -47,7 +47,7 @@ class Small(FakeEngine):
 
 
 class Device(OnDevice):
-    """Takes masks where it runs, and no others."""
+    """Accepts masks on its device only."""
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         raise AssertionError("masks came from the host")
@@ -63,17 +63,17 @@ def benchmark_model(tiny: Fitted, tiny_onnx: Path, monkeypatch: pytest.MonkeyPat
     return BenchmarkModel("tiny", tiny.network, load_model(tiny_onnx))
 
 
-def test_all_take_turns_and_everyone_begins_once(benchmark_model: BenchmarkModel) -> None:
-    told: list[str] = []
-    result = run_size(benchmark_model, (64, 64), RoundPlan(["good", "small"], [1], 2, 3), told.append)
-    assert [line.split()[1] for line in told] == [
+def test_all_cases_take_turns_and_each_starts_one_round(benchmark_model: BenchmarkModel) -> None:
+    started: list[str] = []
+    result = run_size(benchmark_model, (64, 64), RoundPlan(["good", "small"], [1], 2, 3), started.append)
+    assert [line.split()[1] for line in started] == [
         *("plain", "good", "small"),
         *("good", "small", "plain"),
         *("small", "plain", "good"),
     ]
     assert len(result.peaks) == 3
     assert Counter(len(case.timings) for case in result.cases) == {3: 3}
-    assert RoundPlan(["good", "small"], [1], 2, 3).steps() == len(told)
+    assert RoundPlan(["good", "small"], [1], 2, 3).steps() == len(started)
 
 
 def test_batches_are_whole_and_parts_add_up(benchmark_model: BenchmarkModel) -> None:
@@ -81,7 +81,7 @@ def test_batches_are_whole_and_parts_add_up(benchmark_model: BenchmarkModel) -> 
     assert [(case.batch, case.passes) for case in result.cases] == [(1, 3), (1, 3), (2, 4)]
     for case in result.cases[1:]:
         (timing,) = case.timings
-        # One millisecond a run, however long the run really took.
+        # One millisecond per run, whatever time the run really took.
         assert timing.copies == pytest.approx(0.001 * case.passes / case.batch)
         assert timing.masks + (timing.copies or 0) + timing.compute + timing.reduction == pytest.approx(timing.seconds)
 
@@ -101,7 +101,7 @@ def test_engines_on_a_device_run_as_the_product_runs_them(benchmark_model: Bench
     assert timing.masks + timing.compute + timing.reduction == pytest.approx(timing.seconds)
 
 
-def test_what_cannot_run_is_told_and_stops_no_other(benchmark_model: BenchmarkModel) -> None:
+def test_an_engine_that_cannot_run_is_reported_and_stops_no_other(benchmark_model: BenchmarkModel) -> None:
     result = run_size(benchmark_model, (64, 64), RoundPlan(["broken", "small", "good"], [1, 4], 1, 1))
     assert [(case.engine, case.batch) for case in result.cases] == [
         ("plain", 1),
@@ -115,6 +115,6 @@ def test_what_cannot_run_is_told_and_stops_no_other(benchmark_model: BenchmarkMo
     }
 
 
-def test_an_engine_that_was_asked_for_has_to_run(benchmark_model: BenchmarkModel) -> None:
+def test_a_strict_plan_raises_the_error_of_an_engine(benchmark_model: BenchmarkModel) -> None:
     with pytest.raises(FileFormatError, match="cannot be loaded"):
         run_size(benchmark_model, (64, 64), RoundPlan(["broken"], [1], 1, 1, strict=True))

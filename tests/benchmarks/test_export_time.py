@@ -1,4 +1,4 @@
-"""The time of an export: which run counts, and what is asked for."""
+"""The benchmark of exports: the counted run and the time limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_best_run_counts_and_is_held_against_the_limit(monkeypatch: pytest.M
     parts = export_time.measure(512, 2)
     assert (parts["export"]["seconds"], parts["export"]["reached"]) == ({"all": 29.0}, True)
     assert (parts["trt-rtx"]["seconds"], parts["trt-rtx"]["reached"]) == ({"all": 21.0}, False)
-    # An engine belongs to the export of its run, and the next run finds neither.
+    # Both parts of a run share a folder, and each run has a new one.
     assert folders[0] == folders[1] != folders[2] == folders[3]
 
 

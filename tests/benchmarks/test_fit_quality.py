@@ -1,4 +1,4 @@
-"""The benchmark of quality with a tiny network: what it writes, and that it goes on where it was stopped."""
+"""The benchmark of quality with a tiny network: its results, and that it continues after an interruption."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes without an export, which takes seconds."""
+    """Replace the export and the engine, which take seconds, by `predict`."""
 
     def quick(pair: Pair, recipe: Recipe, state: FitState, passes: int) -> dict[str, float]:
         return pair.scores(predict(state.weights(), pair.noisy, recipe, passes=passes))

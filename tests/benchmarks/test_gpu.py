@@ -1,4 +1,4 @@
-"""The GPU benchmark with a clock and engines that cost nothing: order of the rounds, arithmetic, verdicts, refusals."""
+"""The GPU benchmark with a fake clock and fake engines: order of the rounds, figures, verdicts, refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import Contender, rounds
+from benchmarks.gpu import CaseRunner, rounds
 from benchmarks.gpu_verdicts import entries, table, verdicts
 from self2self.bench.benchmark_model import BenchmarkModel
 from self2self.bench.cases import PLAIN, BenchmarkCase
@@ -23,7 +23,7 @@ CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
 
 
 class FakeDevice:
-    """Its clock moves by what the work says that it takes."""
+    """A clock that moves by the seconds that the work returns."""
 
     name = "cpu"
 
@@ -39,31 +39,31 @@ class FakeDevice:
         return 1000.0
 
 
-def contender(
+def runner(
     log: list[str], engine: str, seconds: float, precision: str = "fp16", batch: int = 16, masks: float = 0.01
-) -> Contender:
+) -> CaseRunner:
     case = BenchmarkCase(engine, engine, precision, batch, (256, 256), 64)
 
     def run() -> float:
         log.append(f"{engine}-{batch}")
         return seconds
 
-    return Contender(case, run, None if engine == PLAIN else lambda: masks)
+    return CaseRunner(case, run, None if engine == PLAIN else lambda: masks)
 
 
 def measured() -> tuple[list[dict[str, Any]], list[str]]:
     log: list[str] = []
-    contenders = [
-        contender(log, PLAIN, 6.4, "fp32", 1),
-        contender(log, "trt", 0.4, batch=8, masks=0.001),
-        contender(log, "trt", 0.5, masks=0.001),
-        contender(log, "ort-cuda", 1.6, "fp32", 64, masks=0.32),
+    runners = [
+        runner(log, PLAIN, 6.4, "fp32", 1),
+        runner(log, "trt", 0.4, batch=8, masks=0.001),
+        runner(log, "trt", 0.5, masks=0.001),
+        runner(log, "ort-cuda", 1.6, "fp32", 64, masks=0.32),
     ]
     device = FakeDevice()
-    peaks = rounds(contenders, device, 3)
+    peaks = rounds(runners, device, 3)
     assert peaks == [1000.0] * 3
     assert device.peaks == 4, "the first is a warm-up"
-    return entries([one.case for one in contenders], peaks, gflop=5.0), log
+    return entries([one.case for one in runners], peaks, gflop=5.0), log
 
 
 def test_everything_is_warmed_up_and_the_order_rotates() -> None:
@@ -117,7 +117,7 @@ def test_the_table_names_what_was_reached() -> None:
     assert lines[-1] == "trt-rtx: engine trt-rtx: not installed"
 
 
-def test_the_engines_own_code_is_measured(tiny: Fitted, tiny_onnx: Path) -> None:
+def test_the_ensemble_of_the_product_is_measured(tiny: Fitted, tiny_onnx: Path) -> None:
     class Narrow(CudaOnTheCpu):
         def largest_device_batch(self) -> int:
             return 2
@@ -133,7 +133,7 @@ def test_the_engines_own_code_is_measured(tiny: Fitted, tiny_onnx: Path) -> None
         ("ort-cuda", 2, 4),
     ]
     assert result["problems"] == {"ort-cuda fp32 batch 4": "runs 2 at a time: the engine or its memory takes no more"}
-    # Half a second each, whatever they do.
+    # The fake clock counts half a second for each.
     assert result["cases"][2]["ratio_to_plain"]["median"] == pytest.approx(4 / 3)
 
 
@@ -149,7 +149,7 @@ def test_without_a_gpu_it_says_so_and_ends_with_4(
     assert not list(tmp_path.iterdir())
 
 
-def test_pytorch_for_cpus_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pytorch_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
     monkeypatch.setattr(gpu, "find_gpu", lambda: CARD)

@@ -1,4 +1,4 @@
-"""The benchmark of steps on a GPU, with steps on the CPU in their place."""
+"""The benchmark of training steps on a GPU, run on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.train.test_fit import TINY
 
 
 def test_every_recipe_is_timed_in_both_ways() -> None:
-    tiny = {"one": replace(TINY, steps=gpu_fit.UNTIMED + 4), "two": replace(TINY, steps=gpu_fit.UNTIMED + 3, crop=64)}
+    tiny = {
+        "one": replace(TINY, steps=gpu_fit.UNTIMED_STEPS + 4),
+        "two": replace(TINY, steps=gpu_fit.UNTIMED_STEPS + 3, crop=64),
+    }
     rows = gpu_fit.measure(tiny, 2, "cpu")
     assert [row["recipe"] for row in rows] == ["one", "two"]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The variants of the graph compute what the exported graph computes, and differ from it in what they say."""
+"""The variants of the graph: same predictions as the exported graph, with other operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INT8: that the benchmark quantises the convolutions that it says, and what it calibrates on."""
+"""The benchmark of INT8: quantised convolutions and calibration data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.int8 import DECODER, FIRST_CALIBRATION_PASS, VARIANTS, MaskedInputs, convolutions, quantise
+from benchmarks.int8 import DECODER_WEIGHTS, FIRST_CALIBRATION_PASS, VARIANTS, MaskedInputs, convolutions, quantise
 from self2self.export.verify import open_session
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import MaskMaker
@@ -22,7 +22,7 @@ def maker_of(tiny: Fitted) -> MaskMaker:
 def test_it_is_calibrated_on_the_image_with_real_masks(tiny: Fitted) -> None:
     image = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
     inputs = MaskedInputs(image, maker_of(tiny), 2)
-    # One at a time: the maker uses its buffers again.
+    # MaskMaker reuses its buffers, so the inputs of a pass are checked before the next pass.
     for index in range(2):
         feed = inputs.get_next()
         assert feed is not None
@@ -34,7 +34,7 @@ def test_it_is_calibrated_on_the_image_with_real_masks(tiny: Fitted) -> None:
 
 def test_the_full_resolution_convolutions_become_integers(tiny: Fitted, tiny_onnx: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
-    names = convolutions(tiny_onnx, DECODER)
+    names = convolutions(tiny_onnx, DECODER_WEIGHTS)
     quantise(VARIANTS[0], tiny_onnx, tmp_path / "int8.onnx", MaskedInputs(image, maker_of(tiny), 2))
     model = onnx.load(tmp_path / "int8.onnx")
     made = {output: node for node in model.graph.node for output in node.output}

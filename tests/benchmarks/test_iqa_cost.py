@@ -1,4 +1,4 @@
-"""The benchmark of the image quality term, on networks that are tiny."""
+"""The benchmark of the image quality term, with tiny networks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_step_with_the_term_holds_more(tmp_path: Path) -> None:
 
 
 def test_times_are_medians_of_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of real clocks, which another program may delay."""
+    """The clocks are fake, because other programs can delay a real one."""
     term = random_term(tmp_path)
     assert len(iqa_cost.seconds_of_steps(image_of(64, 64), RECIPE, term)) == 2
     rounds = {None: iter([[(1, 2), (1, 9)], [(4, 2)]]), term: iter([[(3, 5), (3, 5)], [(9, 1)]])}

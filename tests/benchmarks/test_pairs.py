@@ -1,4 +1,4 @@
-"""Lists of pairs: where the images come from, and what of them is used."""
+"""Lists of pairs: sources and crops of the images."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When a way of drawing passes is as good as all independent ones."""
+"""The benchmark of passes: summary, kept fits, and the plot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_first_point_after_which_nothing_is_worse() -> None:
     assert found["worse"] is None
     for way, passes, share, gain in (
         ("independent", 100, 0.2, -0.009),
-        # Ten passes are as good by chance, because twenty are not.
+        # Ten passes reach the PSNR by chance, because twenty do not.
         ("balanced", 40, 0.08, -0.008),
         ("auto", 80, 0.14, 0.1),
     ):

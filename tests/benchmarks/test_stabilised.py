@@ -1,4 +1,4 @@
-"""The transform that makes noise of photons equally strong, its way back, and the noise that it is told."""
+"""The variance-stabilising transform for photon noise, its inverse, and the measured noise."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def photographed(brightness: float, noise: PhotonNoise, rng: np.random.Generator
 
 @pytest.mark.parametrize("noise", [PhotonNoise(0.01, 0.0), PhotonNoise(0.02, 0.001)])
 @pytest.mark.parametrize("brightness", [0.1, 0.4, 0.9])
-def test_noise_is_equally_strong_and_the_way_back_is_unbiased(noise: PhotonNoise, brightness: float) -> None:
+def test_stabilised_noise_has_deviation_1_and_the_inverse_is_unbiased(noise: PhotonNoise, brightness: float) -> None:
     values = stabilised(photographed(brightness, noise, np.random.default_rng(0)), noise)
     assert values.std() == pytest.approx(1, abs=0.03)
     assert unstabilised(values.mean(keepdims=True), noise)[0] == pytest.approx(brightness, rel=0.01)
@@ -28,7 +28,7 @@ def test_black_stays_black() -> None:
 
 
 @pytest.mark.parametrize("noise", [PhotonNoise(0.02, 0.001), PhotonNoise(0.02, 0.0)])
-def test_the_noise_is_found_with_the_clean_image(noise: PhotonNoise) -> None:
+def test_the_noise_is_measured_with_the_clean_image(noise: PhotonNoise) -> None:
     rng = np.random.default_rng(1)
     clean = rng.uniform(0, 1, DRAWS)
     noisy = rng.poisson(clean / noise.gain) * noise.gain + rng.normal(0, np.sqrt(noise.offset), DRAWS)

@@ -1,4 +1,4 @@
-"""What settings are worth: that of the start weights as they are, and settings that make no sense."""
+"""The benchmark of settings: start weights without a fit, and refused settings."""
 
 import json
 import sys

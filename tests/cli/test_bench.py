@@ -1,4 +1,4 @@
-"""`self2self bench` as a user types it."""
+"""The command `self2self bench`."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ CASE = {
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No rests. Threads are one each (conftest): with more, a pass of so small a network takes seconds."""
+    """Skip the pauses between cases.
+
+    Engines have one thread (conftest), because with more, a pass of so small a network takes seconds.
+    """
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.0)
 
 
 def write_clean(path: Path) -> str:
-    """What is under the noise of `write_noisy`: with every pass, a mean comes nearer to it, if not to the noise."""
+    """Write the image under the noise of `write_noisy`; the mean approaches it with every pass."""
     Image.fromarray(np.full((64, 70, 3), 120, np.uint8)).save(path)
     return str(path)
 
@@ -142,7 +145,7 @@ def test_the_curve_of_a_run_beside_another_network(work: Path, tiny_onnx: Path) 
 
 
 def test_without_a_model_the_recipes_network_has_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the paper's recipe made narrow, because its own network takes ten seconds to export."""
+    """The paper's recipe gets a narrow network here, because its own takes ten seconds to export."""
     narrow = replace(RECIPES["paper"], encoder_width=4, decoder_widths=(6, 6, 6, 4, 4))
     monkeypatch.setitem(RECIPES, "paper", narrow)
     values = parse_json(run_cli("bench", "--size", "64", *QUICK, "--json"))
@@ -231,7 +234,7 @@ def test_existing_files_are_replaced_with_force(
 
 def test_ctrl_c_writes_nothing(tiny_onnx: Path, tmp_path: Path) -> None:
     arguments = ("bench", str(tiny_onnx), "--size", "64", "--rounds", "100000", "-o", "out.json")
-    # While modules are still imported, which takes seconds, it would end without a word.
+    # An earlier interrupt would hit the imports, where the command ends without a message.
     code, error = interrupt(*arguments, folder=tmp_path, after_seconds=10)
     assert code == 130, error
     assert error == "error: interrupted; nothing was written.\n"

@@ -1,4 +1,4 @@
-"""What all commands share: one after the other, help, messages, JSON, and that nothing is overwritten."""
+"""What all commands share: defaults, help, messages, JSON, and that nothing is overwritten."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_quiet_prints_nothing_and_json_errors_are_json(work: Path) -> None:
     ("arguments", "told"),
     [(["infer", "--bogus", "--json"], "No such option: --bogus"), (["denoise", "-a.png", "--json"], "type ./-a.png")],
 )
-def test_wrong_usage_is_json_too_and_a_name_like_an_option_is_told(
+def test_wrong_usage_is_json_too_and_a_name_like_an_option_is_explained(
     arguments: list[str],
     told: str,
     tmp_path: Path,
@@ -102,7 +102,7 @@ def test_launcher_works_from_a_checkout_with_no_colour_and_no_bar(tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert "\x1b" not in done.stdout
-        # What was done, what is known of the noise, and whether the quality term was used.
+        # The lines of a fit: the result, the noise, and the use of the quality term.
         lines = {"fit": 3, "export": 1, "infer": 2}
         assert len(done.stdout.splitlines()) == lines[arguments[0]]
 

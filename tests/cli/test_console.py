@@ -1,4 +1,4 @@
-"""What a terminal and a log show while a command works."""
+"""Progress on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from self2self.cli.console import BESIDE_NAME, Bars, Console, range_text, reported
+from self2self.cli.console import LINE_WIDTH_WITHOUT_NAME, Bars, Console, exits_with_code, range_text
 from self2self.train.session import FitReport
 
 
@@ -35,18 +35,18 @@ def drawn(name: str, *, columns: int = 80) -> list[str]:
         ((0.0, 255.0), ""),
         ((7.0, 240.0), ""),
         ((10.0, 10.0), ""),
-        # As of a mask in 8 bits.
+        # A mask that is stored in 8 bits.
         ((0.0, 1.0), "; 255 grey levels are from 0 to 1"),
         ((3.0, 61.0), "; 255 grey levels are from 3 to 61"),
         ((-5.0, 250.0), "; 255 grey levels are from -5 to 250"),
         ((102.0, 4095.0), "; 255 grey levels are from 102 to 4095"),
     ],
 )
-def test_what_grey_levels_are_is_told_where_the_file_has_others(values: tuple[float, float] | None, text: str) -> None:
+def test_the_range_of_grey_levels_is_printed_where_it_is_unusual(values: tuple[float, float] | None, text: str) -> None:
     assert range_text(values) == text
 
 
-def test_bars_say_which_of_several_images_they_are_about() -> None:
+def test_bars_name_the_current_of_several_images() -> None:
     (line,) = drawn("[b].png")
     assert line.startswith("2/4 [b].png measuring ")
     assert "3/20" in line
@@ -56,7 +56,7 @@ def test_a_long_name_leaves_room_for_the_bar(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "80")
     name = "a-photograph-with-a-very-long-name.png"
     (line,) = drawn(name)
-    assert f"2/4 {name[: 80 - BESIDE_NAME - 1]}… measuring" in line
+    assert f"2/4 {name[: 80 - LINE_WIDTH_WITHOUT_NAME - 1]}… measuring" in line
     assert "3/20" in line
     assert line.rstrip().endswith(" left")
 
@@ -74,13 +74,13 @@ def test_a_log_has_a_heading_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch
     with console.progress() as observer:
         observer.image_started(Path("a.png"), 1, 2)
     console.line("a.denoised.png: written")
-    # Before anyone flushes or closes it.
+    # The log is neither flushed nor closed yet.
     assert raw.getvalue().decode().splitlines() == ["a.denoised.png: written"]
     assert errors.getvalue() == "image 1 of 2: a.png\n"
 
 
 @pytest.mark.parametrize(("loss", "text"), [(0.0, "loss 0 "), (0.25, "loss 0.25 "), (None, " steps/s")])
-def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float | None, text: str) -> None:
+def test_the_bar_of_a_fit_shows_its_loss_even_if_it_is_0(loss: float | None, text: str) -> None:
     bars = Bars()
     bars.fit_step(FitReport(3, 9, loss, 1.0))
     (task,) = bars._progress.tasks
@@ -89,8 +89,8 @@ def test_the_bar_of_a_fit_shows_its_loss_also_where_that_is_nothing(loss: float 
     assert "nan" not in task.fields["detail"]
 
 
-def test_a_gpu_without_memory_is_told_wherever_a_command_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
-    @reported
+def test_a_gpu_without_memory_ends_any_command_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @exits_with_code
     def command() -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -102,9 +102,7 @@ def test_a_gpu_without_memory_is_told_wherever_a_command_meets_it(capsys: pytest
 
 @pytest.mark.parametrize("columns", [40, 52, 66, 80, 120])
 @pytest.mark.parametrize("several", [True, False])
-def test_bar_and_count_are_what_a_narrow_terminal_keeps(
-    columns: int, several: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_terminal_keeps_bar_and_count(columns: int, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     bars = Bars()
     if several:

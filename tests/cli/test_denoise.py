@@ -1,4 +1,4 @@
-"""`self2self denoise`: one image in one go, and a fit that is there already: finished, interrupted or damaged."""
+"""The command `self2self denoise`: one image, and an existing fit that is finished, interrupted or damaged."""
 
 import json
 import threading
@@ -18,14 +18,14 @@ from self2self.train.run_folder import Run
 from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
 
 
-def test_denoise_does_it_in_one_go_and_tells_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denoise_runs_all_steps_and_prints_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_noisy(tmp_path / "image.png")
     result = run_cli("denoise", "image.png", *FAST, "--passes", "3", "--uncertainty", "std.tif", "--json")
     values = parse_json(result)
     assert values["output"] == "image.denoised.png"
     assert (values["passes"], values["steps"], values["seed"], values["recipe"]) == (3, 2, 0, "fast")
-    # Whatever is fastest here.
+    # `auto` chooses the fastest engine of this machine.
     providers = {
         "mnn": "MNN CPU",
         "torch-amx": "PyTorch CPU in bfloat16",
@@ -65,7 +65,7 @@ def test_a_dark_image_is_brought_to_the_range_and_the_recipe_of_the_paper_sees_i
     assert values_of["range"] == [0, 255]
 
 
-def test_a_run_that_noted_no_range_had_read_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_range_was_fitted_in_the_whole_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(10, 31, (64, 64), np.uint8)).save("dark.png")
     options = ("--steps", "1", "--passes", "1", "--drop-rate", "0.2", "--run", "run")
@@ -90,7 +90,7 @@ def test_a_dark_image_with_correlated_noise_keeps_its_range_from_black_to_white(
     options = ("--steps", "1", "--passes", "1", "--json", "--run")
     values = parse_json(run_cli("denoise", "dark.png", *options, "one"))
     assert (values["noise"]["correlated"], values["range"]) == (True, [0, 255])
-    # Other images, too, as the first is: from a model, and as pages.
+    # The range is the same for other images: with a model, and as pages.
     assert load_model(Run(Path("one")).onnx_path).contract.whole_range
     Image.fromarray(pages[1]).save("next.png")
     assert parse_json(run_cli("infer", "one", "next.png", "--passes", "1", "--json"))["range"] == [0, 255]
@@ -155,14 +155,14 @@ def test_denoise_fits_anew_where_a_run_is_damaged_but_only_by_force(work: Path, 
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
 
 
-def test_denoise_exports_again_what_is_damaged(work: Path) -> None:
+def test_denoise_exports_a_damaged_model_again(work: Path) -> None:
     model = next(work.glob("runs/*/model.onnx"))
     model.write_bytes(model.read_bytes()[:1000])
     assert "note: exporting again: " in run_cli("denoise", "noisy.png", *FAST, "--passes", "1").stderr
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
 
 
-def test_who_interrupts_denoise_is_not_sent_to_an_option_that_it_lacks(
+def test_the_message_of_an_interrupted_denoise_names_no_option_that_it_lacks(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from self2self.train import session
@@ -191,7 +191,7 @@ def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
     assert "continuing the interrupted fit" in result.stderr
 
 
-def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
+def test_after_an_interrupt_in_the_passes_denoise_says_that_the_fit_is_kept(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from self2self.jobs import infer as inferring
@@ -206,7 +206,7 @@ def test_who_interrupts_the_passes_of_denoise_is_told_that_the_fit_is_kept(
 
 
 def test_stars_stay_and_hot_pixels_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are far brighter than the rest, which is what the network is shown; only one of them is real."""
+    """Stars and hot pixels are far brighter than the rest of the image; only stars are real."""
     import tifffile
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""`self2self engines`, and what a named engine that is not there costs."""
+"""The command `self2self engines`, and the refusal of an engine that does not work here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REMARK = "both onnxruntime and onnxruntime-gpu are installed."
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Two engines and a note, and the time limits that were asked for."""
+    """Fake two engines and a note; return the time limits of all calls."""
     limits: list[float] = []
 
     def fake(timeout_seconds: float) -> list[ProbeResult]:
@@ -85,7 +85,7 @@ def test_a_wrong_time_limit() -> None:
 
 
 def test_every_engine_has_a_row_in_a_fresh_process(tmp_path: Path) -> None:
-    # The limit is short, so that this is no second trial of everything; who is too slow has a row all the same.
+    # The limit is short to save time; an engine that exceeds it has a row, too.
     done = command(tmp_path, "engines", "--timeout", "0.05")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == ["engine", *ENGINES]
@@ -114,7 +114,7 @@ def test_a_gpu_engine_without_a_gpu_is_refused_at_once(engine: str, tmp_path: Pa
 
     before = used()
     done = command(tmp_path, "infer", "--engine", engine)
-    # Processor time: what the wall clock shows on a machine with nothing else to do.
+    # Processor time does not depend on the load of the machine.
     assert used() - before < 2
     assert done.returncode == 4
     assert done.stdout == ""

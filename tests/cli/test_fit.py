@@ -1,4 +1,4 @@
-"""`self2self fit`: resuming, starting from an earlier run, scores against a reference, and drop rates."""
+"""The command `self2self fit`: resuming, start from an earlier run, scores against a reference, and drop rates."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: P
     assert run.is_fitted()
     run.model_path.unlink()
     run.state_path.unlink()
-    # With other settings, too.
+    # A run without checkpoint accepts other settings, too.
     run_cli("denoise", "noisy.png", "--steps", "1", "--passes", "1")
     assert run.config().recipe.steps == 1
 
@@ -68,7 +68,7 @@ def test_a_dark_image_is_scored_by_the_white_of_its_type(tmp_path: Path, monkeyp
     run_cli("export", str(next(Path("runs").iterdir())))
     run_cli("infer", str(next(Path("runs").iterdir())), "noisy.png", "-o", "out.png", "--passes", "4")
     error = np.asarray(Image.open("out.png"), float) - np.asarray(Image.open("clean.png"), float)
-    # Other masks, rounded, and with local means.
+    # The file has other masks, is rounded, and has corrected local means.
     assert found == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)), abs=3)
     Image.fromarray(np.full((64, 64), 12, np.uint8)).save("blank.png")
     text = run_cli("fit", "blank.png", "--steps", "1", "--reference", "blank.png", "--json").stdout

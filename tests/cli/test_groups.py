@@ -1,4 +1,4 @@
-"""Groups of options: one dataclass in the code, one option for each field on the command line."""
+"""Groups of options: a dataclass in the code is one option for each field on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`self2self infer`: the image and the model that are meant, engines, passes, precision and tiles."""
+"""The command `self2self infer`: choice of model and image, engines, passes, precision and tiles."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_infer_asks_for_the_image_of_a_run_that_was_moved(work: Path) -> None:
     (work / "noisy.png").rename(work / "moved.png")
     told = run_cli("infer", "--passes", "1", expect=3).stderr
     run = next(work.glob("runs/*")).relative_to(work).as_posix()
-    assert f"noisy.png: is not there any more, and {run} was fitted on it." in told
+    assert f"noisy.png: does not exist any more, and {run} was fitted to it." in told
     assert f"Name the image: self2self infer {run} IMAGE" in told
     assert run_cli("infer", run, "moved.png", "--passes", "1").stderr == ""
 
@@ -51,7 +51,7 @@ def test_an_image_beyond_the_memory_is_cut_into_tiles(work: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["ort", "torch", "mnn", "auto"])
 def test_every_engine_here_gives_the_same_image(work: Path, engine: str) -> None:
-    # But for engines that take masks in another memory order, and so other masks: with them `auto` is compared itself.
+    # Engines that read masks in another memory order draw other masks, so `auto` is compared with itself there.
     chosen = get_engine(engine)
     reference = chosen.name if chosen.host_channels_last else "ort"
     run_cli("infer", "--passes", "2", "--engine", reference, "-o", "reference.png")
@@ -105,8 +105,8 @@ def test_half_precision_from_export_to_infer(work: Path) -> None:
     assert "has no model.fp16.onnx yet. Make it: self2self export" in missing.stderr
     run_cli("export", "--precision", "int8", expect=2)
     run_cli("export", "--reference", "noisy.png", expect=2)
-    # Nothing but noise would be denoised so well that no loss is small beside what is left, and after a few steps the
-    # image is worse than before them, and rounding with it.
+    # A photograph, because the result for pure noise has so small an error that no loss is small beside it; and no
+    # steps, because a few steps make the image and the loss by rounding worse.
     with Image.open(ROOT / "examples" / "noisy.png") as photograph:
         photograph.crop((0, 0, 128, 128)).save("photograph.png")
     run_cli("fit", "photograph.png", "--steps", "0")

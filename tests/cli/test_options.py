@@ -1,4 +1,4 @@
-"""Texts of options that are more than a number or a name."""
+"""Parsing of options that are more than a number or a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: one line that says what, got and expected, and what to type; the right exit code; no file."""
+"""Bad input: one line with the problem and the remedy, the right exit code, and no file."""
 
 import os
 import shutil

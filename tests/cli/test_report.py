@@ -1,4 +1,4 @@
-"""What the commands tell about noise and residual, and `--report`."""
+"""The commands' output about noise and residual, and `--report`."""
 
 import re
 import sys
@@ -36,7 +36,7 @@ def test_denoise_tells_noise_and_residual_and_a_report_changes_no_pixel(work: Pa
     assert values["noise"]["correlated"] is False
     difference = picture(work / "noisy.png").astype(float) - picture(work / "plain.png")
     residual = values["residual"]
-    # The file is rounded and the prediction is not.
+    # The file is rounded, and the residual is measured without rounding.
     assert residual["mean"] == pytest.approx(difference.mean(), abs=0.1)
     assert residual["standard_deviation"] == pytest.approx(difference.std(), rel=0.01)
     assert residual["autocorrelation"][0][0] == 1
@@ -55,7 +55,7 @@ def test_infer_makes_a_report_too_and_says_how_sixteen_bits_are_shown(work: Path
     assert values["residual"]["standard_deviation"] > 0
     page = (work / "page.html").read_text(encoding="utf-8")
     assert "The file holds uint16 values; shown are 8 bits" in page
-    # The fit was of another image, so its curve is not shown.
+    # The fit belongs to another image, so the page does not show its curve.
     assert "<svg" not in page
     run_cli("infer", "--passes", "2", "--report", "own.html")
     assert "<svg" in (work / "own.html").read_text(encoding="utf-8")

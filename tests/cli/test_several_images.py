@@ -1,4 +1,4 @@
-"""Several images in one command: where results go, what is skipped, and that a bad image stops no other."""
+"""Several images in one command: paths of the results, skipped images, and bad images."""
 
 import errno
 import os
@@ -71,7 +71,7 @@ def test_several_images_go_into_a_folder_and_a_bad_one_stops_no_other(
 
 @pytest.fixture
 def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image that may not be read, not even by root."""
+    """Write an image without permission to read it, even for root."""
     path = write_noisy(tmp_path / "secret.png")
     access, opened = os.access, Path.open
 
@@ -119,7 +119,7 @@ def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:
     (work / "noisy.png").rename(work / "photo")
     write_noisy(work / "b.png", seed=1)
     run_cli("infer", model, "photo", "b.png", "--passes", "1")
-    # What a shell makes of * the second time.
+    # A shell expands * to results, too, when the command runs again.
     everything = ("b.denoised.png", "b.png", "photo", "photo.denoised.png")
     before = sorted(path.name for path in work.iterdir())
     result = run_cli("infer", model, *everything, "--passes", "1")

@@ -1,4 +1,4 @@
-"""Stacks by the commands: page by page, one engine, killed and continued."""
+"""TIFF stacks in the commands: one engine for all pages, and continuation after an interruption."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_empty_page_shares_no_noise(folder: Path, monkeypatch: pytest.MonkeyP
     assert "from page 1" not in told
 
 
-def test_what_is_done_is_refused_alone_skipped_among_others_and_replaced_by_force(folder: Path) -> None:
+def test_a_finished_stack_is_refused_alone_skipped_among_others_and_replaced_with_force(folder: Path) -> None:
     write_stack(folder / "other.tif", pages=2)
     infer("stack.tif")
     first = (folder / "stack.denoised.tif").read_bytes()
@@ -115,20 +115,20 @@ def test_what_is_done_is_refused_alone_skipped_among_others_and_replaced_by_forc
 KILLED = """
 import os, signal, sys
 from self2self.cli import main
-from self2self.jobs.page_cache import Parts
+from self2self.jobs.page_cache import PageCache
 
 moment = sys.argv[1]
-original = getattr(Parts, moment)
+original = getattr(PageCache, moment)
 
 def dying(self, *arguments):
     if moment == "keep" and arguments[0].page == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, *arguments)
     if moment == "mark_deviations_written":
-        # Between the two files: the stack of deviations is there, and the result is not.
+        # At this moment the stack of deviations exists, and the result does not.
         os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(Parts, moment, dying)
+setattr(PageCache, moment, dying)
 sys.argv[1:] = sys.argv[2:]
 main()
 """
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path, moment: str, kept:
 
 
 def stop_at_page_3(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave two pages."""
+    """Run `command` and interrupt it after two pages."""
     with monkeypatch.context() as patch:
         original = StackJob._page
 
@@ -191,7 +191,7 @@ def test_other_settings_are_refused_unless_forced(folder: Path, monkeypatch: pyt
     assert len(tifffile.imread("stack.denoised.tif")) == 5
 
 
-def test_a_page_that_cannot_be_used_is_told_before_the_first_is_worked_on(folder: Path) -> None:
+def test_a_page_that_cannot_be_used_is_refused_before_the_first_page(folder: Path) -> None:
     pages = np.random.default_rng(0).random((4, 40, 40)).astype(np.float32)
     pages[3, 5, 6] = np.nan
     tifffile.imwrite("nan.tif", pages, photometric="minisblack")
@@ -208,7 +208,7 @@ def test_a_page_that_cannot_be_used_is_told_before_the_first_is_worked_on(folder
     assert leftovers(folder) == []
 
 
-def test_damaged_pages_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_pages_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at_page_3(("infer", "tiny.onnx", "stack.tif", *ENSEMBLE), monkeypatch)
     parts = folder / ".stack.denoised.tif.parts"
     (parts / "00001.npy").write_bytes(b"\x93NUMPY")
@@ -248,7 +248,7 @@ PEAK = """
 import sys
 from self2self.cli import app
 app(sys.argv[1:], standalone_mode=False)
-# Not getrusage: that begins with the memory of the process that started this one.
+# getrusage would include the memory of the parent process.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
@@ -277,7 +277,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_stack_cannot_have_is_refused(name: str, folder: Path) -> None:
+def test_options_that_a_stack_cannot_have_are_refused(name: str, folder: Path) -> None:
     arguments, message = REFUSED[name]
     assert message in infer(*arguments, expect=2).stderr
     assert leftovers(folder) == []
