@@ -1,4 +1,4 @@
-"""What needs a real GPU: conformance with host masks, engine files, batches, memory. Run: make gpu-test."""
+"""Tests that need a real GPU: predictions, engine files, batches, memory. Run: make gpu-test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import Fitted, MakeFitted
 
 TOLERANCE = 1e-4
 TF32_TOLERANCE = 2e-3
-"""Of engines that round products to TF32; ONNX Runtime's TensorRT provider has no switch for it."""
+"""Tolerance for engines that round products to TF32. ONNX Runtime's TensorRT provider cannot switch that off."""
 
 
 @pytest.fixture(scope="module", params=list(NEEDS_GPU))
@@ -53,7 +53,7 @@ def test_predictions_with_host_masks(engine: type[Engine], model: Model, size: t
     maker = MaskMaker(model.contract.masks, {"H": size[0], "W": size[1]}, 0)
     tolerance = TF32_TOLERANCE if engine.rounds_to == "tf32" else TOLERANCE
     with engine(model, image) as running, OrtEngine(model, image) as reference:
-        # 65 is one more than the largest batch of an engine.
+        # 65 is one more than the largest batch of any engine.
         for count in (1, 3, 8, 65, 2):
             masks = maker.make(0, count)
             got, expected = running.run(masks), reference.run(masks)
@@ -67,7 +67,7 @@ def test_predictions_with_host_masks(engine: type[Engine], model: Model, size: t
             )
 
 
-def test_the_second_start_is_quick_and_agrees(engine: type[Engine], model: Model) -> None:
+def test_the_second_start_is_quick_and_predicts_the_same(engine: type[Engine], model: Model) -> None:
     image = picture(model.contract, (96, 96))
     masks = MaskMaker(model.contract.masks, {"H": 96, "W": 96}, 0).make(0, 4)
     with engine(model, image) as running:
@@ -81,7 +81,7 @@ def test_the_second_start_is_quick_and_agrees(engine: type[Engine], model: Model
 
 def test_a_damaged_engine_is_built_again(engine: type[Engine], model: Model) -> None:
     if engine.name not in ("trt", "trt-rtx"):
-        pytest.skip("ONNX Runtime looks after its own engines")
+        pytest.skip("ONNX Runtime manages its own engine files")
     image = picture(model.contract, (64, 64))
     with engine(model, image):
         pass
@@ -95,7 +95,7 @@ def test_a_damaged_engine_is_built_again(engine: type[Engine], model: Model) -> 
     assert [note for note in notes if "building it again" in note]
 
 
-def test_the_ensemble_is_that_of_the_cpu(engine: type[Engine], model: Model) -> None:
+def test_the_mean_equals_that_of_the_cpu(engine: type[Engine], model: Model) -> None:
     pixels = picture(model.contract, (70, 90))[0]
     reference = denoise(model, pixels, EnsembleOptions(engine="ort", passes=20, seed=1))
     result = denoise(model, pixels, EnsembleOptions(engine=engine.name, passes=20, seed=1, mask_source="host"))
@@ -104,11 +104,11 @@ def test_the_ensemble_is_that_of_the_cpu(engine: type[Engine], model: Model) -> 
     assert np.abs(result.image - reference.image).max() <= tolerance
 
 
-def test_device_memory_is_given_back(engine: type[Engine], tmp_path: Path, tiny_onnx: Path) -> None:
+def test_device_memory_is_released(engine: type[Engine], tmp_path: Path, tiny_onnx: Path) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        pytest.skip("free memory is asked of PyTorch, which cannot use CUDA here")
+        pytest.skip("PyTorch, which measures free memory, cannot use CUDA here")
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_onnx.read_bytes())
     model = load_model(path)
@@ -120,11 +120,11 @@ def test_device_memory_is_given_back(engine: type[Engine], tmp_path: Path, tiny_
             running.run(masks)
         torch.cuda.empty_cache()
         free.append(torch.cuda.mem_get_info()[0])
-    # The first start loads kernels, which stay.
+    # Kernels stay loaded after the first start.
     assert free[-1] >= free[1] - 64 * 2**20, free
 
 
-def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], model: Model) -> None:
+def test_predictions_with_device_masks(engine: type[Engine], model: Model) -> None:
     import torch
 
     from self2self.runtime.ensemble.device_loop import DeviceEngine, masks_for
@@ -138,7 +138,7 @@ def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], m
         maker = masks_for(running, 0)
         masks = maker.fill(maker.allocate(5), 3, 5)
         again = maker.fill(maker.allocate(1), 6, 1)
-        assert all(torch.equal(mask[3], again[name][0]) for name, mask in masks.items()), "they depend on the batch"
+        assert all(torch.equal(mask[3], again[name][0]) for name, mask in masks.items()), "masks depend on the batch"
         torch.cuda.synchronize()
         got = running.run_on_device(masks)
         torch.cuda.synchronize()
@@ -148,7 +148,7 @@ def test_masks_of_the_device_are_predicted_as_on_the_cpu(engine: type[Engine], m
 
 
 @pytest.mark.parametrize("batch", [1, 7, None])
-def test_an_ensemble_on_the_device_does_not_depend_on_the_batch(
+def test_the_mean_with_device_masks_does_not_depend_on_the_batch(
     engine: type[Engine], model: Model, batch: int | None
 ) -> None:
     import torch
@@ -163,5 +163,5 @@ def test_an_ensemble_on_the_device_does_not_depend_on_the_batch(
         model, pixels, EnsembleOptions(engine=engine.name, passes=40, batch=batch, seed=1, mask_source="device")
     )
     assert got.mask_source == "device"
-    # Streams that do not wait for each other would show here.
+    # Missing synchronisation of streams would show here.
     assert np.abs(got.image - expected.image).max() <= TF32_TOLERANCE

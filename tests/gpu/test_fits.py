@@ -1,4 +1,4 @@
-"""What needs a real GPU: fits whose steps are a CUDA graph. Run: make gpu-test."""
+"""Tests that need a real GPU: fits whose steps are a CUDA graph. Run: make gpu-test."""
 
 from __future__ import annotations
 
@@ -59,36 +59,36 @@ def losses_of(state: FitState, image: np.ndarray, recipe: Recipe) -> list[float]
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[GraphStepRunner]:
-    """Whatever takes steps as graphs."""
-    found: list[GraphStepRunner] = []
+def graph_runners(monkeypatch: pytest.MonkeyPatch) -> list[GraphStepRunner]:
+    """All instances of `GraphStepRunner` that fits create."""
+    instances: list[GraphStepRunner] = []
 
-    class Noted(GraphStepRunner):
-        def __init__(self, *given: object) -> None:
-            super().__init__(*given)  # type: ignore[arg-type]
-            found.append(self)
+    class RecordedRunner(GraphStepRunner):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            instances.append(self)
 
-    monkeypatch.setattr("self2self.train.steps.GraphStepRunner", Noted)
-    return found
+    monkeypatch.setattr("self2self.train.steps.GraphStepRunner", RecordedRunner)
+    return instances
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_graph_takes_the_plain_steps(
+def test_a_graph_computes_the_same_steps_as_the_plain_runner(
     name: str,
     device: torch.device,
     noisy: np.ndarray,
-    taken: list[GraphStepRunner],
+    graph_runners: list[GraphStepRunner],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = RECIPES[name]
     graphed = state_of(recipe, device)
     losses = losses_of(graphed, noisy, recipe)
-    assert [steps.failure for steps in taken] == [""]
-    assert taken[0].recorded
+    assert [runner.failure for runner in graph_runners] == [""]
+    assert graph_runners[0].recorded
     monkeypatch.setattr(fit_module, "step_runner_for", StepRunner)
     plain = state_of(recipe, device)
     expected = losses_of(plain, noisy, recipe)
-    # Some of cuDNN's sums have no fixed order, and small differences grow.
+    # Some sums of cuDNN have no fixed order, and small differences grow from step to step.
     np.testing.assert_allclose(losses[:8], expected[:8], rtol=0.02)
     np.testing.assert_allclose(np.mean(losses[-10:]), np.mean(expected[-10:]), rtol=0.1)
     got, reference = (predict(state.weights(), noisy, recipe, passes=8) for state in (graphed, plain))
@@ -97,7 +97,9 @@ def test_a_graph_takes_the_plain_steps(
         assert psnr(got, image_of(140, 150)) > psnr(noisy, image_of(140, 150)) + 8
 
 
-def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken: list[GraphStepRunner]) -> None:
+def test_an_interrupted_fit_continues_with_the_same_losses(
+    device: torch.device, noisy: np.ndarray, run: Run, graph_runners: list[GraphStepRunner]
+) -> None:
     recipe = RECIPES["fast"]
     whole = losses_of(state_of(recipe, device), noisy, recipe)
     state = state_of(recipe, device)
@@ -116,12 +118,12 @@ def test_a_fit_goes_on(device: torch.device, noisy: np.ndarray, run: Run, taken:
     load_state(run, again)
     rest = losses_of(again, noisy, recipe)
     assert len(rest) == 40 - 17
-    assert taken[-1].recorded
+    assert graph_runners[-1].recorded
     np.testing.assert_allclose(rest[:5], whole[17:22], rtol=0.02)
 
 
-def test_where_recording_fails_steps_go_on(
-    device: torch.device, noisy: np.ndarray, taken: list[GraphStepRunner], monkeypatch: pytest.MonkeyPatch
+def test_a_fit_continues_if_recording_the_graph_fails(
+    device: torch.device, noisy: np.ndarray, graph_runners: list[GraphStepRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPES["fast"]
     plain = GraphStepRunner._run_static
@@ -136,11 +138,11 @@ def test_where_recording_fails_steps_go_on(
     losses = losses_of(state_of(recipe, device), noisy, recipe)
     assert len(losses) == recipe.steps
     assert np.isfinite(losses).all()
-    assert taken[0].failure
-    assert not taken[0].recorded
+    assert graph_runners[0].failure
+    assert not graph_runners[0].recorded
 
 
-def test_memory_is_given_back(device: torch.device, noisy: np.ndarray, tmp_path: Path) -> None:
+def test_device_memory_is_released(device: torch.device, noisy: np.ndarray, tmp_path: Path) -> None:
     recipe = RECIPES["fast"]
     free = []
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""What needs a real GPU: half precision, the benchmark's own machinery, throughput and memory. Run: make gpu-test."""
+"""Tests that need a real GPU: half precision, the GPU benchmark, throughput and memory. Run: make gpu-test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted
 
 HALF_TOLERANCE = 2e-3
-"""Of the largest prediction, against the same fp16 file on the CPU, which rounds elsewhere."""
+"""Relative to the largest prediction; compared with the same fp16 file on the CPU, which rounds at other places."""
 SIZE = (128, 128)
 
 
@@ -44,12 +44,12 @@ def paper(make_fitted: MakeFitted) -> Fitted:
 @pytest.fixture(scope="module")
 def models(paper: Fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     folder = tmp_path_factory.mktemp("precisions")
-    found = {}
+    models = {}
     for precision in ("fp32", "fp16"):
         path = folder / f"model.{precision}.onnx"
         to_onnx(paper.network, replace(paper.contract, precision=precision), path)
-        found[precision] = load_model(path)
-    return found
+        models[precision] = load_model(path)
+    return models
 
 
 @pytest.mark.parametrize("count", [1, 8, 17])
@@ -67,7 +67,7 @@ def test_fp16_with_host_masks(engine: type[Engine], models: dict[str, Model], co
     )
 
 
-def test_throughput_is_above_that_of_the_plain_loop(
+def test_throughput_exceeds_that_of_the_plain_loop(
     engine: type[Engine], paper: Fitted, models: dict[str, Model]
 ) -> None:
     result = benchmark.measure(
@@ -83,7 +83,7 @@ def test_throughput_is_above_that_of_the_plain_loop(
     print(benchmark.table({"gpu": {"name": f"{engine.version()} on {engine.device_name()}"}, **result}))
     assert not result["problems"]
     assert len(result["cases"]) == 3
-    # How much above is for `make gpu-bench`; that it is not far below shows that nothing ran on the CPU.
+    # `make gpu-bench` measures by how much. Here it shows that nothing ran on the CPU.
     assert all(row["ratio_to_plain"]["median"] > 1 for row in result["cases"][1:])
 
 
@@ -100,13 +100,13 @@ def test_memory_of_a_batch_is_within_the_estimate(engine: type[Engine], models: 
         maker = masks_for(running, 0)
         run_device_ensemble(running, maker, 2 * batch, batch=batch)
         taken = before - free_device_bytes("cuda")
-    # Libraries, kernels, workspaces and an engine whose profile goes beyond this batch: 2 GiB besides.
+    # 2 GiB more, for libraries, kernels, workspaces and an engine whose profile allows larger batches.
     assert taken <= batch * pass_bytes(model.contract, axes) + 2 * 2**30, f"{taken / 2**20:.0f} MiB"
 
 
-def test_an_fp16_engine_is_built_and_found_again(engine: type[Engine], models: dict[str, Model]) -> None:
+def test_an_fp16_engine_is_built_once_and_loaded_again(engine: type[Engine], models: dict[str, Model]) -> None:
     if engine.name not in ("trt", "trt-rtx"):
-        pytest.skip("ONNX Runtime looks after its own engines")
+        pytest.skip("ONNX Runtime manages its own engine files")
     model = models["fp16"]
     image = np.random.default_rng(0).random((1, 3, *SIZE), dtype=np.float32)
     folder: Path = model.path.parent / "engines"

@@ -1,4 +1,4 @@
-"""Engines that cost nothing, for tests of what is around an engine."""
+"""Fake engines without a network, for tests of the code that uses engines."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Predict = Callable[[FloatArray, Mapping[str, BoolArray]], FloatArray]
 
 
 def fake_model(channels: int = 3, keep_count: int = 128) -> Model:
-    """A model without a file, with one small mask."""
+    """A model without a file, whose only mask is the input mask."""
     return Model(Path("fake.onnx"), Contract(channels, (MaskSpec(INPUT_MASK, (channels, "H", "W"), keep_count),)))
 
 
 def hide_pixels(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-    """The prediction of a network that does nothing: what the mask leaves of the image."""
+    """The prediction of a network without layers: the masked image."""
     return image * masks[INPUT_MASK]
 
 
 def repeat_image(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
-    """The prediction of the identity."""
+    """The prediction of the identity: the image itself, for each pass."""
     return np.repeat(image, len(masks[INPUT_MASK]), axis=0)
 
 
 class FakeEngine(Engine):
-    """Predicts by a numpy function and notes what was asked of it."""
+    """Predicts with a numpy function; records the batch sizes in `counts` and the calls of `close` in `closed`."""
 
     name = "fake"
     predict: Predict = staticmethod(hide_pixels)
@@ -60,25 +60,26 @@ class FakeEngine(Engine):
 
 
 class IdentityEngine(FakeEngine):
-    """Predicts the image itself."""
+    """A fake engine that predicts the image itself."""
 
     predict = staticmethod(repeat_image)
 
 
 def use_engine(patch: pytest.MonkeyPatch, engine: type[FakeEngine]) -> list[FakeEngine]:
-    """Make `denoise` use `engine`; the list has every one that it makes."""
-    made: list[FakeEngine] = []
+    """Make `denoise` use `engine`; the returned list gets every instance that it creates."""
+    instances: list[FakeEngine] = []
 
-    class Listed(engine):  # type: ignore[valid-type, misc]
+    class RecordedEngine(engine):  # type: ignore[valid-type, misc]
         def __init__(self, model: Model, image: FloatArray) -> None:
             super().__init__(model, image)
-            made.append(self)
+            instances.append(self)
 
-    patch.setattr(denoise, "get_engine", lambda _: Listed)
-    return made
+    patch.setattr(denoise, "get_engine", lambda _: RecordedEngine)
+    return instances
 
 
 def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0) -> FakeEngine:
+    """A fake engine with a random image of `SIZE` x `SIZE`."""
     image = np.random.default_rng(seed).random((1, channels, SIZE, SIZE), dtype=np.float32)
     engine = FakeEngine(fake_model(channels), image)
     engine.predict = predict  # type: ignore[method-assign]
@@ -86,5 +87,5 @@ def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0
 
 
 def fake_maker(seed: int = 0, channels: int = 3, *, draws: Draws = Draws.OWN) -> MaskMaker:
-    """Masks for `fake_model`."""
+    """A maker of masks for `fake_model` with an image of `SIZE` x `SIZE`."""
     return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed, draws=draws)

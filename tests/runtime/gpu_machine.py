@@ -1,4 +1,4 @@
-"""A machine with an NVIDIA GPU, of which a test says what is installed."""
+"""A simulated machine with an NVIDIA GPU; each test chooses the installed packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CARD = Gpu("NVIDIA RTX 4090", (8, 9), 24 * 2**30, (13, 0))
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make pip's records hold the packages `names` alone."""
+    """Let only the packages `names` appear to be installed."""
 
     def distribution(name: str) -> object:
         if name not in names:

@@ -1,7 +1,7 @@
-"""The engines for NVIDIA GPUs with their own code, on the CPU.
+"""The engines for NVIDIA GPUs on the CPU, to test their own code.
 
-The buffers that engines bind are put into host memory here, and a fake TensorRT runs the graph
-through ONNX Runtime from the addresses that it was given. What a GPU computes is for tests/gpu.
+The buffers that engines bind are in host memory here. A fake TensorRT reads inputs from the bound addresses, runs the
+graph in ONNX Runtime and writes the predictions to their address. tests/gpu tests what a GPU computes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.runtime.gpu_machine import CARD
 
 
 class CudaOnTheCpu(OrtCudaEngine):
-    """The CUDA engine with everything that names the device replaced."""
+    """The engine `ort-cuda` on the CPU: everything that names the device is replaced."""
 
     provider_name = "CPUExecutionProvider"
     device = "cpu"
@@ -40,7 +40,7 @@ class CudaOnTheCpu(OrtCudaEngine):
 
 
 class FakeContext:
-    """Runs an ONNX file from and to the addresses that it was given."""
+    """Runs an ONNX model with inputs and predictions at bound addresses."""
 
     def __init__(self, data: bytes) -> None:
         import onnxruntime as ort
@@ -75,7 +75,7 @@ class FakeContext:
 
 
 class FakeRuntimeCache:
-    """Remembers what it was filled with."""
+    """Keeps the bytes that it is given."""
 
     def __init__(self) -> None:
         self.content = b""
@@ -89,7 +89,7 @@ class FakeRuntimeCache:
 
 
 class FakeRuntimeConfig:
-    """Notes what it was told."""
+    """Keeps its runtime cache."""
 
     def create_runtime_cache(self) -> FakeRuntimeCache:
         return FakeRuntimeCache()
@@ -99,7 +99,7 @@ class FakeRuntimeConfig:
 
 
 class FakeTrtEngine:
-    """An engine whose bytes are an ONNX file."""
+    """A serialised engine, whose bytes are an ONNX model."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -112,7 +112,7 @@ class FakeTrtEngine:
 
 
 class FakeLogger:
-    """Base of loggers."""
+    """Base class of loggers."""
 
     Severity = SimpleNamespace(ERROR=1)
 
@@ -126,7 +126,7 @@ FAKE_TRT = SimpleNamespace(
 
 
 class Module:
-    """Hashable, as modules are."""
+    """The fake TensorRT module; hashable, as modules are."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(FAKE_TRT, name)
@@ -141,7 +141,7 @@ def fake_trt(name: str) -> Module:
 
 
 class OnTheCpu:
-    """Replaces what names the device in the TensorRT engines."""
+    """Replaces everything that names the device in the TensorRT engines."""
 
     device = "cpu"
 
@@ -166,15 +166,15 @@ class OnTheCpu:
 
 
 class TrtOnTheCpu(OnTheCpu, TrtEngine):  # type: ignore[misc]
-    """TensorRT, fake."""
+    """The engine `trt` on the fake TensorRT."""
 
 
 class RtxOnTheCpu(OnTheCpu, TrtRtxEngine):  # type: ignore[misc]
-    """TensorRT-RTX, fake."""
+    """The engine `trt-rtx` on the fake TensorRT."""
 
 
 def on_the_cpu(kind: type[Engine], monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
-    """One of the engines above, with the fake TensorRT in place if it is TensorRT's."""
+    """Prepare one of the engines above: those of TensorRT need the fake module in place of the real one."""
     if issubclass(kind, TrtEngine):
         monkeypatch.setattr("self2self.runtime.engines.tensorrt.builder.import_module", lambda name: fake_trt(name))
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The kernels for a GPU, compiled for the CPU: every block and thread of a launch, one after the other."""
+"""CUDA kernels compiled for the CPU: a launch runs all its threads one after the other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from self2self.runtime.engines.torch_cuda.engine import TorchCudaEngine
 from self2self.runtime.engines.torch_cuda.fused import KERNELS
 from self2self.runtime.engines.torch_cuda.nvrtc import source
 
-MOST_ARGUMENTS = 12
+MAXIMUM_ARGUMENTS = 12
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to compile the kernels for the CPU")
 
-# Pointers and ints alike are handed over as 64 bits, which the calling conventions of 64-bit Linux allow.
+# All arguments, pointers and ints, are passed as 64 bits, which the calling conventions of 64-bit Linux allow.
 LOOP = """
 typedef long long A;
 extern "C" void run(void (*kernel)(A, A, A, A, A, A, A, A, A, A, A, A), A x, A y, A z, A threads, const A* a) {
@@ -40,12 +40,18 @@ extern "C" void run(void (*kernel)(A, A, A, A, A, A, A, A, A, A, A, A), A x, A y
 
 
 class KernelsOnTheCpu:
-    """Launches kernels as `nvrtc.Kernels` does."""
+    """A replacement for `nvrtc.Kernels`.
 
-    def __init__(self, folder: Path, file: str, defined: Mapping[str, int]) -> None:
+    Args:
+        folder: for the source and the library.
+        file: name of the CUDA C++ file, as for `nvrtc.source`.
+        macros: macros and their values.
+    """
+
+    def __init__(self, folder: Path, file: str, macros: Mapping[str, int]) -> None:
         assert COMPILER is not None
         path, library = folder / "kernels.cpp", folder / "kernels.so"
-        path.write_text("".join(f"#define {name} {value}\n" for name, value in defined.items()) + source(file) + LOOP)
+        path.write_text("".join(f"#define {name} {value}\n" for name, value in macros.items()) + source(file) + LOOP)
         subprocess.run([COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, path], check=True)
         self._library = ctypes.CDLL(str(library))
 
@@ -56,21 +62,24 @@ class KernelsOnTheCpu:
             argument if isinstance(argument, int) else 0 if argument is None else argument.data_ptr()
             for argument in arguments
         ]
-        values += [0] * (MOST_ARGUMENTS - len(values))
-        numbers = (ctypes.c_longlong * MOST_ARGUMENTS)(*values)
+        values += [0] * (MAXIMUM_ARGUMENTS - len(values))
+        numbers = (ctypes.c_longlong * MAXIMUM_ARGUMENTS)(*values)
         self._library.run(getattr(self._library, name), *map(ctypes.c_longlong, (*grid, threads)), numbers)
 
 
 @cache
-def on_the_cpu(file: str, defined: tuple[tuple[str, int], ...] = ()) -> KernelsOnTheCpu:
-    """Compiled once in a process; as an open library may not be removed everywhere, its folder goes at the end."""
+def on_the_cpu(file: str, macros: tuple[tuple[str, int], ...] = ()) -> KernelsOnTheCpu:
+    """The kernels of `file`, compiled once for each process.
+
+    The folder is removed when the process ends, because not every system can remove an open library.
+    """
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
-    return KernelsOnTheCpu(Path(folder.name), file, dict(defined))
+    return KernelsOnTheCpu(Path(folder.name), file, dict(macros))
 
 
 class TorchOnTheCpu(TorchCudaEngine):
-    """The engine with everything that names the device replaced."""
+    """The engine `torch-cuda` on the CPU: everything that names the device is replaced."""
 
     device = "cpu"
 
@@ -82,5 +91,5 @@ class TorchOnTheCpu(TorchCudaEngine):
     def device_name(cls) -> str:
         return "the CPU"
 
-    def _kernels(self, defined: Mapping[str, int]) -> KernelsOnTheCpu:
-        return on_the_cpu(KERNELS, tuple(defined.items()))
+    def _kernels(self, macros: Mapping[str, int]) -> KernelsOnTheCpu:
+        return on_the_cpu(KERNELS, tuple(macros.items()))

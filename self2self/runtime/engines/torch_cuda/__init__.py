@@ -1,1 +1,1 @@
-"""PyTorch and kernels of our own on NVIDIA GPUs."""
+"""The engine with PyTorch and custom CUDA kernels on NVIDIA GPUs."""

@@ -1,9 +1,9 @@
-"""PyTorch on an NVIDIA GPU: the engine that everyone with a GPU has, as fits need PyTorch too.
+"""The engine `torch-cuda`: PyTorch on an NVIDIA GPU, without any other library than fits on a GPU need.
 
-Convolutions are cuDNN's; what lies between them runs in kernels of our own where they can be compiled (`fused`), and
-operator by operator where they cannot.
+cuDNN computes the convolutions. The operations between them run in custom kernels if these can be compiled (`fused`),
+and otherwise operator by operator.
 
-Products of float32 models are rounded to TF32, as PyTorch does by default: a pass then differs by up to 3e-4, and takes
+Products of float32 models are rounded to TF32, as PyTorch does by default. A pass then differs by up to 3e-4 and takes
 a sixth of the time (docs/engines.md).
 """
 
@@ -18,7 +18,7 @@ from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import require_gpu, require_torch_cuda
 from self2self.runtime.engines.profiles import BATCHES
 from self2self.runtime.engines.torch_cpu.reference import network_of
-from self2self.runtime.engines.torch_cuda.fused import KERNELS, FusedNetwork, definitions
+from self2self.runtime.engines.torch_cuda.fused import KERNELS, FusedNetwork, kernel_macros
 from self2self.runtime.engines.torch_cuda.nvrtc import Launcher, compiled
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class TorchCudaEngine(Engine):
         return require_gpu(cls.name).name
 
     def prepare(self) -> None:
-        """Rebuild the network from the weights of the graph's convolutions, and put it on the GPU."""
+        """Make the network from the weights of the graph's convolutions, on the GPU."""
         network = network_of(self.model)
         try:
-            kernels = self._kernels(definitions(network, self._dtype()))
+            kernels = self._kernels(kernel_macros(network, self._dtype()))
         except EngineUnavailableError as error:
             self.note(f"{error} Passes run operator by operator, which takes several times as long.")
             self._network = network.to(self.device, self._dtype())
@@ -62,8 +62,8 @@ class TorchCudaEngine(Engine):
             self._fused = FusedNetwork(network, self._dtype(), self.device, kernels)
         self._use_image()
 
-    def _kernels(self, defined: Mapping[str, int]) -> Launcher:
-        return compiled(KERNELS, tuple(defined.items()))
+    def _kernels(self, macros: Mapping[str, int]) -> Launcher:
+        return compiled(KERNELS, tuple(macros.items()))
 
     def _dtype(self) -> torch.dtype:
         import torch
@@ -79,7 +79,7 @@ class TorchCudaEngine(Engine):
             self._image = torch.from_numpy(self.image).to(self.device, self._dtype())
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
-        """One forward pass; the result is a new array."""
+        """As `Engine.run`: one forward pass of the whole batch; the result is a new array."""
         import torch
 
         try:
@@ -90,7 +90,7 @@ class TorchCudaEngine(Engine):
         return predictions
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """As `device_ensemble.DeviceEngine` says."""
+        """See `device_loop.DeviceEngine`."""
         import torch
 
         ordered = [masks[spec.name] for spec in self.model.contract.masks]
@@ -103,7 +103,7 @@ class TorchCudaEngine(Engine):
             return predictions.float()
 
     def largest_device_batch(self) -> int:
-        """What is worth trying; PyTorch itself sets no limit."""
+        """The largest batch worth trying; PyTorch itself sets no limit."""
         return BATCHES[2]
 
     def provider(self) -> str:

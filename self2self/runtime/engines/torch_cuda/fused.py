@@ -1,9 +1,8 @@
-"""The network for a GPU with tensor cores: convolutions by cuDNN, and all between them by kernels of our own.
+"""The network for a GPU with tensor cores: cuDNN's convolutions, and one custom kernel between two of them.
 
-PyTorch runs the network operator by operator, and on a fast GPU a pass then spends most of its time on reading and
-writing activations: bias, activation, mask, concatenation and padding each pass over them, and reflect padding
-brings them out of the order in which tensor cores take them. Here one kernel does all of that between two
-convolutions (`kernels.cu`).
+If PyTorch runs the network operator by operator, a fast GPU spends most of a pass on reading and writing activations:
+bias, activation function, mask, concatenation and padding each read and write all of them, and reflect padding changes
+the memory order that tensor cores need. Here a single kernel does all of that (`kernels.cu`).
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ if TYPE_CHECKING:
 
     from self2self.model.network import Self2SelfNet
 
-THREADS = 256
-WIDEST = 8
-"""Channels of a thread, at most: 16 bytes of half precision."""
+THREADS_PER_BLOCK = 256
+LARGEST_CHANNEL_GROUP = 8
+"""Largest number of channels for one thread: 16 bytes in half precision."""
 KERNELS = "kernels.cu"
-ALIGNED = 8
-"""Tensor cores take channels in eights; those of image and prediction are filled up to that."""
+CHANNEL_MULTIPLE = 8
+"""Tensor cores need multiples of so many channels. Those of the input and the prediction are padded with zeros."""
 
 
-def definitions(network: Self2SelfNet, dtype: torch.dtype) -> dict[str, int]:
-    """Macros with which `KERNELS` is compiled for `network`."""
+def kernel_macros(network: Self2SelfNet, dtype: torch.dtype) -> dict[str, int]:
+    """Names and values of the macros with which `KERNELS` is compiled for `network` in `dtype`."""
     import torch
 
-    widest = math.gcd(WIDEST, network.encoder_width, *network.decoder_widths)
+    group = math.gcd(LARGEST_CHANNEL_GROUP, network.encoder_width, *network.decoder_widths)
     types = {torch.float16: {"T_HALF": 1}, torch.bfloat16: {"T_BFLOAT16": 1}}
-    return {"V": widest, **types.get(dtype, {})}
+    return {"V": group, **types.get(dtype, {})}
 
 
 class FusedNetwork:
-    """`Self2SelfNet` for the passes of one image.
+    """`Self2SelfNet` with fused operations, for batches of passes over one image.
 
     Args:
-        network: float32, anywhere.
-        dtype: of weights and activations: float32, float16 or bfloat16. Sums are float32.
-        device: of PyTorch.
-        kernels: of `KERNELS`, compiled with `definitions`.
+        network: the network in float32, on any device.
+        dtype: type of weights and activations: float32, float16 or bfloat16. Sums are float32.
+        device: PyTorch's name of the device.
+        kernels: `KERNELS`, compiled with `kernel_macros`.
     """
 
     def __init__(self, network: Self2SelfNet, dtype: torch.dtype, device: str, kernels: Launcher) -> None:
@@ -52,43 +51,45 @@ class FusedNetwork:
 
         self._kernels = kernels
         self._dtype, self._device = dtype, device
-        self._group = definitions(network, dtype)["V"]
-        self._channels, self._width = network.channels, network.encoder_width
+        self._group = kernel_macros(network, dtype)["V"]
+        self._channels, self._encoder_width = network.channels, network.encoder_width
 
-        def to_channels_last(convolution: torch.nn.Module, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        def layer(convolution: torch.nn.Module, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
             weight, bias = (tensor.detach() for tensor in convolution.parameters())
-            return self._placed(weight * scale), bias.to(device, torch.float32)
+            return self._on_device(weight * scale), bias.to(device, torch.float32)
 
-        def filled_up(weight: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:
+        def zero_padded(weight: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:
             result = weight.new_zeros((outputs, inputs, *weight.shape[2:]))
             result[: weight.shape[0], : weight.shape[1]] = weight
             return result
 
         stem, stem_bias = (tensor.detach() for tensor in network.stem.conv.parameters())
-        self._entering = -(-stem.shape[1] // ALIGNED) * ALIGNED
-        self._stem = self._placed(filled_up(stem, len(stem), self._entering)), stem_bias.to(device, torch.float32)
-        self._encoder = [to_channels_last(block.conv) for block in network.encoder]  # type: ignore[arg-type]
-        # What is kept is scaled by the weights, not by the mask.
+        self._input_channels = -(-stem.shape[1] // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+        stem = zero_padded(stem, len(stem), self._input_channels)
+        self._stem = self._on_device(stem), stem_bias.to(device, torch.float32)
+        self._encoder = [layer(block.conv) for block in network.encoder]  # type: ignore[arg-type]
+        # Dropout's scale of the kept activations is part of the weights.
         scale = 1.0 / network.decoder_keep
         self._decoder = [
-            (to_channels_last(first, scale), to_channels_last(second, scale))
+            (layer(first, scale), layer(second, scale))
             for first, second in zip(network.decoder_first, network.decoder_second, strict=True)
         ]
         head, head_bias = (tensor.detach() for tensor in network.head.parameters())
-        self._leaving = -(-len(head) // ALIGNED) * ALIGNED
-        self._head = self._placed(filled_up(head, self._leaving, head.shape[1])), head_bias.to(device, torch.float32)
+        self._output_channels = -(-len(head) // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+        head = zero_padded(head, self._output_channels, head.shape[1])
+        self._head = self._on_device(head), head_bias.to(device, torch.float32)
 
-    def _placed(self, weight: torch.Tensor) -> torch.Tensor:
+    def _on_device(self, weight: torch.Tensor) -> torch.Tensor:
         import torch
 
         return weight.to(self._device, self._dtype, memory_format=torch.channels_last)
 
     def __call__(self, image: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One pass for each mask of the batch, on PyTorch's current stream.
+        """Compute one pass for each mask of the batch, on PyTorch's current stream.
 
         Args:
             image: float32 [1, C, H, W], contiguous.
-            masks: as for `Self2SelfNet`, in the memory order channels last.
+            masks: bool [N, ...], as for `Self2SelfNet`, in the memory format channels last.
 
         Returns:
             float32 [N, C, H, W].
@@ -97,11 +98,10 @@ class FusedNetwork:
 
         input_mask, *dropout_masks = masks
         count, _, height, width = input_mask.shape
-        inner = self._width
-        padded = self._empty(count, self._entering, height + 2, width + 2)
-        self._launch(
-            "enter", (width, height, count), image, input_mask, padded, height, width, self._channels, self._entering
-        )
+        inner = self._encoder_width
+        padded = self._empty(count, self._input_channels, height + 2, width + 2)
+        channels = self._channels, self._input_channels
+        self._launch("enter", (width, height, count), image, input_mask, padded, height, width, *channels)
         raw, bias = self._convolved(padded, self._stem)
         padded = self._empty(count, inner, height + 2, width + 2)
         self._launch_grouped("gate_padded", (width, height, count), inner, raw, bias, padded, height, width, inner)
@@ -116,7 +116,7 @@ class FusedNetwork:
         raw, bias = self._convolved(padded, self._encoder[LEVELS])
         below = self._empty(count, inner, height, width)
         self._launch_grouped("gate_plain", (width, height, count), inner, raw, bias, below, height, width, inner)
-        # The deepest level has its bias and activation; those above get them where they are joined.
+        # `below` of the deepest level already has bias and activation. On the other levels `join` applies them.
         below_bias: torch.Tensor | None = None
         for level, (first, second) in enumerate(self._decoder):
             skip = skips.pop()
@@ -127,9 +127,8 @@ class FusedNetwork:
         raw, bias = self._convolved(self._joined(below, below_bias, None, None), self._head)
         height, width = image.shape[2:]
         prediction = torch.empty((count, self._channels, height, width), device=self._device)
-        self._launch(
-            "leave", (width, height, count), raw, bias, prediction, height, width, self._channels, self._leaving
-        )
+        channels = self._channels, self._output_channels
+        self._launch("leave", (width, height, count), raw, bias, prediction, height, width, *channels)
         return prediction
 
     def _joined(
@@ -139,6 +138,14 @@ class FusedNetwork:
         skip: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
+        """The padded input of a decoder convolution.
+
+        Args:
+            below: result of the convolution before, [N, C, H, W], or [N, C, H / 2, W / 2] with a skip connection.
+            bias: bias of that convolution; None if `below` already has bias and activation.
+            skip: the skip connection, [N, C, H, W].
+            mask: bool, for the channels of both; None keeps everything.
+        """
         count, below_channels, height, width = below.shape
         skip_channels = 0
         if skip is not None:
@@ -158,7 +165,7 @@ class FusedNetwork:
     def _convolved(
         padded: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The convolution without its bias, and the bias."""
+        """The convolution's result without the bias, and the bias."""
         import torch
 
         return torch.nn.functional.conv2d(padded, weights[0]), weights[1]
@@ -170,10 +177,12 @@ class FusedNetwork:
         return torch.empty(shape, dtype=self._dtype, device=self._device, memory_format=torch.channels_last)
 
     def _launch_grouped(self, name: str, size: tuple[int, int, int], channels: int, *arguments: Any) -> None:
+        """Launch kernel `name` with a thread for each group of channels of each pixel; `size` as for `_launch`."""
         width, height, count = size
         self._launch(name, (width * (channels // self._group), height, count), *arguments)
 
     def _launch(self, name: str, size: tuple[int, int, int], *arguments: Any) -> None:
+        """Launch kernel `name`; `size` is the number of threads for a row, of rows, and of passes."""
         threads, rows, count = size
-        block = min(THREADS, -(-threads // 32) * 32)
+        block = min(THREADS_PER_BLOCK, -(-threads // 32) * 32)
         self._kernels.launch(name, (-(-threads // block), rows, count), block, arguments)

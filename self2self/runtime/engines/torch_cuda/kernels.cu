@@ -1,19 +1,19 @@
-// What lies between the convolutions of a pass: bias, activation, gate, pooling, upsampling, concatenation, dropout
-// and reflect padding, each in one reading and one writing. `fused.py` compiles this at run time and says which
-// convolution lies between which two kernels.
+// Kernels for the operations between two convolutions: bias, activation function, gate, pooling, upsampling,
+// concatenation, dropout and reflect padding. Each kernel reads and writes its activations once. `fused.py` compiles
+// this file at run time and calls the kernels and convolutions in order.
 //
-// Activations are [N, H, W, C], the order in which tensor cores take them, and padded ones [N, H + 2, W + 2, C].
-// Where a kernel writes a padded one, a thread also writes the copies of its value in the border.
+// Activations are [N, H, W, C], the memory order that tensor cores need; padded activations are [N, H + 2, W + 2, C].
+// In a kernel that writes padded activations, each thread also writes the copies of its value in the border.
 //
-// Defined by the caller: T_HALF or T_BFLOAT16, or neither for float; V, the channels of a thread, which divides the
-// channels of every tensor here but those of the image.
+// The caller defines T_HALF, T_BFLOAT16, or neither for float; and V, the number of channels for one thread. V divides
+// the number of channels of every tensor here except the image, the network's input and the prediction.
 
 #ifdef __CUDACC_RTC__
 #define KERNEL extern "C" __global__
 #define INLINE __device__ __forceinline__
 #define EXP __expf
 #else
-// Tests compile it for the CPU, with indices of their own.
+// The tests compile this file for the CPU and set the indices themselves.
 #include <cmath>
 #define KERNEL extern "C"
 #define INLINE static inline
@@ -23,7 +23,7 @@ static thread_local Index blockIdx, blockDim, threadIdx;
 #endif
 
 #if defined(__CUDACC_RTC__) && defined(T_HALF)
-// The type of cuda_fp16.h, without that file, which not every installation has.
+// Bits of a float16. Not every installation has cuda_fp16.h, which defines a type for it.
 typedef unsigned short T;
 INLINE float widened(T bits) {
     float value;
@@ -53,7 +53,7 @@ INLINE float widened(T value) { return static_cast<float>(value); }
 INLINE T narrowed(float value) { return static_cast<T>(value); }
 #endif
 
-// Read and written in pieces of up to 16 bytes.
+// Aligned, so that a thread reads and writes its V channels in pieces of up to 16 bytes.
 struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Channels { T at[V]; };
 struct alignas(V) Kept { unsigned char at[V]; };
 
@@ -61,11 +61,12 @@ INLINE float leaky(float value) { return value > 0.0f ? value : 0.2f * value; }
 
 INLINE float gated(float feature, float gate) { return leaky(feature) / (1.0f + EXP(-gate)); }
 
+// Index of the first channel of a pixel.
 INLINE long long place(long long n, int y, int x, int height, int width, int channels) {
     return ((n * height + y) * width + x) * channels;
 }
 
-// Rows (or columns) of a padded tensor that hold row `y` of `size`; how many of the three.
+// Writes to `rows` the rows (or columns) of the padded tensor that contain row `y` of `size`; returns their number.
 INLINE int copies(int y, int size, int* rows) {
     int count = 0;
     rows[count++] = y + 1;
@@ -84,6 +85,7 @@ INLINE void write_padded(T* padded, const Channels& value, int n, int y, int x, 
                 padded + place(n, rows[i], columns[j], height + 2, width + 2, channels) + c) = value;
 }
 
+// The result of a gated convolution for V channels of a pixel, from its output without bias.
 INLINE Channels gate_of(const T* raw, const float* bias, long long pixel, int c, int channels) {
     const T* row = raw + pixel * 2 * channels;
     const Channels feature = *reinterpret_cast<const Channels*>(row + c);
@@ -96,9 +98,9 @@ INLINE Channels gate_of(const T* raw, const float* bias, long long pixel, int c,
     return result;
 }
 
-// Grids: x over (column, group of channels) or columns, y over rows, z over passes.
+// Grids: x runs over columns and groups of V channels, or over columns only; y over rows; z over passes.
 
-// The network's input: which values are kept, and these values; zeros up to `padded_channels`.
+// The network's input, padded: the input mask, the masked image, and zeros up to `padded_channels` channels.
 KERNEL void enter(const float* image, const unsigned char* kept, T* padded, int height, int width, int channels,
                   int padded_channels) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y, n = blockIdx.z;
@@ -118,7 +120,7 @@ KERNEL void enter(const float* image, const unsigned char* kept, T* padded, int 
     }
 }
 
-// A gated convolution's second half, padded.
+// Bias, activation and gate of a gated convolution; the result is padded.
 KERNEL void gate_padded(const T* raw, const float* bias, T* padded, int height, int width, int channels) {
     const int groups = channels / V, index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= width * groups) return;
@@ -127,7 +129,8 @@ KERNEL void gate_padded(const T* raw, const float* bias, T* padded, int height, 
     write_padded(padded, value, n, y, x, c, height, width, channels);
 }
 
-// The same as it is, and the largest of each 2x2 of it, padded. Rows and columns are those of the latter.
+// Bias, activation and gate, with two results: `whole` without padding, and its 2x2 max-pooling, padded. The grid,
+// `height` and `width` are those of the pooled result.
 KERNEL void gate_pooled(const T* raw, const float* bias, T* whole, T* padded, int height, int width, int channels) {
     const int groups = channels / V, index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= width * groups) return;
@@ -145,7 +148,7 @@ KERNEL void gate_pooled(const T* raw, const float* bias, T* whole, T* padded, in
     write_padded(padded, largest, n, y, x, c, height, width, channels);
 }
 
-// The same as it is, for the deepest level.
+// Bias, activation and gate without padding, for the deepest level.
 KERNEL void gate_plain(const T* raw, const float* bias, T* whole, int height, int width, int channels) {
     const int groups = channels / V, index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= width * groups) return;
@@ -154,8 +157,9 @@ KERNEL void gate_plain(const T* raw, const float* bias, T* whole, int height, in
     *reinterpret_cast<Channels*>(whole + pixel * channels + c) = gate_of(raw, bias, pixel, c, channels);
 }
 
-// A decoder convolution's input, padded: `below`, with bias and activation if it has a bias, and each of its pixels
-// 2x2 times if `upsampled`; then `skip`; and what of both the mask keeps. Without a mask all is kept.
+// The input of a decoder convolution, padded: `below` and `skip`, concatenated along the channels and masked.
+// `below` gets bias and activation if `bias` is not null, and is upsampled by 2x2 if `upsampled` is 1. If `kept` is
+// null, nothing is masked.
 KERNEL void join(const T* below, const float* bias, const T* skip, const unsigned char* kept, T* padded, int height,
                  int width, int below_channels, int skip_channels, int upsampled) {
     const int channels = below_channels + skip_channels, groups = channels / V;
@@ -184,7 +188,7 @@ KERNEL void join(const T* below, const float* bias, const T* skip, const unsigne
     write_padded(padded, value, n, y, x, c, height, width, channels);
 }
 
-// The prediction: the last convolution with its bias, without the channels that only fill it up, as [N, C, H, W].
+// The prediction, [N, C, H, W]: the last convolution with its bias, without the channels that pad it.
 KERNEL void leave(const T* raw, const float* bias, float* prediction, int height, int width, int channels,
                   int raw_channels) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y, n = blockIdx.z;

@@ -1,18 +1,19 @@
 // Dropout masks of consecutive passes, from the counter-based generator Philox4x32-10 (Salmon et al. 2011, "Parallel
-// random numbers: as easy as 1, 2, 3"): an element's number follows from seed, pass, mask and place in memory alone.
+// random numbers: as easy as 1, 2, 3"). An element's random number depends only on seed, pass, mask and its place in
+// memory.
 
 #ifdef __CUDACC_RTC__
 #define KERNEL extern "C" __global__
 #define INLINE __device__ __forceinline__
 #else
-// Tests compile it for the CPU, with indices of their own.
+// The tests compile this file for the CPU and set the indices themselves.
 #define KERNEL extern "C"
 #define INLINE static inline
 struct Index { unsigned x, y, z; };
 static thread_local Index blockIdx, blockDim, threadIdx;
 #endif
 
-// Elements of one draw.
+// Mask elements of one draw: one random byte each.
 #define DRAWN 16
 
 struct Words { unsigned at[4]; };
@@ -31,7 +32,8 @@ INLINE Words philox(Words counter, unsigned key_low, unsigned key_high) {
 
 struct alignas(DRAWN) Drawn { unsigned char at[DRAWN]; };
 
-// Grid: x over draws of a pass, y over passes. `draws` are whole ones, `rest` elements of a pass come after them.
+// Draws one mask for all passes of a batch; an element is kept if its random byte is below `keep_count`. The grid's x
+// runs over the draws of a pass, y over passes. A pass has `draws` complete draws and `rest` further elements.
 KERNEL void draw(unsigned char* kept, int draws, int rest, int keep_count, int key_low, int key_high, int mask,
                  int first_pass) {
     const int index = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,6 +1,6 @@
-"""CUDA kernels from source at run time, with NVRTC through NVIDIA's own bindings.
+"""Compiles and launches CUDA kernels at run time, with NVRTC and the driver through NVIDIA's Python bindings.
 
-PyTorch's builds for CUDA on Linux bring both, so no compiler has to be installed.
+PyTorch's CUDA builds for Linux install both, so that no compiler is needed.
 """
 
 from __future__ import annotations
@@ -18,47 +18,45 @@ if TYPE_CHECKING:
     import torch
 
 Grid = tuple[int, int, int]
-
-
 Arguments = Sequence["torch.Tensor | int | None"]
 
 
 class Launcher(Protocol):
-    """What runs kernels."""
+    """Launches kernels: `Kernels`, or its replacement in tests."""
 
     def launch(self, name: str, grid: Grid, threads: int, arguments: Arguments) -> None:
-        """As `Kernels` says."""
+        """See `Kernels.launch`."""
 
 
 def source(name: str) -> str:
-    """The CUDA C++ file `name` beside this one."""
+    """Text of the CUDA C++ file `name` in this module's folder."""
     return files(__package__).joinpath(name).read_text()
 
 
 @cache
-def compiled(name: str, defined: tuple[tuple[str, int], ...] = ()) -> Kernels:
-    """The kernels of `source(name)`, compiled with macros.
+def compiled(name: str, macros: tuple[tuple[str, int], ...] = ()) -> Kernels:
+    """The kernels of the file `name`, compiled with `macros`: pairs of name and value.
 
-    They are kept, as compiling takes longer than the passes over a small image.
+    They are cached, because compiling takes longer than the passes over a small image.
 
     Raises:
-        EngineUnavailableError: as `Kernels` says.
+        EngineUnavailableError: see `Kernels`.
     """
-    return Kernels(source(name), dict(defined))
+    return Kernels(source(name), dict(macros))
 
 
 class Kernels:
-    """The kernels of one source, on PyTorch's current device.
+    """The kernels of one source, loaded on PyTorch's current device.
 
     Args:
-        source: CUDA C++ that includes no file.
-        defined: macros and their values.
+        source: CUDA C++ without `#include`.
+        macros: macros and their values.
 
     Raises:
-        EngineUnavailableError: the bindings are missing, or the source cannot be compiled or loaded here.
+        EngineUnavailableError: the bindings are missing, or the source cannot be compiled or loaded on this machine.
     """
 
-    def __init__(self, source: str, defined: Mapping[str, int]) -> None:
+    def __init__(self, source: str, macros: Mapping[str, int]) -> None:
         import torch
 
         try:
@@ -69,11 +67,11 @@ class Kernels:
             raise EngineUnavailableError(
                 f"cuda-bindings does not load ({error}). Install it: pip install 'cuda-bindings=={built_for}.*'."
             ) from error
-        # Makes the context that kernels are loaded into.
+        # These calls create the CUDA context that kernels are loaded into.
         torch.cuda.current_stream()
         torch.empty(1, device="cuda")
         major, minor = torch.cuda.get_device_capability()
-        options = [f"--gpu-architecture=sm_{major}{minor}", *(f"-D{name}={value}" for name, value in defined.items())]
+        options = [f"--gpu-architecture=sm_{major}{minor}", *(f"-D{name}={value}" for name, value in macros.items())]
         try:
             self._module = self._call(self._driver.cuModuleLoadData, self._compiled(source, options))
         except (RuntimeError, OSError) as error:
@@ -81,6 +79,11 @@ class Kernels:
         self._functions: dict[str, Any] = {}
 
     def _compiled(self, source: str, options: Sequence[str]) -> bytes:
+        """Compile `source` to a CUBIN.
+
+        Raises:
+            RuntimeError: with the compiler's log.
+        """
         nvrtc = self._nvrtc
         program = self._call(nvrtc.nvrtcCreateProgram, source.encode(), b"kernels.cu", 0, [], [])
         try:
@@ -98,10 +101,10 @@ class Kernels:
 
     @staticmethod
     def _call(function: Any, *arguments: Any) -> Any:
-        """What a function of the bindings returns beside its error code.
+        """Call a function of the bindings and return its result without the error code.
 
         Raises:
-            RuntimeError: the code is not that of success.
+            RuntimeError: the function reports an error.
         """
         code, *results = function(*arguments)
         if int(code):
@@ -109,16 +112,16 @@ class Kernels:
         return results[0] if results else None
 
     def launch(self, name: str, grid: Grid, threads: int, arguments: Arguments) -> None:
-        """Run kernel `name` on PyTorch's current stream.
+        """Launch kernel `name` on PyTorch's current stream.
 
         Args:
-            name: of the kernel, which is ``extern "C"``.
-            grid: blocks in x, y and z.
-            threads: of a block, in x.
-            arguments: tensors and None for pointers, and ints for ``int``.
+            name: name of the kernel, which is ``extern "C"``.
+            grid: number of blocks in x, y and z.
+            threads: threads of a block, in x.
+            arguments: tensors or None for pointers, ints for ``int``.
 
         Raises:
-            RuntimeError: it cannot be launched.
+            RuntimeError: the kernel does not exist or cannot be launched.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""The network with kernels between its convolutions: it computes what the network does, here on the CPU."""
+"""The network with fused operations, compared with the plain network; the kernels are compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from self2self.model.contract import mask_specs
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.torch_cpu.reference import TorchEngine
-from self2self.runtime.engines.torch_cuda.fused import definitions
+from self2self.runtime.engines.torch_cuda.fused import kernel_macros
 from self2self.runtime.engines.torch_cuda.nvrtc import Kernels, Launcher
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted
@@ -35,13 +35,13 @@ WIDTHS = {
 
 @pytest.fixture(scope="module", params=list(WIDTHS))
 def fitted(request: pytest.FixtureRequest, make_fitted: MakeFitted) -> Fitted:
-    found = make_fitted(**WIDTHS[request.param])
+    result = make_fitted(**WIDTHS[request.param])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in found.network.parameters():
-            # Biases of zero would hide one that is left out.
+        for parameter in result.network.parameters():
+            # If all biases were zero, the test would not notice that one is missing.
             parameter.normal_(0, 0.3 if parameter.ndim == 1 else 1 / parameter[0].numel() ** 0.5, generator=generator)
-    return found
+    return result
 
 
 def exported(fitted: Fitted, folder: Path, precision: str = "fp32") -> Model:
@@ -59,9 +59,9 @@ def picture(model: Model, size: tuple[int, int]) -> FloatArray:
     return np.random.default_rng(3).random((1, model.contract.channels, *size), dtype=np.float32)
 
 
-# At 64 the deepest level has two rows, both of which border on the padding.
+# With 64 rows the deepest level has two, and both are next to the padding.
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (160, 64)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_predictions_are_those_of_the_network(model: Model, size: tuple[int, int]) -> None:
+def test_predictions_equal_those_of_the_network(model: Model, size: tuple[int, int]) -> None:
     image = picture(model, size)
     maker = MaskMaker(model.contract.masks, dict(zip("HW", size, strict=True)), 0)
     with TorchOnTheCpu(model, image) as running, TorchEngine(model, image) as reference:
@@ -78,7 +78,7 @@ def test_predictions_are_those_of_the_network(model: Model, size: tuple[int, int
 
 
 @pytest.mark.parametrize("fitted", ["eights", "odd"], indirect=True)
-def test_half_precision(fitted: Fitted, model: Model, tmp_path: Path) -> None:
+def test_predictions_in_half_precision(fitted: Fitted, model: Model, tmp_path: Path) -> None:
     model, wide = exported(fitted, tmp_path, "fp16"), model
     image = picture(model, (64, 64))
     masks = MaskMaker(model.contract.masks, {"H": 64, "W": 64}, 0).make(0, 2)
@@ -91,7 +91,7 @@ def test_half_precision(fitted: Fitted, model: Model, tmp_path: Path) -> None:
 
 def test_without_kernels_passes_run_operator_by_operator(tiny_model: Model) -> None:
     class Without(TorchOnTheCpu):
-        def _kernels(self, defined: Mapping[str, int]) -> Launcher:
+        def _kernels(self, macros: Mapping[str, int]) -> Launcher:
             raise EngineUnavailableError("cuda-bindings does not load (gone).")
 
     image = picture(tiny_model, (64, 64))
@@ -109,17 +109,17 @@ def test_without_kernels_passes_run_operator_by_operator(tiny_model: Model) -> N
     ]
 
 
-def test_the_channels_of_a_thread_divide_all_widths(fitted: Fitted) -> None:
+def test_the_channel_group_of_a_thread_divides_all_widths(fitted: Fitted) -> None:
     network = fitted.network
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        group = definitions(network, dtype)["V"]
+        group = kernel_macros(network, dtype)["V"]
         specs = mask_specs(network.channels, network.encoder_width, network.decoder_widths, 0.1, 0.4)
         assert all(spec.shape({"H": 64, "W": 64})[0] % group == 0 for spec in specs[1:])
-    assert set(definitions(network, torch.bfloat16)) == {"V", "T_BFLOAT16"}
-    assert set(definitions(network, torch.float32)) == {"V"}
+    assert set(kernel_macros(network, torch.bfloat16)) == {"V", "T_BFLOAT16"}
+    assert set(kernel_macros(network, torch.float32)) == {"V"}
 
 
-def test_bindings_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bindings_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> object:
         raise ImportError(f"No module named {name!r}")
 
