@@ -101,7 +101,7 @@ class Variant:
     Attributes:
         change: function that changes the exported graph in place.
         engines: engines that run the variant.
-        switched_off: name of the function of `mnn_graph` whose saving the variant leaves out; None for none.
+        switched_off: name of the function of `mnn.graph` whose saving the variant leaves out; None for none.
         kept: true if the variant leaves out a saving that the product uses; false if the variant tries another one.
     """
 
