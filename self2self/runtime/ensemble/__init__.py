@@ -1,1 +1,1 @@
-"""The ensemble: from an image and a model to the mean of many passes."""
+"""The ensemble: average many passes of a model over an image."""

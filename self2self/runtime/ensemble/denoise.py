@@ -1,4 +1,8 @@
-"""From an image of any size and a model to a clean image: the wrapper that owns padding and range."""
+"""Denoise an image of any size with a model: check it, choose engine and tiles, run the passes.
+
+Where the memory budget does not hold the whole image, the image is cut into tiles. Tiles that do not fit after all are
+halved until they fit.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,15 @@ from self2self.runtime.model import Model
 DEFAULTS = EnsembleOptions()
 
 BUDGET_SHARE = 0.5
-"""Default budget for everything, as a share of the free memory; the rest is for the other programs."""
-ENGINE_BYTES = 250 * 10**6
-"""Kept back for what the engine's library, the weights and fragmented memory take, whatever the size of the image.
+"""Default memory budget of a run, as a share of the free memory; the rest is for other programs."""
+RESERVED_BYTES = 250 * 10**6
+"""Bytes of the budget that are reserved for the engine's library, the weights and fragmented memory.
 
-With 150 MB, a run at 4096x4096 took 659 MB of 600 and one at 8192x8192 took 2.08 GB of 2.
+They do not depend on the size of the image. With 150 MB in reserve, a run at 4096x4096 took 659 MB of a budget of 600,
+and one at 8192x8192 took 2.08 GB of 2.
 """
-IMAGES_AT_ONCE = 4
-"""Reading, denoising and writing hold up to so many float32 images, where the input is kept."""
+MAXIMUM_IMAGES_HELD = 4
+"""Largest number of float32 images that reading, denoising and writing hold at a time, if the input is kept."""
 
 
 def denoise(
@@ -48,21 +53,21 @@ def denoise(
 
     Args:
         model: from `load_model`.
-        pixels: float32 (C, H, W), of any size from 8x8 up, in [0, 1] but for outliers such as hot
-            pixels (`outliers`).
-        options: how passes are drawn, and by which engine. `on_note` is told where the smallest tiles need more memory
-            than the options allow.
+        pixels: float32 (C, H, W), of any size from 8x8 up, in [0, 1] except for outliers such as hot pixels
+            (`imaging.outliers`).
+        options: how passes are drawn, and which engine runs them. `on_note` gets a note if even the smallest tiles need
+            more memory than the options allow.
         on_progress: called after every run of the engine.
-        on_note: told what the user should know about the engine, one line at a time.
-        may_overwrite: `pixels` may become the result, where memory for a second image is short.
-        engine_holder: keeps the engine for the next image of the same size; None to close it. Where `pixels`
-            becomes the result, the engine is closed all the same.
+        on_note: gets what the user should know about the engine, one line at a time.
+        may_overwrite: whether `pixels` may become the result if memory for a second image is short.
+        engine_holder: keeps the engine for the next image of the same size; None closes the engine at the end. If
+            `pixels` becomes the result, the engine is closed in either case.
 
     Raises:
         UsageError: an option is wrong.
-        InputError: the model was fitted on another number of channels.
+        InputError: the model was fitted to an image with another number of channels.
         EngineUnavailableError: the engine does not work here.
-        FileFormatError: the engine cannot load or run the file, or it predicts no finite numbers.
+        FileFormatError: the engine cannot load or run the file, or a prediction is not finite.
         ResourceError: memory ran out.
     """
     options.check_values()
@@ -89,15 +94,15 @@ def denoise(
             raise
         on_note(f"{error} Falling back to {get_engine('auto').name}, as --allow-fallback says.")
         reason = str(error)
-    # The engine that stands in need not support the mask source that was asked for.
+    # The other engine may not support the requested mask source.
     return replace(run(replace(options, engine="auto", mask_source="auto")), fallback=reason)
 
 
 def check_channels(model: Model, pixels: FloatArray) -> None:
-    """Refuse `pixels` (C, H, W) of another number of channels than those `model` was fitted on.
+    """Refuse `pixels` (C, H, W) whose number of channels is not that of `model`.
 
     Raises:
-        InputError: says both.
+        InputError: names both numbers.
     """
     if pixels.shape[0] != model.contract.channels:
         raise InputError(
@@ -107,28 +112,28 @@ def check_channels(model: Model, pixels: FloatArray) -> None:
 
 
 def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
-    """Run `loop` whole, or in the largest tiles that the budget allows, and in smaller ones if those do not fit."""
+    """Run `loop` on the whole image or in the largest tiles of the budget; halve tiles that do not fit after all."""
     model, pixels, memory = loop.model, loop.pixels, loop.options.memory
     budget = memory if memory is not None else int(BUDGET_SHARE * free_memory_bytes())
-    in_place = may_overwrite and pixels.dtype == np.float32 and IMAGES_AT_ONCE * pixels.nbytes > budget
-    held = pixels.nbytes * (1 + (not in_place) + loop.options.uncertainty)
-    room = budget - held - ENGINE_BYTES
+    in_place = may_overwrite and pixels.dtype == np.float32 and MAXIMUM_IMAGES_HELD * pixels.nbytes > budget
+    image_bytes = pixels.nbytes * (1 + (not in_place) + loop.options.uncertainty)
+    room = budget - image_bytes - RESERVED_BYTES
     largest = largest_tile(model, loop.size, room, loop.engine.pass_bytes)
-    beyond = tile_bytes(model, loop.size, largest, loop.engine.pass_bytes) - room
-    if memory is not None and beyond > 0:
+    excess = tile_bytes(model, loop.size, largest, loop.engine.pass_bytes) - room
+    if memory is not None and excess > 0:
         loop.on_note(
-            f"--memory allows {memory / 1e6:.0f} MB, and this takes about {(memory + beyond) / 1e6:.0f}, in the "
+            f"--memory allows {memory / 1e6:.0f} MB, and this takes about {(memory + excess) / 1e6:.0f}, in the "
             "smallest tiles that the model takes; going on."
         )
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):
         try:
-            done = loop.run(TilePlan.cut(*loop.size, side), out, room)
+            result = loop.run(TilePlan.cut(*loop.size, side), out, room)
             if in_place and loop.engine_holder is not None:
-                # Writing the image takes as much again, and the engine may hold all that its largest layer took.
+                # Writing the image takes as much memory again, and the engine may still hold that of its largest layer.
                 loop.engine_holder.close()
-            return done
+            return result
         except PassTooLarge as error:
             if smaller is None:
                 raise

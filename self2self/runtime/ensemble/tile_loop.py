@@ -1,4 +1,7 @@
-"""All passes of one tile, then of the next, blended into the finished image; one tile where the image fits."""
+"""Run all passes of one tile after the other, and blend the tiles into the finished image.
+
+An image that fits into the memory budget is one tile.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +40,21 @@ class EnsembleResult:
     """A finished image and how it was made.
 
     Attributes:
-        image: float32 (C, H, W), in [0, 1] but for extremes of the noisy image (`extremes`).
+        image: float32 (C, H, W), in [0, 1] except for outliers of the noisy image (`imaging.outliers`).
         uncertainty: float32 (C, H, W), standard deviation over the passes; None if it was not asked for.
-        engine: `--engine` name of what ran.
-        provider: the provider that really ran.
-        passes: number of passes; with tiles, their mean over the tiles.
-        pass_plan: how they were drawn.
-        batch: passes a run.
+        engine: `--engine` name of the engine that ran.
+        provider: the back end that the engine ran on.
+        passes: number of passes; with tiles, the mean over the tiles.
+        pass_plan: how the passes were drawn.
+        batch: passes in one run of the engine.
         seed: seed of the masks.
         seconds: time of ``prepare``, ``masks``, ``passes`` and ``reduce``.
-        standard_error: of the mean; RMS over all values, in 8-bit grey levels. Where tiles overlap,
-            that of a single tile, which is more than that of their blend.
+        standard_error: standard error of the mean, RMS over all values, in 8-bit grey levels. Where tiles overlap, it
+            counts the error of a single tile, which is larger than the error of the blend.
         tile: (height, width) of the tiles; None if the image was not cut.
         tiles: number of tiles; 1 if the image was not cut.
         mask_source: ``"host"`` or ``"device"``: where the masks were made.
-        fallback: why another engine ran than the one that was asked for; empty if none did.
+        fallback: why another engine than the requested one ran; empty if the requested engine ran.
     """
 
     image: FloatArray
@@ -71,20 +74,22 @@ class EnsembleResult:
 
     @property
     def passes_per_second(self) -> float:
-        """Passes a second, with masks and reduction."""
+        """Passes per second; the time for masks and sums counts."""
         return self.passes / max(1e-9, sum(self.seconds[key] for key in ("masks", "passes", "reduce")))
 
 
 @dataclass(slots=True)
 class TileLoop:
-    """What `denoise` was asked for and has checked; runs one plan of tiles after the other.
+    """The checked arguments of `denoise`, and the loop over the tiles of a plan.
+
+    `denoise` may run it several times, each time with smaller tiles.
 
     Attributes:
         model, pixels, on_progress, on_note: as for `denoise`.
-        engine: works here.
-        options: of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
-        engine_holder: where the engine comes from and stays; None for one of the loop's own.
-        finished_lines: of the output.
+        engine: class of an engine that works on this machine.
+        options: options of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
+        engine_holder: provides the engine and keeps it; None for a holder that closes the engine after the run.
+        finished_lines: number of finished lines of the output.
     """
 
     model: Model
@@ -99,30 +104,30 @@ class TileLoop:
 
     @property
     def pass_plan(self) -> PassPlan:
-        """How passes are drawn where the masks are made."""
+        """How passes are drawn, given the place where masks are made."""
         plan = self.options.pass_plan(self.model.contract.recipe)
         return device_pass_plan(plan) if self.options.mask_source == "device" else plan
 
     @property
     def padding(self) -> Padding:
-        """What is added around the image so that the network can take it."""
+        """What is added around the image, so that it has a size that the network can take."""
         contract = self.model.contract
         _, height, width = self.pixels.shape
         return Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width with padding."""
+        """Height and width of the padded image."""
         contract = self.model.contract
         _, height, width = self.pixels.shape
         return padded_size(height, width, contract.size_multiple, contract.minimum_size)
 
     def run(self, plan: TilePlan, out: FloatArray, room: int) -> EnsembleResult:
-        """All passes of one tile, then of the next.
+        """Run all passes of one tile after the other, and blend the tiles into `out`.
 
         Args:
-            plan: how the padded image is cut; of one tile for the whole.
-            out: float32 (C, H, W); becomes the result. May be `pixels`.
+            plan: how the padded image is cut; one tile for the whole image.
+            out: float32 (C, H, W) that becomes the result; may be `pixels`.
             room: bytes for the engine, its masks and the sums.
 
         Raises:
@@ -138,13 +143,13 @@ class TileLoop:
         share = contract.noisy_share if restores else 0.0
         image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
-        most = largest_host_batch(
+        largest_batch = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
         )
-        # A memory budget that the user gives holds for the batch that the user gives, too.
+        # A memory budget of the user also limits a batch of the user.
         batch = options.batch
         if batch is not None and options.memory is not None:
-            batch = min(batch, most)
+            batch = min(batch, largest_batch)
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes = 0.0, 0
         with ExitStack() as stack:
@@ -154,25 +159,25 @@ class TileLoop:
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 place = place_of(plan.rows.starts[row], plan.columns.starts[column])
-                result = self._run_tile(running, plan, place, batch, most, index)
-                # The batch that the first tile found by trials, and that fitted, holds for the others.
+                result = self._run_tile(running, plan, place, batch, largest_batch, index)
+                # The other tiles take the batch that the first tile found by trials.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
                 if deviation_canvas is not None:
                     deviation_canvas.add(row, column, result.moments.standard_deviation())
-                part = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
-                variance += part * result.moments.standard_error() ** 2
+                area_share = float(np.sum(plan.weights(row, column))) / math.prod(self.size)
+                variance += area_share * result.moments.standard_error() ** 2
                 passes += result.moments.count
                 self.finished_lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
             provider = running.provider()
         if means is not None:
-            began = time.perf_counter()
+            restore_start = time.perf_counter()
             means.restore(out)
             if out is not self.pixels:
                 restore_detail(out, self.pixels, even_noise=contract.even_noise)
-            seconds["reduce"] += time.perf_counter() - began
+            seconds["reduce"] += time.perf_counter() - restore_start
         return EnsembleResult(
             image=out,
             uncertainty=deviation,
@@ -190,8 +195,8 @@ class TileLoop:
         )
 
     def _tiles(self, plan: TilePlan) -> Iterator[tuple[int, int, FloatArray]]:
-        """Row, column and pixels, float32 [1, C, tile, tile] in [0, 1], of each tile."""
-        # Indices are padded instead of pixels, so that no second image is held.
+        """Yield the row, the column and the pixels, float32 [1, C, tile, tile] in [0, 1], of each tile."""
+        # The indices are padded instead of the pixels, so that no second image takes memory.
         rows, columns = self.padding.pad_indices(self.pixels.shape[1], self.pixels.shape[2])
         for row, column in np.ndindex(len(plan.rows.starts), len(plan.columns.starts)):
             top, left = plan.rows.starts[row], plan.columns.starts[column]
@@ -200,12 +205,12 @@ class TileLoop:
             yield row, column, np.clip(tile, 0, 1, out=tile)[None]
 
     def _run_tile(
-        self, running: Engine, plan: TilePlan, place: int, batch: int | None, most: int, index: int
+        self, running: Engine, plan: TilePlan, place: int, batch: int | None, largest_batch: int, index: int
     ) -> PassesResult:
-        """All passes over the tile at `place`, the `index`-th, with masks of the source that the options name."""
-        which = (index, plan.count)
+        """Run all passes over tile `index`, at `place`, with masks from the source that the options name."""
+        tile = (index, plan.count)
         if self.options.mask_source == "device":
-            return self._run_on_device(running, plan.axes, place, batch, which)
+            return self._run_on_device(running, plan.axes, place, batch, tile)
         if self._maker is None:
             self._maker = running.mask_maker(self.options.seed, balanced=self.pass_plan.balanced)
         self._maker.place = place
@@ -214,9 +219,9 @@ class TileLoop:
             self._maker,
             self.pass_plan,
             batch=batch,
-            largest_batch=min(most, self.engine.useful_batch(plan.axes)),
+            largest_batch=min(largest_batch, self.engine.useful_batch(plan.axes)),
             on_progress=self.on_progress,
-            tile=which,
+            tile=tile,
         )
 
     def _run_on_device(

@@ -1,10 +1,10 @@
-"""Tiles: how an image that is larger than the memory budget is cut, and put together again.
+"""Cut an image that needs more than the memory budget into tiles, and put the tiles together again.
 
-Tiles have one size, so that one prepared engine serves them all, and start at multiples of 32
-pixels, so that the network's poolings fall where they would in the whole image. Neighbours overlap
-by `OVERLAP` pixels or more. Of an overlap, the `MARGIN` beside a tile's edge is not used at all,
-because the padding of the convolutions shows there; over the `RAMP` in the middle one tile fades
-into the next along a raised cosine. The weights of all tiles sum to one at every pixel.
+All tiles have one size, so that one prepared engine serves them all. They start at multiples of 32 pixels, so that the
+network pools the same pixels together as in the whole image. Neighbouring tiles overlap by `OVERLAP` pixels or more.
+The `MARGIN` beside the edge of a tile is not used at all, because the padding of the convolutions shows there. Over the
+`RAMP` in the middle of an overlap, one tile fades into the next along a raised cosine. The weights of all tiles sum to
+one at every pixel.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from self2self.model.contract import SIZE_MULTIPLE, Contract
 from self2self.runtime.model import Model
 
 MARGIN = 16
-"""Pixels beside a tile's edge that are not used.
+"""Pixels beside the edge of a tile that are not used.
 
-Measured with the start weights on the example, 512x512, four passes with the masks of the whole
-image: a cut changes the prediction by 3.7 grey levels (RMS) at the cut, 0.04 at 8 pixels from it,
-0.0006 at 12 and 0.0002 at 16. Five poolings could see farther, but what comes from there is
-local means, which an edge hardly changes (docs/design.md).
+Measured with the start weights on the example, 512x512, four passes with the masks of the whole image: a cut changes
+the prediction by 3.7 grey levels (RMS) at the cut, 0.04 at 8 pixels from it, 0.0006 at 12 and 0.0002 at 16. With five
+poolings the network sees farther than that. But it sees mostly local means of distant parts, and an edge hardly changes
+those (docs/internals.md).
 """
 RAMP = SIZE_MULTIPLE
 """Pixels over which one tile fades into the next."""
 OVERLAP = 2 * MARGIN + RAMP
 SMALLEST_TILE = 2 * OVERLAP
-"""Less would see more than four tiles at some pixels."""
+"""Smallest side of a tile. With smaller tiles, more than four would overlap at some pixels."""
 BYTES_PER_VALUE = 100
-"""Sums, masks of the image's own size and temporaries, for each value of a tile."""
+"""Bytes for each value of a tile: sums, masks of the image's own size, and temporary arrays."""
 PassBytes = Callable[[Contract, Mapping[str, int]], int]
-"""Memory of one pass over data of some axes."""
+"""Bytes of one pass for a contract, over data whose axes have some sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Axis:
     """The tiles along one axis.
 
     Attributes:
-        length: of the padded image, a multiple of 32.
-        tile: of a tile, a multiple of 32.
+        length: pixels of the padded image, a multiple of 32.
+        tile: pixels of one tile, a multiple of 32.
         starts: first pixel of each tile, multiples of 32.
     """
 
@@ -56,7 +56,7 @@ class Axis:
 
     @classmethod
     def cut(cls, length: int, largest: int) -> Axis:
-        """As few tiles of at most `largest` pixels as cover `length`, evenly spread, and not larger than needed."""
+        """Cover `length` with the fewest tiles of at most `largest` pixels, evenly spread, and as small as possible."""
         if length <= largest:
             return cls(length, length, (0,))
         count = -(-(length - OVERLAP) // (largest - OVERLAP))
@@ -65,7 +65,7 @@ class Axis:
         return cls(length, tile, tuple(i * steps // (count - 1) * SIZE_MULTIPLE for i in range(count)))
 
     def weights(self, index: int) -> NDArray[np.float32]:
-        """Share of tile `index` in the result at each of its pixels, float32 (tile,)."""
+        """Weight of tile `index` in the result at each of its pixels, float32 (tile,)."""
         weights = np.ones(self.tile, np.float32)
         if index > 0:
             weights *= self._fade(index - 1, index)
@@ -74,12 +74,12 @@ class Axis:
         return weights
 
     def _fade(self, left: int, tile: int) -> NDArray[np.float32]:
-        """From 0 to 1 between the tiles `left` and `left` + 1, at the pixels of `tile`."""
+        """Weight of tile `left` + 1 in its overlap with tile `left`, from 0 to 1, at the pixels of `tile`."""
         middle = (self.starts[left + 1] + self.starts[left] + self.tile) // 2
         pixels = np.arange(self.tile) + self.starts[tile] + 0.5
         position = np.clip((pixels - middle) / RAMP + 0.5, 0, 1)
-        share: NDArray[np.float32] = (0.5 - 0.5 * np.cos(np.pi * position)).astype(np.float32)
-        return share
+        fade: NDArray[np.float32] = (0.5 - 0.5 * np.cos(np.pi * position)).astype(np.float32)
+        return fade
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,11 @@ class TilePlan:
 
     @classmethod
     def cut(cls, height: int, width: int, largest: int) -> TilePlan:
-        """Tiles of at most `largest` pixels along each axis; one tile if the image is not larger.
+        """Cut into tiles of at most `largest` pixels along each axis; one tile if the image is not larger.
 
         Args:
             height: of the padded image, a multiple of 32.
-            width: the same.
+            width: of the padded image, a multiple of 32.
             largest: a multiple of 32, and at least `SMALLEST_TILE`.
         """
         return cls(Axis.cut(height, largest), Axis.cut(width, largest))
@@ -111,23 +111,26 @@ class TilePlan:
 
     @property
     def axes(self) -> dict[str, int]:
-        """The size of a tile as the masks' axes."""
+        """Size of a tile, as the sizes of the masks' axes."""
         return {"H": self.rows.tile, "W": self.columns.tile}
 
     def weights(self, row: int, column: int) -> NDArray[np.float32]:
-        """Share of a tile in the result, float32 (tile, tile)."""
+        """Weight of a tile in the result, float32 (tile, tile)."""
         weights: NDArray[np.float32] = self.rows.weights(row)[:, None] * self.columns.weights(column)
         return weights
 
 
 def place_of(top: int, left: int) -> int:
-    """Number of a tile, by where it starts, for its masks; 0 for the tile at the top left, and for a whole image."""
+    """Number that selects the masks of a tile, computed from its first row and column.
+
+    It is 0 for the tile at the top left and for a whole image.
+    """
     row, column = top // SIZE_MULTIPLE, left // SIZE_MULTIPLE
     return int((row << 16) + column)
 
 
 def tile_sizes(largest: int) -> Iterator[int]:
-    """Largest tile sides to try, from `largest` down by halves to `SMALLEST_TILE`."""
+    """Tile sides to try one after the other: `largest`, then halves of it, down to `SMALLEST_TILE`."""
     size = largest
     while size > SMALLEST_TILE:
         yield size
@@ -136,9 +139,12 @@ def tile_sizes(largest: int) -> Iterator[int]:
 
 
 def tile_bytes(model: Model, size: tuple[int, int], side: int, pass_bytes: PassBytes) -> int:
-    """Memory of one pass, its masks and the sums, in tiles of at most `side` pixels; else as for `largest_tile`."""
+    """Bytes for one pass, its masks and the sums, with tiles of at most `side` pixels.
+
+    The other arguments are those of `largest_tile`.
+    """
     plan = TilePlan.cut(*size, side)
-    # Two canvases hold a row of tiles each, and a copy of it while they move on to the next.
+    # Each of the two canvases holds a row of tiles, and a copy of it while the canvas moves on to the next row.
     canvases = 2 * 2 * 4 * plan.rows.tile * size[1] if plan.count > 1 else 0
     sums = BYTES_PER_VALUE * plan.rows.tile * plan.columns.tile
     return pass_bytes(model.contract, plan.axes) + model.contract.channels * (sums + canvases)
@@ -147,13 +153,14 @@ def tile_bytes(model: Model, size: tuple[int, int], side: int, pass_bytes: PassB
 def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: PassBytes) -> int:
     """Side of the largest square tile of which one pass fits into `room` bytes, and at least `SMALLEST_TILE`.
 
-    Larger tiles may take less memory, so each is asked for.
+    An image that fits as a whole gives its longer side. A larger tile may take less memory than a smaller one, so the
+    memory of every side is computed.
 
     Args:
-        model: what runs; one that is fixed to a size cannot be given tiles.
-        size: height and width of the padded image; where it fits as a whole, its longer side.
+        model: the model to run; one of a fixed size cannot run tiles, so it gives the longer side of the image.
+        size: height and width of the padded image.
         room: bytes for the engine, its masks and the sums.
-        pass_bytes: of the engine, `Engine.pass_bytes`.
+        pass_bytes: `Engine.pass_bytes` of the engine.
     """
     largest = max(size)
     if model.size is not None or tile_bytes(model, size, largest, pass_bytes) <= room:
@@ -166,16 +173,17 @@ def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: Pas
 class Canvas:
     """Puts tiles together, one row of tiles after the other.
 
-    Holds one row of tiles; a line of pixels goes to the output when no later tile can touch it. The
-    output may therefore be the very image that the tiles are taken from.
+    The canvas holds one row of tiles. It writes a line of pixels to the output as soon as no later tile can change the
+    line. Therefore the output may be the image from which the tiles are taken.
 
     Args:
         plan: how the padded image is cut.
         padding: what was added to the image.
         out: float32 (C, H, W), without padding; filled from top to bottom.
-        noisy: the image, where predictions for it are put together (`extremes.restore_outliers`); may be `out`.
-        means: is shown every line of `noisy` and of the predictions.
-        noisy_share: of `noisy` in the output, beside that of the predictions.
+        noisy: the noisy image, if the tiles are predictions for it, to restore its outliers
+            (`imaging.outliers.restore_outliers`); may be `out`. None for other values, which go to `out` unchanged.
+        means: gets every line of `noisy` and of the predictions; None for none.
+        noisy_share: share of `noisy` in the output; the predictions have the rest.
     """
 
     def __init__(
@@ -195,10 +203,10 @@ class Canvas:
         self._noisy_share = noisy_share
         self._strip = np.zeros((out.shape[0], plan.rows.tile, plan.columns.length), np.float32)
         self.lines = 0
-        """Lines of the output that are finished."""
+        """Number of finished lines of the output."""
 
     def add(self, row: int, column: int, values: NDArray[np.float32]) -> None:
-        """Blend in the values (C, tile, tile) of a tile; those of one row of tiles before those of the next."""
+        """Blend in the values (C, tile, tile) of a tile. Tiles come row by row, and from left to right."""
         plan = self._plan
         start = plan.columns.starts[column]
         for channel, weighted in zip(self._strip[..., start : start + plan.columns.tile], values, strict=True):

@@ -106,7 +106,7 @@ def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[in
     )
     assert found is not None
     enough = int(found[1]) + 1
-    assert module.ENGINE_BYTES / 1e6 < enough < 1.2 * module.ENGINE_BYTES / 1e6
+    assert module.RESERVED_BYTES / 1e6 < enough < 1.2 * module.RESERVED_BYTES / 1e6
     assert notes(enough * 10**6) == notes(None) == []
 
 
