@@ -1,7 +1,7 @@
-"""The ensemble on a GPU: masks, passes and sums stay there, and the finished image comes back.
+"""Run the ensemble on a GPU: masks, passes and sums stay there, and only the sums come back.
 
-Two sets of mask buffers and two streams: while the passes of one batch run, the masks of the next
-are made. On a device without streams, as the CPU in the tests, the same code runs in order.
+There are two sets of mask buffers and two streams: while the passes of one batch run, the masks of the next batch are
+made. On a device without streams, such as the CPU in the tests, the same code runs in order.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 MASK_SOURCES = ("auto", "host", "device")
 TRIAL_BATCHES = tuple(1 << power for power in range(BATCHES[2].bit_length()))
-ROUND = 64
-"""Passes between two looks at the standard error, each of which waits for the device; with flips, a quarter of them in
-each orientation."""
+PASSES_PER_ROUND = 64
+"""Passes after which the standard error is checked again; each check waits for the device. With flips, each orientation
+has a quarter of these passes."""
 PROGRESS_SECONDS = 0.25
-"""Between two looks at the sums, each of which waits for the device."""
+"""Smallest time between two reports of progress; each report waits for the device and copies the sums."""
 
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """What an engine that takes masks on the device has besides those of `Engine`."""
+    """An engine that takes masks on the device; what it has in addition to the members of `Engine`."""
 
     device: ClassVar[str]
     channels_last_masks: ClassVar[bool]
@@ -50,9 +50,9 @@ class DeviceEngine(Protocol):
     image: FloatArray
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Predictions, float32 [N, C, H, W] on the device; the next call may overwrite them.
+        """Compute predictions, float32 [N, C, H, W] on the device; the next call may overwrite them.
 
-        The work is ordered after what PyTorch's current stream holds, and that stream after it.
+        The work starts after all earlier work of PyTorch's current stream, and later work of that stream waits for it.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: the batch did not fit.
@@ -60,28 +60,28 @@ class DeviceEngine(Protocol):
         """
 
     def largest_device_batch(self) -> int:
-        """The most passes of one call."""
+        """Largest number of passes in one call."""
 
     def set_image(self, image: FloatArray) -> None:
-        """As `Engine` says; nothing is running."""
+        """As for `Engine.set_image`; no passes run at that time."""
 
 
 def choose_mask_source(wanted: str, engine: type[Engine]) -> str:
-    """``"host"`` or ``"device"`` for `--mask-source` and an engine that works here.
+    """Choose ``"host"`` or ``"device"`` for the `wanted` mask source and the class of an engine that works here.
 
     Raises:
         UsageError: there is no such source, or the engine cannot take masks on a device.
     """
     if wanted not in MASK_SOURCES:
         raise UsageError(f"--mask-source is {wanted!r}; expected one of: {', '.join(MASK_SOURCES)}.")
-    able = hasattr(engine, "run_on_device") and _torch_reaches(getattr(engine, "device", ""))
-    if wanted == "device" and not able:
+    takes_device_masks = hasattr(engine, "run_on_device") and _torch_can_use(getattr(engine, "device", ""))
+    if wanted == "device" and not takes_device_masks:
         reason = "PyTorch cannot use CUDA here" if hasattr(engine, "run_on_device") else "it runs on the CPU"
         raise UsageError(f"--mask-source device does not work with engine {engine.name}: {reason}. Use host.")
-    return "device" if able and wanted != "host" else "host"
+    return "device" if takes_device_masks and wanted != "host" else "host"
 
 
-def _torch_reaches(device: str) -> bool:
+def _torch_can_use(device: str) -> bool:
     try:
         import torch
     except (ImportError, OSError):
@@ -90,12 +90,12 @@ def _torch_reaches(device: str) -> bool:
 
 
 def masks_for(engine: DeviceEngine, seed: int, place: int = 0) -> DeviceMasks:
-    """What makes masks for the image of `engine`, in the memory order that it takes.
+    """Create the mask maker for the image of `engine`, in the memory order that the engine takes.
 
     Args:
-        engine: prepared or not.
-        seed: of all passes.
-        place: of the tile, as for `masks.MaskMaker`.
+        engine: an engine, prepared or not.
+        seed: seed of all masks.
+        place: position of the tile, as for `masks.MaskMaker`.
     """
     axes = dict(zip("HW", engine.image.shape[2:], strict=True))
     kernels = None
@@ -125,8 +125,8 @@ class DeviceMoments:
 
     Args:
         shape: (C, H, W) of one prediction.
-        device: of PyTorch.
-        tile: which tile of the image this is, and of how many.
+        device: PyTorch's name of the device.
+        tile: number of the tile, from 0, and number of tiles.
     """
 
     def __init__(self, shape: tuple[int, ...], device: str, tile: tuple[int, int] = (0, 1)) -> None:
@@ -137,7 +137,7 @@ class DeviceMoments:
         self._sums = torch.zeros((2, *shape), dtype=torch.float64, device=device)
 
     def add(self, predictions: torch.Tensor, orientation: int = 0) -> None:
-        """Fold in predictions [N, C, H, W] of an image in an orientation; nothing is changed if memory runs out."""
+        """Add predictions [N, C, H, W] of the image in an orientation; the sums stay as they are if memory runs out."""
         wide = predictions.double()
         total = undo_orientation(wide.sum(dim=0), orientation)
         squares = undo_orientation(wide.square_().sum(dim=0), orientation)
@@ -153,17 +153,17 @@ class DeviceMoments:
 
 @cache
 def _stream(name: str) -> Any:
-    # PyTorch keeps freed memory for the stream that it was taken on, so new ones for each tile would take it anew.
+    # PyTorch keeps freed memory for the stream that used it, so new streams for each tile would need new memory.
     import torch
 
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 class Lanes:
-    """A stream for masks and one for passes, on a device that has streams.
+    """A stream for masks and a stream for passes; on a device without streams, all methods do nothing.
 
     Args:
-        device: of PyTorch.
+        device: PyTorch's name of the device.
     """
 
     def __init__(self, device: str) -> None:
@@ -173,12 +173,12 @@ class Lanes:
             import torch
 
             self._streams = {name: _stream(name) for name in ("masks", "passes")}
-            # The buffers' first use follows what the default stream did to make them.
+            # The default stream allocates the buffers, so their first use has to wait for it.
             for stream in self._streams.values():
                 stream.wait_stream(torch.cuda.default_stream())
 
     def on(self, name: str, slot: int) -> AbstractContextManager[Any]:
-        """Work on stream `name`, after the other stream has let go of the buffers `slot`."""
+        """Context in which work goes to stream `name`, after the other stream's work on the buffers `slot`."""
         if not self._streams:
             return nullcontext()
         import torch
@@ -190,12 +190,12 @@ class Lanes:
         return cast(AbstractContextManager[Any], torch.cuda.stream(self._streams[name]))
 
     def done(self, name: str, slot: int) -> None:
-        """Stream `name` has been given all its work on the buffers `slot`."""
+        """Mark the end of the work of stream `name` on the buffers `slot`."""
         if self._streams:
             self._events[name, slot] = self._streams[name].record_event()
 
     def finish(self) -> None:
-        """Wait for all work."""
+        """Wait until both streams have done all their work."""
         for stream in self._streams.values():
             stream.synchronize()
 
@@ -211,22 +211,22 @@ def run_device_ensemble(
     on_note: Callable[[str], None] = lambda text: None,
     tile: tuple[int, int] = (0, 1),
 ) -> PassesResult:
-    """Run passes from 0 on, as many as `pass_plan` wants, and fold them together, all on the engine's device.
+    """Run passes from 0 on, as many as `pass_plan` says, and sum up their predictions, all on the engine's device.
 
-    While batch sizes are tried, masks and passes run one after the other and are timed apart. After that masks are made
-    beside the passes, and the time of both counts as time of the passes.
+    While batch sizes are tried, masks and passes run one after the other and have separate times. After that, masks are
+    made while passes run, and the time of both counts as time of the passes.
 
     Args:
-        engine: prepared.
+        engine: a prepared engine.
         maker: makes the masks on the engine's device.
-        pass_plan: the tolerance is checked after every `ROUND` passes. With flips, each orientation has one turn where
-            the number of passes is known, and one turn a round where it is not; turns differ by one pass at most. A
-            number is that many passes over the image as it is.
-        batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`.
-        largest_batch: the most that memory allows.
-        on_progress: called some times a second with the sums so far; an exception from it ends the loop.
+        pass_plan: the tolerance is checked after every `PASSES_PER_ROUND` passes. With flips, each orientation has one
+            turn if the number of passes is known, and otherwise one turn in each round; turns differ by one pass at
+            most. An int means that many passes over the image in its own orientation.
+        batch: passes in one run of the engine; None chooses by measured speed among sizes up to `largest_batch`.
+        largest_batch: largest batch that memory allows.
+        on_progress: called several times a second with the sums so far; an exception from it ends the loop.
         on_note: called when a batch did not fit.
-        tile: which tile of the image this is, and of how many, for `on_progress`.
+        tile: number of the tile, from 0, and number of tiles, for `on_progress`.
 
     Raises:
         ResourceError: not even one pass at a time fits into memory.
@@ -239,7 +239,7 @@ def run_device_ensemble(
 
 
 class _DeviceLoop:
-    """The state of `run_device_ensemble`: buffers of masks, sums, and where the passes are."""
+    """The state of `run_device_ensemble`: mask buffers, sums, orientation of the image, and batch size."""
 
     def __init__(
         self,
@@ -254,8 +254,8 @@ class _DeviceLoop:
         self._maker = maker
         self._passes, self._tolerance = pass_plan.passes, pass_plan.tolerance
         self._turns = MIRROR_ORIENTATIONS if pass_plan.flips else 1
-        self._cycle = pass_plan.passes if pass_plan.tolerance is None else min(ROUND, pass_plan.passes)
-        """Passes in which each orientation has its turn once."""
+        self._cycle = pass_plan.passes if pass_plan.tolerance is None else min(PASSES_PER_ROUND, pass_plan.passes)
+        """Number of passes in which each orientation has one turn."""
         self._upright = engine.image
         self._orientation = 0
         self._moments = DeviceMoments(engine.image.shape[1:], engine.device, tile)
@@ -268,13 +268,13 @@ class _DeviceLoop:
         else:
             self._chooser = BatchChooser(min(limit, batch), fixed=True)
         self._buffers: list[dict[str, torch.Tensor]] = []
-        """Two sets of masks: one is read by passes while the other is filled."""
+        """Two sets of mask buffers: passes read one while the other is filled."""
         self._capacity = self._slot = 0
-        self._made: tuple[int, int] | None = None
-        """First pass and number of passes whose masks are in the buffers `_slot`."""
+        self._masks_made: tuple[int, int] | None = None
+        """First pass and number of passes of the masks in the buffers `_slot`; None for no masks."""
 
     def run(self, on_progress: Callable[[Moments], None] | None, on_note: Callable[[str], None]) -> PassesResult:
-        """All passes; see `run_device_ensemble`."""
+        """Run all passes; see `run_device_ensemble`."""
         import torch
 
         reported = time.perf_counter()
@@ -289,7 +289,7 @@ class _DeviceLoop:
                 on_note(f"a batch of {count} does not fit into the GPU's memory; going on with {self._chooser.batch}.")
                 continue
             self._chooser.ran(count, ran - start)
-            due = self._tolerance is not None and self._moments.count % ROUND == 0
+            due = self._tolerance is not None and self._moments.count % PASSES_PER_ROUND == 0
             last = self._moments.count >= self._passes
             if due or (on_progress is not None and (ran - reported >= PROGRESS_SECONDS or last)):
                 reached = self._checked_moments()
@@ -302,44 +302,46 @@ class _DeviceLoop:
         return self._finish()
 
     def _next_run(self, first: int) -> tuple[int, int]:
-        """Orientation and passes of the run that begins with pass `first`."""
+        """Orientation and number of passes of the run that begins with pass `first`."""
         begin = first - first % self._cycle
         length = min(self._cycle, self._passes - begin)
         turn = (first - begin) * self._turns // length
-        # Turns differ by one pass at most, also where these are no multiple of them, and the first one is upright.
+        # Turns differ by one pass at most, even if the turns do not divide the passes. The first turn is upright.
         end = begin - (-length * (turn + 1) // self._turns)
         return turn, min(self._chooser.batch, end - first)
 
     def _exchange_image(self, turn: int) -> None:
         if turn != self._orientation:
             self._orientation = turn
-            # The passes that still run read the image that is exchanged.
+            # Passes that still run read the current image.
             self._lanes.finish()
             self._engine.set_image(np.ascontiguousarray(oriented(self._upright, turn)))
 
     def _run_batch(self, count: int, start: float) -> float:
-        """One run of the engine, begun at `start`, and the masks of the next; returns the time when it is under way.
+        """Run the engine once, begun at `start`, and make the masks of the next run; return the time after both.
+
+        Except while batch sizes are tried, the device may still work on them at that time.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: the batch does not fit.
         """
         first, lanes = self._moments.count, self._lanes
-        # While batch sizes are tried, nothing runs beside a run, so that its time is its own.
+        # While batch sizes are tried, nothing else runs at the same time, so that the measured time is that of the run.
         alone = not self._chooser.settled
         if count > self._capacity:
             lanes.finish()
-            self._buffers, self._capacity, self._made = [], 0, None
+            self._buffers, self._capacity, self._masks_made = [], 0, None
             self._buffers = [self._maker.allocate(count), self._maker.allocate(count)]
             self._capacity = count
-        if self._made != (first, count):
+        if self._masks_made != (first, count):
             self._make_masks(first, count, self._slot)
         if alone:
             lanes.finish()
         ready = time.perf_counter()
         following = first + count
         if not alone and following < self._passes:
-            self._made = (following, self._next_run(following)[1])
-            self._make_masks(*self._made, 1 - self._slot)
+            self._masks_made = (following, self._next_run(following)[1])
+            self._make_masks(*self._masks_made, 1 - self._slot)
         with lanes.on("passes", self._slot):
             masks = {name: buffer[:count] for name, buffer in self._buffers[self._slot].items()}
             self._moments.add(self._engine.run_on_device(masks), self._orientation)
@@ -358,7 +360,7 @@ class _DeviceLoop:
         self._lanes.done("masks", slot)
 
     def _free_memory(self, error: Exception) -> None:
-        """Drop the buffers, and continue with smaller batches.
+        """Drop the mask buffers and choose a smaller batch after `error`.
 
         Raises:
             PassTooLarge: not even one pass at a time fits.
@@ -366,7 +368,7 @@ class _DeviceLoop:
         import torch
 
         self._lanes.finish()
-        self._buffers, self._capacity, self._made = [], 0, None
+        self._buffers, self._capacity, self._masks_made = [], 0, None
         self._chooser.shrink(error if isinstance(error, MemoryError) else MemoryError(first_line(error)))
         if self._engine.device != "cpu":
             torch.cuda.empty_cache()
@@ -389,28 +391,28 @@ class _DeviceLoop:
         )
 
     def _checked_moments(self) -> Moments:
-        """The sums so far, on the host.
+        """Copy the sums so far to the host and check them.
 
         Raises:
             FileFormatError: a prediction was not finite.
         """
         self._lanes.finish()
         host = self._moments.to_host()
-        # A sum is finite only if all its terms are.
+        # A sum is finite only if all its terms are finite.
         if not host.is_finite():
             raise not_finite_error(self._engine.model)
         return host
 
 
 def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], PassesResult]:
-    """Plain ensembles as `denoise` runs them on `engine`: with masks of the device where it takes those.
+    """A function that runs plain ensembles on `engine` as `denoise` does: with device masks if the engine takes them.
 
     Args:
-        engine: prepared.
-        seed: of the masks.
+        engine: a prepared engine.
+        seed: seed of the masks.
 
     Returns:
-        what runs so many passes, so many at a time.
+        Function of the number of passes and the batch size.
     """
     if choose_mask_source("auto", type(engine)) == "device":
         on_device = cast(DeviceEngine, engine)

@@ -1,15 +1,17 @@
-"""Dropout masks made where the passes run: on a GPU, copying masks there costs more than the passes.
+"""Make dropout masks on the device where the passes run.
 
-Batch size and order do not change the masks of a pass. They are the same on every run on one kind of
-device with the same libraries, and other ones than the host's (`masks`): generators differ. The
-probability is the same, because here too one random byte decides one element.
+For a GPU, copying masks from the host takes longer than the passes themselves.
 
-A pass on a fast GPU takes a few tenths of a millisecond, and every call of a kernel some
-microseconds. Where kernels can be compiled (`nvrtc`), one call makes a mask of all passes of a batch.
-Elsewhere PyTorch's generator is seeded anew for each pass; one call draws all numbers of a pass, and
-one for each mask compares those of several passes.
+Batch size and order do not change the masks of a pass. One kind of device with the same libraries makes the same masks
+in every run. They differ from the host's masks (`model.masks`), because the random generators differ. The probability
+is the same: here, too, one random byte decides one element.
 
-Everything takes the device as an argument and runs on ``"cpu"`` too, where the tests check it.
+A pass on a fast GPU takes a few tenths of a millisecond, and each launch of a kernel takes some microseconds. Where
+kernels can be compiled (`nvrtc`), one launch makes one mask for all passes of a batch. Elsewhere PyTorch's generator is
+seeded for each pass; one call draws all random numbers of a pass, and one call for each mask compares the numbers of
+several passes.
+
+All functions take the device as an argument and also run on ``"cpu"``, where the tests check them.
 """
 
 from __future__ import annotations
@@ -29,18 +31,18 @@ if TYPE_CHECKING:
 
 _WORD_BYTES = 8
 _ALIGNMENT = 16
-"""Bytes of a row at which the numbers of a mask begin, so that they are read in wide pieces."""
-_ROWS = 8
-"""Passes whose random numbers are held at a time."""
+"""The random numbers of a mask begin at a multiple of this many bytes, so that they can be read in wide pieces."""
+_PASSES_AT_ONCE = 8
+"""Number of passes whose random numbers are in memory at a time."""
 _SEED_BITS = 63
 KERNELS = "masks.cu"
-_DRAWN = 16
-"""Elements of a draw, as `KERNELS` has it."""
+_ELEMENTS_PER_DRAW = 16
+"""Mask elements of one draw; `KERNELS` has the same number."""
 _THREADS = 256
 
 
 def pass_seed(seed: int, index: int, place: int = 0) -> int:
-    """What seeds pass `index` of `seed` for the tile at `place`; 63 bits, which every device's generator takes."""
+    """Seed of pass `index` at tile position `place`: 63 bits, which the generator of every device takes."""
     word = np.random.SeedSequence((seed, int(Stream.DEVICE), index, place)).generate_state(1, np.uint64)[0]
     return int(word) >> (64 - _SEED_BITS)
 
@@ -51,12 +53,12 @@ class DeviceMasks:
     Args:
         specs: the masks, in the order in which they consume random numbers.
         axes: sizes of the data axes, for example ``{"H": 64, "W": 96}``.
-        seed: of all passes.
-        device: of PyTorch.
-        place: of the tile, as for `masks.MaskMaker`.
-        channels_last: the memory order of the masks, and that in which their elements take the numbers. Elements are
-            independent, so either is a fair draw, and another one.
-        kernels: of `KERNELS`; None for PyTorch's generator.
+        seed: seed of all passes.
+        device: PyTorch's name of the device.
+        place: position of the tile, as for `masks.MaskMaker`.
+        channels_last: whether masks have channels last in memory. Elements take random numbers in the order of memory,
+            so the two orders give different masks of the same distribution.
+        kernels: the compiled `KERNELS`; None for PyTorch's generator.
     """
 
     def __init__(
@@ -83,15 +85,15 @@ class DeviceMasks:
         for shape in self._shapes:
             self._offsets.append(end)
             end += -(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
-        # Whole words: a draw of 8 bytes costs what a draw of one does.
+        # The generator draws whole words, because 8 bytes take the same time as one.
         self._row_words = end // _WORD_BYTES
         self._words: torch.Tensor | None = None
 
     def allocate(self, capacity: int) -> dict[str, torch.Tensor]:
-        """Buffers for `capacity` passes: name to bool tensor [capacity, ...shape of the mask].
+        """Allocate buffers for `capacity` passes: name to bool tensor [capacity, ...shape of the mask].
 
         Raises:
-            torch.OutOfMemoryError: they do not fit.
+            torch.OutOfMemoryError: the buffers do not fit.
         """
         import torch
 
@@ -101,7 +103,7 @@ class DeviceMasks:
         }
 
     def fill(self, buffers: dict[str, torch.Tensor], first_pass: int, count: int) -> dict[str, torch.Tensor]:
-        """Masks of passes `first_pass` to `first_pass + count - 1`, as views of `buffers`."""
+        """Make the masks of passes `first_pass` to `first_pass + count - 1`; returns views of `buffers`."""
         masks = {name: buffer[:count] for name, buffer in buffers.items()}
         if self._kernels is None:
             self._compare(masks, first_pass, count)
@@ -111,10 +113,10 @@ class DeviceMasks:
 
     def _launch(self, kernels: Launcher, masks: dict[str, torch.Tensor], first_pass: int, count: int) -> None:
         words = np.random.SeedSequence((self.seed, int(Stream.DEVICE), self.place)).generate_state(2, np.uint32)
-        # As the int of C++ that has the same bits.
+        # The kernel takes ints of C++, so pass the ints that have the same bits.
         key: list[int] = words.view(np.int32).tolist()
         for number, spec in enumerate(self.specs):
-            draws, rest = divmod(masks[spec.name][0].numel(), _DRAWN)
+            draws, rest = divmod(masks[spec.name][0].numel(), _ELEMENTS_PER_DRAW)
             blocks = -(-(draws + (rest > 0)) // _THREADS)
             numbers = (draws, rest, spec.keep_count, *key, number, first_pass)
             kernels.launch("draw", (blocks, count, 1), _THREADS, (masks[spec.name], *numbers))
@@ -122,7 +124,7 @@ class DeviceMasks:
     def _compare(self, masks: dict[str, torch.Tensor], first_pass: int, count: int) -> None:
         import torch
 
-        rows = min(count, _ROWS)
+        rows = min(count, _PASSES_AT_ONCE)
         if self._words is None or len(self._words) < rows:
             self._words = torch.empty((rows, self._row_words), dtype=torch.int64, device=self.device)
         numbers = self._words.view(torch.uint8)
@@ -130,7 +132,7 @@ class DeviceMasks:
             part = min(rows, count - first)
             for row in range(part):
                 self._generator.manual_seed(pass_seed(self.seed, first_pass + first + row, self.place))
-                # All 64 bits: without a range the sign bit would always be zero.
+                # The range makes all 64 bits random; without it the sign bit would always be zero.
                 draw: Any = self._words[row].random_
                 draw(-(2**63), None, generator=self._generator)
             for spec, offset in zip(self.specs, self._offsets, strict=True):
@@ -141,7 +143,7 @@ class DeviceMasks:
                 torch.lt(numbers[:part, offset : offset + target.shape[1]], spec.keep_count, out=target)
 
     def _in_memory(self, mask: torch.Tensor) -> torch.Tensor:
-        """The elements of each pass, one behind the other in memory."""
+        """View of `mask` [passes, elements], with the elements of each pass in the order of memory."""
         import torch
 
         return (mask.permute(0, 2, 3, 1) if self._order == torch.channels_last else mask).flatten(1)

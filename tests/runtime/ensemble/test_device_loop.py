@@ -21,7 +21,7 @@ from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble import denoise as denoise_module
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.device_loop import (
-    ROUND,
+    PASSES_PER_ROUND,
     TRIAL_BATCHES,
     DeviceEngine,
     choose_mask_source,
@@ -144,7 +144,9 @@ def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
 
 
 @given(
-    passes=st.integers(1, 3 * ROUND), batch=st.sampled_from([None, 1, 3, 64]), tolerance=st.sampled_from([None, 1e-9])
+    passes=st.integers(1, 3 * PASSES_PER_ROUND),
+    batch=st.sampled_from([None, 1, 3, 64]),
+    tolerance=st.sampled_from([None, 1e-9]),
 )
 def test_orientations_have_as_many_passes_as_each_other(
     passes: int, batch: int | None, tolerance: float | None
@@ -164,19 +166,21 @@ def test_orientations_have_as_many_passes_as_each_other(
 def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
     errors: list[tuple[int, float]] = []
     for rounds in range(1, 6):
-        exact = run(on_device(), PassPlan(rounds * ROUND, tolerance=None, balanced=False, flips=False)).moments
+        exact = run(
+            on_device(), PassPlan(rounds * PASSES_PER_ROUND, tolerance=None, balanced=False, flips=False)
+        ).moments
         errors.append((exact.count, exact.standard_error()))
     wanted = 0.5 * (errors[2][1] + errors[3][1])
     assert errors[2][1] > wanted > errors[3][1]
-    result = run(on_device(), PassPlan(100 * ROUND, tolerance=wanted, balanced=False, flips=False))
+    result = run(on_device(), PassPlan(100 * PASSES_PER_ROUND, tolerance=wanted, balanced=False, flips=False))
     assert result.moments.count == errors[3][0]
     assert result.moments.standard_error() <= wanted
     # The most passes end it, too, and each orientation has its share of a round.
-    flipped = run(on_device(), PassPlan(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
-    assert flipped.moments.count == 2 * ROUND
+    flipped = run(on_device(), PassPlan(2 * PASSES_PER_ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    assert flipped.moments.count == 2 * PASSES_PER_ROUND
     engine = on_device()
-    run(engine, PassPlan(2 * ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
-    assert engine.counts == [ROUND // 4] * 8
+    run(engine, PassPlan(2 * PASSES_PER_ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
+    assert engine.counts == [PASSES_PER_ROUND // 4] * 8
 
 
 def test_one_pass_that_does_not_fit_ends_it() -> None:
