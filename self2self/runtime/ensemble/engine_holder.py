@@ -1,4 +1,7 @@
-"""One engine for many images, or tiles, of one size: preparing it takes seconds, a new image little or nothing."""
+"""Keep one prepared engine for many images or tiles of one size.
+
+Preparing an engine takes seconds; giving it another image takes little or no time.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ class EngineHolder:
         self._engine: Engine | None = None
 
     def engine_for(self, kind: type[Engine], model: Model, image: FloatArray, on_note: Callable[[str], None]) -> Engine:
-        """An engine of class `kind` that is prepared for `image`, float32 [1, C, H, W].
+        """Return an engine of class `kind` that is prepared for `image`, float32 [1, C, H, W].
 
         Raises:
             Self2SelfError: as for `Engine` and its `prepare`.
-            PassTooLarge: there is no memory for what a kept engine makes of `image`.
+            PassTooLarge: memory is too short for a kept engine to take `image`.
         """
         kept = self._engine
         if kept is not None and type(kept) is kind and kept.model is model and kept.image.shape == image.shape:
@@ -33,11 +36,11 @@ class EngineHolder:
                     "out of memory: the engine does not fit. Close other programs or denoise a smaller image."
                 ) from error
         else:
-            # Before the next is made: two of them may not fit into memory.
+            # Close the old engine first, because two engines may not fit into memory.
             self.close()
-            made = kind(model, image)
-            made.note = on_note
-            self._engine = kept = made.__enter__()
+            engine = kind(model, image)
+            engine.note = on_note
+            self._engine = kept = engine.__enter__()
         kept.note = on_note
         return kept
 

@@ -1,7 +1,7 @@
-"""The ensemble: hundreds of stochastic passes, streamed.
+"""Run the passes of an ensemble with masks made on the host.
 
-Masks are made for one batch at a time and predictions are folded into sums (`moments`) at once, so
-memory does not grow with the number of passes.
+Masks are made for one batch at a time, and predictions are added to running sums (`moments`) at once. So memory does
+not grow with the number of passes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from self2self.runtime.model import Model
 
 TRIAL_BATCHES = (1, 2, 4, 8)
 TRIAL_RUNS = 2
-"""Runs of each trial batch size; the first of them also allocates and is not timed."""
+"""Number of runs of each trial batch size. The first run also allocates memory, so its time does not count."""
 WORTHWHILE_GAIN = 0.03
-"""A larger batch takes more memory, so it has to save at least this share of the time."""
+"""Smallest share of the time that a larger batch has to save, because it takes more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class PassesResult:
     """Result of `run_ensemble`.
 
     Attributes:
-        moments: of all passes.
-        batch: passes a run, as chosen, or the fastest so far where the passes ended before the trials;
-            the last run may have had fewer.
-        mask_seconds, pass_seconds, reduce_seconds: time spent on each part.
+        moments: sums over all passes.
+        batch: chosen number of passes in one run of the engine, or the fastest so far if the passes ended before the
+            trials; the last run may have had fewer passes.
+        mask_seconds, pass_seconds, reduce_seconds: time for masks, passes and sums.
     """
 
     moments: Moments
@@ -47,7 +47,7 @@ class PassesResult:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time spent on ``masks``, ``passes`` and ``reduce``."""
+        """Time for ``masks``, ``passes`` and ``reduce`` (the sums)."""
         return {"masks": self.mask_seconds, "passes": self.pass_seconds, "reduce": self.reduce_seconds}
 
 
@@ -61,19 +61,19 @@ def run_ensemble(
     on_progress: Callable[[Moments], None] | None = None,
     tile: tuple[int, int] = (0, 1),
 ) -> PassesResult:
-    """Run passes from 0 on, as many as `pass_plan` wants, and fold them together.
+    """Run passes from 0 on, as many as `pass_plan` says, and sum up their predictions.
 
     Args:
-        engine: prepared.
-        maker: makes the masks; pass i has the same ones for every batch size.
-        pass_plan: the tolerance is checked after every block of `PASSES_PER_BLOCK` passes, from `fewest_passes` on.
-            With flips, each block sees the image in the next of the `MIRROR_ORIENTATIONS`. A number is that many
-            passes over the image as it is.
-        batch: passes a run; None chooses by measured speed among sizes up to `largest_batch`,
-            with passes that count.
-        largest_batch: the most that memory allows.
-        on_progress: called after every run with what was reached; what it raises ends the loop.
-        tile: which tile of the image this is, and of how many, for `on_progress`.
+        engine: a prepared engine.
+        maker: makes the masks; pass i has the same masks for every batch size.
+        pass_plan: the tolerance is checked after every block of `PASSES_PER_BLOCK` passes, from `minimum_passes` on.
+            With flips, each block sees the image in the next of the `MIRROR_ORIENTATIONS`. An int means that many
+            passes over the image in its own orientation.
+        batch: passes in one run of the engine; None chooses by measured speed among sizes up to `largest_batch`. The
+            passes of these trials count for the result.
+        largest_batch: largest batch that memory allows.
+        on_progress: called after every run of the engine with the sums so far; an exception from it ends the loop.
+        tile: number of the tile, from 0, and number of tiles, for `on_progress`.
 
     Raises:
         PassTooLarge: not even one pass at a time fits into memory.
@@ -90,7 +90,7 @@ def run_ensemble(
         start = time.perf_counter()
         count = min(chooser.batch, pass_plan.passes - moments.count)
         if pass_plan.flips:
-            # A run has one image, so it does not go beyond the block.
+            # A run of the engine has one orientation, so it ends with the block at the latest.
             count = min(count, PASSES_PER_BLOCK - moments.count % PASSES_PER_BLOCK)
             following = moments.count // PASSES_PER_BLOCK % MIRROR_ORIENTATIONS
         try:
@@ -98,7 +98,7 @@ def run_ensemble(
                 engine.set_image(np.ascontiguousarray(oriented(upright, following)))
                 orientation = following
             masks = maker.make(moments.count, count)
-            made = time.perf_counter()
+            masks_made = time.perf_counter()
             engine.first_pass = moments.count
             predictions = engine.run(masks)
         except MemoryError as error:
@@ -107,12 +107,12 @@ def run_ensemble(
             continue
         ran = time.perf_counter()
         moments.add(undo_orientation(predictions, orientation), orientation)
-        # At once, which saves the user from waiting for a black image.
+        # Check every run, so that the user does not wait for a black image.
         if not moments.is_finite():
             raise not_finite_error(engine.model)
         reduced = time.perf_counter()
-        seconds["masks"] += made - start
-        seconds["passes"] += ran - made
+        seconds["masks"] += masks_made - start
+        seconds["passes"] += ran - masks_made
         seconds["reduce"] += reduced - ran
         chooser.ran(count, reduced - start)
         if on_progress is not None:
@@ -138,42 +138,42 @@ def not_finite_error(model: Model) -> FileFormatError:
     )
 
 
-def fewest_passes(pass_plan: PassPlan) -> int:
-    """Passes before the standard error is known: one block in each orientation, and one to compare with the first."""
+def minimum_passes(pass_plan: PassPlan) -> int:
+    """Passes before the standard error is checked: a block in each orientation, and one to compare with the first."""
     return PASSES_PER_BLOCK * ((MIRROR_ORIENTATIONS if pass_plan.flips else 1) + 1)
 
 
 def _is_settled(moments: Moments, pass_plan: PassPlan) -> bool:
-    if pass_plan.tolerance is None or moments.count % PASSES_PER_BLOCK or moments.count < fewest_passes(pass_plan):
+    if pass_plan.tolerance is None or moments.count % PASSES_PER_BLOCK or moments.count < minimum_passes(pass_plan):
         return False
     return moments.standard_error() <= pass_plan.tolerance
 
 
 def expected_passes(pass_plan: PassPlan, moments: Moments) -> int:
-    """How many passes there will be in all, as far as `moments` tell.
+    """Estimate from `moments` how many passes there will be in all.
 
-    The square of the standard error falls as one over the number of passes.
+    The square of the standard error is proportional to one over the number of passes.
     """
     if pass_plan.tolerance is None:
         return pass_plan.passes
-    expected = fewest_passes(pass_plan)
+    expected = minimum_passes(pass_plan)
     if moments.count >= expected:
         needed = moments.count * (moments.standard_error() / pass_plan.tolerance) ** 2
         expected = PASSES_PER_BLOCK * math.ceil(max(moments.count, min(needed, pass_plan.passes)) / PASSES_PER_BLOCK)
     return min(pass_plan.passes, expected)
 
 
-class PassTooLarge(ResourceError):  # noqa: N818 - the caller may have a smaller tile to try
-    """Memory does not hold a single pass."""
+class PassTooLarge(ResourceError):  # noqa: N818 - the caller may try a smaller tile
+    """Memory is too short for a single pass."""
 
 
 class BatchChooser:
-    """Tries growing batch sizes on passes that count, then stays with the fastest.
+    """Tries growing batch sizes, then stays with the fastest; the passes of these trials count for the result.
 
     Args:
         largest: the largest size to try.
-        fixed: use `largest` from the start.
-        trials: the sizes to try, growing.
+        fixed: whether to use `largest` from the start, without trials.
+        trials: batch sizes to try, in increasing order.
     """
 
     def __init__(self, largest: int, *, fixed: bool = False, trials: Sequence[int] = TRIAL_BATCHES) -> None:
@@ -185,7 +185,7 @@ class BatchChooser:
 
     @property
     def chosen(self) -> int:
-        """The size to stay with, as far as is known."""
+        """The batch size in use after the trials; during the trials, the fastest so far."""
         return self._best_batch if self._trials else self.batch
 
     @property
@@ -194,7 +194,7 @@ class BatchChooser:
         return not self._trials
 
     def ran(self, count: int, seconds: float) -> None:
-        """Tell that a run of `count` passes took `seconds`."""
+        """Record that a run of `count` passes took `seconds`."""
         if not self._trials or count != self.batch:
             return
         self._runs += 1
@@ -205,15 +205,15 @@ class BatchChooser:
         if seconds / count < (1 - WORTHWHILE_GAIN) * self._best_seconds:
             self._best_seconds, self._best_batch = seconds / count, count
         else:
-            # Larger batches only take more memory from here on.
+            # Larger batches would only take more memory.
             self._trials.clear()
         self.batch = self._trials[0] if self._trials else self._best_batch
 
     def shrink(self, error: MemoryError) -> None:
-        """Halve the batch after it did not fit.
+        """Halve the batch after it did not fit into memory.
 
         Raises:
-            PassTooLarge: it was one already.
+            PassTooLarge: the batch was a single pass.
         """
         if self.batch == 1:
             raise PassTooLarge(

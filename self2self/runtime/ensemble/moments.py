@@ -1,7 +1,7 @@
-"""Running sums over the passes of an ensemble: their mean, their spread, and the standard error of the mean.
+"""Sum up the predictions of the passes, and compute their mean, standard deviation and standard error.
 
-Sums are float64: the mean of 500 float32 predictions then does not depend on how they were grouped. They are added up
-slab by slab, so that what is widened to float64 stays in the cache and takes no memory of an image's size.
+The sums are float64, so that the mean of 500 float32 predictions does not depend on how they were grouped. They are
+computed slab by slab: the float64 copy of a slab stays in the cache, and no copy has the size of an image.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from self2self.runtime.engines.engine import FloatArray
 Sums = NDArray[np.float64]
 
 SLAB_VALUES = 2**16
-"""Values that are added at a time, about: half a megabyte in float64."""
+"""Approximate number of values in a slab: half a megabyte in float64."""
 
 
 class Moments:
     """Running mean and variance of predictions, and the standard error of their mean.
 
-    Passes with balanced masks depend on each other within a block, and passes over a mirrored image
-    have a mean of their own. So every orientation weighs the same, once each has had `PASSES_PER_BLOCK` passes, and
-    the standard error comes from the means of whole blocks, each compared with the other blocks of its
-    orientation: mean and error of a stratified sample (Cochran, Sampling Techniques, 1977, sections 5.2
-    and 5.3), whose strata are taken to vary alike.
+    Within a block, passes with balanced masks depend on each other. The passes of each orientation have their own
+    expected value. Therefore all orientations have the same weight as soon as each has `PASSES_PER_BLOCK` passes. The
+    standard error is computed from the means of whole blocks: each is compared with the other blocks of its
+    orientation. These are the mean and the error of a stratified sample (Cochran, Sampling Techniques, 1977, sections
+    5.2 and 5.3), on the assumption that all strata have the same variance.
 
     Args:
         shape: (C, H, W) of one prediction.
-        block: passes whose masks depend on each other; 1 if none do.
-        tile, tiles: which tile of the image this is, and of how many.
+        block: number of passes whose masks depend on each other; 1 if all passes are independent.
+        tile: number of the tile, from 0.
+        tiles: number of tiles of the image.
 
     Attributes:
-        count: passes so far.
+        count: number of passes so far.
     """
 
     def __init__(self, shape: tuple[int, ...], block: int = 1, tile: int = 0, tiles: int = 1) -> None:
@@ -47,23 +48,26 @@ class Moments:
         self.tiles = tiles
         self.count = 0
         self._squares: Sums = np.zeros(shape)
+        """Sum of the squares of all predictions."""
         self._block_sum: Sums | None = np.zeros(shape) if block > 1 else None
-        """Of the block that is not yet whole; a pass that is a block of its own goes into `_sums` at once."""
+        """Sum over the passes of the unfinished block; None if each pass is a block, and goes into `_sums` at once."""
         self._in_block = 0
+        """Number of passes in the unfinished block."""
         self._sums: dict[int, Sums] = {}
-        """Of whole blocks, by orientation."""
+        """Sum over the whole blocks of each orientation."""
         self._blocks: dict[int, int] = {}
+        """Number of whole blocks of each orientation."""
         self._passes: dict[int, int] = {}
-        """By orientation, with those of the block that is not yet whole."""
+        """Number of passes of each orientation, including those of the unfinished block."""
         self._orientation = 0
-        """Of the last pass."""
+        """Orientation of the last pass."""
         self._block_squares = 0.0
-        """Sum of the squares of whole blocks' sums."""
+        """Sum, over all values, of the squares of the sums of whole blocks."""
         self._finite = True
 
     @classmethod
     def from_sums(cls, total: Sums, squares: Sums, count: int, tile: int = 0, tiles: int = 1) -> Moments:
-        """Moments of independent passes whose sums, float64 (C, H, W), were made elsewhere."""
+        """Create moments of `count` independent passes from their sums and sums of squares, float64 (C, H, W)."""
         moments = cls(total.shape, tile=tile, tiles=tiles)
         moments.count = count
         moments._squares = squares
@@ -73,11 +77,11 @@ class Moments:
         return moments
 
     def is_finite(self) -> bool:
-        """Whether all predictions were finite numbers."""
+        """Whether all predictions so far are finite."""
         return self._finite
 
     def add(self, predictions: FloatArray, orientation: int = 0) -> None:
-        """Fold in predictions [N, C, H, W]; a block has one orientation."""
+        """Add predictions [N, C, H, W]; all passes of a block have one orientation."""
         for prediction in predictions:
             sums = self._sums_of(orientation) if self._block_sum is None else self._block_sum
             total = 0.0
@@ -85,7 +89,7 @@ class Moments:
                 wide = prediction[:, rows].astype(np.float64)
                 sums[:, rows] += wide
                 self._squares[:, rows] += np.square(wide, out=wide)
-                # Squares of float32 cannot overflow a sum in float64.
+                # `wide` now holds squares. Squares of float32 cannot overflow a sum in float64.
                 total += float(wide.sum())
             self._finite &= math.isfinite(total)
             self._in_block += 1
@@ -96,7 +100,7 @@ class Moments:
         self._orientation = orientation
 
     def _finish_block(self, orientation: int, squares: float) -> None:
-        """Count a block; `squares` are those of its last pass."""
+        """Count a whole block; `squares` is the sum of the squares of its last pass."""
         if self._block_sum is not None:
             sums = self._sums_of(orientation)
             sums += self._block_sum
@@ -112,7 +116,7 @@ class Moments:
         return self._sums[orientation]
 
     def _slabs(self) -> Iterator[slice]:
-        """Rows of the parts that cover an image."""
+        """Rows of each slab; the slabs cover the image."""
         channels, height, width = self.shape
         rows = max(1, SLAB_VALUES // max(1, channels * width))
         return (slice(top, top + rows) for top in range(0, height, rows))
@@ -126,12 +130,12 @@ class Moments:
         return result
 
     def _all_sums(self) -> list[tuple[int, Sums]]:
-        """Sums over all passes, in parts with their orientation."""
-        last = [] if self._block_sum is None else [(self._orientation, self._block_sum)]
-        return [*self._sums.items(), *last]
+        """Pairs of orientation and sum that together cover all passes; the unfinished block has its own pair."""
+        unfinished = [] if self._block_sum is None else [(self._orientation, self._block_sum)]
+        return [*self._sums.items(), *unfinished]
 
     def _weights(self) -> dict[int, float]:
-        """What a pass counts for in the mean, by its orientation."""
+        """Weight of one pass in the mean, for each orientation."""
         if len(self._passes) == MIRROR_ORIENTATIONS and min(self._passes.values()) >= PASSES_PER_BLOCK:
             return {orientation: 1 / (MIRROR_ORIENTATIONS * passes) for orientation, passes in self._passes.items()}
         return dict.fromkeys(self._passes, 1 / self.count)
@@ -144,7 +148,7 @@ class Moments:
         return result
 
     def _variances(self) -> Iterator[tuple[slice, Sums]]:
-        """Unbiased variance over the passes, part by part; nothing for one pass."""
+        """Yield the rows of each slab and their unbiased variance over the passes; nothing for one pass."""
         if self.count < 2:
             return
         for rows in self._slabs():
@@ -158,7 +162,8 @@ class Moments:
     def standard_error(self) -> float:
         """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN for one pass.
 
-        Before an orientation has two whole blocks, that of as many independent passes, which is larger.
+        Before any orientation has two whole blocks, the result is the error of as many independent passes, which is
+        larger.
         """
         if self.count < 2:
             return math.nan
@@ -176,5 +181,5 @@ class Moments:
 
 
 def _sum_of_squares(values: Sums) -> float:
-    # Not vdot: the threads of its library go on spinning for tens of milliseconds, which the engine's next pass lacks.
+    # Not vdot: the threads of its library spin for tens of milliseconds after it, and slow down the next pass.
     return float(np.einsum("chw,chw->", values, values))

@@ -1,4 +1,4 @@
-"""What a user can choose of an ensemble; one object that passes through all layers."""
+"""Hold the options of an ensemble in one object, which all layers pass on."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_pl
 
 @dataclass(frozen=True, slots=True)
 class EnsembleOptions:
-    """Options of an ensemble; None leaves a value to the model's recipe.
+    """Options of an ensemble; None leaves a value to the recipe of the model.
 
     Attributes:
         engine: a key of `registry.ENGINES`, or ``"auto"``.
-        passes: how many, or ``"auto"``, which ends at `tolerance`.
+        passes: number of passes, or ``"auto"``, which ends at `tolerance`.
         tolerance: standard error of the mean at which ``"auto"`` ends, in 8-bit grey levels.
-        balanced: whether blocks of passes drop every element equally often (`masks`).
-        flips: whether blocks of passes take turns in seeing the image mirrored.
-        batch: passes a run of the engine; None measures and chooses. It does not change the result.
-        seed: of the masks; the same seed gives the same image.
-        memory: bytes that image, result and engine may take together; None for a share of what is free. An image that
-            needs more is cut into tiles.
-        mask_source: ``"host"``, ``"device"`` or ``"auto"``, which is the device where the engine can use masks that
-            were made there. The two sources make different masks.
-        allow_fallback: whether ``"auto"`` may stand in for an `engine` that does not work here.
+        balanced: whether the passes of a block drop every element equally often (`model.masks`).
+        flips: whether blocks of passes see the image in turn as it is and mirrored.
+        batch: passes in one run of the engine, which do not change the result; None chooses by measured speed.
+        seed: seed of the masks; the same seed gives the same image.
+        memory: bytes that image, result and engine may take together; None for a share of the free memory. An image
+            that needs more is cut into tiles.
+        mask_source: ``"host"``, ``"device"`` or ``"auto"``. ``"auto"`` means the device if the engine can use masks
+            that were made there. The two sources make different masks.
+        allow_fallback: whether ``"auto"`` may replace an `engine` that does not work here.
         uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image.
-        restore: whether the result gets back what passes lose of the image: texture (`Contract.noisy_share`), local
-            means (`local_means`) and, unless the result takes the memory of the pixels, fine detail (`detail`). None
-            restores, except for the paper's recipes.
+        restore: whether what the passes lose of the image returns to the result: texture (`Contract.noisy_share`),
+            local means (`imaging.local_means`) and, unless the result takes the memory of the pixels, fine detail
+            (`imaging.detail`). None restores them, except for the paper's recipes.
     """
 
     engine: str = "auto"
@@ -48,7 +48,7 @@ class EnsembleOptions:
     restore: bool | None = None
 
     def check_values(self) -> None:
-        """Refuse values that are out of their range, whatever the machine.
+        """Refuse values that are out of their range on any machine.
 
         Raises:
             UsageError: names the option.
@@ -63,7 +63,7 @@ class EnsembleOptions:
             raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")
 
     def check(self) -> None:
-        """Refuse what cannot work on this machine, before anything slow happens.
+        """Refuse options that cannot work on this machine, before the first slow step.
 
         Raises:
             UsageError, EngineUnavailableError: names the option.
@@ -77,7 +77,7 @@ class EnsembleOptions:
             get_engine("auto")
 
     def pass_plan(self, recipe: str) -> PassPlan:
-        """How passes of a model of `recipe` are drawn.
+        """Decide how to draw passes for a model of `recipe`.
 
         Raises:
             UsageError: a number is out of its range, or two options exclude each other.
@@ -85,5 +85,5 @@ class EnsembleOptions:
         return pass_plan_for(recipe, self.passes, self.tolerance, self.balanced, self.flips)
 
     def restores(self, recipe: str) -> bool:
-        """Whether the result of a model of `recipe` gets back what passes lose of the image."""
+        """Whether what the passes lose of the image returns to the result, for a model of `recipe`."""
         return not is_published_recipe(recipe) if self.restore is None else self.restore

@@ -1,4 +1,7 @@
-"""How the passes of an ensemble are drawn, and how many: what the user says, or what suits the recipe."""
+"""Decide how many passes an ensemble has and how they are drawn.
+
+The user's options decide; the recipe decides what they leave open.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,24 @@ from self2self.errors import UsageError
 Passes = int | Literal["auto"]
 
 PAPER_PASSES = 500
-MOST_PASSES = 2000
-"""Where ``auto`` ends in any case."""
+MAXIMUM_PASSES = 2000
+"""Number of passes at which ``auto`` ends even above the tolerance."""
 TOLERANCE = 0.25
 """Standard error, in 8-bit grey levels, at which ``auto`` ends.
 
-Its square adds to the mean squared error: 0.0033 dB at 29 dB, 0.008 dB at 33 dB.
+Its square adds to the mean squared error. That costs 0.0033 dB at 29 dB and 0.008 dB at 33 dB.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PassPlan:
-    """A decided way to draw passes.
+    """How many passes to draw, and how.
 
     Attributes:
-        passes: how many; with a tolerance, how many at most.
+        passes: number of passes; with a tolerance, the largest number.
         tolerance: standard error of the mean, in 8-bit grey levels, at which to end; None for never.
-        balanced: whether blocks of passes drop every element equally often (`masks`).
-        flips: whether blocks of passes take turns in seeing the image mirrored.
+        balanced: whether the passes of a block drop every element equally often (`model.masks`).
+        flips: whether blocks of passes see the image in turn as it is and mirrored.
     """
 
     passes: int
@@ -38,7 +41,7 @@ class PassPlan:
 
 
 def is_published_recipe(recipe: str) -> bool:
-    """Whether the ensemble of a model of `recipe` is the plain mean of independent passes that the paper has."""
+    """Whether `recipe` is one of the paper, whose ensemble is the plain mean of independent passes."""
     return recipe.startswith("paper")
 
 
@@ -49,10 +52,10 @@ def pass_plan_for(
     balanced: bool | None = None,
     flips: bool | None = None,
 ) -> PassPlan:
-    """The way to draw passes for a model of `recipe`; None leaves a value to the recipe.
+    """Decide how to draw passes for a model of `recipe`; None leaves a value to the recipe.
 
-    The paper's recipes mean 500 independent passes over the image as it is. Everything else ends by
-    itself, balances its masks and mirrors the image.
+    The paper's recipes have 500 independent passes over the image in its own orientation. All other recipes end at the
+    tolerance, balance their masks and mirror the image.
 
     Raises:
         UsageError: a number is out of its range, or two options exclude each other.
@@ -62,7 +65,7 @@ def pass_plan_for(
     if passes is None:
         passes = PAPER_PASSES if published and tolerance is None else "auto"
     return PassPlan(
-        passes=MOST_PASSES if passes == "auto" else passes,
+        passes=MAXIMUM_PASSES if passes == "auto" else passes,
         tolerance=(TOLERANCE if tolerance is None else tolerance) if passes == "auto" else None,
         balanced=not published if balanced is None else balanced,
         flips=not published if flips is None else flips,
@@ -70,7 +73,7 @@ def pass_plan_for(
 
 
 def check_pass_plan(passes: Passes | None, tolerance: float | None) -> None:
-    """Check what the user said, before there is a model.
+    """Check the number of passes and the tolerance, which needs no model.
 
     Raises:
         UsageError: a number is out of its range, or two options exclude each other.
@@ -86,5 +89,5 @@ def check_pass_plan(passes: Passes | None, tolerance: float | None) -> None:
 
 
 def device_pass_plan(pass_plan: PassPlan) -> PassPlan:
-    """`pass_plan` for masks that a device makes: independent ones, as a pass there may not depend on others."""
+    """Change `pass_plan` to independent masks, the only ones that a device can make."""
     return replace(pass_plan, balanced=False)

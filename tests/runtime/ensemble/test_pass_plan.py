@@ -6,7 +6,7 @@ import pytest
 
 from self2self.errors import UsageError
 from self2self.runtime.ensemble.pass_plan import (
-    MOST_PASSES,
+    MAXIMUM_PASSES,
     TOLERANCE,
     Passes,
     PassPlan,
@@ -22,14 +22,14 @@ def test_the_paper_recipes_mean_500_plain_passes(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["fast", "", "something of a later version"])
 def test_other_recipes_end_by_themselves(recipe: str) -> None:
-    assert pass_plan_for(recipe) == PassPlan(MOST_PASSES, TOLERANCE, balanced=True, flips=True)
+    assert pass_plan_for(recipe) == PassPlan(MAXIMUM_PASSES, TOLERANCE, balanced=True, flips=True)
 
 
 def test_what_the_user_says_counts() -> None:
     assert pass_plan_for("fast", 7, balanced=False, flips=False) == PassPlan(7, None, balanced=False, flips=False)
     assert pass_plan_for("fast", 500) == PassPlan(500, None, balanced=True, flips=True)
-    assert pass_plan_for("paper", "auto", 0.5) == PassPlan(MOST_PASSES, 0.5, balanced=False, flips=False)
-    assert pass_plan_for("paper", tolerance=0.5) == PassPlan(MOST_PASSES, 0.5, balanced=False, flips=False)
+    assert pass_plan_for("paper", "auto", 0.5) == PassPlan(MAXIMUM_PASSES, 0.5, balanced=False, flips=False)
+    assert pass_plan_for("paper", tolerance=0.5) == PassPlan(MAXIMUM_PASSES, 0.5, balanced=False, flips=False)
     assert pass_plan_for("paper", balanced=True, flips=True) == PassPlan(500, None, balanced=True, flips=True)
 
 
