@@ -1,7 +1,7 @@
-"""What the commands do, with no word about terminals: fit, export, infer, denoise, bench.
+"""Do the work of the commands fit, export, infer, denoise and bench, without any knowledge of terminals.
 
-Each job takes plain options, tells an `Observer` how far it is, and returns what the command
-line prints. Everything that can be refused is refused before the first slow step.
+Each job takes plain options, reports its progress to an `Observer`, and returns what the command line prints. Wrong
+options and files are refused before the first slow step if possible.
 """
 
 from self2self.jobs.bench import BenchOptions, bench_job

@@ -1,4 +1,4 @@
-"""`self2self bench`: every engine that works here beside the plain PyTorch loop."""
+"""`self2self bench`: compare every engine that works on this machine with the plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ DEFAULT_SIZES: tuple[Size, ...] = ((128, 128), (256, 256))
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What to measure, and where results go.
+    """What to measure, and where to write the results.
 
     Attributes:
-        sizes: (height, width) each; none for the run's image, the model's only size, or `DEFAULT_SIZES`.
-        batches: passes a run.
-        engines: names; none for all that work here.
-        rounds: how often every case takes its turn.
-        passes: of each case in a round, at least.
-        recipe: whose network has random weights when there is no model.
-        curve_passes: of the convergence curve of a run; 0 for none.
-        curve_run: run folder for the convergence curve, where it is not that of the model; None for the model's.
+        sizes: (height, width) of each size; empty for the model's only size, the size of the run's image, or
+            `DEFAULT_SIZES`.
+        batches: batch sizes, in passes.
+        engines: names of engines; empty for all that work here.
+        rounds: number of rounds; in each round, every case runs once.
+        passes: smallest number of passes of each case in a round.
+        recipe: recipe of the network with random weights that is measured if there is no model.
+        curve_passes: number of passes of the convergence curve of a run; 0 for no curve.
+        curve_run: run folder for the convergence curve; None for the folder that is measured.
         reference: clean image of the run.
-        memory: whether peak memory is measured.
+        memory: whether to measure peak memory.
         output, html: files of the JSON document and of the page; None for none.
-        against: an earlier JSON document; None for none.
+        against: an earlier JSON document to compare with; None for none.
         force: whether existing files may be replaced.
-        command: as the user typed it, for the result.
+        command: the command as the user typed it, for the result.
     """
 
     sizes: tuple[Size, ...] = ()
@@ -77,10 +78,10 @@ class BenchOptions:
     command: str = "self2self bench"
 
     def check(self) -> None:
-        """Refuse what cannot work before anything slow happens.
+        """Refuse options that cannot work, before the first slow step.
 
         Raises:
-            UsageError, OutputError, EngineUnavailableError: names the option.
+            UsageError, OutputError, EngineUnavailableError: names the wrong option.
         """
         for option, least, value in (
             ("--rounds", 1, self.rounds),
@@ -105,25 +106,25 @@ class BenchOptions:
 
 
 def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> dict[str, Any]:
-    """`self2self bench`: measure, write the files that were asked for, and return the JSON document.
+    """`self2self bench`: measure, write the requested files, and return the JSON document.
 
     Args:
         model: an .onnx file or a run folder; None for the recipe's network with random weights.
         options: what to measure.
-        observer: told what is measured, and what could not be.
+        observer: gets the progress, and notes about what could not be measured.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    before = None if options.against is None else load_result(options.against)
+    earlier = None if options.against is None else load_result(options.against)
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = _measure(model, options, observer, Path(folder))
     except KeyboardInterrupt:
         raise InterruptedRun("interrupted; nothing was written.") from None
-    if before is not None and options.against is not None:
-        result["against"] = {"file": options.against.name, **compare(before, result)}
+    if earlier is not None and options.against is not None:
+        result["against"] = {"file": options.against.name, **compare(earlier, result)}
     if options.output is not None:
         atomic_write(options.output, json.dumps(result, indent=2).encode() + b"\n")
     if options.html is not None:
@@ -136,7 +137,7 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
 
     run = options.curve_run or model
     image, clean = _images(run, options)
-    # Before anything slow happens.
+    # A missing or damaged model is refused before the first slow step.
     fitted = None if image is None or run is None else load_model(_model_file(run))
     benchmark_model = (
         random_model(recipe_for(options.recipe), folder) if model is None else model_from_file(_model_file(model))
@@ -169,15 +170,15 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
         "convergence": None,
         "against": None,
     }
-    tell = _counter(observer, len(sizes) * (plan.steps() + options.memory * plan.steps() // plan.rounds))
+    report_step = _step_reporter(observer, len(sizes) * (plan.steps() + options.memory * plan.steps() // plan.rounds))
     for size in dict.fromkeys(sizes):
-        measured = run_size(benchmark_model, size, plan, tell)
+        measured = run_size(benchmark_model, size, plan, report_step)
         for name, problem in measured.problems.items():
             observer.note(f"{name}: {problem}")
             result["problems"][name] = problem
         if options.memory:
             for case in measured.cases:
-                tell(f"{size[0]}x{size[1]} memory of {case.engine}")
+                report_step(f"{size[0]}x{size[1]} memory of {case.engine}")
                 memory = measure_memory(case.engine, benchmark_model.model.path, size, case.batch)
                 if isinstance(memory, str):
                     observer.note(f"peak memory of {case.engine} with batch {case.batch}: {memory}")
@@ -199,10 +200,10 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
 
 
 def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, NDArray[np.float32] | None]:
-    """The noisy image of a run, and the clean one in its units, if there is one.
+    """Read the noisy image of a run, and the clean image in the same units, if there is one.
 
     Raises:
-        UsageError, InputError: a reference without a run, or of another shape.
+        UsageError, InputError: there is a reference without a run, or the reference has another shape.
     """
     if run is None or not run.is_dir():
         if options.curve_run is not None:
@@ -218,7 +219,7 @@ def _model_file(model: Path) -> Path:
     """The .onnx file of a run folder, or the file itself.
 
     Raises:
-        InputError: the run was not exported yet.
+        InputError: the run has not been exported yet.
     """
     if not model.is_dir():
         return model
@@ -246,15 +247,15 @@ def _fastest(cases: list[dict[str, Any]], names: list[str]) -> str:
     return str(max(engines, key=lambda case: case["ratio_to_plain"]["median"])["engine"])
 
 
-def _counter(observer: Observer, total: int) -> Callable[[str], None]:
+def _step_reporter(observer: Observer, total: int) -> Callable[[str], None]:
     done = 0
 
-    def tell(what: str) -> None:
+    def report_step(name: str) -> None:
         nonlocal done
-        observer.benchmark_step(what, done, total)
+        observer.benchmark_step(name, done, total)
         done += 1
 
-    return tell
+    return report_step
 
 
 def _check_size(height: int, width: int) -> None:

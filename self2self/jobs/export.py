@@ -1,4 +1,4 @@
-"""`self2self export`: a run to an ONNX file, or to an engine that is built ahead of time."""
+"""`self2self export`: export a run to an ONNX file, or build a TensorRT engine from it ahead of time."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ def precision_job(
     reference: Path | None = None,
     force: bool = False,
 ) -> tuple[Path, Verification, PrecisionCheck]:
-    """`self2self export --precision`: an ONNX file that computes in half precision, compared on the run's image.
+    """`self2self export --precision`: write an ONNX file that computes in half precision, and check its loss.
+
+    The loss is measured on the image of the run, in comparison with float32.
 
     Args:
-        run: a finished fit.
+        run: run folder of a finished fit.
         precision: ``"fp16"`` or ``"bf16"``.
         output: None for ``RUN/model.PRECISION.onnx``.
-        size: fixed (height, width); None for any.
-        reference: clean image, to compare PSNR.
+        size: fixed (height, width); None for any size.
+        reference: clean image for a comparison of PSNR; None for none.
         force: whether an existing file may be replaced.
 
     Raises:
@@ -81,11 +83,11 @@ class EngineOptions:
 
     Attributes:
         engine: ``trt`` or ``trt-rtx``.
-        size: (height, width) that it is best for; None for that of the run's image.
-        minimum, maximum: the range of sizes that it takes; None for `size` alone.
-        batches: least, best and most passes a run.
-        capabilities: compute capabilities to build for, such as ``"8.6"``; none for the usual ones.
-        precision: of the run's ONNX file that it is built from.
+        size: (height, width) that the engine is optimised for; None for the size of the run's image.
+        minimum, maximum: smallest and largest (height, width) that the engine takes; None for `size`.
+        batches: smallest, best and largest number of passes in one run of the engine.
+        capabilities: compute capabilities to build for, such as ``"8.6"``; empty for the usual ones.
+        precision: precision of the ONNX file of the run, from which the engine is built.
     """
 
     engine: str
@@ -98,13 +100,13 @@ class EngineOptions:
 
 
 def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observer: Observer) -> Loaded[bytes]:
-    """`self2self export --engine`: build an engine into ``engines/``, or find it there.
+    """`self2self export --engine`: build an engine into ``engines/``, or use the one that is there.
 
     Args:
-        run: whose exported model the engine is built from.
-        options: which engine.
-        force: build even if there is a good one.
-        observer: told why an engine is built again.
+        run: run folder with the exported model.
+        options: which engine to build.
+        force: whether to build even if ``engines/`` has a usable engine.
+        observer: gets the progress, and the reason why an engine is built again.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -118,7 +120,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     config = run.config()
     path = exported_path(run, options.precision)
     model = load_model(path)
-    found = find_gpu()
+    gpu = find_gpu()
     size = options.size or model.size
     if size is None:
         _, height, width = read_fitted_image(config).pixels.shape
@@ -128,11 +130,11 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
         path,
         model.contract,
         Profile(options.minimum or size, size, options.maximum or size, options.batches),
-        gpu=found if isinstance(found, Gpu) else None,
+        gpu=gpu if isinstance(gpu, Gpu) else None,
         capabilities=options.capabilities,
         fixed_size=model.size,
     )
-    # Loading takes a GPU, and `infer` does it; what cannot be loaded is built again there.
+    # The engine is not loaded here, because that needs a GPU. `infer` loads it, and builds it again if that fails.
     return load_or_build(request, lambda data: data, observer.note, rebuild=force, on_progress=observer.build_step)
 
 
@@ -141,7 +143,7 @@ def exported_path(run: Run, precision: str) -> Path:
 
     Raises:
         UsageError: there is no such precision.
-        InputError: it was not exported yet.
+        InputError: the run has not been exported in that precision yet.
     """
     from self2self.export.precision import check_precision_name
 

@@ -1,4 +1,4 @@
-"""`self2self fit`: an image to a fitted run folder."""
+"""`self2self fit`: fit a network to an image, or reuse or continue an earlier fit in the same run folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from self2self.jobs.results import FitResult
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
 
-SAME_COMMAND = "The same command goes on."
-"""What is told to a user who interrupts a fit of `denoise`, which has no --resume."""
+SAME_COMMAND_HINT = "The same command goes on."
+"""Hint for a user who interrupts `denoise`, which has no --resume."""
 
 
 def fit_job(
@@ -33,7 +33,7 @@ def fit_job(
     reference: Path | None = None,
     observer: Observer,
 ) -> FitResult:
-    """`self2self fit`.
+    """`self2self fit`: fit into a run folder, with `resume` from the last checkpoint.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -55,10 +55,10 @@ def fit_job(
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
-    """The page to fit to: that of `--page`, or the first.
+    """Read the page to fit to: the page of `--page`, or the first.
 
     Raises:
-        UsageError, InputError: it is not there, or cannot be used.
+        UsageError, InputError: the page does not exist or cannot be used.
     """
     if stack.pages > 1 and options.page is None:
         observer.note(f"{stack.path}: has {stack.pages} pages; fitting to page 1. To fit to another: --page N")
@@ -66,10 +66,12 @@ def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Imag
 
 
 def read_fitted_image(config: RunConfig) -> Image:
-    """The image that a run was fitted to; of a stack the page, or the first if the file has changed since.
+    """Read the image that a run was fitted to.
+
+    For a stack this is the fitted page, or the first page if the file has changed since the fit.
 
     Raises:
-        InputError, ResourceError: it is not there any more, or cannot be used.
+        InputError, ResourceError: the file does not exist any more or cannot be used.
     """
     with open_stack(config.image, whole_range=config.whole_range) as stack:
         for index in range(stack.pages if stack.pages > 1 else 0):
@@ -89,7 +91,7 @@ def run_fit(
     observer: Observer,
     go_on: str = "Give the same command with --resume to go on.",
 ) -> FitResult:
-    """Fit into `run` and tell the observer; `go_on` is what a user who interrupts it is told to do."""
+    """Fit into `run` and report to `observer`; `go_on` is the hint for a user who interrupts the fit."""
     from self2self.train.session import fit_run
 
     start = time.perf_counter()
@@ -120,36 +122,36 @@ def run_fit(
 def fit_or_reuse(
     run: Run, config: RunConfig, prepared: PreparedImage, observer: Observer, *, force: bool = False
 ) -> FitResult:
-    """The fit of `config` in `run`, with as little work as possible.
+    """Reuse the finished fit of `config` in `run`, continue an unfinished one, or fit from the start.
 
     Args:
-        run: its folder.
-        config: what is asked for.
+        run: the run folder.
+        config: the requested configuration.
         prepared: the noisy image.
-        observer: whom to tell.
-        force: replace a fit with other settings, or one that is damaged.
+        observer: gets notes and progress.
+        force: whether to replace a fit that has other settings or is damaged.
 
     Raises:
-        UsageError: the folder holds something else.
-        FileFormatError: the fit is damaged.
+        UsageError: the folder holds something else, and `force` is off or cannot help.
+        FileFormatError: the fit is damaged, and `force` is off.
     """
-    anew = partial(run_fit, run, config, prepared, resume=False, observer=observer, go_on=SAME_COMMAND)
+    fit_anew = partial(run_fit, run, config, prepared, resume=False, observer=observer, go_on=SAME_COMMAND_HINT)
     if run.is_unbegun():
-        return anew()
+        return fit_anew()
     if not run.config_path.is_file():
         if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
             raise occupied_error(run)
-        return anew()
+        return fit_anew()
     try:
         stored = run.config()
         if run.is_fitted():
-            # Before the export, which reads it if the model is not there.
+            # Damaged weights are found here, before the export reads them.
             load_weights(run.model_path)
     except FileFormatError as error:
         if not force:
             raise
         observer.note(f"fitting anew: {error}")
-        return anew()
+        return fit_anew()
     if not config.same_fit(stored):
         if not force:
             raise UsageError(
@@ -157,7 +159,7 @@ def fit_or_reuse(
                 f"Keep it: self2self denoise {prepared.image.path} --run RUN, or replace it with --force."
             )
         observer.note(f"replacing the fit in {run.folder} ({differences(stored, config)}).")
-        return anew()
+        return fit_anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
         return FitResult(run=run, config=config, steps=config.recipe.steps, loss=None, seconds=0.0, reused=True)
@@ -165,22 +167,23 @@ def fit_or_reuse(
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")
     try:
-        return run_fit(run, config, prepared, resume=resume, observer=observer, go_on=SAME_COMMAND)
+        return run_fit(run, config, prepared, resume=resume, observer=observer, go_on=SAME_COMMAND_HINT)
     except FileFormatError as error:
         if not force:
             raise
         observer.note(f"fitting anew: {error}")
-        return anew()
+        return fit_anew()
 
 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
-    """The clean image for `--reference`, in the same units as `image.pixels`.
+    """Read the clean image of `--reference`, in the units of `image.pixels`.
 
-    Of another type, both may use the ranges of their types; else it has to hold the same units, as the mean of many
-    frames with 12 bits does in floats.
+    If the two files have different types, each may use the whole range of its own type, and the reference is rescaled.
+    Otherwise the reference has to hold the units of the image. For example, the mean of many 12-bit frames, stored as
+    floats, does.
 
     Raises:
-        InputError: it cannot be read, has another size, or nobody can tell what its values mean.
+        InputError: the reference cannot be read, has another size, or its units are not clear.
     """
     reference = read_image(path)
     if reference.pixels.shape != image.pixels.shape:
@@ -195,12 +198,13 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
             )
         stored *= image.white / reference.white
     elif _holds_shares(reference, stored) and image.white is not None and image.white > 1 and image.range[1] > 1:
-        # Dark, but nothing else than shares of white.
+        # The image is too dark to show its white, but the floats can only be shares of white.
         stored *= image.white
     return ((stored - image.offset) / image.scale).astype(np.float32)
 
 
 def _holds_shares(image: Image, stored: NDArray[np.float64]) -> bool:
+    """Whether the stored values of `image` may be shares of white: floats from 0 to 1."""
     return image.dtype.kind == "f" and stored.min() >= 0 and stored.max() <= 1
 
 

@@ -1,4 +1,7 @@
-"""What is to be fitted: options and image to the configuration of a run folder, and whether that is there already."""
+"""Turn options and image into the configuration of a fit, and compare it with an earlier fit in the run folder.
+
+The comparison decides whether a fit may be continued or used again.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,16 @@ class FitOptions:
 
     Attributes:
         recipe: name of the recipe.
-        init: ``scratch``, ``natural`` or a run folder.
-        steps: optimiser steps.
+        init: origin of the first weights: ``scratch``, ``natural`` or a run folder.
+        steps: number of optimiser steps.
         drop_rate: drop rate of the input.
-        seed: of weights, masks and crops.
+        seed: seed of weights, masks and crops.
         device: ``auto``, ``cpu`` or ``cuda``.
-        run: the run folder; None for the usual one of the image.
-        iqa: whether to add the paper's image quality term; None means no, or what the fit to resume does.
-        iqa_weights: its weights, which turns it on; None for the published ones.
-        page: of a stack, from 1; None for the first, which is told.
-        fit_pages: of a stack that is denoised: ``first`` for one fit for all pages, or ``each``.
+        run: the run folder; None for the usual folder of the image.
+        iqa: whether to add the paper's image quality term; None for no, or for the choice of the fit that is resumed.
+        iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
+        page: page of a stack, from 1; None for the first page, with a note to the user.
+        fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
     """
 
     recipe: str = "fast"
@@ -49,10 +52,10 @@ class FitOptions:
     fit_pages: str = "first"
 
     def check(self) -> None:
-        """Refuse wrong options before anything is read.
+        """Refuse wrong options before any file is read.
 
         Raises:
-            UsageError: names the option.
+            UsageError: names the wrong option.
         """
         recipe_for(self.recipe, self.init).with_options(self.steps, self.drop_rate)
         check_seed(self.seed)
@@ -67,15 +70,15 @@ class FitOptions:
 
     @property
     def wants_iqa(self) -> bool:
-        """Whether the image quality term is asked for."""
+        """Whether the user asks for the image quality term."""
         return bool(self.iqa) or self.iqa_weights is not None
 
 
 def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) -> RunConfig:
-    """The configuration of a fit of `prepared`; options that the user gave win.
+    """Make the configuration of a fit to `prepared`; options of the user override the recipe.
 
     Raises:
-        UsageError, InputError, EngineUnavailableError: an option is wrong for this image or machine.
+        UsageError, InputError, EngineUnavailableError: an option does not work for this image or machine.
     """
     from self2self.train.checkpoint import tensors_sha256
     from self2self.train.fit import choose_device
@@ -83,7 +86,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
 
     recipe, start = _recipe_and_start(prepared, options, observer)
     if options.drop_rate is not None:
-        # Whoever chooses what is hidden chooses what is taken for noise.
+        # With a drop rate of the user, the adapted share of the noisy image does not apply.
         recipe = replace(recipe, noisy_share=0.0)
     recipe = recipe.with_options(options.steps, options.drop_rate)
     if start not in INITS and options.steps is None:
@@ -101,12 +104,12 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         image_range=image.range,
         whole_range=prepared.whole_range,
     )
-    first = start_weights(config)
-    return config if first is None else replace(config, start_sha256=tensors_sha256(first))
+    weights = start_weights(config)
+    return config if weights is None else replace(config, start_sha256=tensors_sha256(weights))
 
 
 def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:
-    """The recipe, adapted to the image, and where its weights start: ``scratch``, ``natural`` or a run folder."""
+    """The recipe, adapted to the image, and the origin of the weights: ``scratch``, ``natural`` or a run folder."""
     channels, noise, pixels = prepared.channels, prepared.measured_noise, prepared.pixels
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
@@ -129,16 +132,16 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
                 "the start weights make no image of this one; fitting from scratch, which takes longer "
                 "(--init natural starts from them all the same)."
             )
-            # Its noise is not assessed: the trial takes the start weights.
+            # The recipe is not adapted to the noise, because the trial needs the start weights.
             return recipe_for(options.recipe, "scratch"), "scratch"
     return adapted, start
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
-    """The weights of the image quality term for `image`, fetched if need be.
+    """Find the weights of the image quality term for `image`; download them if necessary.
 
     Raises:
-        Self2SelfError: the term cannot be had, or not for this image.
+        Self2SelfError: the term does not work here, or not for this image.
     """
     from self2self.train.iqa import SMALLEST_SIDE, check_usable
 
@@ -150,14 +153,14 @@ def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWei
 
 
 def run_folder(config: RunConfig, options: FitOptions) -> Run:
-    """The folder of a fit: the one asked for, or the usual one of the image."""
+    """The run folder of a fit: the requested folder, or the usual folder of the image."""
     if options.run is not None:
         return Run(options.run)
     return Run.for_image(Path(config.image), config.image_sha256)
 
 
 def occupied_error(run: Run) -> UsageError:
-    """The refusal to fit into a place that is taken."""
+    """The error for a fit into a folder that already holds something."""
     if not run.folder.is_dir():
         return UsageError(f"{run.folder}: is not a folder; {ELSEWHERE}.")
     if not run.config_path.is_file():
@@ -173,10 +176,10 @@ def occupied_error(run: Run) -> UsageError:
 
 
 def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
-    """The configuration to continue `run` with; where `options` leave the quality term open, the run decides.
+    """The configuration to continue `run` with; if `options` leave the image quality term open, the run decides.
 
     Raises:
-        InputError: there is nothing to continue.
+        InputError: there is no fit to continue.
         UsageError: the folder belongs to a fit with other settings.
     """
     stored = run.config()
@@ -191,10 +194,10 @@ def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
 
 
 def differences(stored: RunConfig, asked: RunConfig) -> str:
-    """Which settings of a stored fit are not those that are asked for, in a few words."""
-    ours, theirs = _settings(stored), _settings(asked.beside(stored))
-    changed = [f"{name} {ours[name]}, asked for {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-    # A recipe of another version differs in what nobody can ask for.
+    """Describe in a few words which settings of a stored fit differ from the requested ones."""
+    old, new = _settings(stored), _settings(asked.beside(stored))
+    changed = [f"{name} {old[name]}, asked for {new[name]}" for name in old if old[name] != new[name]]
+    # A recipe of another version may differ in settings that have no option.
     return "; ".join(changed) or "its recipe is of another version"
 
 

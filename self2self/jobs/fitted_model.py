@@ -1,4 +1,4 @@
-"""From a prepared image to an exported model: the fit, or the fit that an earlier run left, and its export."""
+"""Make an exported model for a prepared image: fit, or use the fit of an earlier command, and export it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class FittedModel:
     """A model, the fit that it was exported from, and the time of the export.
 
     Attributes:
-        model: exported and loaded.
-        fit: its fit.
-        export_seconds: of the export and of loading it.
+        model: the exported model, loaded.
+        fit: the fit from which it was exported.
+        export_seconds: time for exporting and loading the model.
     """
 
     model: Model
@@ -32,13 +32,13 @@ class FittedModel:
 
 
 def fit_model(prepared: PreparedImage, fitting: FitOptions, observer: Observer, *, force: bool = False) -> FittedModel:
-    """Fit to `prepared`, or take the finished fit, and export it.
+    """Fit to `prepared`, or use the finished fit, and export it.
 
     Args:
         prepared: the noisy image.
         fitting: options of the fit.
-        observer: whom to tell.
-        force: whether a fit with other settings is replaced.
+        observer: gets notes and progress.
+        force: whether to replace a fit that has other settings or is damaged.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -47,14 +47,14 @@ def fit_model(prepared: PreparedImage, fitting: FitOptions, observer: Observer, 
     run = run_folder(config, fitting)
     note_noise(prepared, config.recipe, observer)
     fit = fit_or_reuse(run, config, prepared, observer, force=force)
-    began = time.perf_counter()
+    export_start = time.perf_counter()
     if not run.onnx_path.is_file() or not fit.reused:
         export_job(run, force=True)
     try:
         model = load_model(run.onnx_path)
     except FileFormatError as error:
-        # Nothing is lost: the file is made from the weights.
+        # A damaged file can be replaced, because the weights are still there.
         observer.note(f"exporting again: {error}")
         export_job(run, force=True)
         model = load_model(run.onnx_path)
-    return FittedModel(model, fit, time.perf_counter() - began)
+    return FittedModel(model, fit, time.perf_counter() - export_start)

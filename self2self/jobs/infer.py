@@ -9,7 +9,7 @@ from pathlib import Path
 
 from self2self.errors import InterruptedRun
 from self2self.image_io import image_hash, open_stack, write_float_map, write_image
-from self2self.jobs.fit import SAME_COMMAND, read_fit_page
+from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
@@ -134,7 +134,7 @@ def denoise_job(
         return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
     except KeyboardInterrupt:
         folder = fitted.fit.run.folder
-        raise InterruptedRun(f"interrupted; the fit is kept in {folder}. {SAME_COMMAND}") from None
+        raise InterruptedRun(f"interrupted; the fit is kept in {folder}. {SAME_COMMAND_HINT}") from None
 
 
 def _infer_image(
