@@ -1,21 +1,21 @@
-"""Denoise one image with nothing but that image.
+"""Denoise one image without any other image.
 
-What the command does::
+Fit and denoise, as the command `self2self denoise` does::
 
     import self2self
 
     result = self2self.denoise_job("noisy.tif", options=self2self.EnsembleOptions(passes=50))
     print(result.output)
 
-Passes of a model that was exported before, from array to array::
+Denoise an array with a model that was exported before::
 
     model = self2self.load_model("runs/noisy-1a2b3c4d/model.onnx")
     image = self2self.read_image("noisy.tif", whole_range=model.contract.whole_range)
     ensemble = self2self.denoise(model, image.pixels, self2self.EnsembleOptions(passes=50))
     self2self.write_image("clean.tif", ensemble.image, like=image)
 
-Errors that a user can cause are `Self2SelfError`s; `self2self.errors` has the tree. Importing the package loads
-nothing heavy.
+All errors that a user can cause are subclasses of `Self2SelfError`; `self2self.errors` defines them. Importing the
+package does not load torch or other heavy libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # For type checkers and editors, which do not see what `__getattr__` gives.
+    # For type checkers and editors, which do not see the names that `__getattr__` provides.
     from self2self.errors import Self2SelfError as Self2SelfError
     from self2self.image_io import read_image as read_image
     from self2self.image_io import write_image as write_image
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULE_OF_NAME = {
     "DenoiseResult": "self2self.jobs",
     "EnsembleOptions": "self2self.runtime.ensemble.options",
     "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
@@ -61,16 +61,16 @@ _HOMES = {
     "write_image": "self2self.image_io",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULE_OF_NAME]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home when it is first used (PEP 562)."""
-    if name not in _HOMES:
+    """Import a public name from its module when it is used (PEP 562)."""
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module 'self2self' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF_NAME[name]), name)
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion, without loading them."""
-    return sorted([*globals(), *_HOMES])
+    """The public names, for completion; they are not imported."""
+    return sorted([*globals(), *_MODULE_OF_NAME])

@@ -50,7 +50,7 @@ def test_type_checkers_see_every_public_name() -> None:
     seen = {
         alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert seen == self2self._HOMES
+    assert seen == self2self._MODULE_OF_NAME
     assert set(self2self.__all__) <= set(dir(self2self))
 
 

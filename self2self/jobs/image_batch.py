@@ -1,4 +1,4 @@
-"""Several images in one command: which are to be done, and what became of each."""
+"""Keep track of the images of one command: which to denoise, which to skip, and which failed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from self2self.jobs.output_options import OutputOptions
 
 @dataclass(slots=True)
 class ImageBatch:
-    """The images of one command; a single one is no batch: it is never skipped, and its error ends the command.
+    """The images of one command. A single image is never skipped, and its error ends the command.
 
     Attributes:
-        images: all of them.
+        images: all images of the command.
         outputs: where results go.
-        on_error: told of every image that cannot be done; None raises its error instead.
-        skipped: images whose result is there, and results of others among them.
-        failed: images that could not be done, and why.
+        on_error: gets the message for every image that fails; None raises the error instead.
+        skipped: images whose result exists, and images that are themselves the result of another image.
+        failed: images that failed, each with its error.
     """
 
     images: list[Path]
@@ -32,12 +32,12 @@ class ImageBatch:
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
 
     def skips(self, path: Path, observer: Observer) -> bool:
-        """Whether `path` need not be done; the user is told why."""
+        """Whether to skip `path`; a note tells the user why."""
         if len(self.images) == 1:
             return False
         source = self._source(path)
         if source is not None:
-            # `*.png` given again finds the results of the first time, too.
+            # If the user repeats a command with `*.png`, the results of the first time match the pattern, too.
             observer.note(f"{path}: is the result of {source}, so it is skipped.")
         elif not self.outputs.skips(path, observer):
             return False
@@ -45,16 +45,16 @@ class ImageBatch:
         return True
 
     def begin(self, path: Path, observer: Observer) -> None:
-        """Tell the user which of several images comes now; a single one needs no number."""
+        """Report which of several images is next; a single image needs no number."""
         if len(self.images) > 1:
             observer.image_started(path, self.images.index(path) + 1, len(self.images))
 
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
-        """Note an error about one image of several, so that the others can still be done.
+        """Record an error of one of several images, so that the other images can still be denoised.
 
         Raises:
-            Self2SelfError: of the only image, with nobody to tell, or Ctrl-C.
+            Self2SelfError: the error of a single image, any error if `on_error` is None, or `InterruptedRun`.
         """
         try:
             yield
@@ -68,11 +68,11 @@ class ImageBatch:
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the first image that failed."""
+        """Exit code of the first image that failed; 0 if none failed."""
         return self.failed[0][1].exit_code if self.failed else 0
 
     def summary(self) -> str:
-        """How many were written; empty for a single image, or if all were."""
+        """How many images were written, for people; empty if none was skipped and none failed."""
         if not self.skipped and not self.failed:
             return ""
         total = len(self.images)
@@ -91,6 +91,7 @@ class ImageBatch:
         return {"images": finished, "skipped": [str(path) for path in self.skipped], "failed": failed}
 
     def _source(self, path: Path) -> Path | None:
+        """The image of this command whose result goes to `path`; None if there is none."""
         target = path.resolve()
         others = (image for image in self.images if image != path)
         return next((image for image in others if self.outputs.output_for(image).resolve() == target), None)

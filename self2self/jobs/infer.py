@@ -1,4 +1,4 @@
-"""`self2self infer` and `self2self denoise`: images to clean images."""
+"""`self2self infer` and `self2self denoise`: denoise images with an exported model, or with a fit of their own."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ def infer_job(
     *,
     batch: ImageBatch | None = None,
 ) -> list[Result]:
-    """`self2self infer`: the ensemble of one model over each image or page.
+    """`self2self infer`: run the ensemble of one model over each image or page.
 
-    Images of one size (after padding) are run by one engine, which is prepared once.
+    One engine runs all images that have the same size after padding. It is prepared once.
 
     Args:
         model_path: an exported model.
-        images: files; of several, those whose result exists are skipped.
-        options: of the ensemble.
+        images: image files; of several images, those whose result exists are skipped.
+        options: options of the ensemble.
         outputs: where results go.
-        observer: whom to tell.
-        batch: what becomes of each image; with `ImageBatch.on_error`, an image that cannot be used stops no other.
+        observer: gets notes and progress.
+        batch: records which images are skipped or fail; with `ImageBatch.on_error`, the other images are denoised even
+            if one fails.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -102,15 +103,15 @@ def denoise_job(
 ) -> Result:
     """`self2self denoise` for one image or stack: fit, export and infer.
 
-    A finished fit with the same settings is used again, and an unfinished one is continued,
-    because both give the same bits as a new fit.
+    A finished fit with the same settings is used again, and an unfinished one is continued. Both give the same bits as
+    a new fit.
 
     Args:
         path: the noisy image or stack.
         fitting: options of the fit.
-        options: of the ensemble.
+        options: options of the ensemble.
         outputs: where results go; beside the input by default.
-        observer: whom to tell; nobody by default.
+        observer: gets notes and progress; by default they are ignored.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -150,7 +151,7 @@ def _infer_image(
 ) -> DenoiseResult:
     """Run the ensemble over `prepared` and write the result.
 
-    Where memory for a second image is short, the pixels of `prepared` become the result.
+    If memory for a second image is short, the pixels of `prepared` become the result.
     """
     image, noise = prepared.image, prepared.noise
     center = prepared.center()
@@ -159,7 +160,7 @@ def _infer_image(
         prepared,
         replace(options, uncertainty=outputs.needs_uncertainty),
         observer,
-        # A report shows both.
+        # A report shows both the noisy image and the result.
         may_overwrite=outputs.report is None,
         engine_holder=engine_holder,
     )
@@ -184,6 +185,7 @@ def _infer_image(
         report=outputs.report,
     )
     if outputs.report is not None:
-        same = model.contract.image_sha256 == image_hash(image)
-        write_job_report(outputs.report, result, image, model.path.parent / "history.jsonl" if same else None)
+        fitted_to_image = model.contract.image_sha256 == image_hash(image)
+        history = model.path.parent / "history.jsonl" if fitted_to_image else None
+        write_job_report(outputs.report, result, image, history)
     return result

@@ -1,4 +1,4 @@
-"""What a user is told about the noise of an image, and about what reading it had to say."""
+"""Notes to the user about the noise of an image, and notes that came up while its file was read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTURE_NOTE = (
 
 
 def note_file(image: Image, observer: Observer) -> None:
-    """Pass on what reading the image had to say."""
+    """Pass on the notes from reading the file of `image`."""
     for note in image.notes:
         observer.note(f"{image.path}: {note}")
 
@@ -24,15 +24,15 @@ def note_noise(prepared: PreparedImage, recipe: Recipe, observer: Observer) -> N
     """Warn if the noise of the image is correlated, and say what the fit does about it."""
     noise = prepared.measured_noise
     simulated = recipe.target == "simulated"
-    # A recipe that adapts to the image has found that its noise is not correlated, whatever was measured.
+    # A recipe with a drop rate for passes was adapted: the trial found that the noise is not correlated after all.
     if not simulated and (recipe.pass_drop_rate is not None or not noise.correlated):
         return
     note = CORRELATED_NOTE
     if recipe.noisy_share:
         note = TEXTURE_NOTE.format("{:.2f}", 100 * recipe.noisy_share, FOR_CORRELATED.pass_drop_rate)
     elif simulated:
-        does = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
-        note = f"{SHARED_NOTE}, {does}. {BETTER_SOURCE}"
+        action = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
+        note = f"{SHARED_NOTE}, {action}. {BETTER_SOURCE}"
     observer.note(f"{prepared.image.path}: {note.format(noise.correlation)}")
 
 
@@ -40,8 +40,8 @@ def note_residual(where: str, residual: Residual, observer: Observer) -> None:
     """Say that what was removed is correlated between neighbouring pixels.
 
     Args:
-        where: what the note begins with, such as the path of the image.
-        residual: what was removed.
-        observer: whom to tell.
+        where: beginning of the note, such as the path of the image.
+        residual: statistics of what was removed.
+        observer: gets the note.
     """
     observer.note(f"{where} {CORRELATED_NOTE.format(residual.noise.correlation)}")

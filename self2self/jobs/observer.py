@@ -1,4 +1,4 @@
-"""Whom a job tells how far it is."""
+"""Callbacks through which a job reports its progress and its notes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class Observer:
     """Callbacks of a job; each does nothing unless it is given.
 
     Attributes:
-        note: something the user should know, one line.
-        fit_step: after every training step.
-        pass_run: after every run of the engine, with the number of passes that are expected in all.
-        benchmark_step: before every step of a benchmark: what comes, steps done, steps in all.
-        image_started: before every image of several: its path, its number, from 1, and how many there are.
-        page_started: before every page of a stack: its number, from 1, and how many there are.
-        build_step: while TensorRT builds an engine: the phase, its steps done and all its steps; from any thread.
+        note: gets one line that the user should know.
+        fit_step: called after every training step.
+        pass_run: called after every run of the engine with the sums so far and the expected total number of passes.
+        benchmark_step: called before every step of a benchmark with its name, the steps done and the total of steps.
+        image_started: called before each of several images with its path, its number, from 1, and the number of images.
+        page_started: called before every page of a stack with its number, from 1, and the number of pages.
+        build_step: called from any thread while TensorRT builds an engine, with the phase, its steps done and the total
+            of its steps.
     """
 
     note: Callable[[str], None] = _ignore

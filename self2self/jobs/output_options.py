@@ -1,4 +1,4 @@
-"""Where the results of `self2self infer` and `self2self denoise` go, and what is refused before the work."""
+"""Where `self2self infer` and `self2self denoise` write their results; wrong outputs are refused before the work."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class OutputOptions:
     """Files that a job writes.
 
     Attributes:
-        output: file, or folder when there are several images; None for beside the input.
-        uncertainty: where to write the standard deviation; None for nowhere.
-        report: where to write the HTML report; None for nowhere.
+        output: file, or existing folder, which several images need; None for a file beside the input.
+        uncertainty: file for the standard deviation over the passes; None for no file.
+        report: file for the HTML report; None for no report.
         force: whether existing files may be replaced.
     """
 
@@ -34,10 +34,10 @@ class OutputOptions:
         return self.uncertainty is not None or self.report is not None
 
     def check(self, images: list[Path]) -> None:
-        """Refuse what cannot work before anything slow happens.
+        """Refuse options that cannot work, before the first slow step.
 
         Raises:
-            UsageError, OutputError, EngineUnavailableError: names the option.
+            UsageError, OutputError, EngineUnavailableError: names the wrong option.
         """
         if len(images) > 1:
             self._check_several(images)
@@ -61,14 +61,14 @@ class OutputOptions:
                 raise UsageError(f"{path} is given twice. Give it once.")
             output = self.output_for(path)
             if (other := sources.setdefault(output.resolve(), path)) is not path:
-                # Otherwise the second would count as done when the first is.
+                # Otherwise the second image would count as done as soon as the first is written.
                 raise UsageError(f"{other} and {path} would both be written to {output}. Give one at a time.")
 
     def check_for(self, image: Image) -> None:
-        """Refuse an output that cannot be written, before the image is worked on.
+        """Refuse outputs for `image` that cannot be written, before the image is denoised.
 
         Raises:
-            UsageError, OutputError: says which option.
+            UsageError, OutputError: names the wrong option.
         """
         output = self.output_for(image)
         if output.resolve() == image.path.resolve():
@@ -80,7 +80,7 @@ class OutputOptions:
             check_output(self.uncertainty, force=self.force, float_map=True, like=image)
 
     def skips(self, path: Path, observer: Observer) -> bool:
-        """Whether the result for `path`, one of several images, exists; the user is told."""
+        """Whether the result for `path`, one of several images, exists already; if so, `observer` gets a note."""
         output = self.output_for(path)
         if self.force or not output.is_file():
             return False
@@ -88,7 +88,7 @@ class OutputOptions:
         return True
 
     def output_for(self, image: Image | Path) -> Path:
-        """Where the result for `image` goes; of a path, by its extension."""
+        """The file for the result of `image`; for a path, the extension decides the format."""
         if self.output is None:
             return default_output(image)
         return self.output / default_output(image).name if self.output.is_dir() else self.output

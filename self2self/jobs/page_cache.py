@@ -1,14 +1,14 @@
-"""Pages of a stack that are done, in a hidden folder beside the output, so that a killed run can go on.
+"""Keep the finished pages of a stack in a hidden folder beside the output, so that a killed run can continue.
 
 ======================  ==========================================================================
-``stack.json``          source, model and settings: what the pages were made of
+``stack.json``          source, model and settings of the pages
 ``00003.npy``           page 3 as it will be stored, without alpha
-``00003.std.npy``       its standard deviation, if that was asked for
-``00003.json``          its figures; written last, so that a page with figures is whole
-``deviations.written``  there once the stack of standard deviations is in its place
+``00003.std.npy``       standard deviation of page 3, if the user asked for it
+``00003.json``          record of page 3; written last, so that a page with a record is whole
+``deviations.written``  exists as soon as the stack of standard deviations is written
 ======================  ==========================================================================
 
-Every file is written to a temporary name and renamed. The folder goes when the output is in its place.
+Every file is written to a temporary name and renamed. The folder is removed when the output is written.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from self2self.errors import FileFormatError, UsageError, writing
 from self2self.image_io.image import Array
 from self2self.machine.files import atomic_write
 
-SETTINGS, WRITTEN = "stack.json", "deviations.written"
+SETTINGS_FILE, DEVIATIONS_WRITTEN_FILE = "stack.json", "deviations.written"
 PAGE_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class PageRecord:
-    """How a page was made; levels in 8-bit grey levels.
+    """Record of how a page was made. Sigma, standard error and residual are in 8-bit grey levels.
 
     Attributes:
-        page: from 1.
+        page: number of the page, from 1.
         image_sha256: `image_io.image_hash` of the page.
-        seed: of its masks.
+        seed: seed of the masks.
         engine, provider, tile, fallback: as in `EnsembleResult`.
-        passes: of the ensemble.
-        standard_error: of their mean; None for one pass.
-        range: the values of the page that were 0 and 1 to the network, 255 grey levels apart.
-        sigma: noise of the page, estimated from what was removed.
-        residual_mean, residual_deviation: of what was removed.
-        correlated: whether neighbours were correlated in what was removed.
-        seconds: from reading to writing, without a fit.
+        passes: number of passes.
+        standard_error: standard error of the mean over the passes; None for one pass.
+        range: the two values of the page that map to 0 and 1, which are 255 grey levels apart.
+        sigma: standard deviation of the noise, estimated from what was removed.
+        residual_mean, residual_deviation: mean and standard deviation of what was removed.
+        correlated: whether neighbouring pixels are correlated in what was removed.
+        seconds: time from after reading to before storing, without the fit.
     """
 
     page: int
@@ -76,26 +76,29 @@ class PageCache:
         self.folder = target.with_name(f".{target.name}.parts")
 
     def open(self, settings: dict[str, Any], *, force: bool) -> bool:
-        """Go on with pages that were made with the same `settings`, or make an empty folder; whether it goes on.
+        """Open the cache: keep pages that were made with the same `settings`, or create an empty folder.
 
         Args:
-            settings: all that decides about the bits of a page; JSON values.
-            force: throw away pages that were made with others.
+            settings: everything that decides the bits of a page; JSON values.
+            force: whether to remove pages that were made with other settings.
+
+        Returns:
+            Whether the folder of an earlier run was kept.
 
         Raises:
-            UsageError: there are pages with other settings.
-            OutputError, ResourceError: the folder cannot be made.
+            UsageError: there are pages with other settings, or other files.
+            OutputError, ResourceError: the folder cannot be created.
         """
-        path = self.folder / SETTINGS
+        path = self.folder / SETTINGS_FILE
         settings = {"format": PAGE_CACHE_FORMAT, **settings}
         if path.is_file():
             stored = self._json(path)
-            other = [key for key in {**settings, **stored} if stored.get(key) != settings.get(key)]
-            if not other:
+            changed = [key for key in {**settings, **stored} if stored.get(key) != settings.get(key)]
+            if not changed:
                 return True
             if not force:
                 raise UsageError(
-                    f"{self.output}: was begun with other settings ({', '.join(other)}). Give the same command to go "
+                    f"{self.output}: was begun with other settings ({', '.join(changed)}). Give the same command to go "
                     f"on, start anew with --force, or choose another place with -o."
                 )
         elif self.folder.is_dir() and any(self.folder.iterdir()) and not force:
@@ -107,10 +110,10 @@ class PageCache:
         return False
 
     def record(self, index: int) -> PageRecord | None:
-        """The figures of page `index`, from 0; None if it is not done.
+        """Read the record of page `index`, from 0; None if the page is not finished.
 
         Raises:
-            FileFormatError: they were damaged.
+            FileFormatError: the record is damaged.
         """
         path = self._path(index, ".json")
         if not path.is_file():
@@ -120,23 +123,23 @@ class PageCache:
         except TypeError as error:
             raise self._damaged(path) from error
 
-    def keep(self, figures: PageRecord, values: Array, deviation: Array | None) -> None:
-        """Write a page that is done: its stored values and, if asked for, standard deviations, (H, W, C) each.
+    def keep(self, record: PageRecord, values: Array, deviation: Array | None) -> None:
+        """Write a finished page: its stored values and, if requested, its standard deviations, (H, W, C) each.
 
         Raises:
-            OutputError, ResourceError: it cannot be written.
+            OutputError, ResourceError: the page cannot be written.
         """
-        index = figures.page - 1
+        index = record.page - 1
         self._save(self._path(index, ".npy"), values)
         if deviation is not None:
             self._save(self._path(index, ".std.npy"), deviation)
-        atomic_write(self._path(index, ".json"), json.dumps(asdict(figures)).encode())
+        atomic_write(self._path(index, ".json"), json.dumps(asdict(record)).encode())
 
     def pages(self, count: int, *, deviation: bool = False) -> Iterator[Array]:
-        """The values of all pages, or their standard deviations, one after the other.
+        """Yield the values of all pages, or their standard deviations, one after the other.
 
         Raises:
-            FileFormatError: one is missing or damaged.
+            FileFormatError: a page is missing or damaged.
         """
         for index in range(count):
             path = self._path(index, ".std.npy" if deviation else ".npy")
@@ -147,15 +150,15 @@ class PageCache:
 
     @property
     def deviations_written(self) -> bool:
-        """Whether the stack of standard deviations is in its place."""
-        return (self.folder / WRITTEN).is_file()
+        """Whether the stack of standard deviations is written."""
+        return (self.folder / DEVIATIONS_WRITTEN_FILE).is_file()
 
     def mark_deviations_written(self) -> None:
-        """Remember that."""
-        atomic_write(self.folder / WRITTEN, b"")
+        """Record that the stack of standard deviations is written."""
+        atomic_write(self.folder / DEVIATIONS_WRITTEN_FILE, b"")
 
     def remove(self) -> None:
-        """Remove the folder, if it is there."""
+        """Remove the folder, if it exists."""
         if self.folder.is_dir():
             with writing(self.folder):
                 shutil.rmtree(self.folder)

@@ -1,4 +1,4 @@
-"""A fit for every page of a stack, each from the weights of the page before."""
+"""Fit to every page of a stack; each fit starts from the weights of the previous page."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from self2self.train.run_folder import Run
 
 @dataclass(slots=True)
 class PageFits:
-    """The fits of `--fit-pages each`: the fit of a page starts from the fit of the page before.
+    """The fits of `--fit-pages each`: the fit to a page starts from the fit to the previous page.
 
     Attributes:
         fitting: options of the first fit.
-        first: its run folder. It holds the folders of the other fits, which are removed when the next page is done.
-        whole_range: the decision of `prepare` for page 1, so that every page keeps the range of the page before.
-        observer: whom to tell.
+        first: run folder of the first fit. It holds the folders of the other fits. Each of those is removed when the
+            next page is finished.
+        whole_range: the decision of `prepare` for page 1, which holds for all pages.
+        observer: gets notes and progress.
         force: whether a fit with other settings may be replaced.
-        first_fit: the fit of page 1, if this job made or found it.
-        fit_seconds, export_seconds: so far.
+        first_fit: the fit to page 1, if this job made or reused it.
+        fit_seconds, export_seconds: time of all fits and exports so far.
     """
 
     fitting: FitOptions
@@ -41,14 +42,14 @@ class PageFits:
     export_seconds: float = 0.0
 
     def model_for(self, index: int, image: Image) -> Model:
-        """Fit to the page and export.
+        """Fit to page `index`, from 0, and export the model.
 
         Raises:
             Self2SelfError: anything that a user can cause.
         """
         options = replace(self.fitting, run=self._run(index).folder)
         if index > 0:
-            # `recipes.following` takes that share of the recipe's own steps, but leaves `--steps` alone.
+            # `recipes.following` reduces the recipe's own steps by this factor, but leaves `--steps` unchanged.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
         prepared = prepare(image, options.recipe, whole_range=self.whole_range)
@@ -60,7 +61,7 @@ class PageFits:
         return fitted.model
 
     def page_finished(self, index: int) -> None:
-        """Page `index` is kept, so the fit before its own is not needed any more."""
+        """Remove the fit of the page before page `index`, from 0, which is now stored; the first fit stays."""
         if index > 1:
             shutil.rmtree(self._run(index - 1).folder, ignore_errors=True)
 

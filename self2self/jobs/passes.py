@@ -1,4 +1,4 @@
-"""The ensemble over one prepared image, for an image of its own and for a page of a stack alike."""
+"""Run the ensemble over one prepared image, which is a file of its own or a page of a stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_passes(
     may_overwrite: bool,
     engine_holder: EngineHolder | None,
 ) -> EnsembleResult:
-    """Run the ensemble over `prepared`; the last two are those of `denoise`.
+    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise`.
 
     Raises:
         Self2SelfError: as for `denoise`.

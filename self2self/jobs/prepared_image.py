@@ -1,4 +1,4 @@
-"""An image as the fit and the passes see it, with what is known of its noise."""
+"""Prepare an image for the fit and the passes: choose its value range and measure its noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """An image in the value range that the network sees; the one object that travels from file to result.
+    """An image in the value range of the network, with its noise. Jobs pass this object on from file to result.
 
     Attributes:
-        image: the pixels in that range, and what the file says besides.
-        noise: measured in the middle of the pixels; None where no fit asked for it.
-        whole_range: whether 0 and 1 are black and white of the file's type, and not the ends of the image's own values.
+        image: the pixels in that range, and the other contents of the file.
+        noise: noise measured in the middle of the image; None if it was not measured, because there is no fit.
+        whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
+            own values.
     """
 
     image: Image
@@ -33,7 +34,7 @@ class PreparedImage:
 
     @property
     def pixels(self) -> FloatArray:
-        """float32 (C, H, W), in [0, 1] but for outliers; `fit` and `denoise` replace hot pixels and pad."""
+        """float32 (C, H, W), in [0, 1] except for outliers; hot pixels are not replaced, and there is no padding."""
         return self.image.pixels
 
     @property
@@ -47,31 +48,31 @@ class PreparedImage:
         return image_hash(self.image)
 
     def center(self) -> Center:
-        """A copy of the middle, without hot pixels, that stays when the result takes the memory of the pixels."""
+        """Copy the middle, without hot pixels; the copy stays if the result takes the memory of the pixels."""
         return Center(remove_hot_pixels(center_crop(self.pixels).copy(), in_place=True))
 
     @property
     def measured_noise(self) -> Noise:
-        """The noise, measured now if it was not before."""
+        """The noise; it is measured now if it was not measured before."""
         return noise_of(self.image) if self.noise is None else self.noise
 
     def assessed_by(self, recipe: Recipe) -> PreparedImage:
-        """A copy whose noise is what the trial behind `recipe` found, whatever was measured."""
+        """A copy whose noise is corrected by the noise assessment behind `recipe`."""
         return replace(self, noise=recipe.apply_assessment(self.measured_noise))
 
     def to_file_values(self, values: FloatArray) -> NDArray[np.generic]:
-        """`values` (C, H, W) of a result, in the range and type of the file."""
+        """Map `values` (C, H, W) of a result to stored values (H, W, C), in the range and type of the file."""
         image = self.image
         return restore(values, image.offset, image.scale, image.dtype)
 
     def deviations_to_file_values(self, deviations: FloatArray) -> NDArray[np.generic]:
-        """Standard deviations (C, H, W) over passes, in the units of the file's values, float32."""
+        """Map standard deviations (C, H, W) over passes to the units of the stored values, float32 (H, W, C)."""
         return restore(deviations, 0.0, self.image.scale, np.dtype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class Center:
-    """The middle of a noisy image, for statistics of what was removed.
+    """The middle of a noisy image, kept for statistics of what is removed.
 
     Attributes:
         pixels: float32 (C, h, w), without hot pixels.
@@ -80,40 +81,40 @@ class Center:
     pixels: FloatArray
 
     def residual(self, result: FloatArray) -> Residual:
-        """What was removed in the middle.
+        """Measure what was removed from the middle.
 
         Args:
-            result: float32 (C, H, W), of the whole image.
+            result: float32 (C, H, W), the result for the whole image.
         """
         return measure_residual(self.pixels, center_crop(result))
 
     @property
     def has_noise(self) -> bool:
-        """Whether there is any noise to speak of."""
+        """Whether the middle has measurable noise (`imaging.noise.has_noise`)."""
         return has_noise(self.pixels)
 
 
 def noise_of(image: Image) -> Noise:
-    """The noise of `image`, measured in its middle."""
+    """Measure the noise of `image` in its middle."""
     return measure_noise(center_crop(image.pixels))
 
 
 def wants_whole_range(recipe: str, noise: Noise) -> bool:
-    """Whether a fit by `recipe` to an image with `noise` sees the whole range of the file's type.
+    """Whether a fit with `recipe` to an image with `noise` uses the whole range of the file's type.
 
-    The paper's recipes do, as published. A fit to correlated noise does, because the start weights mistake the coarse
-    noise of a dark, stretched photograph for texture (dev/log).
+    The paper's recipes use it, as published. A fit to correlated noise uses it because the start weights mistake the
+    coarse noise of a dark, stretched photograph for texture (dev/log).
     """
     return is_published_recipe(recipe) or noise.correlated
 
 
 def prepare(image: Image, recipe: str, *, whole_range: bool | None = None) -> PreparedImage:
-    """`image` in the value range that suits a fit by `recipe`.
+    """Map `image` to the value range for a fit with `recipe`, and measure its noise.
 
     Args:
-        image: as it was read, in the range of its own values.
+        image: an image as it was read, in the range of its own values.
         recipe: name of the recipe.
-        whole_range: a decision that was made before, such as for page 1 of a stack; None decides by recipe and noise.
+        whole_range: an earlier decision, such as for page 1 of a stack; None decides by recipe and noise.
     """
     noise = noise_of(image)
     if whole_range is None:
@@ -125,10 +126,10 @@ def prepare(image: Image, recipe: str, *, whole_range: bool | None = None) -> Pr
 
 
 def prepare_for_model(image: Image, *, whole_range: bool) -> PreparedImage:
-    """`image` in the value range that a model expects; its noise is not measured.
+    """Map `image` to the value range that a model expects; the noise is not measured.
 
     Args:
-        image: in the range of its own values, or in the whole range already.
+        image: an image in the range of its own values, or already in the whole range.
         whole_range: `Contract.whole_range` of the model.
     """
     return PreparedImage(to_whole_range(image) if whole_range else image, None, whole_range)

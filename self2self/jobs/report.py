@@ -1,4 +1,4 @@
-"""`--report`: what a job did, for the page."""
+"""`--report`: collect what a job did, and write the page about it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from self2self.jobs.results import DenoiseResult
 from self2self.report import ReportContent, write_report
 from self2self.train.run_folder import History
 
-NOT_SETTINGS = {"seconds", "noise", "residual"}
+KEYS_SHOWN_ELSEWHERE = {"seconds", "noise", "residual"}
+"""Entries of the JSON document that the page shows outside its table of settings."""
 
 
 def write_job_report(path: Path, result: DenoiseResult, image: Image, history: Path | None) -> None:
-    """Write the page about `result`; `history` is the file of the fit, if there was one.
+    """Write the page about `result`; `history` is the history file of the fit to this image, None if there is none.
 
     Raises:
-        OutputError, ResourceError: it cannot be written.
+        OutputError, ResourceError: the page cannot be written.
     """
     values = result.to_json()
     losses = []
@@ -33,7 +34,7 @@ def write_job_report(path: Path, result: DenoiseResult, image: Image, history: P
         )
     if image.alpha is not None:
         notes.append("Transparency is not shown.")
-    assert result.ensemble.uncertainty is not None  # noqa: S101 - a report asks for it
+    assert result.ensemble.uncertainty is not None  # noqa: S101 - a report always needs it
     content = ReportContent(
         name=image.path.name,
         noisy=image.pixels,
@@ -43,7 +44,7 @@ def write_job_report(path: Path, result: DenoiseResult, image: Image, history: P
         residual=result.residual,
         losses=losses,
         seconds=values["seconds"],
-        settings=[_setting(key, value) for key, value in values.items() if key not in NOT_SETTINGS],
+        settings=[_setting(key, value) for key, value in values.items() if key not in KEYS_SHOWN_ELSEWHERE],
         standard_error=result.ensemble.standard_error,
         notes=notes,
     )
@@ -51,7 +52,7 @@ def write_job_report(path: Path, result: DenoiseResult, image: Image, history: P
 
 
 def _setting(key: str, value: object) -> tuple[str, str]:
-    """Name and value of an entry of `DenoiseResult.to_json`, for people."""
+    """Name and value of an entry of `DenoiseResult.to_json`, as text for people."""
     name = key.removesuffix("_bytes").replace("_", " ")
     if value is None or isinstance(value, bool):
         return name, {None: "none", True: "yes", False: "no"}[value]

@@ -1,4 +1,4 @@
-"""What jobs return: a fit, a denoised image, a denoised stack, and what each prints as JSON."""
+"""Results of jobs: a fit, a denoised image or a denoised stack, and the JSON document of each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class FitResult:
     """A finished fit.
 
     Attributes:
-        run: its folder.
-        config: what was fitted and how.
-        steps: optimiser steps in all.
-        loss: of the last steps; None where none was taken.
-        psnr, ssim: against the clean reference, if one was given.
-        seconds: that this call took.
-        noise: of the image, estimated before the fit.
-        quality: last mean score of the image quality term, 0 to 100; None without it.
-        quality_seconds: what the term added to a step.
-        reused: whether it is an earlier fit, used again.
+        run: the run folder.
+        config: configuration of the fit.
+        steps: total number of optimiser steps.
+        loss: mean loss of the last steps; None if no step was made.
+        psnr, ssim: comparison with the clean reference; None without a reference.
+        seconds: time of this call.
+        noise: noise of the image, estimated before the fit.
+        quality: last mean score of the image quality term, 0 to 100; None without the term.
+        quality_seconds: seconds that the term added to each step.
+        reused: whether an earlier fit was used again.
     """
 
     run: Run
@@ -44,7 +44,7 @@ class FitResult:
     reused: bool = False
 
     def settings(self) -> str:
-        """What the fit was made with, in a few words."""
+        """The main settings of the fit in a few words."""
         recipe = self.config.recipe
         text = f"p {recipe.input_drop_rate:g}"
         if recipe.rate_of_passes != recipe.input_drop_rate:
@@ -54,7 +54,7 @@ class FitResult:
         return f"{text}, {self.steps} steps"
 
     def to_json(self) -> dict[str, Any]:
-        """What `fit --json` prints."""
+        """The document that `fit --json` prints."""
         values: dict[str, Any] = {
             "run": str(self.run.folder),
             "image": self.config.image,
@@ -79,7 +79,7 @@ class FitResult:
         return values
 
     def quality_text(self) -> str:
-        """Whether the image quality term was used, for people."""
+        """Whether the image quality term was used, and its score, as text for people."""
         if self.config.iqa is None:
             return "without the image quality term (--iqa)"
         text = f"with the image quality term, weights {self.config.iqa.sha256[:8]}"
@@ -105,16 +105,16 @@ class DenoiseResult:
     """A written image.
 
     Attributes:
-        source, output: files.
-        uncertainty: the file of the standard deviation, or None.
+        source, output: files of the noisy image and of the result.
+        uncertainty: file of the standard deviation, or None.
         ensemble: the denoised image and how it was made.
-        fit: the fit, when the job made one.
-        export_seconds: time of the export, when the job made one.
-        seconds: in all.
-        residual: what was removed: the image less the clamped, unrounded result.
-        range: the values of the file that were 0 and 1 to the network, 255 grey levels apart.
-        noise: of the image, estimated before the fit, when the job made one.
-        report: the file of the HTML report, or None.
+        fit: the fit, if the job fitted or reused a fit.
+        export_seconds: time of the export; 0 if the job made none.
+        seconds: total time.
+        residual: statistics of what was removed, the image minus the clamped, unrounded result.
+        range: the two values of the file that map to 0 and 1, which are 255 grey levels apart.
+        noise: noise of the image, estimated before the fit, if the job fitted or reused a fit.
+        report: file of the HTML report, or None.
     """
 
     source: Path
@@ -130,7 +130,7 @@ class DenoiseResult:
     report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What `infer --json` and `denoise --json` print for one image."""
+        """The document that `infer --json` and `denoise --json` print for one image."""
         done = self.ensemble
         seconds = {
             "fit": self.fit.seconds if self.fit else 0.0,
@@ -178,13 +178,13 @@ class StackResult:
     """A written stack.
 
     Attributes:
-        source, output: files.
-        uncertainty: the file of the standard deviations, or None.
-        pages: how each page was made, in order.
-        kept: how many of them an earlier run had left.
-        fit: the fit, or the first of them, when the job made one.
-        fit_seconds, export_seconds: of all fits and exports that this job made.
-        seconds: in all.
+        source, output: files of the noisy stack and of the result.
+        uncertainty: file of the standard deviations, or None.
+        pages: records of how each page was made, in order.
+        kept: number of pages that an earlier run had finished.
+        fit: the fit, or the first of several fits, if the job fitted or reused a fit.
+        fit_seconds, export_seconds: time of all fits and exports of this job.
+        seconds: total time.
     """
 
     source: Path
@@ -198,7 +198,7 @@ class StackResult:
     export_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """What `infer --json` and `denoise --json` print for a stack."""
+        """The document that `infer --json` and `denoise --json` print for a stack."""
         values: dict[str, Any] = {
             "image": str(self.source),
             "output": str(self.output),
@@ -226,7 +226,7 @@ class StackResult:
 
     @property
     def standard_error(self) -> float | None:
-        """RMS over the pages; None if one of them does not know its own."""
+        """RMS of the standard errors of the pages; None if a page has none."""
         errors = [page.standard_error for page in self.pages]
         known = [error for error in errors if error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if len(known) == len(errors) else None

@@ -1,4 +1,4 @@
-"""`self2self infer` and `self2self denoise` for stacks: one model for all pages, or one for each."""
+"""`self2self infer` and `self2self denoise` for stacks: one model for all pages, or a model for each page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def infer_stack(
 def denoise_stack(
     stack: Stack, fitting: FitOptions, options: EnsembleOptions, outputs: OutputOptions, observer: Observer
 ) -> StackResult:
-    """`self2self denoise` for a stack: one fit for all pages, or one for each.
+    """`self2self denoise` for a stack: one fit for all pages, or a fit for each page.
 
     Raises:
         Self2SelfError: anything that a user can cause.

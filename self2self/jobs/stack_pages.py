@@ -1,4 +1,4 @@
-"""A stack on its way through one engine, page by page, with finished pages kept on disk."""
+"""Denoise a stack page by page with one engine, and keep finished pages on disk."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model
 
-GO_ON = "the same command goes on."
+SAME_COMMAND_HINT = "the same command goes on."
+"""Hint for a user whose stack is not finished."""
 
 
 @dataclass(slots=True)
 class StackJob:
-    """A stack on its way through one engine, page by page.
+    """The work on one stack, from the check of its outputs to the written result.
 
     Attributes:
-        stack: the pages.
-        options: of the ensemble; page 1 has its seed, and every page after it the next.
+        stack: the noisy pages.
+        options: options of the ensemble. Page 1 has their seed, and each following page the next seed.
         outputs: where results go.
-        observer: whom to tell.
+        observer: gets notes and progress; each note only once.
         engine_holder: keeps the engine from page to page.
-        told: notes that are not repeated for every page.
-        output: file of the result, from `check` on.
-        cache: finished pages, from `check` on.
+        notes_given: notes that are not repeated for further pages.
+        output: file of the result; set by `check`.
+        cache: the finished pages; set by `check`.
     """
 
     stack: Stack
@@ -48,7 +49,7 @@ class StackJob:
     outputs: OutputOptions
     observer: Observer
     engine_holder: EngineHolder
-    told: set[str] = field(default_factory=set)
+    notes_given: set[str] = field(default_factory=set)
     output: Path = field(init=False)
     cache: PageCache = field(init=False)
 
@@ -57,10 +58,10 @@ class StackJob:
         self.observer = replace(self.observer, note=self._once(self.observer.note))
 
     def check(self) -> None:
-        """Refuse what cannot be written, before anything slow.
+        """Refuse outputs that cannot be written, and damaged pages, before the first slow step.
 
         Raises:
-            UsageError, OutputError, InputError: says which option.
+            UsageError, OutputError, InputError: names the wrong option or page.
         """
         stack, outputs = self.stack, self.outputs
         if outputs.report is not None:
@@ -75,7 +76,7 @@ class StackJob:
         if outputs.uncertainty is not None:
             check_stack_output(outputs.uncertainty, stack.pages)
             if self.cache.deviations_written:
-                # This very run wrote them before it was stopped.
+                # This run wrote the deviations itself before it was stopped.
                 outputs = replace(outputs, uncertainty=None)
         outputs.check_for(first)
         # The user learns of a damaged page now, not after hours.
@@ -84,14 +85,14 @@ class StackJob:
             self.observer.note(f"{stack.path}: {note}.")
 
     def begin(self, identity: dict[str, str]) -> int:
-        """How many pages an earlier run has left.
+        """Open the cache; returns the number of pages that an earlier run has finished.
 
         Args:
-            identity: what the model of the pages is.
+            identity: hash that identifies the model, or the fits, of the pages.
 
         Raises:
-            UsageError: it had other settings.
-            OutputError, ResourceError: pages cannot be kept.
+            UsageError: the earlier run had other settings.
+            OutputError, ResourceError: the cache cannot be created.
         """
         continued = self.cache.open(self._settings(identity), force=self.outputs.force)
         kept = 0
@@ -102,29 +103,36 @@ class StackJob:
         return kept
 
     def run(
-        self, kept: int, model_for: Callable[[int, Image], Model], done: Callable[[int], None] = lambda index: None
+        self,
+        kept: int,
+        model_for: Callable[[int, Image], Model],
+        page_finished: Callable[[int], None] = lambda index: None,
     ) -> None:
-        """Make the pages after the first `kept`, and keep each.
+        """Denoise the pages after the first `kept` ones, and store each in the cache.
 
         Args:
-            kept: pages that are there.
-            model_for: the model of a page, from its number, counted from 0, and its image.
-            done: told the number of every page that is kept.
+            kept: number of pages that are already in the cache.
+            model_for: returns the model for a page, from its number, counted from 0, and its image.
+            page_finished: called with the number, counted from 0, of every page that is stored.
 
         Raises:
-            Self2SelfError: anything that a user can cause; the pages that are done stay.
+            Self2SelfError: anything that a user can cause; finished pages stay in the cache.
         """
         for index in range(kept, self.stack.pages):
             self.observer.page_started(index + 1, self.stack.pages)
             try:
-                self._page(index, model_for)
+                self._denoise_page(index, model_for)
             except KeyboardInterrupt:
-                raise InterruptedRun(f"interrupted; {index} of {self.stack.pages} pages are kept: {GO_ON}") from None
+                raise InterruptedRun(
+                    f"interrupted; {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
+                ) from None
             except ResourceError as error:
-                raise ResourceError(f"{error} {index} of {self.stack.pages} pages are kept: {GO_ON}") from error
-            done(index)
+                raise ResourceError(
+                    f"{error} {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
+                ) from error
+            page_finished(index)
 
-    def _page(self, index: int, model_for: Callable[[int, Image], Model]) -> None:
+    def _denoise_page(self, index: int, model_for: Callable[[int, Image], Model]) -> None:
         image = self.stack.read_page(index)
         note_file(image, self.observer)
         model = model_for(index, image)
@@ -132,27 +140,29 @@ class StackJob:
         prepared = prepare_for_model(image, whole_range=model.contract.whole_range)
         center = prepared.center()
         options = replace(self.options, seed=(self.options.seed + index) % 2**32)
-        done = run_passes(model, prepared, options, self.observer, may_overwrite=True, engine_holder=self.engine_holder)
-        residual = center.residual(done.image)
-        values = prepared.to_file_values(done.image)
-        deviation = None if done.uncertainty is None else prepared.deviations_to_file_values(done.uncertainty)
-        if residual.correlated and "correlated" not in self.told and center.has_noise:
-            self.told.add("correlated")
+        result = run_passes(
+            model, prepared, options, self.observer, may_overwrite=True, engine_holder=self.engine_holder
+        )
+        residual = center.residual(result.image)
+        values = prepared.to_file_values(result.image)
+        deviation = None if result.uncertainty is None else prepared.deviations_to_file_values(result.uncertainty)
+        if residual.correlated and "correlated" not in self.notes_given and center.has_noise:
+            self.notes_given.add("correlated")
             where = f"{self.stack.path}: in what was removed from page {index + 1},"
             note_residual(where, residual, self.observer)
         seconds = time.perf_counter() - start
-        self.cache.keep(_record(index, prepared, options.seed, done, residual, seconds), values, deviation)
+        self.cache.keep(_record(index, prepared, options.seed, result, residual, seconds), values, deviation)
 
     def write(self) -> list[PageRecord]:
-        """Put the pages together, and remove the cache; returns how each page was made.
+        """Write the stack and remove the cache; returns the records of the pages.
 
         Raises:
-            OutputError, ResourceError: it cannot be written; the pages stay.
+            OutputError, ResourceError: the stack cannot be written; the pages stay in the cache.
         """
         stack, cache, outputs = self.stack, self.cache, self.outputs
         records = [page for index in range(stack.pages) if (page := cache.record(index)) is not None]
-        made = {(page.provider, tuple(page.tile or ())) for page in records}
-        if len(made) > 1:
+        ways_made = {(page.provider, tuple(page.tile or ())) for page in records}
+        if len(ways_made) > 1:
             self.observer.note(f"{self.output}: not all pages ran on one engine with tiles of one size; see --json.")
         try:
             if outputs.uncertainty is not None and not cache.deviations_written:
@@ -162,12 +172,12 @@ class StackJob:
             self._check_free(self.output)
             stack.write(self.output, cache.pages(stack.pages))
         except ResourceError as error:
-            raise ResourceError(f"{error} All {stack.pages} pages are kept: {GO_ON}") from error
+            raise ResourceError(f"{error} All {stack.pages} pages are kept: {SAME_COMMAND_HINT}") from error
         cache.remove()
         return records
 
     def result(self, records: list[PageRecord], kept: int, start: float) -> StackResult:
-        """What was made since `start`, without fits."""
+        """The result of the job, which began at `start`; the caller adds its fits."""
         return StackResult(
             source=self.stack.path,
             output=self.output,
@@ -188,7 +198,7 @@ class StackJob:
         except EngineUnavailableError:
             engine = get_engine("auto").name
         return {
-            # The whole file is read for this: whether pages may be kept has to be known before the first of them.
+            # This reads the whole file, because the first page already needs to know whether pages may be kept.
             "source": file_hash(self.stack.path),
             "pages": self.stack.pages,
             "engine": engine,
@@ -204,27 +214,29 @@ class StackJob:
         }
 
     def _once(self, note: Callable[[str], None]) -> Callable[[str], None]:
-        def tell(text: str) -> None:
-            if text not in self.told:
-                self.told.add(text)
+        """Wrap `note` so that it gets every text only once."""
+
+        def note_once(text: str) -> None:
+            if text not in self.notes_given:
+                self.notes_given.add(text)
                 note(text)
 
-        return tell
+        return note_once
 
 
 def _record(
-    index: int, prepared: PreparedImage, seed: int, done: EnsembleResult, residual: Residual, seconds: float
+    index: int, prepared: PreparedImage, seed: int, result: EnsembleResult, residual: Residual, seconds: float
 ) -> PageRecord:
     return PageRecord(
         page=index + 1,
         image_sha256=prepared.sha256,
         seed=seed,
-        engine=done.engine,
-        provider=done.provider,
-        tile=None if done.tile is None else list(done.tile),
-        fallback=done.fallback,
-        passes=done.passes,
-        standard_error=None if math.isnan(done.standard_error) else done.standard_error,
+        engine=result.engine,
+        provider=result.provider,
+        tile=None if result.tile is None else list(result.tile),
+        fallback=result.fallback,
+        passes=result.passes,
+        standard_error=None if math.isnan(result.standard_error) else result.standard_error,
         range=list(prepared.image.range),
         sigma=round(residual.noise.sigma, 3),
         residual_mean=round(residual.mean, 3),
