@@ -1,4 +1,4 @@
-"""What `export --engine` asks for."""
+"""The profile that `export --engine` requests."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.runtime.fakes import fake_model
 
 def test_an_engine_is_built_for_the_size_that_the_model_pads_to(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fake_model()
-    asked: list[Profile] = []
+    requested: list[Profile] = []
 
     def engine_for(contract: dict[str, int]) -> Profile:
         made = Model(model.path, replace(model.contract, **contract))
         monkeypatch.setattr(exporting, "load_model", lambda path: made)
         engine_job(run, EngineOptions("trt"), observer=Observer())
-        return asked.pop()
+        return requested.pop()
 
     def request_for(library: Any, path: Any, contract: Any, profile: Profile, **options: Any) -> None:
-        asked.append(profile)
+        requested.append(profile)
 
     run = cast(Run, SimpleNamespace(config=lambda: None))
     monkeypatch.setattr(exporting, "exported_path", lambda run, precision: model.path)

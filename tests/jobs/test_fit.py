@@ -1,4 +1,4 @@
-"""A clean image beside the noisy one."""
+"""Reading the clean reference and the image of a run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +25,15 @@ SHARES = np.random.default_rng(1).integers(0, 256, (40, 50))
 @pytest.mark.parametrize(
     ("noisy", "clean", "expected"),
     [
-        # The same units, whatever the type: counts of 12 bits, and the means of many such frames.
+        # The same units in any type: counts of 12 bits, and the mean of many such frames.
         (COUNTS.astype(np.uint16), (COUNTS + 7).astype(np.uint16), COUNTS + 7),
         (COUNTS.astype(np.uint16), (COUNTS + 0.25).astype(np.float32), COUNTS + 0.25),
         (COUNTS.astype(np.float32), (COUNTS + 7).astype(np.uint16), COUNTS + 7),
-        # Each fills the range of its type.
+        # Each image uses the whole range of its own type.
         ((SHARES * 257).astype(np.uint16), SHARES.astype(np.uint8), SHARES * 257),
         ((SHARES / 255).astype(np.float32), SHARES.astype(np.uint8), SHARES / 255),
         ((SHARES // 9).astype(np.uint8), (SHARES // 9 / 255).astype(np.float32), SHARES // 9),
-        # 8 bits always do, however dark the image is.
+        # 8-bit images always use the whole range, even if they are dark.
         ((SHARES // 9).astype(np.uint8), (SHARES * 100).astype(np.uint16), SHARES * 100 / 257),
     ],
 )
@@ -45,7 +45,7 @@ def test_a_reference_is_in_the_units_of_the_image(
     np.testing.assert_allclose(reference[0] * image.scale + image.offset, expected, rtol=1e-5)
 
 
-def test_the_image_of_a_run_is_its_page_as_its_recipe_sees_it(tmp_path: Path) -> None:
+def test_the_image_of_a_run_is_its_page_in_the_value_range_of_the_run(tmp_path: Path) -> None:
     pages = np.stack([SHARES // 9, SHARES, SHARES // 5]).astype(np.uint8)
     path = written(tmp_path / "stack.tif", pages)
     (alone,) = pages[2:]
@@ -54,11 +54,11 @@ def test_the_image_of_a_run_is_its_page_as_its_recipe_sees_it(tmp_path: Path) ->
     found = read_fitted_image(config)
     assert (image_hash(found), found.range) == (digest, (alone.min(), alone.max()))
     assert read_fitted_image(replace(config, whole_range=True)).range == (0, 255)
-    # The file has changed since.
+    # Without a page of that hash, the file has changed, and the first page is used.
     assert read_fitted_image(replace(config, image_sha256="ab")).range == (0, (SHARES // 9).max())
 
 
-def test_a_reference_whose_units_nobody_can_tell_is_refused(tmp_path: Path) -> None:
+def test_a_reference_with_unclear_units_is_refused(tmp_path: Path) -> None:
     image = read_image(written(tmp_path / "noisy.tif", COUNTS.astype(np.uint16)))
     path = written(tmp_path / "clean.tif", (COUNTS / 3000).astype(np.float32))
     with pytest.raises(

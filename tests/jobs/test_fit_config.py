@@ -1,4 +1,4 @@
-"""From options to the configuration of a fit."""
+"""The configuration of a fit, made from options and image."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ from tests.commands import write_noisy
 from tests.train.test_run_folder import config_of
 
 
-def test_the_whole_range_is_for_the_papers_and_for_correlated_noise_or_as_was_decided(tmp_path: Path) -> None:
+def test_paper_recipes_and_correlated_noise_use_the_whole_range_unless_it_was_decided_before(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     independent = rng.normal(40, 5, (96, 96))
     for name, values in (("own", independent), ("blotches", gaussian_filter(independent, 1) * 3 - 80)):
@@ -36,17 +36,17 @@ def test_the_whole_range_is_for_the_papers_and_for_correlated_noise_or_as_was_de
     prepared = prepare(own, "fast")
     assert prepared.noise is not None
     assert (prepared.image, prepared.noise.correlated, prepared.whole_range) == (own, False, False)
-    in_grey_levels = prepared.noise.sigma * own.scale / 255
-    assert in_grey_levels == pytest.approx(5, rel=0.1)
+    sigma_in_grey_levels = prepared.noise.sigma * own.scale / 255
+    assert sigma_in_grey_levels == pytest.approx(5, rel=0.1)
     for given, recipe, decided in ((own, "paper", None), (own, "fast", True), (blotches, "fast", None)):
         prepared = prepare(given, recipe, whole_range=decided)
         assert (prepared.image.range, prepared.whole_range) == ((0, 255), True)
     assert prepared.measured_noise.correlated
     assert prepare(blotches, "fast", whole_range=False).image is blotches
-    assert prepare(own, "fast", whole_range=True).measured_noise.sigma == pytest.approx(in_grey_levels, rel=1e-3)
+    assert prepare(own, "fast", whole_range=True).measured_noise.sigma == pytest.approx(sigma_in_grey_levels, rel=1e-3)
 
 
-def in_its_own_range(path: Path) -> PreparedImage:
+def prepared_in_own_range(path: Path) -> PreparedImage:
     image = read_image(path)
     return PreparedImage(image, noise_of(image), whole_range=False)
 
@@ -65,7 +65,7 @@ def write_weights(run: Run, value: float) -> None:
 
 
 def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     start = earlier_run(tmp_path / "first", "natural")
 
     def configured(init: str) -> RunConfig:
@@ -79,10 +79,10 @@ def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypat
     for init, old in ((start, from_run), ("natural", natural)):
         now = configured(init)
         assert not now.same_fit(old)
-        told = re.fullmatch(r"init (.+) \(([0-9a-f]{8})\), asked for \1 \(([0-9a-f]{8})\)", differences(old, now))
-        assert told is not None
-        assert told[2] != told[3]
-        # What a version that noted no such hash has left is taken at its word.
+        hashes = re.fullmatch(r"init (.+) \(([0-9a-f]{8})\), asked for \1 \(([0-9a-f]{8})\)", differences(old, now))
+        assert hashes is not None
+        assert hashes[2] != hashes[3]
+        # A fit by a version that stored no hash counts as the same fit.
         unknown = replace(old, start_sha256=None)
         assert now.same_fit(unknown)
         assert differences(unknown, replace(now, seed=5)) == "seed 0, asked for 5"
@@ -90,32 +90,32 @@ def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("init", ["natural", "scratch"])
-def test_going_on_from_a_run_takes_a_quarter_of_its_steps_and_says_so(tmp_path: Path, init: str) -> None:
+def test_a_fit_from_a_run_makes_a_quarter_of_the_steps_and_notes_it(tmp_path: Path, init: str) -> None:
     start = earlier_run(tmp_path / "first", init)
     notes: list[str] = []
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     config = configure(prepared, FitOptions(init=start), Observer(note=notes.append))
-    alone = recipe_for("fast", init)
-    assert config.recipe.steps == alone.steps // 4
-    assert config.recipe.input_drop_rate == alone.input_drop_rate
+    without_run = recipe_for("fast", init)
+    assert config.recipe.steps == without_run.steps // 4
+    assert config.recipe.input_drop_rate == without_run.input_drop_rate
     assert config.start == str((tmp_path / "first").resolve())
-    assert notes == [f"going on from {start} takes {alone.steps // 4} steps; --steps changes that."]
+    assert notes == [f"going on from {start} takes {without_run.steps // 4} steps; --steps changes that."]
 
 
-def test_steps_and_drop_rate_of_the_user_win(tmp_path: Path) -> None:
+def test_steps_and_drop_rate_of_the_user_override_the_recipe(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     config = configure(prepared, FitOptions(init=start, steps=90, drop_rate=0.5), Observer(note=notes.append))
     assert (config.recipe.steps, config.recipe.input_drop_rate, notes) == (90, 0.5, [])
 
 
-def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_weights_that_predict_no_image_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wild(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
         weights = pretrained_weights(channels, camera)
         return weights | {"head.weight": 40 * weights["head.weight"]}
 
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     notes: list[str] = []
     observer = Observer(note=notes.append)
     assert configure(prepared, FitOptions(), observer).start == "natural"
@@ -129,12 +129,12 @@ def test_start_weights_that_make_no_image_are_left_aside(tmp_path: Path, monkeyp
     assert len(notes) == 1
 
 
-def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
+def test_texture_is_noted_unless_the_user_chooses_the_drop_rate(tmp_path: Path) -> None:
     from PIL import Image as Picture
     from skimage import data
 
     Picture.fromarray(data.grass()[100:228, 100:228]).save(tmp_path / "grass.png")
-    prepared = in_its_own_range(tmp_path / "grass.png")
+    prepared = prepared_in_own_range(tmp_path / "grass.png")
     notes: list[str] = []
     observer = Observer(note=notes.append)
     config = configure(prepared, FitOptions(), observer)
@@ -156,7 +156,7 @@ def test_texture_is_told_unless_the_user_has_chosen(tmp_path: Path) -> None:
     assert "the fit learns from noise simulated like it" in notes[1]
 
 
-def test_texture_of_bright_parts_is_even_noise_in_the_model_and_for_the_user(tmp_path: Path) -> None:
+def test_texture_of_bright_parts_counts_as_even_noise_in_model_and_result(tmp_path: Path) -> None:
     from skimage import data
 
     rocket = data.rocket()[149:277, 256:384, 0] + np.random.default_rng(0).normal(0, 1, (128, 128))
@@ -173,20 +173,20 @@ def test_texture_of_bright_parts_is_even_noise_in_the_model_and_for_the_user(tmp
 
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     start = earlier_run(tmp_path / "grey", "natural", channels=1)
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     with pytest.raises(UsageError, match="was fitted on 1 channels; the image has 3"):
         configure(prepared, FitOptions(init=start), Observer())
 
 
-def test_correlated_noise_is_simulated_but_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correlated_noise_is_simulated_except_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
-    prepared = in_its_own_range(write_noisy(tmp_path / "noisy.png"))
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     prepared = replace(prepared, noise=replace(prepared.measured_noise, correlation=0.5))
-    alone = configure(prepared, FitOptions(), Observer()).recipe
-    assert (alone.target, alone.camera, alone.steps) == ("simulated", True, recipe_for("fast").steps)
+    without_run = configure(prepared, FitOptions(), Observer()).recipe
+    assert (without_run.target, without_run.camera, without_run.steps) == ("simulated", True, recipe_for("fast").steps)
     next_one = configure(prepared, FitOptions(init=start), Observer(note=notes.append)).recipe
-    assert (next_one.target, next_one.steps) == ("simulated", alone.steps // 4)
+    assert (next_one.target, next_one.steps) == ("simulated", without_run.steps // 4)
     assert notes == [f"going on from {start} takes {next_one.steps} steps; --steps changes that."]
     assert configure(prepared, FitOptions(init="scratch"), Observer()).recipe == recipe_for("fast", "scratch")
     assert configure(prepared, FitOptions(recipe="paper"), Observer()).recipe == recipe_for("paper")

@@ -1,4 +1,4 @@
-"""Fake engines without a network, for tests of the code that uses engines."""
+"""Fake models, engines and mask makers without a network, for tests of the code that uses engines."""
 
 from __future__ import annotations
 
@@ -87,5 +87,5 @@ def fake_engine(predict: Predict = hide_pixels, channels: int = 3, seed: int = 0
 
 
 def fake_maker(seed: int = 0, channels: int = 3, *, draws: Draws = Draws.OWN) -> MaskMaker:
-    """A maker of masks for `fake_model` with an image of `SIZE` x `SIZE`."""
+    """A mask maker for `fake_model` with an image of `SIZE` x `SIZE`."""
     return MaskMaker(fake_model(channels).contract.masks, {"H": SIZE, "W": SIZE}, seed, draws=draws)

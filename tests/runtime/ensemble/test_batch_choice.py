@@ -16,7 +16,7 @@ from tests.runtime.fakes import FakeEngine, fake_engine, fake_maker, hide_pixels
 
 
 class FakeClock:
-    """Time that passes only where a fake engine says so."""
+    """A clock that only fake engines advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -25,8 +25,8 @@ class FakeClock:
         return self.now
 
 
-def counts_with(monkeypatch: pytest.MonkeyPatch, seconds_per_pass: Callable[[int], float], passes: int) -> FakeEngine:
-    """Run with an engine whose passes take `seconds_per_pass(batch)`; it notes its batches."""
+def run_with(monkeypatch: pytest.MonkeyPatch, seconds_per_pass: Callable[[int], float], passes: int) -> FakeEngine:
+    """Run passes that take `seconds_per_pass(batch)` each; returns the engine, which recorded its batches."""
     clock = FakeClock()
     monkeypatch.setattr(ensemble.time, "perf_counter", clock)
 
@@ -44,17 +44,17 @@ def counts_with(monkeypatch: pytest.MonkeyPatch, seconds_per_pass: Callable[[int
 
 
 def test_the_fastest_batch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1 / batch, 60)
+    engine = run_with(monkeypatch, lambda batch: 1 / batch, 60)
     assert engine.counts == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8, 6]
 
 
 def test_larger_batches_are_not_tried_after_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: {1: 1.0, 2: 0.8, 4: 0.9}[batch], 20)
+    engine = run_with(monkeypatch, lambda batch: {1: 1.0, 2: 0.8, 4: 0.9}[batch], 20)
     assert engine.counts == [1, 1, 2, 2, 4, 4, 2, 2, 2]
 
 
-def test_a_gain_that_is_not_worth_the_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1.0 - 0.01 * batch, 10)
+def test_a_larger_batch_that_gains_little_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = run_with(monkeypatch, lambda batch: 1.0 - 0.01 * batch, 10)
     assert engine.counts == [1, 1, 2, 2, 1, 1, 1, 1]
 
 
@@ -66,16 +66,16 @@ def test_the_first_run_of_a_batch_is_not_timed(monkeypatch: pytest.MonkeyPatch) 
         seen.add(batch)
         return 100.0 if slow else 1 / batch
 
-    assert counts_with(monkeypatch, seconds, 46).counts == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8]
+    assert run_with(monkeypatch, seconds, 46).counts == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize("passes", range(1, 16))
-def test_fewer_passes_than_the_trials_take(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
-    engine = counts_with(monkeypatch, lambda batch: 1 / batch, passes)
+def test_no_batch_is_larger_than_the_number_of_passes(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    engine = run_with(monkeypatch, lambda batch: 1 / batch, passes)
     assert max(engine.counts) <= passes
 
 
-def test_the_reported_batch_is_one_that_could_run() -> None:
+def test_the_reported_batch_is_at_most_the_number_of_passes() -> None:
     assert run_ensemble(fake_engine(), fake_maker(), 3, batch=8).batch == 3
     assert run_ensemble(fake_engine(), fake_maker(), 16, batch=8).batch == 8
 
@@ -132,7 +132,7 @@ def test_a_trial_that_does_not_fit_ends_the_trials() -> None:
     assert engine.counts == [1, 1, 2, 1, 1, 1, 1]
 
 
-def test_a_single_pass_that_does_not_fit() -> None:
+def test_a_single_pass_that_does_not_fit_is_an_error() -> None:
     def predict(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
         raise MemoryError("no")
 

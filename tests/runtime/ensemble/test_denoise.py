@@ -1,4 +1,4 @@
-"""The wrapper around the ensemble: any size in, the same size out, range kept, errors in one line."""
+"""`denoise`: images of any size, the value range of the result, the memory budget, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, re
 
 
 class Uses:
-    """Makes `denoise` use a fake engine, and holds the last one that it made."""
+    """Makes `denoise` use a fake engine; `last` is the last instance that it created."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
@@ -33,14 +33,14 @@ class Uses:
     def __call__(self, predict: Predict) -> None:
         uses = self
 
-        class Noted(FakeEngine):
+        class RecordedEngine(FakeEngine):
             def __init__(self, model: Model, image: FloatArray) -> None:
                 super().__init__(model, image)
                 self.predict = predict  # type: ignore[method-assign]
                 uses.last = self
 
         def get(name: str) -> type[Engine]:
-            return Noted
+            return RecordedEngine
 
         self.monkeypatch.setattr(module, "get_engine", get)
 
@@ -81,25 +81,25 @@ def test_the_identity_returns_the_image(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 200)])
-def test_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> None:
+def test_the_identity_returns_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((3, *size), dtype=np.float32)
     assert np.array_equal(denoise(fake_model(), pixels, EnsembleOptions(passes=1)).image, pixels)
 
 
 @pytest.mark.parametrize("fixed", [None, (128, 192)])
-def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[int, int] | None) -> None:
-    """With what would do: with that, nothing is told."""
+def test_a_budget_below_the_smallest_tiles_gives_one_note(uses: Uses, fixed: tuple[int, int] | None) -> None:
+    """The note names the memory that is enough: with that budget there is no note."""
     uses(repeat_image)
     model = replace(fake_model(), size=fixed)
     pixels = np.random.default_rng(0).random((3, 120, 190), dtype=np.float32)
 
-    def notes(memory: int | None) -> list[str]:
-        told: list[str] = []
-        denoise(model, pixels, EnsembleOptions(passes=2, memory=memory), on_note=told.append)
-        return told
+    def notes_for(memory: int | None) -> list[str]:
+        notes: list[str] = []
+        denoise(model, pixels, EnsembleOptions(passes=2, memory=memory), on_note=notes.append)
+        return notes
 
-    (note,) = notes(100 * 10**6)
+    (note,) = notes_for(100 * 10**6)
     found = re.fullmatch(
         r"--memory allows 100 MB, and this takes about (\d+), in the smallest tiles that the model takes; going on\.",
         note,
@@ -107,10 +107,10 @@ def test_a_budget_that_no_tile_keeps_to_is_told_once(uses: Uses, fixed: tuple[in
     assert found is not None
     enough = int(found[1]) + 1
     assert module.RESERVED_BYTES / 1e6 < enough < 1.2 * module.RESERVED_BYTES / 1e6
-    assert notes(enough * 10**6) == notes(None) == []
+    assert notes_for(enough * 10**6) == notes_for(None) == []
 
 
-def test_any_layout_and_type_of_pixels(uses: Uses) -> None:
+def test_pixels_may_have_any_memory_layout_and_float_type(uses: Uses) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((70, 90, 3), dtype=np.float32)
     assert np.array_equal(
@@ -133,7 +133,7 @@ def test_the_result_stays_within_the_range(uses: Uses) -> None:
             np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
 
 
-def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> None:
+def test_the_network_sees_no_outliers_and_the_result_keeps_them(uses: Uses) -> None:
     seen: list[FloatArray] = []
 
     def look(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
@@ -146,13 +146,13 @@ def test_the_network_sees_no_extremes_and_the_result_keeps_them(uses: Uses) -> N
     before = pixels.copy()
     image = denoise(fake_model(), pixels, EnsembleOptions(passes=2)).image
     assert (min(x.min() for x in seen), max(x.max() for x in seen)) == (0, 1)
-    # This network predicts what it sees, and so supports every extreme.
+    # This network predicts its input, so its predictions support every outlier.
     assert np.array_equal(image, before)
     assert np.array_equal(pixels, before)
 
 
 @pytest.mark.parametrize("may_overwrite", [False, True])
-def test_nobody_sees_a_hot_pixel(uses: Uses, may_overwrite: bool) -> None:
+def test_hot_pixels_do_not_affect_the_result(uses: Uses, may_overwrite: bool) -> None:
     uses(hide_pixels)
     clean = np.random.default_rng(0).uniform(0.5, 0.7, (3, 40, 40)).astype(np.float32)
     noisy = clean.copy()
@@ -176,7 +176,7 @@ def test_nobody_sees_a_hot_pixel(uses: Uses, may_overwrite: bool) -> None:
         ("paper", True, True),
     ],
 )
-def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
+def test_local_means_are_restored_except_for_the_paper_recipes(
     uses: Uses, recipe: str, restore: bool | None, kept: bool
 ) -> None:
     shift = np.float32(0.01)
@@ -195,7 +195,9 @@ def test_local_means_are_those_of_the_image_but_for_the_recipes_of_the_paper(
 @pytest.mark.parametrize(
     ("recipe", "restore", "share"), [("fast", None, 0.8), ("fast", False, 0.0), ("paper", None, 0.0)]
 )
-def test_a_share_of_the_image_is_in_the_result(uses: Uses, recipe: str, restore: bool | None, share: float) -> None:
+def test_the_result_contains_the_noisy_share_of_the_image(
+    uses: Uses, recipe: str, restore: bool | None, share: float
+) -> None:
     wrong = np.float32(0.1) * (-1) ** np.add.outer(np.arange(96), np.arange(64))
 
     def with_pattern(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
@@ -214,7 +216,7 @@ def test_a_share_of_the_image_is_in_the_result(uses: Uses, recipe: str, restore:
 
 
 @pytest.mark.parametrize("name", ["ort", "torch"])
-def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_model: Model, name: str) -> None:
+def test_mean_and_uncertainty_equal_those_of_single_passes(tiny: Fitted, tiny_model: Model, name: str) -> None:
     import torch
 
     passes, seed = 6, 11
@@ -224,7 +226,7 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
     )
     result = denoise(tiny_model, pixels, options)
 
-    # 50 to 64 rows and 70 to 96 columns, by numpy alone.
+    # Pad 50 to 64 rows and 70 to 96 columns with numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
     maker = MaskMaker(tiny.contract.masks, {"H": 64, "W": 96}, seed, draws=Draws.PAIRED)
     predictions = []
@@ -248,7 +250,7 @@ def test_mean_and_uncertainty_are_those_of_single_passes(tiny: Fitted, tiny_mode
     assert result.passes_per_second == pytest.approx(passes / spent)
 
 
-def test_progress_is_told_after_every_run(uses: Uses) -> None:
+def test_progress_is_reported_after_every_run(uses: Uses) -> None:
     uses(hide_pixels)
     seen: list[int] = []
 
@@ -270,7 +272,7 @@ def test_progress_is_told_after_every_run(uses: Uses) -> None:
         (3, 2, r"the image has 2 channels and"),
     ],
 )
-def test_another_number_of_channels(fitted: int, image: int, text: str) -> None:
+def test_another_number_of_channels_is_refused(fitted: int, image: int, text: str) -> None:
     with pytest.raises(InputError, match=text) as caught:
         denoise(fake_model(fitted), np.zeros((image, 20, 20), np.float32))
     assert str(caught.value).endswith("self2self denoise IMAGE")
@@ -284,7 +286,7 @@ def test_another_number_of_channels(fitted: int, image: int, text: str) -> None:
         (None, -1, "--seed is -1; expected 0 to 4294967295."),
     ],
 )
-def test_counts_out_of_range(batch: int | None, seed: int, text: str) -> None:
+def test_batch_and_seed_out_of_range_are_refused(batch: int | None, seed: int, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         EnsembleOptions(batch=batch, seed=seed).check_values()
     assert str(caught.value) == text
@@ -293,7 +295,7 @@ def test_counts_out_of_range(batch: int | None, seed: int, text: str) -> None:
         denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1, batch=batch, seed=seed))
 
 
-def test_counts_in_range() -> None:
+def test_batch_and_seed_at_the_ends_of_their_ranges_are_accepted() -> None:
     EnsembleOptions().check_values()
     EnsembleOptions(batch=1, seed=2**32 - 1).check_values()
 

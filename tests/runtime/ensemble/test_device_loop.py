@@ -44,7 +44,7 @@ AXES = {"H": SIZE, "W": SIZE}
 
 
 class OnDevice(FakeEngine):
-    """Predicts what the mask leaves of the image, on the device."""
+    """Predicts the masked image, on the device."""
 
     device = "cpu"
     limit = 64
@@ -88,7 +88,7 @@ def plain_predictions(engine: OnDevice, passes: int) -> FloatArray:
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3, 8, 50])
-def test_moments_are_those_of_all_passes_whatever_the_batch(batch: int | None) -> None:
+def test_moments_equal_those_of_all_passes_for_every_batch(batch: int | None) -> None:
     engine = on_device()
     result = run(engine, 21, batch=batch)
     predictions = plain_predictions(engine, 21).astype(np.float64)
@@ -148,9 +148,7 @@ def test_flips_show_the_image_in_every_orientation(batch: int | None) -> None:
     batch=st.sampled_from([None, 1, 3, 64]),
     tolerance=st.sampled_from([None, 1e-9]),
 )
-def test_orientations_have_as_many_passes_as_each_other(
-    passes: int, batch: int | None, tolerance: float | None
-) -> None:
+def test_orientations_have_equal_numbers_of_passes(passes: int, batch: int | None, tolerance: float | None) -> None:
     engine = on_device()
     views = [oriented(engine.image, orientation).copy() for orientation in range(MIRROR_ORIENTATIONS)]
     run(engine, PassPlan(passes, tolerance, balanced=False, flips=True), batch=batch)
@@ -175,7 +173,7 @@ def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
     result = run(on_device(), PassPlan(100 * PASSES_PER_ROUND, tolerance=wanted, balanced=False, flips=False))
     assert result.moments.count == errors[3][0]
     assert result.moments.standard_error() <= wanted
-    # The most passes end it, too, and each orientation has its share of a round.
+    # The largest number of passes ends the loop, too. With flips, each orientation has a quarter of a round.
     flipped = run(on_device(), PassPlan(2 * PASSES_PER_ROUND, tolerance=1e-9, balanced=False, flips=True), batch=64)
     assert flipped.moments.count == 2 * PASSES_PER_ROUND
     engine = on_device()
@@ -183,7 +181,7 @@ def test_a_tolerance_ends_after_the_first_round_that_reaches_it() -> None:
     assert engine.counts == [PASSES_PER_ROUND // 4] * 8
 
 
-def test_one_pass_that_does_not_fit_ends_it() -> None:
+def test_a_single_pass_that_does_not_fit_is_an_error() -> None:
     engine = on_device()
     engine.fits = 0
     with pytest.raises(ResourceError, match="a single pass does not fit"):
@@ -211,7 +209,7 @@ def test_progress_ends_with_all_passes_and_may_stop_the_loop() -> None:
         run(on_device(), 12, on_progress=stop)
 
 
-def test_the_batch_follows_from_free_memory() -> None:
+def test_the_largest_batch_depends_on_free_memory() -> None:
     contract = fake_model().contract
     assert largest_device_batch(contract, AXES, 0) == 1
     assert largest_device_batch(contract, AXES, 2**40) == 64
@@ -219,7 +217,7 @@ def test_the_batch_follows_from_free_memory() -> None:
     assert largest_device_batch(contract, AXES, 2 * 5 * 12 * 3 * 64 * 64) == 5
 
 
-def test_who_makes_the_masks() -> None:
+def test_the_mask_source_depends_on_option_and_engine() -> None:
     assert choose_mask_source("auto", OnDevice) == "device"
     assert choose_mask_source("host", OnDevice) == "host"
     assert choose_mask_source("auto", OrtEngine) == "host"
@@ -239,7 +237,7 @@ def gpu_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return on_the_cpu(request.param, monkeypatch)
 
 
-def test_engines_run_masks_of_the_device(gpu_engine: type[Engine], tiny_onnx: Path, tmp_path: Path) -> None:
+def test_engines_predict_with_masks_of_the_device(gpu_engine: type[Engine], tiny_onnx: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_onnx.read_bytes())
     model = load_model(path)
@@ -252,7 +250,7 @@ def test_engines_run_masks_of_the_device(gpu_engine: type[Engine], tiny_onnx: Pa
             on_host = {name: np.ascontiguousarray(mask.numpy()) for name, mask in masks.items()}
             expected = reference.run(on_host)
             np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
-            # Masks of the host in between find their own buffers.
+            # Host masks in between use buffers of their own.
             np.testing.assert_allclose(running.run(on_host), expected, rtol=0, atol=1e-5)
 
 
@@ -260,10 +258,10 @@ def test_device_buffers_are_bound_once_and_used_again(tiny_model: Model) -> None
     image = np.random.default_rng(2).random((1, 3, SIZE, SIZE), dtype=np.float32)
     maker = DeviceMasks(tiny_model.contract.masks, AXES, 0, "cpu")
     slots = [maker.allocate(3), maker.allocate(3)]
-    # Before the first is given away: what stands for device memory here is the array itself.
+    # Compute the other image now, because the engine uses the array `image` itself as device memory here.
     other = 1 - image
     with CudaOnTheCpu(tiny_model, image) as running, OrtEngine(tiny_model, image) as reference:
-        # As the ensemble does: two slots in turn, and a last batch that is smaller; then another image.
+        # Like the ensemble: two slots in turn, a smaller last batch, and then another image.
         for first, count in ((0, 3), (3, 3), (6, 3), (9, 3), (12, 1), (15, 3)):
             if first == 15:
                 running.set_image(other)
@@ -275,7 +273,7 @@ def test_device_buffers_are_bound_once_and_used_again(tiny_model: Model) -> None
         masks = maker.fill(maker.allocate(5), 0, 5)
         expected = reference.run({name: mask.numpy() for name, mask in masks.items()})
         np.testing.assert_allclose(running.run_on_device(masks).numpy(), expected, rtol=0, atol=1e-5)
-        # The larger buffer took the place of the other, which nothing may be written to any more.
+        # The larger buffer replaced the smaller one, to which nothing may be written any more.
         assert len(running._device_bindings) == 1
         for index in range(40):
             running.run_on_device(maker.fill(maker.allocate(5), index, 1))
@@ -301,7 +299,7 @@ def test_a_batch_that_does_not_fit_leaves_no_buffers_behind(tiny_model: Model, m
         assert (running._predictions, running._device_bindings) == (None, {})
 
 
-def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_names_the_mask_source(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoise_module, "get_engine", lambda name: CudaOnTheCpu)
     pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
     device = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2))
@@ -314,7 +312,7 @@ def test_denoise_tells_where_masks_were_made(tiny_model: Model, monkeypatch: pyt
     assert device.image.shape == pixels.shape
 
 
-def test_progress_tells_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_contains_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     use_engine(monkeypatch, OnDevice)
     seen: list[tuple[int, int, int]] = []
 
@@ -327,7 +325,7 @@ def test_progress_tells_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry for entry in seen if entry[1] == 4] == [(tile, 4, result.tiles) for tile in range(result.tiles)]
 
 
-def test_falling_back_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fallback_is_noted_and_stands_in_the_result(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(1).random((3, 64, 64), dtype=np.float32)
     notes: list[str] = []
 

@@ -22,7 +22,7 @@ UInts = NDArray[np.uint64]
 
 
 class Maker(Protocol):
-    """Makes what makes the masks."""
+    """Creates a `DeviceMasks` for one generator and one memory order."""
 
     def __call__(
         self, specs: Sequence[MaskSpec], axes: Mapping[str, int], seed: int, place: int = 0
@@ -50,7 +50,7 @@ def masks_of(make: Maker, first: int, count: int, seed: int = 0, place: int = 0)
     return maker.fill(maker.allocate(count), first, count)
 
 
-def test_shapes_types_and_shares(make: Maker) -> None:
+def test_masks_have_the_shapes_types_and_shares_of_their_specs(make: Maker) -> None:
     masks = masks_of(make, 0, 8)
     assert {name: tuple(mask.shape) for name, mask in masks.items()} == {
         "a": (8, 3, 64, 98),
@@ -108,7 +108,7 @@ def test_passes_seeds_and_tiles_differ(make: Maker) -> None:
 
 
 def philox(counter: UInts, key: tuple[int, int]) -> UInts:
-    """Philox4x32-10 of counters [..., 4], written down from the paper; words of 32 bits in 64."""
+    """Philox4x32-10 of counters [..., 4], after the paper; each element holds a 32-bit word in 64 bits."""
     low = np.uint64(0xFFFFFFFF)
     first, second = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(10):
@@ -133,7 +133,7 @@ def philox(counter: UInts, key: tuple[int, int]) -> UInts:
         ),
     ],
 )
-def test_the_oracle_gives_the_authors_known_answers(
+def test_the_reference_philox_gives_the_known_answers_of_its_authors(
     counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
     assert philox(np.array(counter, np.uint64), key).tolist() == list(expected)
@@ -162,13 +162,13 @@ def test_torchs_generator_has_a_seed_of_its_own_for_each_pass() -> None:
 
 
 def test_a_whole_image_has_the_seeds_of_the_tile_at_the_top_left() -> None:
-    """Those of a sequence of three words: NumPy fills up to four with zeros."""
+    """Seeds without a place are the same, because NumPy fills the entropy up to four words with zeros."""
     for seed, index in product((0, 1, 2**31, 2**32 - 1), repeat=2):
         word = np.random.SeedSequence((seed, Stream.DEVICE, index)).generate_state(1, np.uint64)[0]
         assert pass_seed(seed, index) == int(word) >> 1
 
 
-def test_the_stream_is_not_one_of_the_hosts() -> None:
+def test_the_stream_of_the_device_differs_from_those_of_the_host() -> None:
     host = [generator(0, 0, stream).integers(0, 2**63) for stream in Stream]
     assert len(set(host)) == len(Stream)
     assert Stream.DEVICE not in (Stream.ENSEMBLE, Stream.FIT, Stream.CROP)

@@ -27,7 +27,7 @@ def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -
     assert made[-1].closed == 1
 
 
-def test_where_memory_is_short_the_engine_is_let_go_before_the_result_is_written(
+def test_if_memory_is_short_the_engine_is_closed_before_the_result_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = use_engine(monkeypatch, FakeEngine)
@@ -57,7 +57,7 @@ def test_an_engine_that_fails_to_prepare_is_not_kept() -> None:
         assert working.closed == 1  # type: ignore[attr-defined]
 
 
-def test_no_memory_while_an_engine_is_prepared() -> None:
+def test_too_little_memory_to_prepare_an_engine_is_an_error() -> None:
     class Large(FakeEngine):
         def prepare(self) -> None:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")

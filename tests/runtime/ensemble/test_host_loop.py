@@ -1,4 +1,4 @@
-"""The streaming ensemble: independence of the batch, memory, ways to sample, and when it ends."""
+"""The ensemble with masks of the host: independence of the batch, memory, kinds of masks, and its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_seed_decides_the_result() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_an_engine_may_reuse_its_result() -> None:
+def test_an_engine_may_reuse_the_memory_of_its_result() -> None:
     held = np.empty((4, 3, SIZE, SIZE), np.float32)
 
     def reuse(image: FloatArray, masks: Mapping[str, BoolArray]) -> FloatArray:
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_passes() -> None:
     assert abs(peak_bytes(1000) - peak_bytes(50)) < one_image
 
 
-def test_numbers_that_a_narrow_type_cannot_hold_are_told_apart() -> None:
+def test_the_error_for_predictions_that_are_not_finite_names_half_precision() -> None:
     model = fake_model()
     half = replace(model, contract=replace(model.contract, precision="fp16"))
     assert "fp16 is too narrow for this image. Use the float32 model: --precision fp32" in str(not_finite_error(half))
@@ -95,7 +95,7 @@ class Stop(Exception):  # noqa: N818 - not an error
     pass
 
 
-def test_what_progress_raises_ends_the_run() -> None:
+def test_an_exception_from_progress_ends_the_run() -> None:
     seen: list[int] = []
 
     def on_progress(moments: Moments) -> None:
@@ -111,7 +111,7 @@ def test_what_progress_raises_ends_the_run() -> None:
 
 
 def test_flips_average_over_the_mirrored_image() -> None:
-    """An engine that adds a ramp: over all orientations the ramp averages to a constant."""
+    """The engine adds a ramp, whose average over all orientations is a constant."""
     ramp = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
     images = []
 
@@ -148,12 +148,12 @@ def test_a_mirrored_image_that_does_not_fit_is_tried_again_with_fewer_passes(mon
     assert engine.counts == [4, 4, 2] + [2] * 5 * (MIRROR_ORIENTATIONS - 1)
     assert notes == ["out of memory; going on with 2 passes at a time."]
     np.testing.assert_allclose(moments.mean(), engine.image[0], atol=1e-6)
-    # Each once it fits, and the upright one in the end.
+    # The engine used every orientation, and the upright image in the end.
     assert [image.tobytes() for image in used] == [
         oriented(engine.image, index % MIRROR_ORIENTATIONS).tobytes() for index in range(1, MIRROR_ORIENTATIONS + 1)
     ]
 
-    # Not even one pass at a time: the caller may have smaller tiles.
+    # If even a single pass does not fit, the caller may try smaller tiles.
     failures = iter([True] * 3)
     with pytest.raises(PassTooLarge):
         run_ensemble(engine, fake_maker(), pass_plan, batch=2)
@@ -161,7 +161,7 @@ def test_a_mirrored_image_that_does_not_fit_is_tried_again_with_fewer_passes(mon
 
 @pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("draws", Draws)
-def test_the_batch_does_not_change_any_way_to_sample(draws: Draws, flips: bool) -> None:
+def test_the_batch_does_not_change_the_result_for_any_draws_and_flips(draws: Draws, flips: bool) -> None:
     results = []
     for batch in (1, 3, 8, None):
         maker = fake_maker(draws=draws)
@@ -172,13 +172,13 @@ def test_the_batch_does_not_change_any_way_to_sample(draws: Draws, flips: bool) 
         assert moments.standard_error() == pytest.approx(results[0].standard_error(), rel=1e-6)
 
 
-def test_balanced_masks_lower_the_error_of_a_linear_network_to_nothing() -> None:
+def test_balanced_masks_lower_the_error_of_a_linear_network_almost_to_zero() -> None:
     def error(balanced: bool) -> float:
         pass_plan = PassPlan(40, tolerance=None, balanced=balanced, flips=False)
         maker = fake_maker(draws=Draws.BALANCED if balanced else Draws.PAIRED)
         return run_ensemble(fake_engine(), maker, pass_plan).moments.standard_error()
 
-    # The shifts are whole bytes, so with a drop rate of one half it is next to nothing.
+    # Shifts are rounded to whole bytes, so with a drop rate of one half the error is almost zero, but not exactly.
     assert error(balanced=True) < 0.1 * error(balanced=False)
 
 
@@ -204,6 +204,6 @@ def test_auto_ends_at_the_first_block_within_the_tolerance(flips: bool) -> None:
     assert all(at <= total <= 2000 for at, total in totals.items())
 
 
-def test_auto_ends_at_the_most_passes() -> None:
+def test_auto_ends_at_the_largest_number_of_passes() -> None:
     pass_plan = PassPlan(70, tolerance=1e-9, balanced=False, flips=False)
     assert run_ensemble(fake_engine(), fake_maker(), pass_plan).moments.count == 70

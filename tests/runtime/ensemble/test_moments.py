@@ -1,4 +1,4 @@
-"""Mean, deviation and standard error of the passes, of which only sums are kept."""
+"""Mean, standard deviation and standard error of the passes, computed from running sums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from self2self.runtime.ensemble.moments import Moments
     spread=st.floats(0, 3),
 )
 @settings(max_examples=60)
-def test_moments_are_those_of_numpy(seed: int, groups: list[int], offset: float, spread: float) -> None:
+def test_moments_equal_those_of_numpy(seed: int, groups: list[int], offset: float, spread: float) -> None:
     count = sum(groups)
     values = offset + spread * np.random.default_rng(seed).standard_normal((count, 2, 3, 4))
     predictions = values.astype(np.float32)
@@ -37,7 +37,7 @@ def test_moments_are_those_of_numpy(seed: int, groups: list[int], offset: float,
     deviation = wide.std(axis=0, ddof=1) if count > 1 else np.zeros((2, 3, 4))
     assert moments.count == count
     np.testing.assert_allclose(moments.mean(), wide.mean(axis=0), rtol=1e-6, atol=1e-7)
-    # Sums of squares lose what is below 1e-16 of the mean's square.
+    # Sums of squares have no digits below 1e-16 of the square of the mean.
     np.testing.assert_allclose(moments.standard_deviation(), deviation, rtol=1e-5, atol=1e-6)
     expected = 255 * np.sqrt(np.mean(deviation**2) / count) if count > 1 else math.nan
     assert moments.standard_error() == pytest.approx(expected, rel=1e-5, abs=1e-3, nan_ok=True)
@@ -66,21 +66,23 @@ def test_an_image_of_several_slabs(block: int, slab: int, monkeypatch: pytest.Mo
     assert moments.is_finite()
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad_value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("block", [1, PASSES_PER_BLOCK])
-def test_one_wrong_value_in_the_last_slab_is_seen(block: int, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_value_in_the_last_slab_that_is_not_finite_is_detected(
+    block: int, bad_value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(moments_module, "SLAB_VALUES", 12)
     values = np.full((2, 3, 5, 4), np.finfo(np.float32).max)
     moments = Moments((3, 5, 4), block)
     moments.add(values)
     assert moments.is_finite()
-    values[0, 2, 4, 3] = wrong
+    values[0, 2, 4, 3] = bad_value
     moments.add(values)
     assert not moments.is_finite()
 
 
 def to_blocks(values: FloatArray, block: int, orientations: Sequence[int]) -> Moments:
-    """Moments of whole blocks `values` [blocks, block, ...], one orientation each, with passes one by one."""
+    """Moments of whole blocks `values` [blocks, block, ...], added pass by pass; each block has one orientation."""
     moments = Moments(values.shape[2:], block)
     for group, orientation in zip(values, orientations, strict=True):
         for prediction in group:
@@ -105,8 +107,8 @@ def test_the_standard_error_compares_blocks_of_one_orientation(orientations: lis
 
 
 @pytest.mark.parametrize("passes", [50, 57, 70])
-def test_orientations_weigh_the_same_however_often_they_come(passes: int) -> None:
-    """From a full round on, mean and error are those of a stratified sample."""
+def test_orientations_have_equal_weights_for_any_number_of_passes(passes: int) -> None:
+    """After one block in each orientation, mean and error are those of a stratified sample."""
     rng = np.random.default_rng(2)
     squares, deviations = [], []
     for _ in range(300):
@@ -122,8 +124,8 @@ def test_orientations_weigh_the_same_however_often_they_come(passes: int) -> Non
     assert np.mean(squares) == pytest.approx(np.mean(np.square(deviations)), rel=0.05)
 
 
-def test_the_standard_error_is_that_of_dependent_passes() -> None:
-    """Passes that cancel within a block: the formula for independent ones would be ten times too large."""
+def test_the_standard_error_accounts_for_dependence_within_blocks() -> None:
+    """Passes cancel within a block: the formula for independent passes would give ten times the error."""
     rng = np.random.default_rng(0)
     squares, means = [], []
     for _ in range(200):
@@ -135,7 +137,7 @@ def test_the_standard_error_is_that_of_dependent_passes() -> None:
     assert np.mean(squares) == pytest.approx(np.mean(np.square(means)), rel=0.05)
 
 
-def test_before_blocks_can_be_compared_the_error_is_that_of_independent_passes() -> None:
+def test_without_two_blocks_of_one_orientation_the_error_is_that_of_independent_passes() -> None:
     values = np.random.default_rng(0).standard_normal((4, 10, 1, 8, 8)).astype(np.float32)
     moments = to_blocks(values, 10, [0, 1, 2, 3])
     expected = 255 * np.sqrt(np.mean(values.reshape(40, -1).astype(np.float64).var(0, ddof=1)) / 40)

@@ -1,4 +1,4 @@
-"""With the start weights, on a photograph: a cut moves the result no more than another seed, and shows nowhere."""
+"""Tiles on a photograph, with the start weights: they change the result no more than another seed, without a seam."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from self2self.train.start_weights import pretrained_weights
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = slice(0, 128), slice(40, 200)
-"""Of the example; two tiles of 128x128 that overlap by 96 pixels cover it."""
+"""Part of the example, which two tiles of 128x128 cover; they overlap by 96 pixels."""
 SEAM = slice(64, 96)
 """Columns in which one tile fades into the other."""
 OPTIONS = EnsembleOptions(passes=10, balanced=True, flips=False, uncertainty=False)
@@ -32,7 +32,7 @@ OPTIONS = EnsembleOptions(passes=10, balanced=True, flips=False, uncertainty=Fal
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The whole, tiles, and the whole with another seed."""
+    """Results without tiles, with tiles, and without tiles but with another seed."""
     recipe = recipe_for("fast")
     noisy = read_image(EXAMPLES / "noisy.png", whole_range=True).pixels[:, ROWS, COLUMNS]
     masks = recipe.pass_masks(3)
@@ -58,11 +58,11 @@ def test_the_difference_has_no_seam(results: tuple[FloatArray, FloatArray, Float
     whole, tiles, other = results
     energy, of_seed = (np.square(image - whole).mean(axis=(0, 1)) for image in (tiles, other))
     away = np.r_[0 : SEAM.start, SEAM.stop : len(energy)]
-    # What differs is noise; it follows the picture, as that of another seed does, and not the cut.
+    # The difference is noise. Its energy follows the image, as with another seed, and not the cut.
     at_seam = energy[SEAM].mean() / of_seed[SEAM].mean()
     elsewhere = energy[away].mean() / of_seed[away].mean()
     assert 0.5 < at_seam / elsewhere < 1.15
-    # Nor is there a step: columns beside one another differ as they do elsewhere.
+    # There is no step either: neighbouring columns differ at the seam as they do elsewhere.
     steps, of_seeds = (np.square(np.diff(image - whole, axis=2)).mean(axis=(0, 1)) for image in (tiles, other))
     ratio = steps / of_seeds
     assert ratio[SEAM].max() < 1.25 * ratio[away[:-1]].max()

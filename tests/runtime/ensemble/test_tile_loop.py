@@ -1,4 +1,4 @@
-"""The passes of all tiles: as good as those of the whole image, on one engine, within memory."""
+"""The passes of all tiles: as good as passes over the whole image, on one engine, within the memory budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from self2self.errors import ResourceError
 from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import FloatArray
-from self2self.runtime.ensemble import tile_loop as tile_job
+from self2self.runtime.ensemble import tile_loop as tile_loop_module
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -39,7 +39,7 @@ def test_the_result_of_tiles_is_close_to_that_of_the_whole(tiny_model: Model) ->
     assert whole.uncertainty is not None
     assert cut.uncertainty is not None
     np.testing.assert_allclose(cut.uncertainty.mean(), whole.uncertainty.mean(), rtol=0.05)
-    # Masks differ, so tiles may differ from the whole by as much as another seed does, and nowhere by more.
+    # The masks differ, so tiles may change the result as much as another seed does, but nowhere more.
     difference, noise = cut.image - whole.image, other.image - whole.image
     assert difference.std() <= 1.05 * noise.std()
     for axis in (1, 2):
@@ -49,12 +49,12 @@ def test_the_result_of_tiles_is_close_to_that_of_the_whole(tiny_model: Model) ->
 
 
 def test_without_masks_tiles_equal_the_whole(make_fitted: object, tmp_path: Path) -> None:
-    """With every mask True nothing is random, so that what is left is the edge of the tiles."""
+    """If all masks are True, nothing is random, and only the edges of the tiles make a difference."""
     from self2self.export.to_onnx import to_onnx
     from self2self.runtime.model import load_model
 
     fitted = make_fitted(channels=1, drop_rate=0.0)  # type: ignore[operator]
-    # So that nothing is clamped.
+    # Small weights keep the predictions away from the ends of the range, so that no value is clamped.
     fitted.network.head.weight.data.mul_(0.3)
     fitted.network.head.bias.data.fill_(0.5)
     to_onnx(fitted.network, fitted.contract, tmp_path / "calm.onnx")
@@ -72,9 +72,9 @@ def test_without_masks_tiles_equal_the_whole(make_fitted: object, tmp_path: Path
 @pytest.mark.parametrize("batch", [1, 3])
 def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None:
     pixels = np.random.default_rng(0).random((3, 100, 200), dtype=np.float32)
-    # A budget caps the batch, so that nothing but the constant is changed for this test.
+    # A memory budget would limit the batch, so the limit is replaced for this test.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tile_job, "largest_host_batch", lambda *_: 8)
+        patch.setattr(tile_loop_module, "largest_host_batch", lambda *_: 8)
         got = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=batch, memory=SMALL))
         reference = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=5, memory=SMALL))
     assert got.batch == batch
@@ -82,7 +82,7 @@ def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None
     np.testing.assert_allclose(got.image, reference.image, atol=5e-6)
 
 
-def test_batches_are_tried_only_where_they_can_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_above_the_useful_batch_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     class OneByOne(FakeEngine):
         @classmethod
         def useful_batch(cls, axes: Mapping[str, int]) -> int:
@@ -119,7 +119,7 @@ def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytes
     assert result.tiles > 4
 
 
-def test_a_deviation_that_nobody_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deviation_is_computed_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     use_engine(monkeypatch, IdentityEngine)
     monkeypatch.delattr(Moments, "standard_deviation")
     pixels = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile(monkeypatch: pytest.Monkey
     ]
 
 
-def test_out_of_memory_with_the_smallest_tile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_the_smallest_tile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(FakeEngine):
         def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
             raise MemoryError("no more")
@@ -164,7 +164,7 @@ def test_out_of_memory_with_the_smallest_tile_is_told(monkeypatch: pytest.Monkey
         denoise(fake_model(), np.zeros((3, 300, 300), np.float32), EnsembleOptions(passes=1))
 
 
-def test_an_image_is_overwritten_only_where_that_is_allowed_and_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_overwritten_only_if_allowed_and_necessary(monkeypatch: pytest.MonkeyPatch) -> None:
     class Zero(FakeEngine):
         def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
             return 0 * repeat_image(self.image, masks)
@@ -186,7 +186,7 @@ from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import load_model
 model = load_model(sys.argv[1])
 import onnxruntime
-# Not getrusage, whose peak begins with that of the process that started this one.
+# Not getrusage, whose peak includes that of the parent process.
 def peak_memory_bytes():
     return next(int(l.split()[1]) * 1024 for l in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in l)
 before = peak_memory_bytes()

@@ -1,4 +1,4 @@
-"""Tiles: they cover the image, fade into one another, and show nowhere in the result."""
+"""Tiles: they cover the image, fade into one another, and fit into the memory budget."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_tiles_of_one_size_cover_the_image(height: int, width: int, largest: int
 
 @given(length=multiples, largest=limits)
 @settings(max_examples=200)
-def test_weights_sum_to_one_and_edges_count_for_nothing(length: int, largest: int) -> None:
+def test_weights_sum_to_one_and_are_zero_at_edges(length: int, largest: int) -> None:
     axis = TilePlan.cut(length, 64, largest).rows
     total = np.zeros(length)
     for index, start in enumerate(axis.starts):
@@ -75,7 +75,7 @@ def test_weights_sum_to_one_and_edges_count_for_nothing(length: int, largest: in
     share=st.sampled_from([0.0, 0.7]),
 )
 @settings(max_examples=30)
-def test_a_canvas_gives_back_what_it_is_cut_from(
+def test_a_canvas_puts_the_tiles_of_an_image_together(
     height: int, width: int, in_place: bool, largest: int, share: float
 ) -> None:
     image = np.random.default_rng(0).random((2, height, width), dtype=np.float32)
@@ -101,7 +101,7 @@ def test_tile_sizes_are_halved_down_to_the_smallest() -> None:
     assert list(tile_sizes(64)) == [128]
 
 
-def test_masks_of_places_are_independent_and_place_0_is_the_whole_image(tiny: Fitted) -> None:
+def test_masks_of_tiles_are_independent_and_place_0_has_those_of_the_whole_image(tiny: Fitted) -> None:
     maker = MaskMaker(tiny.contract.masks, {"H": 128, "W": 128}, seed=3)
     whole = maker.make(5, 1)[INPUT_MASK].copy()
     maker.place = place_of(0, 0)
@@ -110,7 +110,9 @@ def test_masks_of_places_are_independent_and_place_0_is_the_whole_image(tiny: Fi
     for top, left in ((0, 64), (64, 0), (64, 64), (32 * 700, 32)):
         maker.place = place_of(top, left)
         mask = maker.make(5, 1)[INPUT_MASK].copy()
-        assert all(0.4 < (mask == other).mean() < 0.64 for other in seen), "0.6 * 0.6 + 0.4 * 0.4 = 0.52 are equal"
+        assert all(0.4 < (mask == other).mean() < 0.64 for other in seen), (
+            "a share of 0.6 * 0.6 + 0.4 * 0.4 = 0.52 should be equal"
+        )
         seen.append(mask)
     maker.place = place_of(64, 0)
     assert np.array_equal(maker.make(5, 1)[INPUT_MASK], seen[2])
@@ -120,13 +122,13 @@ def side_for(model: Model, size: tuple[int, int], room: int, per_element: int = 
     return largest_tile(model, size, room, partial(pass_bytes, per_element=per_element))
 
 
-def test_the_tile_follows_the_budget(tiny_model: Model) -> None:
+def test_the_tile_size_depends_on_budget_image_and_engine(tiny_model: Model) -> None:
     sides = [side_for(tiny_model, (4096, 4096), room) for room in (0, 10**8, 4 * 10**8)]
     assert sides[0] == SMALLEST_TILE
     assert SMALLEST_TILE < sides[1] < sides[2] < 4096
-    # A row of tiles is held as well, so a wider image has smaller tiles.
+    # A row of tiles is in memory as well, so a wider image has smaller tiles.
     assert side_for(tiny_model, (4096, 8192), 4 * 10**8) < sides[2]
-    # An engine that takes twice the memory has smaller tiles.
+    # An engine that takes twice the memory per element has smaller tiles.
     assert sides[1] < side_for(tiny_model, (4096, 4096), 4 * 10**8, per_element=24) <= sides[2] - 32
     assert side_for(tiny_model, (64, 96), 10**9) == 96
     fixed = Model(tiny_model.path, tiny_model.contract, (512, 512))
@@ -135,12 +137,12 @@ def test_the_tile_follows_the_budget(tiny_model: Model) -> None:
         denoise(tiny_model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(memory=0))
 
 
-def test_a_larger_tile_that_takes_less_is_found(tiny_model: Model) -> None:
+def test_a_larger_tile_that_takes_less_memory_is_found(tiny_model: Model) -> None:
     def hump(contract: Contract, axes: Mapping[str, int]) -> int:
         return 10**9 if axes["H"] * axes["W"] <= 256**2 else 10**7
 
     assert largest_tile(tiny_model, (512, 512), 10**9, hump) == 512
-    # Tiles of 512x512 are cut from that size on; no tile may become one that costs more.
+    # No cut may give tiles of at most 256x256, which take more memory than larger ones.
     side = largest_tile(tiny_model, (1024, 1024), 10**8 + 10**7, hump)
     plan = TilePlan.cut(1024, 1024, side)
     assert plan.count > 1
@@ -149,7 +151,7 @@ def test_a_larger_tile_that_takes_less_is_found(tiny_model: Model) -> None:
 
 @given(height=st.integers(2, 200), width=st.integers(2, 200), megabytes=st.integers(0, 3000))
 @settings(max_examples=40)
-def test_what_is_chosen_fits_by_its_own_estimate(tiny_model: Model, height: int, width: int, megabytes: int) -> None:
+def test_the_chosen_tile_fits_by_its_own_estimate(tiny_model: Model, height: int, width: int, megabytes: int) -> None:
     size = 32 * height, 32 * width
     room = megabytes * 10**6
     plan = TilePlan.cut(*size, side_for(tiny_model, size, room))
