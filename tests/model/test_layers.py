@@ -136,7 +136,7 @@ def test_weighted_inputs_pass_over_layers_without_weights() -> None:
 
 def test_bfloat16_layers_have_the_weights_of_the_table(fitted: Fitted) -> None:
     network = fitted.network
-    made = bf16_network._rounded_layers(network, 0, 1)
+    made = bf16_network._rounded_weight_set(network, 0, 1)
     gated = [made.stem, *made.encoder]
     plain = [layer for pair in made.decoder for layer in pair] + [made.head]
     kinds = (LayerKind.GATED_CONVOLUTION, LayerKind.CONVOLUTION, LayerKind.HEAD)
@@ -155,8 +155,8 @@ def test_bfloat16_strips_reach_as_far_as_the_convolutions_at_full_resolution() -
     layers = network_layers(3, 4, (6, 6, 6, 4, 4))
     at_the_ends = [layer for layer in layers if layer.convolution and layer.stride == 1]
     before = [layer for layer in at_the_ends if layer.kind == LayerKind.GATED_CONVOLUTION]
-    assert len(before) == bf16_network._HALO_IN
-    assert len(at_the_ends) - len(before) == bf16_network._HALO_OUT
+    assert len(before) == bf16_network._ENTER_HALO
+    assert len(at_the_ends) - len(before) == bf16_network._LEAVE_HALO
 
 
 @torch.inference_mode()
@@ -166,10 +166,10 @@ def test_layers_in_bytes_have_the_widths_of_the_table(fitted: Fitted) -> None:
     layers = {layer.name: layer for layer in fitted.network.layers}
     # The prediction is float32; a pooling takes maxima of bytes.
     in_bytes = {n for n, layer in layers.items() if layer.kind not in (LayerKind.POOLING, LayerKind.HEAD)}
-    assert made.steps.keys() == in_bytes
-    assert all(len(steps.step) == layers[name].outputs for name, steps in made.steps.items())
+    assert made.quantisations.keys() == in_bytes
+    assert all(len(quantisation.step) == layers[name].outputs for name, quantisation in made.quantisations.items())
     assert made.sizes.keys() == layers.keys()
-    (convolutions,) = made.sets
+    (convolutions,) = made.weight_sets
     biases = [len(layer.bias) for pair in (*convolutions.encoder, *convolutions.decoder) for layer in pair]
     expected = [[layer.outputs] * (2 if "encoder" in name else 1) for name, layer in layers.items() if layer.weights]
     assert [*biases, len(convolutions.head.bias)] == list(np.concatenate(expected[1:]))
