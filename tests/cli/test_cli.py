@@ -81,7 +81,8 @@ def test_the_examples_of_the_package_run(work: Path) -> None:
 
     assert self2self.__doc__ is not None
     first, second = re.findall(r"::\n\n((?:    .*\n|\n)+)", self2self.__doc__)
-    code = textwrap.dedent(first + second).replace("FitOptions()", "FitOptions(steps=2)").replace("50", "2")
+    code = textwrap.dedent(first + second).replace("50", "2")
+    code = code.replace('"noisy.tif", options', '"noisy.tif", self2self.FitOptions(steps=2), options')
     code = code.replace("noisy.tif", "noisy.png").replace("clean.tif", "clean.png")
     code = re.sub(r"runs/[\w-]+", next(work.glob("runs/*")).relative_to(work).as_posix(), code)
     exec(code, {})

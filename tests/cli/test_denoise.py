@@ -194,12 +194,12 @@ def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
 def test_after_an_interrupt_in_the_passes_denoise_says_that_the_fit_is_kept(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from self2self.jobs import infer as inferring
+    from self2self.jobs import infer
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inferring, "infer_image", interrupted)
+    monkeypatch.setattr(infer, "run_passes", interrupted)
     told = run_cli("denoise", "noisy.png", *FAST, "--passes", "1", expect=130).stderr
     run = next(work.glob("runs/*")).relative_to(work).as_posix()
     assert f"error: interrupted; the fit is kept in {run}. The same command goes on." in told

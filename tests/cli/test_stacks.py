@@ -18,7 +18,7 @@ import tifffile
 from self2self.cli.console import Bars
 from self2self.imaging.noise import measure_residual
 from self2self.jobs import fit as fitting
-from self2self.jobs import stack_pages as stack_job
+from self2self.jobs import prepared_image
 from self2self.jobs.stack_pages import StackJob
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.ensemble import engine_holder as prepared_module
@@ -93,7 +93,7 @@ def test_an_empty_page_shares_no_noise(folder: Path, monkeypatch: pytest.MonkeyP
     coarse = np.random.default_rng(0).normal(0, 0.1, (3, 20, 24)).repeat(2, axis=1).repeat(2, axis=2)
     residual = measure_residual(coarse, np.zeros_like(coarse))
     assert residual.correlated
-    monkeypatch.setattr(stack_job, "measure_residual", lambda noisy, denoised: residual)
+    monkeypatch.setattr(prepared_image, "measure_residual", lambda noisy, denoised: residual)
     told = infer("stack.tif").stderr
     assert "in what was removed from page 2, neighbouring pixels share their noise" in told
     assert "from page 1" not in told
