@@ -15,6 +15,8 @@ from self2self.machine.files import atomic_write
 Row = dict[str, Any]
 KEYS = ("image", "method")
 """What tells two rows of a file apart."""
+MEAN_DIGITS = {"psnr": 3, "ssim": 3, "gmsd": 4}
+"""Scores that have a mean, and to how many digits."""
 
 
 class ResultsFile:
@@ -88,7 +90,11 @@ def mean_scores(rows: list[Row]) -> dict[str, dict[str, float]]:
     for method in dict.fromkeys(row["method"] for row in done):
         chosen = [row for row in done if row["method"] == method]
         table[method] = {
-            **{key: round(float(np.mean([row[key] for row in chosen])), 3) for key in ("psnr", "ssim")},
+            **{
+                key: round(float(np.mean([row[key] for row in chosen])), digits)
+                for key, digits in MEAN_DIGITS.items()
+                if all(key in row for row in chosen)
+            },
             "images": len(chosen),
         }
     return table

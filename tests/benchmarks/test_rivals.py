@@ -145,10 +145,10 @@ def test_chequerboards_have_each_pixel_once_beside_its_neighbours() -> None:
 
 def test_zs_n2n_improves_a_small_noisy_image() -> None:
     pair = noisy_pair(3, 31)
-    result = zs_n2n.denoise(pair, 0, steps=150)
+    result = zs_n2n.denoise(pair, 0, steps=100)
     assert result.shape == pair.noisy.shape
     assert gain(pair, result) > 3
-    np.testing.assert_array_equal(result, zs_n2n.denoise(pair, 0, steps=150))
+    np.testing.assert_array_equal(*(zs_n2n.denoise(pair, 0, steps=2) for _ in range(2)))
 
 
 def test_noise2fast_improves_a_small_noisy_image() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sets import SPLITS, DataSet, Split, SplitError, check_sets, load_sets, log_look, unlisted
+from benchmarks.sets import SETS, SPLITS, DataSet, Split, SplitError, check_sets, load_sets, log_look, unlisted
 
 FILES = {
     "tuning": [
@@ -74,7 +74,7 @@ def test_the_list_is_json_with_all_patterns_inside_the_data_folder() -> None:
     for data_set in load_sets().values():
         for split in data_set.splits.values():
             assert not [pattern for pattern in (*split.files, *split.rest) if pattern.startswith(("/", ".."))]
-    assert json.loads(Path("benchmarks/sets.json").read_text(encoding="utf-8"))["never"]["files"]
+    assert json.loads(SETS.read_text(encoding="utf-8"))["never"]["files"]
 
 
 def test_a_look_is_written_down_once_a_day_with_its_reason(tmp_path: Path) -> None:
