@@ -177,7 +177,10 @@ def knowledge(method: str, rivals: dict[str, Rival]) -> str:
 
 
 def summary(result: dict[str, Any], rivals: dict[str, Rival]) -> str:
-    """A line for each method, but for the single σ of a grid; figures of papers in a column of their own."""
+    """A line for each method, but for the single σ of a grid; figures of papers in a column of their own.
+
+    Scores are means over the images, seconds are medians.
+    """
     rows = result["rows"]
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     printed = published["psnr"].get(result["settings"]["protocol"], {})
@@ -188,12 +191,24 @@ def summary(result: dict[str, Any], rivals: dict[str, Rival]) -> str:
             f"{np.mean([row[key] for row in own]):.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 4), ("gmsd", 4))
         ]
-        times = [row["seconds"] for row in own if "seconds" in row]
+        times = [
+            f"{np.median([row[key] for row in own]):.1f}" if all(key in row for row in own) else ""
+            for key in ("seconds", "cpu_seconds")
+        ]
         paper, source = printed.get(method, ("", ""))
         sources += [source] if source else []
-        seconds = f"{np.median(times):.1f}" if times else ""
-        lines.append([method, knowledge(method, rivals), *means, seconds, str(len(own)), str(paper)])
-    head = ["method", "knows", "PSNR", "SSIM", "GMSD", "seconds, median", "images", "PSNR in papers, whole set"]
+        lines.append([method, knowledge(method, rivals), *means, *times, str(len(own)), str(paper)])
+    head = [
+        "method",
+        "knows",
+        "PSNR",
+        "SSIM",
+        "GMSD",
+        "seconds",
+        "processor seconds",
+        "images",
+        "PSNR in papers, whole set",
+    ]
     notes = [f"Papers: {published['sources'][name]}." for name in dict.fromkeys(sources)]
     return "\n\n".join([table(head, lines), *notes]) + "\n"
 

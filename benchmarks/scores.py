@@ -85,7 +85,7 @@ def gmsd(result: FloatArray, clean: FloatArray) -> float:
 def _gradients(values: NDArray[np.float64]) -> NDArray[np.float64]:
     halved = uniform_filter(values, 2, mode="nearest", origin=-1)[::2, ::2]
     across = np.array([[1.0, 0.0, -1.0]] * 3) / 3
-    return np.hypot(*(convolve(halved, kernel, mode="constant") for kernel in (across, across.T)))
+    return np.asarray(np.hypot(*(convolve(halved, kernel, mode="constant") for kernel in (across, across.T))))
 
 
 def scores(result: FloatArray, clean: FloatArray) -> dict[str, float]:

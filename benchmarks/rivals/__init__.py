@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.rivals import bm3d, dncnn, external, ffdnet, nlm, noise2fast, ours, zs_n2n
 from benchmarks.rivals.rival import Rival
+from self2self.machine.system import wait_briefly
 
 __all__ = ["Rival", "make_rivals"]
 
@@ -22,6 +22,10 @@ def make_rivals(anchors: Path, python: str | None = None) -> dict[str, Rival]:
         anchors: folder with the weights of FFDNet and DnCNN.
         python: interpreter that has CAREamics and Aydin; None for this one.
     """
+    # As the command does before PyTorch loads: its threads would spin where other programs have the processors.
+    wait_briefly()
+    from benchmarks.rivals import bm3d, dncnn, external, ffdnet, nlm, noise2fast, ours, zs_n2n
+
     rivals = [
         *bm3d.rivals(),
         *ffdnet.rivals(anchors),
