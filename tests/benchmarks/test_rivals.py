@@ -11,6 +11,8 @@ from benchmarks.pairs import Pair
 from benchmarks.rivals import external, ffdnet, make_rivals, noise2fast, ours, zs_n2n
 from benchmarks.rivals.matlab import read_layers
 from self2self.imaging.metrics import psnr
+from self2self.train.recipes import RECIPES
+from tests.train.test_fit import TINY
 
 SIDE = 32
 
@@ -189,3 +191,16 @@ def test_the_noisy_file_has_the_values_that_the_rivals_see(tmp_path: Path, chann
     image = read_image(path, whole_range=True)
     assert image.dtype.name == dtype
     np.testing.assert_allclose(black_to_white(image), pixels, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_job_gives_values_from_black_to_white(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    # A dark image, which the job maps to a range of its own.
+    dark = np.rint(255 * noisy_pair().noisy / 5) / 255
+    pair = Pair("dark", dark.astype(np.float32), smooth() / 5, None, dtype=dtype)
+    result = ours.denoise("tiny", pair, 0)
+    assert result.shape == pair.noisy.shape
+    assert result.mean() == pytest.approx(pair.noisy.mean(), abs=0.02)
+    assert "recipe" in ours.inputs("tiny", pair)
