@@ -66,7 +66,15 @@ def inputs(recipe: str, pair: Pair) -> dict[str, Any]:
 
 def rivals() -> list[Rival]:
     """The recipes `fast` and `paper`."""
+    knows = {"fast": "nothing of the noise; starts from weights of photographs with many kinds of noise"}
     return [
-        Rival(name, "nothing", False, partial(denoise, recipe), inputs=partial(inputs, recipe), slow=recipe != "fast")
+        Rival(
+            name,
+            knows.get(recipe, "nothing"),
+            False,
+            partial(denoise, recipe),
+            inputs=partial(inputs, recipe),
+            slow=recipe != "fast",
+        )
         for name, recipe in RECIPES.items()
     ]
