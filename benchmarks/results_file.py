@@ -20,6 +20,7 @@ from self2self.bench.environment import environment, shown_command
 from self2self.machine.files import atomic_write
 
 Row = dict[str, Any]
+<<<<<<< HEAD
 ROW_KEYS = ("image", "method")
 """Fields that identify a row of a `ResultsFile`."""
 
@@ -45,6 +46,12 @@ def timed_command(command: list[str], folder: Path | None = None) -> tuple[float
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, done.stdout
+=======
+KEYS = ("image", "method")
+"""What tells two rows of a file apart."""
+MEAN_DIGITS = {"psnr": 3, "ssim": 3, "gmsd": 4}
+"""Scores that have a mean, and to how many digits."""
+>>>>>>> protocol
 
 
 class ResultsFile:
@@ -118,7 +125,11 @@ def mean_scores(rows: list[Row]) -> dict[str, dict[str, float]]:
     for method in dict.fromkeys(row["method"] for row in done):
         chosen = [row for row in done if row["method"] == method]
         table[method] = {
-            **{key: round(float(np.mean([row[key] for row in chosen])), 3) for key in ("psnr", "ssim")},
+            **{
+                key: round(float(np.mean([row[key] for row in chosen])), digits)
+                for key, digits in MEAN_DIGITS.items()
+                if all(key in row for row in chosen)
+            },
             "images": len(chosen),
         }
     return table
