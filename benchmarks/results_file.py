@@ -20,9 +20,10 @@ from self2self.bench.environment import environment, shown_command
 from self2self.machine.files import atomic_write
 
 Row = dict[str, Any]
-<<<<<<< HEAD
 ROW_KEYS = ("image", "method")
 """Fields that identify a row of a `ResultsFile`."""
+MEAN_DIGITS = {"psnr": 3, "ssim": 3, "gmsd": 4}
+"""Scores that have a mean, and to how many digits."""
 
 
 def result_parser(description: str | None) -> argparse.ArgumentParser:
@@ -46,12 +47,6 @@ def timed_command(command: list[str], folder: Path | None = None) -> tuple[float
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, done.stdout
-=======
-KEYS = ("image", "method")
-"""What tells two rows of a file apart."""
-MEAN_DIGITS = {"psnr": 3, "ssim": 3, "gmsd": 4}
-"""Scores that have a mean, and to how many digits."""
->>>>>>> protocol
 
 
 class ResultsFile:

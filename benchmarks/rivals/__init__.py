@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.rivals.rival import Rival
-from self2self.machine.system import wait_briefly
+from self2self.machine.system import limit_spin_wait
 
 __all__ = ["Rival", "make_rivals"]
 
@@ -23,7 +23,7 @@ def make_rivals(anchors: Path, python: str | None = None) -> dict[str, Rival]:
         python: interpreter that has CAREamics and Aydin; None for this one.
     """
     # As the command does before PyTorch loads: its threads would spin where other programs have the processors.
-    wait_briefly()
+    limit_spin_wait()
     from benchmarks.rivals import bm3d, dncnn, external, ffdnet, nlm, noise2fast, ours, zs_n2n
 
     rivals = [

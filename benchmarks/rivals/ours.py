@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 
 from benchmarks.pairs import FloatArray, Pair
 from benchmarks.rivals.rival import Rival
-from self2self.image_io.value_range import WHITES
+from self2self.image_io.value_range import WHITE_VALUES
 
 RECIPES = {"self2self": "fast", "self2self-paper": "paper"}
 """Name of a rival and its recipe."""
@@ -52,7 +52,7 @@ def denoise(recipe: str, pair: Pair, sigma: float) -> FloatArray:
         fitting = FitOptions(recipe=recipe, run=folder / "run")
         done = denoise_job(path, fitting, outputs=OutputOptions(output=folder / f"result{path.suffix}"))
     assert isinstance(done, DenoiseResult)  # noqa: S101 - an image of one page
-    black, white = (value / WHITES[pair.dtype] for value in done.range)
+    black, white = (value / WHITE_VALUES[pair.dtype] for value in done.range)
     return np.asarray(done.ensemble.image.astype(np.float64) * (white - black) + black, np.float32)
 
 

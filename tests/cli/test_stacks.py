@@ -165,14 +165,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path, moment: str, kept:
 def stop_at_page_3(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run `command` and interrupt it after two pages."""
     with monkeypatch.context() as patch:
-        original = StackJob._page
+        original = StackJob._denoise_page
 
         def stop(self: StackJob, index: int, model_for: Any) -> None:
             if index == 2:
                 raise KeyboardInterrupt
             original(self, index, model_for)
 
-        patch.setattr(StackJob, "_page", stop)
+        patch.setattr(StackJob, "_denoise_page", stop)
         told = run_cli(*command, expect=130).stderr
         assert re.search(r"interrupted; 2 of \d pages are kept: the same command goes on", told)
 
