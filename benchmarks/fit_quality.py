@@ -12,7 +12,7 @@ weights have changed are measured again. `--plot` draws the result, and so does 
 RESULT.json` later.
 
 Protocol: pixels are in [0, 1] as stored, except that `fast` sees them in the range that the product chooses
-(`self2self.image_io.normalise`). Results are clamped to black and white and compared without rounding. PSNR is over
+(`self2self.image_io.value_range`). Results are clamped to black and white and compared without rounding. PSNR is over
 all channels, and its peak is white. Seeds are 0. Times are wall-clock and processor seconds of the fit alone, without
 the looks.
 """

@@ -91,36 +91,36 @@ def imports_of(tree: ast.AST, package: str, lazy: bool = False, typing: bool = F
             yield from imports_of(node, package, lazy, typing)
 
 
-def is_within(module: str, parts: set[str]) -> bool:
-    return any(module == part or module.startswith(part + ".") for part in parts)
+def is_within(module: str, rooms: set[str]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
 
 
 def problems(name: str, source: str) -> list[str]:
     """What is wrong with the imports of module `name` (without the package, such as ``train.fit``)."""
-    part = name.partition(".")[0]
+    room = name.partition(".")[0]
     found = []
     for entry in imports_of(ast.parse(source), name):
         where = f"self2self.{name}, line {entry.line}: imports {entry.target}"
         top = entry.target.partition(".")[0]
         at_import = not entry.lazy and not entry.typing
-        if top in HEAVY and at_import and part != "train" and name not in DEFINES_NETWORKS:
+        if top in HEAVY and at_import and room != "train" and name not in DEFINES_NETWORKS:
             found.append(f"{where} at module level; put it into the function that needs it")
         if top != "self2self" or entry.target == "self2self":
             continue
         ours = entry.target.removeprefix("self2self.")
-        if part in ALLOWED:
-            loads_torch = part == "train" or name in DEFINES_NETWORKS
+        if room in ALLOWED:
+            loads_torch = room == "train" or name in DEFINES_NETWORKS
             if ours in DEFINES_NETWORKS and at_import and not loads_torch:
                 found.append(f"{where} at module level, which loads torch; put it into the function that needs it")
-            allowed = {part, *ALLOWED[part]}
+            allowed = {room, *ALLOWED[room]}
             if not is_within(ours, allowed):
                 found.append(f"{where}; allowed there: {', '.join(sorted(allowed))}")
-        elif part in FRONT and at_import and not is_within(ours, AT_THE_TOP_OF_FRONT):
+        elif room in FRONT and at_import and not is_within(ours, AT_THE_TOP_OF_FRONT):
             found.append(f"{where} at module level; put it into the command")
-        elif part == "" and at_import:
+        elif room == "" and at_import:
             found.append(f"{where} at module level; name it in the lazy list")
-        elif part not in {*FRONT, "jobs", ""}:
-            found.append(f"{where}; part {part} has no rule in {Path(__file__).name}")
+        elif room not in {*FRONT, "jobs", ""}:
+            found.append(f"{where}; room {room} has no rule in {Path(__file__).name}")
     return found
 
 

@@ -28,6 +28,12 @@ class OutputOptions:
     report: Path | None = None
     force: bool = False
 
+    def __post_init__(self) -> None:
+        # Names of files may be given as strings, too.
+        for name in ("output", "uncertainty", "report"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+
     @property
     def needs_uncertainty(self) -> bool:
         """Whether the standard deviation over the passes is written or shown."""

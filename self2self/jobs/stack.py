@@ -18,6 +18,7 @@ from self2self.jobs.page_fits import PageFits
 from self2self.jobs.prepared_image import prepare
 from self2self.jobs.results import StackResult
 from self2self.jobs.stack_pages import StackJob
+from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
@@ -40,6 +41,8 @@ def infer_stack(
     start = time.perf_counter()
     job = StackJob(stack, options, outputs, observer, engine_holder)
     job.check()
+    # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
+    check_channels(model, stack.read_page(0).pixels)
     return _run_one_model(job, model, start)
 
 

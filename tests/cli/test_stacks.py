@@ -191,6 +191,13 @@ def test_other_settings_are_refused_unless_forced(folder: Path, monkeypatch: pyt
     assert len(tifffile.imread("stack.denoised.tif")) == 5
 
 
+def test_a_stack_of_another_number_of_channels_leaves_nothing(folder: Path) -> None:
+    tifffile.imwrite("grey.tif", tifffile.imread("stack.tif")[..., 0], photometric="minisblack")
+    before = sorted(folder.iterdir())
+    assert "the image has 1 channel (grey)" in infer("grey.tif", expect=3).stderr
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_page_that_cannot_be_used_is_refused_before_the_first_page(folder: Path) -> None:
     pages = np.random.default_rng(0).random((4, 40, 40)).astype(np.float32)
     pages[3, 5, 6] = np.nan

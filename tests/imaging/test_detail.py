@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from self2self.imaging import detail as lost_detail
+from self2self.imaging import detail
 from self2self.imaging.detail import SQUARE_SIDE, restore_detail
 from self2self.imaging.noise import measure_noise
 
@@ -195,7 +195,7 @@ def test_it_does_not_depend_on_how_many_lines_are_worked_on(monkeypatch: pytest.
     smooth, detailed = with_lattice(3)
     noisy = detailed + white(detailed.shape, 2)
     at_once = restored(smooth, noisy)
-    monkeypatch.setattr(lost_detail, "LINES_PER_STRIP", 16)
+    monkeypatch.setattr(detail, "LINES_PER_STRIP", 16)
     np.testing.assert_allclose(restored(smooth, noisy), at_once, atol=1e-6)
 
 
@@ -210,10 +210,10 @@ def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
         around[np.clip(rows + down, 0, 8)][:, np.clip(columns + right, 0, 11)] for down in (-3, 3) for right in (-3, 3)
     ]
     near = np.max([around, *corners], axis=0)
-    np.testing.assert_allclose(lost_detail._noise_nearby(variances)[0], near / 0.86, rtol=1e-6)
+    np.testing.assert_allclose(detail._noise_nearby(variances)[0], near / 0.86, rtol=1e-6)
     order = np.argsort(brightness, axis=None)
     groups = np.array_split(order, 6)
     calm = [np.quantile(variances.ravel()[group], 0.25) for group in groups]
     at = [brightness.ravel()[group].mean() for group in groups]
     expected = np.interp(brightness[0], at, calm) / 0.86
-    np.testing.assert_allclose(lost_detail._noise_by_brightness(variances, brightness)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(detail._noise_by_brightness(variances, brightness)[0], expected, rtol=1e-5)

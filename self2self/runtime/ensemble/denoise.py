@@ -53,7 +53,7 @@ def denoise(
 
     Args:
         model: from `load_model`.
-        pixels: float32 (C, H, W), of any size from 8x8 up, in [0, 1] except for outliers such as hot pixels
+        pixels: float32 (C, H, W), of any size, in [0, 1] except for outliers such as hot pixels
             (`imaging.outliers`).
         options: how passes are drawn, and which engine runs them. `on_note` gets a note if even the smallest tiles need
             more memory than the options allow.
@@ -71,6 +71,7 @@ def denoise(
         ResourceError: memory ran out.
     """
     options.check_values()
+    check_pixels(pixels)
     check_channels(model, pixels)
     pixels = remove_hot_pixels(pixels, in_place=may_overwrite)
 
@@ -96,6 +97,23 @@ def denoise(
         reason = str(error)
     # The other engine may not support the requested mask source.
     return replace(run(replace(options, engine="auto", mask_source="auto")), fallback=reason)
+
+
+def check_pixels(pixels: FloatArray) -> None:
+    """Refuse an array that is no image for a network.
+
+    Raises:
+        InputError: its type, shape or values are wrong; says what is expected.
+    """
+    if pixels.ndim != 3 or not pixels.size:
+        raise InputError(
+            f"pixels have the shape {pixels.shape}; expected (channels, height, width), with at least one pixel."
+        )
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise InputError(f"pixels are {pixels.dtype}; expected floats, with most values in [0, 1] (read_image).")
+    # A sum is finite only if all its terms are; it needs no second array.
+    if not np.isfinite(np.sum(pixels, dtype=np.float64)):
+        raise InputError("pixels have values that are not finite. Replace them, for example by numpy.nan_to_num.")
 
 
 def check_channels(model: Model, pixels: FloatArray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.masks import check_seed
@@ -29,6 +30,7 @@ class EnsembleOptions:
             that were made there. The two sources make different masks.
         allow_fallback: whether ``"auto"`` may replace an `engine` that does not work here.
         uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image.
+            Jobs set it themselves, by whether `OutputOptions` names a file or a report for it.
         restore: whether what the passes lose of the image returns to the result: texture (`Contract.noisy_share`),
             local means (`imaging.local_means`) and, unless the result takes the memory of the pixels, fine detail
             (`imaging.detail`). None restores them, except for the paper's recipes.
@@ -53,6 +55,7 @@ class EnsembleOptions:
         Raises:
             UsageError: names the option.
         """
+        self._check_types()
         check_pass_plan(self.passes, self.tolerance)
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch is {self.batch}; expected at least 1, or auto.")
@@ -61,6 +64,23 @@ class EnsembleOptions:
             raise UsageError(f"--memory is {self.memory} bytes; expected more, for example --memory 2GB.")
         if self.mask_source not in MASK_SOURCES:
             raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+
+    def _check_types(self) -> None:
+        """Refuse values from Python that the command line would have parsed.
+
+        Raises:
+            UsageError: names the attribute.
+        """
+        if self.passes is not None and self.passes != "auto" and not _is_integer(self.passes):
+            raise UsageError(f"passes is {self.passes!r}; expected an integer, 'auto' or None.")
+        for name, value in (("batch", self.batch), ("memory", self.memory), ("seed", self.seed)):
+            if value is not None and not _is_integer(value):
+                raise UsageError(f"{name} is {value!r}; expected an integer{'' if name == 'seed' else ' or None'}.")
+        if self.tolerance is not None and not isinstance(self.tolerance, int | float):
+            raise UsageError(f"tolerance is {self.tolerance!r}; expected a number or None.")
+        for name, switch in (("balanced", self.balanced), ("flips", self.flips), ("restore", self.restore)):
+            if switch is not None and not isinstance(switch, bool):
+                raise UsageError(f"{name} is {switch!r}; expected True, False or None.")
 
     def check(self) -> None:
         """Refuse options that cannot work on this machine, before the first slow step.
@@ -87,3 +107,7 @@ class EnsembleOptions:
     def restores(self, recipe: str) -> bool:
         """Whether what the passes lose of the image returns to the result, for a model of `recipe`."""
         return not is_published_recipe(recipe) if self.restore is None else self.restore
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

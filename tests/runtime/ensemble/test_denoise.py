@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,6 +278,44 @@ def test_another_number_of_channels_is_refused(fitted: int, image: int, text: st
         denoise(fake_model(fitted), np.zeros((image, 20, 20), np.float32))
     assert str(caught.value).endswith("self2self denoise IMAGE")
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "text"),
+    [
+        (np.zeros((20, 20), np.float32), r"shape \(20, 20\); expected \(channels, height, width\)"),
+        (np.zeros((1, 3, 20, 20), np.float32), r"shape \(1, 3, 20, 20\)"),
+        (np.zeros((3, 0, 20), np.float32), "at least one pixel"),
+        (np.zeros((3, 20, 20), np.uint8), r"pixels are uint8; expected floats, with most values in \[0, 1\]"),
+        (np.full((3, 20, 20), np.nan, np.float32), "not finite"),
+        (np.where(np.arange(1200).reshape(3, 20, 20) == 7, np.inf, 0.5).astype(np.float32), "not finite"),
+    ],
+)
+def test_arrays_that_are_no_image_are_refused(pixels: FloatArray, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        denoise(fake_model(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"passes": "2"}, "passes is '2'; expected an integer, 'auto' or None."),
+        ({"passes": 2.5}, "passes is 2.5; expected an integer, 'auto' or None."),
+        ({"batch": "auto"}, "batch is 'auto'; expected an integer or None."),
+        ({"memory": "2GB"}, "memory is '2GB'; expected an integer or None."),
+        ({"seed": 1.5}, "seed is 1.5; expected an integer."),
+        ({"tolerance": "x"}, "tolerance is 'x'; expected a number or None."),
+        ({"flips": "yes"}, "flips is 'yes'; expected True, False or None."),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        EnsembleOptions(**options).check_values()
+    assert str(caught.value) == text
+
+
+def test_numbers_of_numpy_are_integers() -> None:
+    EnsembleOptions(passes=np.int64(5), batch=np.int32(2), seed=np.uint8(3)).check_values()
 
 
 @pytest.mark.parametrize(
