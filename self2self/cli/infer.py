@@ -74,6 +74,8 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
     from self2self.jobs import exported_path
     from self2self.train.run_folder import Run
 
+    if later := next((path for path in paths[1:] if path.suffix == ".onnx" or Run(path).config_path.is_file()), None):
+        raise UsageError(f"{later}: is a model, and the model comes first. Type: self2self infer {later} IMAGE")
     if paths and paths[0].suffix == ".onnx":
         if precision is not None:
             raise UsageError(f"--precision chooses a model of a run; {paths[0]} is a model already.")

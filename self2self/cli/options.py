@@ -47,8 +47,8 @@ DropRate = Annotated[
     float | None,
     typer.Option(
         "--drop-rate",
-        help="Drop rate: share of pixels that are hidden from the network, from 0 to 1.  [default: from the recipe; "
-        "fast chooses it from the noise]",
+        help="Drop rate: share of pixels that are hidden from the network, from 0.01 to 0.99.  "
+        "[default: from the recipe; fast chooses it from the noise]",
         show_default=False,
     ),
 ]
@@ -97,7 +97,8 @@ Passes = Annotated[
     str | None,
     typer.Option(
         "--passes",
-        help="Number of passes to average; auto stops when the standard error of their mean reaches --tolerance.  "
+        help="Number of passes to average; auto takes 50 or more, and stops when the standard error of "
+        "their mean reaches --tolerance.  "
         "[default: auto; 500 for the paper recipes]",
         metavar="auto|N",
         show_default=False,
@@ -175,7 +176,7 @@ Uncertainty = Annotated[
     Path | None,
     typer.Option(
         "--uncertainty",
-        help="Also write the standard deviation of the passes, for each pixel, to FILE.",
+        help="Also write the standard deviation of the passes, for each pixel, to FILE (.tif or .png).",
         metavar="FILE",
         readable=False,
     ),
@@ -184,7 +185,8 @@ Report = Annotated[
     Path | None,
     typer.Option(
         "--report",
-        help="Also write a page with images, charts and measurements to FILE (.html).",
+        help="Also write a page with images, charts and measurements to FILE (.html). "
+        "It needs an extra: pip install 'self2self[report]'.",
         metavar="FILE",
         readable=False,
     ),

@@ -84,7 +84,7 @@ def _infer_file(
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
     outputs.check_for(prepared.image)
-    check_channels(model, prepared.pixels)
+    check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     if model.contract.image_sha256 not in ("", prepared.sha256):
         observer.note(

@@ -42,7 +42,7 @@ def infer_stack(
     job = StackJob(stack, options, outputs, observer, engine_holder)
     job.check()
     # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
-    check_channels(model, stack.read_page(0).pixels)
+    check_channels(model, stack.read_page(0).pixels, f"{stack.path}: ")
     return _run_one_model(job, model, start)
 
 

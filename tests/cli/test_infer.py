@@ -119,3 +119,9 @@ def test_half_precision_from_export_to_infer(work: Path) -> None:
     assert values["compared"]["decibels"] <= 0.02
     assert values["compared"]["against"] == "estimate"
     run_cli("infer", "--precision", "fp16", "--engine", "ort", "--passes", "2", "--json")
+
+
+def test_a_model_behind_its_image_is_refused_with_the_right_order(work: Path) -> None:
+    run = next(work.glob("runs/*")).relative_to(work).as_posix()
+    result = run_cli("infer", "noisy.png", run, expect=2)
+    assert f"error: {run}: is a model, and the model comes first. Type: self2self infer {run} IMAGE" in result.stderr

@@ -116,15 +116,20 @@ def check_pixels(pixels: FloatArray) -> None:
         raise InputError("pixels have values that are not finite. Replace them, for example by numpy.nan_to_num.")
 
 
-def check_channels(model: Model, pixels: FloatArray) -> None:
+def check_channels(model: Model, pixels: FloatArray, where: str = "") -> None:
     """Refuse `pixels` (C, H, W) whose number of channels is not that of `model`.
+
+    Args:
+        model: the model.
+        pixels: the image.
+        where: what the message begins with, such as the name of a file.
 
     Raises:
         InputError: names both numbers.
     """
     if pixels.shape[0] != model.contract.channels:
         raise InputError(
-            f"the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
+            f"{where}the image has {_channels(pixels.shape[0])} and {model.path} was fitted on "
             f"{_channels(model.contract.channels)}. Fit a model to this image: self2self denoise IMAGE"
         )
 
