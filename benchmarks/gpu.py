@@ -30,7 +30,8 @@ from self2self.errors import EngineUnavailableError, Self2SelfError
 from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.registry import NEEDS_GPU, get_engine
-from self2self.runtime.ensemble.device_loop import DeviceEngine, masks_for, run_device_ensemble
+from self2self.runtime.ensemble.device_engine import DeviceEngine, masks_for
+from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.model import Model, load_model
 from self2self.train.recipes import recipe_for
 

@@ -127,7 +127,7 @@ def test_device_memory_is_released(engine: type[Engine], tmp_path: Path, tiny_on
 def test_predictions_with_device_masks(engine: type[Engine], model: Model) -> None:
     import torch
 
-    from self2self.runtime.ensemble.device_loop import DeviceEngine, masks_for
+    from self2self.runtime.ensemble.device_engine import DeviceEngine, masks_for
 
     if not torch.cuda.is_available():
         pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")

@@ -16,7 +16,8 @@ from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.registry import NEEDS_GPU, get_engine
-from self2self.runtime.ensemble.device_loop import DeviceEngine, free_device_bytes, masks_for, run_device_ensemble
+from self2self.runtime.ensemble.device_engine import DeviceEngine, free_device_bytes, masks_for
+from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted

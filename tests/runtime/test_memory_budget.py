@@ -8,7 +8,7 @@ import pytest
 from self2self.model.contract import Contract
 from self2self.runtime import memory_budget as budget
 from self2self.runtime.engines.profiles import BATCHES, profile_for
-from self2self.runtime.ensemble.device_loop import largest_device_batch
+from self2self.runtime.ensemble.device_engine import largest_device_batch
 from tests.conftest import Fitted
 
 AXES = {"H": 64, "W": 96}

@@ -16,7 +16,7 @@ from self2self.imaging.outliers import remove_hot_pixels
 from self2self.machine.system import free_memory_bytes
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import get_engine
-from self2self.runtime.ensemble.device_loop import choose_mask_source
+from self2self.runtime.ensemble.device_engine import choose_mask_source
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge
 from self2self.runtime.ensemble.moments import Moments

@@ -8,7 +8,7 @@ from numbers import Integral
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.masks import check_seed
 from self2self.runtime.engines.registry import get_engine
-from self2self.runtime.ensemble.device_loop import MASK_SOURCES, choose_mask_source
+from self2self.runtime.ensemble.device_engine import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
 
 

@@ -18,13 +18,8 @@ from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding, padded_size
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
-from self2self.runtime.ensemble.device_loop import (
-    DeviceEngine,
-    free_device_bytes,
-    largest_device_batch,
-    masks_for,
-    run_device_ensemble,
-)
+from self2self.runtime.ensemble.device_engine import DeviceEngine, free_device_bytes, largest_device_batch, masks_for
+from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
 from self2self.runtime.ensemble.moments import Moments

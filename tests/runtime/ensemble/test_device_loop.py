@@ -20,15 +20,14 @@ from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble import denoise as denoise_module
 from self2self.runtime.ensemble.denoise import denoise
-from self2self.runtime.ensemble.device_loop import (
-    PASSES_PER_ROUND,
+from self2self.runtime.ensemble.device_engine import (
     TRIAL_BATCHES,
     DeviceEngine,
     choose_mask_source,
     largest_device_batch,
     masks_for,
-    run_device_ensemble,
 )
+from self2self.runtime.ensemble.device_loop import PASSES_PER_ROUND, run_device_ensemble
 from self2self.runtime.ensemble.device_masks import DeviceMasks
 from self2self.runtime.ensemble.host_loop import PassesResult
 from self2self.runtime.ensemble.moments import Moments

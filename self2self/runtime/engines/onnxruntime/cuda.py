@@ -233,7 +233,7 @@ class OrtCudaEngine(Engine):
         return predictions
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `device_loop.DeviceEngine`; ONNX Runtime returns when the passes have finished."""
+        """See `device_engine.DeviceEngine`; ONNX Runtime returns when the passes have finished."""
         import torch
 
         count = len(next(iter(masks.values())))

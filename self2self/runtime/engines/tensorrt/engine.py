@@ -200,7 +200,7 @@ class TrtEngine(Engine):
             raise self._failure()
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `device_loop.DeviceEngine`; runs up to `largest_device_batch` passes."""
+        """See `device_engine.DeviceEngine`; runs up to `largest_device_batch` passes."""
         import torch
 
         count = len(masks[INPUT_MASK])

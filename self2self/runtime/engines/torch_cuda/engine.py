@@ -90,7 +90,7 @@ class TorchCudaEngine(Engine):
         return predictions
 
     def run_on_device(self, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `device_loop.DeviceEngine`."""
+        """See `device_engine.DeviceEngine`."""
         import torch
 
         ordered = [masks[spec.name] for spec in self.model.contract.masks]
