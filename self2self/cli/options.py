@@ -29,9 +29,9 @@ Init = Annotated[
     str | None,
     typer.Option(
         "--init",
-        help="Start weights: natural (pretrained on other photographs; default of fast), scratch (random; the fit "
-        "sees nothing but your image; default of the paper recipes), or the run folder of an earlier fit.",
-        metavar="scratch|natural|RUN",
+        help="Start weights: pretrained (on other photographs; also called natural; default of fast), scratch (random; "
+        "the fit sees nothing but your image; default of the paper recipes), or the run folder of an earlier fit.",
+        metavar="scratch|pretrained|RUN",
         show_default=False,
     ),
 ]

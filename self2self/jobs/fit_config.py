@@ -27,7 +27,7 @@ class FitOptions:
 
     Attributes:
         recipe: name of the recipe.
-        init: origin of the first weights: ``scratch``, ``natural`` or a run folder.
+        init: origin of the first weights: ``scratch``, ``pretrained`` (or ``natural``, its older name) or a run folder.
         steps: number of optimiser steps.
         drop_rate: drop rate of the input.
         seed: seed of weights, masks and crops.
@@ -50,6 +50,15 @@ class FitOptions:
     iqa_weights: Path | None = None
     page: int | None = None
     fit_pages: str = "first"
+
+    def __post_init__(self) -> None:
+        if self.init == "pretrained":
+            # Run folders and messages have the older name.
+            object.__setattr__(self, "init", "natural")
+        # Names of files may be given as strings, too.
+        for name in ("run", "iqa_weights"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
 
     def check(self) -> None:
         """Refuse wrong options before any file is read.

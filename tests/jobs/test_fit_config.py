@@ -192,3 +192,8 @@ def test_correlated_noise_is_simulated_except_from_scratch(tmp_path: Path, monke
     assert configure(prepared, FitOptions(recipe="paper"), Observer()).recipe == recipe_for("paper")
     monkeypatch.setattr(fit_config, "iqa_weights", lambda *_: None)
     assert configure(prepared, FitOptions(iqa=True), Observer()).recipe.steps == recipe_for("fast").steps
+
+
+def test_pretrained_is_another_name_for_natural_and_files_may_be_strings() -> None:
+    assert FitOptions(init="pretrained") == FitOptions(init="natural")
+    assert FitOptions(run="runs/a", iqa_weights="w.pth") == FitOptions(run=Path("runs/a"), iqa_weights=Path("w.pth"))  # type: ignore[arg-type]

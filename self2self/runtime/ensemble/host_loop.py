@@ -120,7 +120,11 @@ def run_ensemble(
     if orientation:
         engine.set_image(upright)
     return PassesResult(
-        moments, min(chooser.chosen, moments.count), seconds["masks"], seconds["passes"], seconds["reduce"]
+        moments=moments,
+        batch=min(chooser.chosen, moments.count),
+        mask_seconds=seconds["masks"],
+        pass_seconds=seconds["passes"],
+        reduce_seconds=seconds["reduce"],
     )
 
 
