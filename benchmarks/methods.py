@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.clocked import Stopwatch, clocked_fit
 from benchmarks.pairs import FloatArray, Pair, parse_changes
 from benchmarks.product import exported
 from benchmarks.results_file import Row
+from benchmarks.rivals import bm3d, nlm
+from benchmarks.rivals.rival import wavelet_sigma
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.imaging.noise import center_crop, measure_noise
 from self2self.jobs.prepared_image import wants_whole_range
@@ -151,14 +151,7 @@ def clocked(method: Callable[[], FloatArray], pair: Pair) -> Row:
 
 def run_bm3d(pair: Pair, sigma: float) -> Row:
     """Run colour BM3D (package `bm3d`) with `sigma` in 8-bit grey levels."""
-    import bm3d
-
-    def method() -> FloatArray:
-        image = pair.noisy.transpose(1, 2, 0)
-        clean = bm3d.bm3d_rgb(image, sigma / 255) if image.shape[2] == 3 else bm3d.bm3d(image[..., 0], sigma / 255)
-        return np.atleast_3d(clean).transpose(2, 0, 1)
-
-    return {**clocked(method, pair), "sigma": round(sigma, 2)}
+    return {**clocked(lambda: bm3d.denoise(pair, sigma), pair), "sigma": round(sigma, 2)}
 
 
 def run_stabilised_bm3d(pair: Pair) -> Row:
@@ -168,32 +161,16 @@ def run_stabilised_bm3d(pair: Pair) -> Row:
     return {**row, "gain": noise.gain, "offset": noise.offset}
 
 
-def estimated_sigma(pair: Pair) -> float:
-    """Estimate sigma with scikit-image's wavelet method: mean over channels, in 8-bit grey levels."""
-    from skimage.restoration import estimate_sigma
-
-    return 255 * float(estimate_sigma(pair.noisy, channel_axis=0, average_sigmas=True))
-
-
 def run_nlm(pair: Pair) -> Row:
     """Run non-local means of scikit-image with the estimated sigma."""
-    from skimage.restoration import denoise_nl_means
-
-    def method() -> FloatArray:
-        sigma = estimated_sigma(pair) / 255
-        # With an axis for a single channel, skimage would treat that axis as a row of pixels.
-        image, axis = (pair.noisy[0], None) if pair.noisy.shape[0] == 1 else (pair.noisy, 0)
-        result = denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=axis)
-        return result.reshape(pair.noisy.shape)
-
-    return clocked(method, pair)
+    return clocked(lambda: nlm.denoise(pair, wavelet_sigma(pair.noisy)), pair)
 
 
 def baselines(pair: Pair) -> dict[str, Callable[[], Row]]:
     """Return the methods that the fits are compared with, by name."""
     methods: dict[str, Callable[[], Row]] = {
         "nlm": lambda: run_nlm(pair),
-        "bm3d, estimated sigma": lambda: run_bm3d(pair, estimated_sigma(pair)),
+        "bm3d, estimated sigma": lambda: run_bm3d(pair, wavelet_sigma(pair.noisy)),
     }
     if (sigma := pair.sigma) is not None:
         methods["bm3d, true sigma"] = lambda: run_bm3d(pair, sigma)

@@ -53,7 +53,7 @@ class Rival:
     slow: bool = False
 
 
-def estimated_sigma(noisy: FloatArray) -> float:
+def wavelet_sigma(noisy: FloatArray) -> float:
     """scikit-image's wavelet estimate, mean over channels, in 8-bit grey levels.
 
     Args:
@@ -61,7 +61,12 @@ def estimated_sigma(noisy: FloatArray) -> float:
     """
     from skimage.restoration import estimate_sigma
 
-    return max(255 * float(estimate_sigma(noisy, channel_axis=0, average_sigmas=True)), LEAST_SIGMA)
+    return 255 * float(estimate_sigma(noisy, channel_axis=0, average_sigmas=True))
+
+
+def estimated_sigma(noisy: FloatArray) -> float:
+    """`wavelet_sigma`, and `LEAST_SIGMA` where the estimate is less."""
+    return max(wavelet_sigma(noisy), LEAST_SIGMA)
 
 
 def without_package(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from self2self.errors import InterruptedRun
-from self2self.image_io import image_hash, open_stack, write_float_map, write_image
+from self2self.image_io import open_stack, write_float_map, write_image
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
@@ -185,7 +185,7 @@ def _infer_image(
         report=outputs.report,
     )
     if outputs.report is not None:
-        fitted_to_image = model.contract.image_sha256 == image_hash(image)
+        fitted_to_image = model.contract.image_sha256 == prepared.sha256
         history = model.path.parent / "history.jsonl" if fitted_to_image else None
         write_job_report(outputs.report, result, image, history)
     return result

@@ -40,9 +40,8 @@ def infer_stack(
     """
     start = time.perf_counter()
     job = StackJob(stack, options, outputs, observer, engine_holder)
-    job.check()
     # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
-    check_channels(model, stack.read_page(0).pixels, f"{stack.path}: ")
+    check_channels(model, job.check().pixels, f"{stack.path}: ")
     return _run_one_model(job, model, start)
 
 

@@ -57,8 +57,8 @@ class StackJob:
         self.options = replace(self.options, uncertainty=self.outputs.uncertainty is not None)
         self.observer = replace(self.observer, note=self._once(self.observer.note))
 
-    def check(self) -> None:
-        """Refuse outputs that cannot be written, and damaged pages, before the first slow step.
+    def check(self) -> Image:
+        """Refuse outputs that cannot be written, and damaged pages, before the first slow step; returns the first page.
 
         Raises:
             UsageError, OutputError, InputError: names the wrong option or page.
@@ -83,6 +83,7 @@ class StackJob:
         stack.check_pages()
         for note in stack.notes:
             self.observer.note(f"{stack.path}: {note}.")
+        return first
 
     def begin(self, identity: dict[str, str]) -> int:
         """Open the cache; returns the number of pages that an earlier run has finished.
