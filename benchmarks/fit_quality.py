@@ -24,7 +24,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.methods import baselines, clock_recipe, named_recipe, recipe_inputs, run_recipe, seen_by
+from benchmarks.methods import baselines, clock_recipe, recipe_for_image, recipe_inputs, run_recipe, seen_by
 from benchmarks.pairs import Pair, load_pairs
 from benchmarks.results_file import ResultsFile, Row, result_parser
 from self2self.cli.options import parse_passes
@@ -48,8 +48,8 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
             show(file.rows[-1])
     for text in args.recipe:
         seen = seen_by(text, pair)
-        recipe = named_recipe(text, seen.noisy)
-        head = {"image": pair.name, "method": text, "inputs": recipe_inputs(recipe, seen)}
+        recipe, noise = recipe_for_image(text, seen.noisy)
+        head = {"image": pair.name, "method": text, "inputs": recipe_inputs(recipe, seen, noise)}
         earlier = file.find(**head)
         if earlier is not None and not earlier.get("unfinished"):
             continue
@@ -57,6 +57,7 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
         done = run_recipe(
             seen,
             recipe,
+            noise,
             args.looks,
             args.passes,
             earlier or {},
@@ -67,8 +68,8 @@ def measure(pair: Pair, args: argparse.Namespace, file: ResultsFile) -> None:
         show({**head, **done})
     for text in args.clock:
         seen = seen_by(text, pair)
-        recipe = named_recipe(text, seen.noisy)
-        head = {"image": pair.name, "method": f"time of {text}", "inputs": recipe_inputs(recipe, seen)}
+        recipe, noise = recipe_for_image(text, seen.noisy)
+        head = {"image": pair.name, "method": f"time of {text}", "inputs": recipe_inputs(recipe, seen, noise)}
         if file.find(**head) is None:
             file.put({**head, **clock_recipe(seen, recipe)})
             show(file.rows[-1])

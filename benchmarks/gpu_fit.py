@@ -19,13 +19,13 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.gpu import gpu_fields, require_cuda
+from benchmarks.product import start_weights_of
 from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.cases import rotated
 from self2self.bench.measure import spread
 from self2self.errors import EngineUnavailableError
 from self2self.train import fit as fitting
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_weights_for_recipe
 from self2self.train.steps import GraphStepRunner, StepRunner, step_runner_for
 
 SIZE = (256, 256)
@@ -45,7 +45,7 @@ def seconds_of_steps(
     """Return the seconds of each step after the first `UNTIMED_STEPS`."""
     import torch
 
-    start = start_weights_for_recipe(recipe, image.shape[0]) if recipe.init == "natural" else None
+    start = start_weights_of(recipe, len(image))
     state = fitting.new_state(recipe, image.shape[0], 0, torch.device(device), start)
     # The fit reads the loss of a step before it calls on_step, so the GPU has finished the step by then.
     ends: list[float] = []

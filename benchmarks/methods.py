@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -12,20 +11,20 @@ from pathlib import Path
 
 from benchmarks.clocked import Stopwatch, clocked_fit
 from benchmarks.pairs import FloatArray, Pair, parse_changes
-from benchmarks.product import exported
+from benchmarks.product import adapted, exported, start_weights_of
 from benchmarks.results_file import Row
 from benchmarks.rivals import bm3d, nlm
 from benchmarks.rivals.rival import wavelet_sigma
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
-from self2self.imaging.noise import center_crop, measure_noise
+from self2self.imaging.noise import Noise, center_crop, measure_noise
 from self2self.jobs.prepared_image import wants_whole_range
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import Passes
+from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
-from self2self.train.start_weights import adapt_recipe, pretrained_files, start_weights_for_recipe
 
 LOOK_PASSES = 32
 """Passes of an interim score during a fit."""
@@ -33,17 +32,18 @@ CLOCKED_STEPS, WARM_UP_STEPS = 20, 3
 """Steps of `clock_recipe`: timed, and before that untimed."""
 
 
-def named_recipe(text: str, noisy: FloatArray | None = None) -> Recipe:
-    """Return the recipe that `text` names: `fast`, `fast:scratch`, `paper`, each optionally with `,key=value` changes.
-
-    If `noisy` is given, the recipe also has the settings that the product would choose from the noise of that image.
-    """
+def named_recipe(text: str) -> Recipe:
+    """Return the recipe that `text` names, such as `fast`, `fast:scratch` or `paper`, with any `,key=value` changes."""
     head, _, rest = text.partition(",")
     name, _, init = head.partition(":")
-    recipe = recipe_for(name, init or None)
-    if noisy is not None:
-        recipe = adapt_recipe(recipe, measure_noise(center_crop(noisy)), noisy)
-    return replace(recipe, **parse_changes(rest))
+    return replace(recipe_for(name, init or None), **parse_changes(rest))
+
+
+def recipe_for_image(text: str, noisy: FloatArray) -> tuple[Recipe, Noise | None]:
+    """Return the recipe that `text` names with the settings that the product chooses for `noisy`, and its noise."""
+    head, _, rest = text.partition(",")
+    recipe, noise = adapted(named_recipe(head), noisy)
+    return replace(recipe, **parse_changes(rest)), noise
 
 
 def seen_by(recipe: str, pair: Pair) -> Pair:
@@ -52,17 +52,16 @@ def seen_by(recipe: str, pair: Pair) -> Pair:
     return pair if wants_whole_range(recipe, measure_noise(center_crop(seen.noisy))) else seen
 
 
-def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
+def recipe_inputs(recipe: Recipe, pair: Pair, noise: Noise | None = None) -> Row:
     """Return the inputs of a fit of `pair` other than its image; a row of results is reused only if they are equal."""
-    channels = len(pair.noisy)
     values = json.loads(json.dumps(recipe.to_json()))
-    for name in ("camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"):
+    for name in ("target", "expects_clipping", "rounds_products", "follows_noise"):
         if values[name] == LATER_FIELDS[name]:
             # Rows that are older than this field keep their inputs and are not measured again.
             del values[name]
-    if recipe.init == "natural":
-        start = b"".join(path.read_bytes() for path in pretrained_files(channels, recipe.camera))
-        values["start_sha256"] = hashlib.sha256(start).hexdigest()[:16]
+    start = start_weights_of(recipe, len(pair.noisy), noise)
+    if start is not None:
+        values["start_sha256"] = tensors_sha256(start)[:16]
     if (pair.offset, pair.scale) == (0, 1):
         return {"recipe": values}
     return {"recipe": values, "range": [round(pair.offset, 6), round(pair.offset + pair.scale, 6)]}
@@ -71,6 +70,7 @@ def recipe_inputs(recipe: Recipe, pair: Pair) -> Row:
 def run_recipe(
     pair: Pair,
     recipe: Recipe,
+    noise: Noise | None,
     looks: int,
     passes: Passes | None,
     earlier: Row,
@@ -82,6 +82,7 @@ def run_recipe(
     Args:
         pair: the image to denoise.
         recipe: settings of the fit.
+        noise: noise that start weights are told.
         looks: number of scores, evenly spaced over the steps; the last one is the final score.
         passes: passes of the final score; None for the passes of the recipe.
         earlier: the unfinished row of an interrupted call, or an empty one.
@@ -103,18 +104,19 @@ def run_recipe(
         print(f"{pair.name:26} {recipe.name} step {state.step} {scores['psnr']:.2f} dB", flush=True)
         on_look({"steps": state.step, **watch.seconds("fit_"), **scores, "unfinished": True, "curve": curve})
 
-    start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
+    start = start_weights_of(recipe, len(pair.noisy), noise)
     state = clocked_fit(pair.noisy, recipe, start, watch, pause_steps, on_pause, state_folder, on_restored)
-    row = {**watch.seconds("fit_"), "steps": recipe.steps, **run_passes(pair, recipe, state, passes), "curve": curve}
+    scores = run_passes(pair, recipe, noise, state, passes)
+    row = {**watch.seconds("fit_"), "steps": recipe.steps, **scores, "curve": curve}
     if state_folder is not None:
         shutil.rmtree(state_folder, ignore_errors=True)
     return row
 
 
-def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | None) -> Row:
+def run_passes(pair: Pair, recipe: Recipe, noise: Noise | None, state: FitState, passes: Passes | None) -> Row:
     """Export the fitted network, run the ensemble as `self2self denoise` would, and score the result."""
     began = time.perf_counter()
-    with exported(state, recipe) as model:
+    with exported(state, recipe, noise) as model:
         denoised = denoise(model, pair.noisy, EnsembleOptions(passes=passes))
     return {
         "ensemble_seconds": round(time.perf_counter() - began, 2),
@@ -127,7 +129,7 @@ def run_passes(pair: Pair, recipe: Recipe, state: FitState, passes: Passes | Non
 
 def clock_recipe(pair: Pair, recipe: Recipe) -> Row:
     """Extrapolate the time of all steps of `recipe` from a few; scores cannot be extrapolated, so there are none."""
-    start = start_weights_for_recipe(recipe, pair.noisy.shape[0])
+    start = start_weights_of(recipe, len(pair.noisy))
     clocked_fit(pair.noisy, replace(recipe, steps=WARM_UP_STEPS), start, Stopwatch())
     watch = Stopwatch()
     clocked_fit(pair.noisy, replace(recipe, steps=CLOCKED_STEPS), start, watch)

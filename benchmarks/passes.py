@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.methods import seen_by
 from benchmarks.pairs import FloatArray, Pair, load_pairs
-from benchmarks.product import exported
+from benchmarks.product import exported, start_weights_of
 from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.imaging.padding import Padding
 from self2self.machine.files import atomic_write
@@ -39,7 +39,6 @@ from self2self.runtime.model import Model, load_model
 from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import fit, new_state
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_weights_for_recipe
 
 RECORDED_PASSES = (10, 20, 40, 80, 120, 160, 240, 320, 400, 500)
 """Numbers of passes at which the curve has a point."""
@@ -86,7 +85,7 @@ def run_way(engine: Engine, pair: Pair, padding: Padding, pass_plan: PassPlan) -
 def fitted_model(pair: Pair, recipe: Recipe, folder: Path) -> Model:
     """Return the exported model of a fit of `pair`; `folder` keeps it for the next run."""
     channels = pair.noisy.shape[0]
-    start = start_weights_for_recipe(recipe, channels)
+    start = start_weights_of(recipe, channels)
     settings = repr((recipe, SEED, start and tensors_sha256(start)))
     key = hashlib.sha256(np.ascontiguousarray(pair.noisy).tobytes() + settings.encode()).hexdigest()[:12]
     path = folder / f"{pair.name}-{recipe.name}-{key}.onnx"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import FloatArray, middle_of_sample
-from benchmarks.product import network_with
+from benchmarks.product import network_with, start_weights_of
 from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.export.precision import ACCEPTED_DECIBELS, compare, middle
 from self2self.export.to_onnx import to_onnx
@@ -26,7 +26,6 @@ from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.train.fit import fit, new_state
 from self2self.train.recipes import Recipe, recipe_for
-from self2self.train.start_weights import start_weights_for_recipe
 
 PHOTOGRAPHS = (("astronaut", 25), ("coffee", 10), ("camera", 25), ("rocket", 50))
 SIZE = (128, 128)
@@ -44,7 +43,7 @@ def noisy_and_clean(name: str, sigma: float) -> tuple[FloatArray, FloatArray]:
 def fitted(noisy: FloatArray, recipe: Recipe) -> tuple[Self2SelfNet, Contract]:
     """Fit `noisy` as `self2self fit` does; return the network and its contract."""
     channels = noisy.shape[0]
-    start = start_weights_for_recipe(recipe, channels)
+    start = start_weights_of(recipe, channels)
     state = fit(noisy, recipe, new_state(recipe, channels, SEED, torch.device("cpu"), start), seed=SEED)
     network = network_with(state.weights(), recipe, channels)
     return network, Contract(channels, recipe.pass_masks(channels), recipe=recipe.name, steps=state.step)

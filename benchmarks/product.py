@@ -1,22 +1,49 @@
-"""Build networks and exported models from fits in memory, as the product builds them."""
+"""Assess noise, and build networks and exported models from fits in memory, as the product does."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from self2self.export import export_model
+from self2self.imaging.noise import Noise
 from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.runtime.model import Model, load_model
 from self2self.train.fit import FitState
+from self2self.train.noise_assessment import assess_noise
 from self2self.train.recipes import Recipe
+from self2self.train.start_weights import has_pretrained_weights, pretrained_weights
 
+FloatArray = NDArray[np.float32]
 Weights = dict[str, torch.Tensor]
+
+
+LEVEL_WITHOUT_NOISE = 25.0
+"""Level that start weights are told where the noise of an image does not matter, in 8-bit grey levels."""
+
+
+def adapted(recipe: Recipe, noisy: FloatArray) -> tuple[Recipe, Noise | None]:
+    """Return `recipe` with the settings for the noise of `noisy` (C, H, W), and the noise; None if it follows none."""
+    channels = len(noisy)
+    if not recipe.follows_noise or not has_pretrained_weights(channels):
+        return recipe, None
+    noise = assess_noise(noisy, partial(pretrained_weights, channels), recipe)
+    return recipe.for_noise(noise), noise
+
+
+def start_weights_of(recipe: Recipe, channels: int, noise: Noise | None = None) -> Weights | None:
+    """Return the shipped weights from which a fit with `recipe` starts, told the level of `noise`; None for random."""
+    if recipe.init != "natural":
+        return None
+    return pretrained_weights(channels, LEVEL_WITHOUT_NOISE if noise is None else noise.sigma)
 
 
 def network_with(weights: Weights, recipe: Recipe, channels: int) -> Self2SelfNet:
@@ -28,8 +55,8 @@ def network_with(weights: Weights, recipe: Recipe, channels: int) -> Self2SelfNe
 
 
 @contextmanager
-def exported(state: FitState, recipe: Recipe) -> Iterator[Model]:
-    """Export the model of a finished fit; its file exists until the block ends."""
+def exported(state: FitState, recipe: Recipe, noise: Noise | None = None) -> Iterator[Model]:
+    """Export the model of a finished fit to an image with `noise`; its file exists until the block ends."""
     channels = state.network.channels
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -38,8 +65,7 @@ def exported(state: FitState, recipe: Recipe) -> Iterator[Model]:
             recipe.pass_masks(channels),
             recipe=recipe.name,
             steps=state.step,
-            noisy_share=recipe.noisy_share,
-            even_noise=recipe.even_noise,
+            noisy_share=0.0 if noise is None else 1 - noise.removed_share,
         )
         export_model(network_with(state.weights(), recipe, channels), contract, path)
         yield load_model(path)

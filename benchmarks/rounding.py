@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.pairs import FloatArray, rms_grey_levels
 from benchmarks.precision import PHOTOGRAPHS, fitted, noisy_and_clean
+from benchmarks.product import adapted
 from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.imaging.metrics import psnr
-from self2self.imaging.noise import measure_noise
 from self2self.machine.system import multiplies_bytes
 from self2self.model.contract import Contract, MaskSpec
 from self2self.model.masks import Draws, MaskMaker
@@ -93,7 +93,7 @@ def main() -> None:
     rows = []
     for name, sigma in PHOTOGRAPHS:
         noisy, clean = noisy_and_clean(name, sigma)
-        for found in differences(*fitted(noisy, recipe_for("fast").for_noise(measure_noise(noisy))), noisy, clean):
+        for found in differences(*fitted(noisy, adapted(recipe_for("fast"), noisy)[0]), noisy, clean):
             rows.append({"image": name, "sigma": sigma, **found})
             print(
                 f"{name:10} {sigma:2} {found['way']:14} {found['psnr_change']:+.4f} dB, "

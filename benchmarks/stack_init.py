@@ -19,14 +19,13 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.clocked import Stopwatch, clocked_fit
-from benchmarks.methods import named_recipe, recipe_inputs, seen_by
+from benchmarks.methods import recipe_for_image, recipe_inputs, seen_by
 from benchmarks.pairs import Pair, cut, parse_changes, sample
-from benchmarks.product import Weights, exported
+from benchmarks.product import Weights, adapted, exported, start_weights_of
 from benchmarks.results_file import ResultsFile, Row, result_parser
-from self2self.imaging.noise import center_crop, measure_noise
+from self2self.imaging.noise import Noise
 from self2self.runtime.ensemble.denoise import denoise
 from self2self.train.recipes import Recipe, following
-from self2self.train.start_weights import adapt_recipe, start_weights_for_recipe
 from self2self.train.synthetic_noise import add_noise
 
 SIZE, SHIFT = 128, (3, 2)
@@ -45,11 +44,11 @@ def frames(name: str, sigma: float) -> tuple[Pair, Pair]:
     return made[0], made[1]
 
 
-def fit_frame(pair: Pair, recipe: Recipe, start: Weights | None) -> tuple[Row, Weights]:
+def fit_frame(pair: Pair, recipe: Recipe, noise: Noise | None, start: Weights | None) -> tuple[Row, Weights]:
     """Fit one frame; return its row with scores and times, and the weights for the next frame."""
     watch = Stopwatch()
     state = clocked_fit(pair.noisy, recipe, start, watch)
-    with exported(state, recipe) as model:
+    with exported(state, recipe, noise) as model:
         result = denoise(model, pair.noisy).image
     row = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, **watch.seconds("fit_")}
     return {**row, **pair.scores(result)}, state.weights()
@@ -69,8 +68,8 @@ def main() -> None:
         channels = pair[0].noisy.shape[0]
         for text in args.recipe or ["fast"]:
             first, second = (seen_by(text, frame) for frame in pair)
-            recipe = named_recipe(text, first.noisy)
-            follow = adapt_recipe(following(recipe, recipe), measure_noise(center_crop(second.noisy)), second.noisy)
+            recipe, noise = recipe_for_image(text, first.noisy)
+            follow, _ = adapted(following(recipe, recipe), second.noisy)
             plans = {f"{text}, anew": recipe, f"{text}, from the first frame": follow}
             plans |= {f"{text}, from the first frame, {c}": replace(follow, **parse_changes(c)) for c in args.follow}
             heads = {
@@ -80,11 +79,11 @@ def main() -> None:
             missing = [method for method, head in heads.items() if file.find(**head) is None]
             if not missing:
                 continue
-            start = start_weights_for_recipe(recipe, channels)
-            _, weights = fit_frame(first, recipe, start)
+            start = start_weights_of(recipe, channels, noise)
+            _, weights = fit_frame(first, recipe, noise, start)
             for method in missing:
                 anew = plans[method] is recipe
-                row, _ = fit_frame(second, plans[method], start if anew else weights)
+                row, _ = fit_frame(second, plans[method], noise, start if anew else weights)
                 file.put({**heads[method], **row})
                 print(f"{first.name:10} {method:60} {row['steps']:5} steps {row['psnr']:6.2f} dB", flush=True)
     for method, mean in file.means().items():

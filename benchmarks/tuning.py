@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.methods import seen_by
 from benchmarks.pairs import FloatArray, Pair, cut, load_pairs, parse_changes, sample
-from benchmarks.product import Weights, network_with
+from benchmarks.product import Weights, network_with, start_weights_of
 from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.imaging.noise import measure_noise
 from self2self.imaging.orientation import oriented, undo_orientation
@@ -40,7 +40,6 @@ from self2self.model.masks import PASSES_PER_BLOCK, Draws, MaskMaker
 from self2self.model.network import to_channels_last
 from self2self.train.fit import FitState, fit, new_state
 from self2self.train.recipes import RECIPES, Recipe
-from self2self.train.start_weights import start_weights_for_recipe
 from self2self.train.synthetic_noise import add_noise
 
 IMAGES = {
@@ -100,7 +99,7 @@ def ensemble(weights: Weights, pixels: FloatArray, recipe: Recipe, passes: int, 
 def fitted(pair: Pair, recipe: Recipe, shares: set[float]) -> tuple[dict[float, Weights], float]:
     """Fit `pair`; return the weights after each share of the steps in `shares`, and the seconds of the fit."""
     channels = pair.noisy.shape[0]
-    start = start_weights_for_recipe(recipe, channels)
+    start = start_weights_of(recipe, channels)
     state = new_state(replace(recipe, fitted_share=1.0), channels, 0, torch.device("cpu"), start)
     kept = {0.0: state.weights()}
     steps = {round(share * recipe.steps): share for share in shares}

@@ -58,10 +58,11 @@ def denoise(recipe: str, pair: Pair, sigma: float) -> FloatArray:
 
 def inputs(recipe: str, pair: Pair) -> dict[str, Any]:
     """The recipe with all its values, and the hash of the start weights."""
-    from benchmarks.methods import named_recipe, recipe_inputs, seen_by
+    from benchmarks.methods import recipe_for_image, recipe_inputs, seen_by
 
     seen = seen_by(recipe, pair)
-    return recipe_inputs(named_recipe(recipe, seen.noisy), seen)
+    found, noise = recipe_for_image(recipe, seen.noisy)
+    return recipe_inputs(found, seen, noise)
 
 
 def rivals() -> list[Rival]:

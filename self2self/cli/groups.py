@@ -27,7 +27,9 @@ from self2self.cli.options import (
     Passes,
     RecipeName,
     Report,
+    Sigma,
     Steps,
+    Strength,
     Tolerance,
     Uncertainty,
     parse_batch,
@@ -49,6 +51,8 @@ class RecipeGroup:
     init: Init = None
     steps: Steps = None
     drop_rate: DropRate = None
+    sigma: Sigma = None
+    strength: Strength = 1.0
     iqa: Iqa = None
     iqa_weights: IqaWeightsFile = None
 
@@ -63,6 +67,8 @@ class RecipeGroup:
             init=self.init,
             steps=self.steps,
             drop_rate=self.drop_rate,
+            sigma=self.sigma,
+            strength=self.strength,
             iqa=self.iqa,
             iqa_weights=self.iqa_weights,
             seed=seed,

@@ -52,6 +52,22 @@ DropRate = Annotated[
         show_default=False,
     ),
 ]
+Sigma = Annotated[
+    float | None,
+    typer.Option(
+        "--sigma",
+        help="Noise level, in grey levels of 255, if you know it.  [default: found in the image]",
+        show_default=False,
+    ),
+]
+Strength = Annotated[
+    float,
+    typer.Option(
+        "--strength",
+        help="How much to denoise, from 0 to 2: 1 removes the noise that was found; less leaves some of it, more "
+        "smooths further.",
+    ),
+]
 Iqa = Annotated[
     bool | None,
     typer.Option(

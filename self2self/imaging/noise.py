@@ -1,22 +1,26 @@
 """Measure the noise of an image from the image alone, without a clean image: its strength and its kind.
 
 The method removes noise that is independent from pixel to pixel, because it predicts each hidden pixel from its
-neighbours. For noise that is correlated between neighbours, the recipe `fast` fits simulated noise instead.
-`measure_noise` finds the kind of noise in the noisy image before the fit; `fast` chooses its settings from it.
-`measure_residual` finds it in the difference that was removed, after the passes.
+neighbours. Noise that is shared by the channels of a pixel, or by neighbouring pixels, needs another fit
+(`NoiseKind`). `measure_noise` measures an image before the fit; where start weights ship with the package,
+`train.noise_assessment` also asks the network. `measure_residual` measures what was removed, after the passes.
 
 Strengths are in 8-bit grey levels: 255 times the unit of the pixels, most of which lie in [0, 1].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from self2self.imaging.noise_curve import BLOCK_SIDE, is_signal_dependent, to_blocks
+from self2self.imaging.noise_curve import BLOCK_SIDE, by_brightness, to_blocks
 
 FloatArray = NDArray[np.floating]
 Plane = NDArray[np.float64]
@@ -31,14 +35,24 @@ CLIP_DEVIATIONS = 3.0
 CLIPPED_VARIANCE = 0.9733369246625415
 """Variance of a standard normal that is cut off at ±`CLIP_DEVIATIONS`."""
 
-FLATTEST_SHARE = 0.25
-"""Share of an image in which noise is measured: the part where the image changes least."""
+PATCH_SIDE = 5
+"""Side of the patches whose principal components are computed, in pixels."""
+PATCHES_PER_VALUE = 8
+"""Smallest number of patches for each value of a patch; with fewer, the patches are smaller."""
+MAXIMUM_PATCHES = 60_000
+"""Largest number of patches that are used; they are spread evenly over the image."""
+MINIMUM_COMPONENT_SHARE = 0.25
+"""Smallest share of the components that counts as noise; these have the smallest variances."""
+MINIMUM_PATCHES_PER_GROUP = 16
+"""Smallest number of patches in a group of similar brightness; each group has its own noise variance."""
+CALM_QUANTILE = 0.25
+"""Quantile of the noise energies of a group that counts; edges and lines add to the larger ones."""
 
-MINIMUM_POSITIONS = 64
-"""Smallest number of positions for an estimate; in a small image they are more than `FLATTEST_SHARE`."""
+FLATTEST_SHARE = 0.25
+"""Share of the blocks in which correlation is measured: those where the image changes least."""
 
 MINIMUM_BLOCKS = 16
-"""Smallest number of blocks for an estimate, in the same way."""
+"""Smallest number of blocks for an estimate of correlation; in a small image they are more than `FLATTEST_SHARE`."""
 
 SATURATED_SHARE = 0.01
 """If this share of all values equals an end of the range, values count as cut off there, and are left out."""
@@ -62,50 +76,69 @@ BETTER_SOURCE = "Better denoise the raw file, or the frame before it was scaled 
 CORRELATED_NOTE = f"{SHARED_NOTE}, and a fit learns such noise instead of removing it. {BETTER_SOURCE}"
 
 
+class NoiseKind(StrEnum):
+    """What a value's noise depends on. The kind decides how a fit learns (`train.recipes.FOR_KIND`)."""
+
+    INDEPENDENT = "independent"
+    """Each value has noise of its own."""
+    SHARED = "shared by channels"
+    """The channels of a pixel share noise; neighbouring pixels do not."""
+    CORRELATED = "correlated"
+    """Neighbouring pixels share noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The noise of an image, estimated from the image itself.
+    """The noise of an image, estimated from the image itself. It is decided once, stored, and read by all later steps.
 
     Attributes:
-        sigma: standard deviation, in 8-bit grey levels; RMS over the channels.
-        sigma_by_channel: the same for each channel.
+        sigma: standard deviation, in 8-bit grey levels; with start weights, the level that they are told.
+        independent: standard deviation of the part that each value has of its own, in the same unit.
         correlation: correlation of neighbouring pixels, mean of both directions; 0 for independent pixels.
-        horizontal, vertical: correlation of a pixel with the next one to the right, and with the one below.
-        signal_dependent: whether the noise grows with the brightness, as photon noise does.
+        kind: what a value's noise depends on.
+        removed_share: share of the difference between image and prediction that is removed, from 0 to 1. It is less
+            than 1 if the prediction loses more detail than the noise hides.
     """
 
     sigma: float
-    sigma_by_channel: tuple[float, ...]
+    independent: float
     correlation: float
-    horizontal: float
-    vertical: float
-    signal_dependent: bool = False
+    kind: NoiseKind = NoiseKind.INDEPENDENT
+    removed_share: float = 1.0
 
     @property
     def correlated(self) -> bool:
         """Whether neighbours share their noise, so that a fit to hidden pixels would learn it."""
-        return self.correlation > CORRELATION_THRESHOLD
+        return self.kind == NoiseKind.CORRELATED
 
     @property
     def text(self) -> str:
         """The strength of the noise in words."""
-        # The strength is measured in flat parts, mostly dark ones, and would read 0.0 here.
-        if self.signal_dependent and self.sigma < 0.05:
-            return "noise in bright parts, and none where there is no light"
-        grows = ", stronger where it is brighter" if self.signal_dependent else ""
-        return f"noise of about {self.sigma:.1f} grey levels{grows}"
+        return f"noise of about {self.sigma:.1f} grey levels"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value of ``"noise"`` in the JSON of a command."""
+        """Return the value of ``"noise"`` in the JSON of a command; `from_json` reads it."""
         return {
-            "sigma": round(self.sigma, 3),
-            "sigma_by_channel": [round(value, 3) for value in self.sigma_by_channel],
-            "correlation": round(self.correlation, 4),
-            "correlation_horizontal": round(self.horizontal, 4),
-            "correlation_vertical": round(self.vertical, 4),
+            "sigma": self.sigma,
+            "independent": self.independent,
+            "correlation": self.correlation,
+            "kind": str(self.kind),
             "correlated": self.correlated,
-            "signal_dependent": self.signal_dependent,
+            "removed_share": self.removed_share,
         }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Noise:
+        """Read what `to_json` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing, or has the wrong type or range.
+        """
+        numbers = [float(values[key]) for key in ("sigma", "independent", "correlation", "removed_share")]
+        sigma, independent, correlation, removed_share = numbers
+        if not (all(map(math.isfinite, numbers)) and sigma >= 0 and independent >= 0 and 0 <= removed_share <= 1):
+            raise ValueError(f"noise {values!r}")
+        return cls(sigma, independent, correlation, NoiseKind(values["kind"]), removed_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +149,7 @@ class Residual:
         mean, standard_deviation: of the difference, in 8-bit grey levels.
         autocorrelation: `LAGS` × `LAGS`, by lag down and lag to the right; 1 at lag (0, 0), and all 0
             if nothing was removed. Structure of the image that was removed counts, too.
-        noise: the same estimates as for the noisy image, in the flattest parts of the difference.
+        noise: the same estimates as for the noisy image.
     """
 
     mean: float
@@ -150,22 +183,21 @@ def center_crop(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
 def measure_noise(pixels: FloatArray) -> Noise:
     """Measure the noise of an image.
 
+    Correlated noise is underestimated: only the part that each value has of its own is measured.
+
     Args:
-        pixels: (C, H, W) of at least 8x8, finite, most values in [0, 1]. An affine scale of the values scales the
-            strength and does not change the correlation. The dependence on the signal is measured in [0, 1] only.
+        pixels: (C, H, W) of at least 8x8, finite. An affine scale of the values scales the strength and does not change
+            the correlation.
     """
-    return replace(_level_and_correlation(pixels), signal_dependent=is_signal_dependent(pixels))
-
-
-def _level_and_correlation(pixels: FloatArray) -> Noise:
-    overall, channels = estimate_sigma(pixels)
-    horizontal, vertical = estimate_correlation(pixels)
-    return Noise(overall, channels, (horizontal + vertical) / 2, horizontal, vertical)
+    sigma = independent_sigma(pixels)
+    correlation = estimate_correlation(pixels)
+    kind = NoiseKind.CORRELATED if correlation > CORRELATION_THRESHOLD else NoiseKind.INDEPENDENT
+    return Noise(sigma, sigma, correlation, kind)
 
 
 def has_noise(pixels: FloatArray) -> bool:
     """Return whether (C, H, W) has any noise; an empty page has none, so its difference to a result is not noise."""
-    return estimate_sigma(pixels)[0] > 0
+    return independent_sigma(pixels) > 0
 
 
 def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
@@ -175,7 +207,7 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
         float(difference.mean()) * GREY_LEVELS,
         float(difference.std()) * GREY_LEVELS,
         autocorrelation(difference),
-        _level_and_correlation(difference),
+        measure_noise(difference),
     )
 
 
@@ -204,28 +236,96 @@ def neighbour_correlation(lags: tuple[tuple[float, ...], ...]) -> float:
     return (lags[0][1] + lags[1][0]) / 2
 
 
-def estimate_sigma(pixels: FloatArray) -> tuple[float, tuple[float, ...]]:
-    """Estimate the standard deviation of the noise in 8-bit grey levels.
+def independent_sigma(pixels: FloatArray) -> float:
+    """Estimate the standard deviation of noise that each value has of its own, in 8-bit grey levels.
 
-    The first estimate is the median absolute deviation of the finest diagonal Haar coefficients
-    over 0.6745 (Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage",
-    section 5). An average refines it, which leaves out coefficients beyond three standard
-    deviations. Only the quarter of the image counts where the low-pass coefficients change least.
-    For independent Gaussian noise, low-pass and diagonal coefficients are independent, so this choice
-    does not bias the result. Noise that is correlated between neighbours is underestimated. In an
-    image without any flat part, texture counts as noise.
+    Small patches of an image, all channels together, lie close to a space of few dimensions; such noise fills all
+    dimensions alike. So the smallest variances along the principal components of the patches are those of the noise
+    (Chen et al. 2015, "An efficient statistical method for image noise level estimation", whose rule decides how many:
+    the largest variances are left out until the mean of the rest is at most its median). Edges add to all components,
+    but only in some patches. Therefore the energy along the chosen components is measured for each patch, and a low
+    quantile of it counts in each group of patches of similar brightness. Noise may grow with the brightness, as that of
+    photons does, but no group has more of it than a brighter one: where it seems so, the darker group has edges.
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
-
-    Returns:
-        the RMS over the channels, and the estimate of each channel.
     """
-    sigmas = tuple(_sigma(channel.astype(np.float64)) * GREY_LEVELS for channel in pixels)
-    return float(np.sqrt(np.mean(np.square(sigmas)))), sigmas
+    by_channel = [_independent_deviation(channel[None]) for channel in pixels]
+    if len(pixels) == 1 or not min(by_channel) > 0:
+        return GREY_LEVELS * math.sqrt(float(np.mean(np.square(by_channel))))
+    # Of unequal channels, the smallest variances are those of the channel with the weakest noise. With channels that
+    # were scaled to equal noise they are not, but the scales are uncertain.
+    scaled = _independent_deviation(pixels / np.array(by_channel)[:, None, None])
+    scaled = min(1.0, scaled) * math.sqrt(float(np.mean(np.square(by_channel))))
+    return GREY_LEVELS * max(scaled, _independent_deviation(pixels))
 
 
-def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
+def _independent_deviation(pixels: FloatArray) -> float:
+    """The standard deviation of independent noise of equal strength in all channels, in the unit of `pixels`."""
+    patches = _patches(pixels)
+    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False, bias=True))
+    count = _noise_components(variances)
+    patches = patches[_not_cut_off_above(patches)]
+    brightness = patches.mean(axis=1)
+    structure = patches - brightness[:, None]
+    structure -= np.median(structure, axis=0)
+    energies = np.square(structure @ components[:, :count]).mean(axis=1)
+    groups = by_brightness(brightness, MINIMUM_PATCHES_PER_GROUP)
+    calm = np.array([np.quantile(energies[group], CALM_QUANTILE) for group in groups])
+    variance = float(np.minimum.accumulate(calm[::-1]).mean()) / _calm_share(count)
+    # An even patch leaves only rounding errors, which are not noise.
+    return math.sqrt(variance) if variance > 1e-24 * float(np.square(patches).mean()) else 0.0
+
+
+def sigma_with_outliers(pixels: FloatArray) -> float:
+    """Estimate the same as `independent_sigma`, but let all patches count alike: those with impulses, but also edges.
+
+    Args:
+        pixels: (C, H, W) of at least 8x8, finite.
+    """
+    variances = np.linalg.eigvalsh(np.cov(_patches(pixels), rowvar=False, bias=True))
+    return GREY_LEVELS * math.sqrt(max(0.0, float(variances[: _noise_components(variances)].mean())))
+
+
+def _not_cut_off_above(patches: Plane) -> NDArray[np.bool_]:
+    """Which patches have no value at which noise is cut off above; all of them if few would remain."""
+    largest = patches.max()
+    at_end = patches == largest
+    kept = np.asarray(~at_end.any(axis=1))
+    few = np.count_nonzero(kept) < MINIMUM_PATCHES_PER_GROUP
+    return np.ones(len(patches), bool) if few or at_end.mean() <= SATURATED_SHARE else kept
+
+
+def _patches(pixels: FloatArray) -> Plane:
+    """Cut (C, H, W) into overlapping patches (n, C side²), which are smaller in an image of few pixels."""
+    channels, height, width = pixels.shape
+
+    def enough(side: int) -> bool:
+        patches = (height - side + 1) * (width - side + 1)
+        return bool(patches >= PATCHES_PER_VALUE * channels * side * side)
+
+    side = next((side for side in range(PATCH_SIDE, 2, -1) if enough(side)), 2)
+    windows = sliding_window_view(pixels, (side, side), axis=(1, 2))
+    stride = max(1, math.isqrt(windows.shape[1] * windows.shape[2] // MAXIMUM_PATCHES))
+    windows = windows[:, ::stride, ::stride].transpose(1, 2, 0, 3, 4)
+    return windows.reshape(-1, channels * side * side).astype(np.float64)
+
+
+def _noise_components(variances: Plane) -> int:
+    """How many of the components, ordered by their variances from the smallest, count as noise."""
+    count = len(variances)
+    while count > 1 and variances[:count].mean() > np.median(variances[:count]):
+        count -= 1
+    return max(count, math.ceil(MINIMUM_COMPONENT_SHARE * len(variances)))
+
+
+def _calm_share(components: int) -> float:
+    """`CALM_QUANTILE` of the mean square of `components` normal values of variance 1 (Wilson and Hilferty 1931)."""
+    variance = 2 / (9 * components)
+    return (1 - variance + NormalDist().inv_cdf(CALM_QUANTILE) * math.sqrt(variance)) ** 3
+
+
+def estimate_correlation(pixels: FloatArray) -> float:
     """Estimate the correlation of the noise between neighbouring pixels.
 
     The best-fitting quadratic surface is subtracted from each block of 8x8 pixels. The quarter of all
@@ -236,45 +336,16 @@ def estimate_correlation(pixels: FloatArray) -> tuple[float, float]:
         pixels: (C, H, W) of at least 8x8, finite.
 
     Returns:
-        the correlation of a pixel with the next one to the right, and with the one below; 0 without noise.
+        the correlation of a pixel with the next ones to the right and below, mean of both; 0 without noise.
     """
     projector = _surface_remover()
     sums = np.zeros(3)
     for channel in pixels:
         sums += _neighbour_products(channel.astype(np.float64), projector)
     if sums[0] == 0:
-        return 0.0, 0.0
+        return 0.0
     white = _white_noise_correlation(projector)
-    scale = BLOCK_SIDE / (BLOCK_SIDE - 1)
-    horizontal, vertical = (float((total / sums[0] - white) * scale) for total in sums[1:])
-    return horizontal, vertical
-
-
-def _sigma(plane: Plane) -> float:
-    a, b, c, d = plane[:-1:2, :-1:2], plane[:-1:2, 1::2], plane[1::2, :-1:2], plane[1::2, 1::2]
-    diagonal = (a - b - c + d) / 2
-    smooth = _smooth((a + b + c + d) / 4)
-    slope = np.hypot(*np.gradient(smooth))
-    sigma = robust_scale(diagonal[_flattest_positions(slope, np.ones(slope.shape, bool))])
-    usable = np.ones(slope.shape, bool)
-    for end in _cut_off_ends(plane):
-        usable &= np.abs(smooth - end) > CLIP_DEVIATIONS * sigma
-    if not usable.all() and np.count_nonzero(usable) >= MINIMUM_POSITIONS:
-        sigma = robust_scale(diagonal[_flattest_positions(slope, usable)])
-    return sigma
-
-
-def _smooth(plane: Plane) -> Plane:
-    """Return the mean over 3x3 pixels."""
-    padded = np.pad(plane, 1, mode="edge")
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9)
-
-
-def _flattest_positions(slope: Plane, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    values = slope[usable]
-    count = max(min(MINIMUM_POSITIONS, values.size), int(FLATTEST_SHARE * values.size))
-    return np.asarray(usable & (slope <= np.partition(values, count - 1)[count - 1]))
+    return float((sums[1:].mean() / sums[0] - white) * BLOCK_SIDE / (BLOCK_SIDE - 1))
 
 
 def robust_scale(values: Plane) -> float:

@@ -29,9 +29,6 @@ SIGNIFICANT_SLOPE = 3.0
 """Smallest slope that counts, in standard errors; below it, the noise counts as equally strong at every brightness."""
 MINIMUM_BRIGHTNESS_RANGE = 1e-4
 """Smallest range of brightness from which a slope is computed."""
-CERTAIN_SLOPE, MINIMUM_VARIANCE_RATIO = 8.0, 2.0
-"""Smallest slope, in standard errors, and smallest ratio of the variances in the brightest and the darkest group, with
-which noise counts as dependent on the signal (dev/log)."""
 
 
 def to_blocks(plane: Plane) -> Plane:
@@ -54,21 +51,6 @@ def by_brightness(values: NDArray[np.floating], minimum: int) -> list[NDArray[np
     """
     order = np.argsort(values, kind="stable")
     return np.array_split(order, max(1, min(BRIGHTNESS_GROUPS, values.size // minimum)))
-
-
-def is_signal_dependent(image: NDArray[np.floating]) -> bool:
-    """Return whether the noise grows with the brightness in every channel, as photon noise does.
-
-    Args:
-        image: (C, H, W) in [0, 1].
-    """
-    grouped = (_groups(*_square_statistics(plane)) for plane in image)
-    return all(
-        found is not None
-        and _slope_in_errors(*found) >= CERTAIN_SLOPE
-        and found[1][-1] >= MINIMUM_VARIANCE_RATIO * found[1][0]
-        for found in grouped
-    )
 
 
 def deviations_at_range_ends(image: NDArray[np.floating]) -> list[tuple[float, float]]:

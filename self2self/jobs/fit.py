@@ -44,14 +44,14 @@ def fit_job(
     clean = read_reference(reference, prepared.image) if reference else None
     note_file(prepared.image, observer)
     config = configure(prepared, options, observer)
-    run = run_folder(config, options)
+    run = run_folder(prepared, options)
     if resume:
         config = resumable(run, config, options)
     elif run.folder.exists() and not force and not run.is_unbegun():
         raise occupied_error(run)
-    note_noise(prepared, config.recipe, observer)
+    note_noise(prepared, config, observer)
     fitted = run_fit(run, config, prepared, resume=resume, reference=clean, observer=observer)
-    return replace(fitted, noise=prepared.assessed_by(config.recipe).noise)
+    return replace(fitted, noise=prepared.assessed_as(config.noise).noise)
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:

@@ -6,19 +6,24 @@ The comparison decides whether a fit may be continued or used again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from self2self.errors import UsageError
 from self2self.image_io import Image
+from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, Recipe, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
-from self2self.train.start_weights import adapt_recipe, has_pretrained_weights, predicts_an_image, pretrained_weights
+from self2self.train.start_weights import has_pretrained_weights, predicts_an_image, pretrained_weights
 
 FIT_PAGES = ("first", "each")
+LARGEST_STRENGTH = 2.0
+LARGEST_TOLD = 160.0
+"""Largest noise level that start weights are told, in 8-bit grey levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,10 @@ class FitOptions:
         iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
         page: page of a stack, from 1; None for the first page, with a note to the user.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
+        sigma: standard deviation of the noise, in 8-bit grey levels; None to find it. It is the level that start
+            weights are told.
+        strength: factor of the denoising, from 0 to 2. Below 1, a part of what was removed returns; above 1, start
+            weights are told as much more noise.
     """
 
     recipe: str = "fast"
@@ -50,6 +59,8 @@ class FitOptions:
     iqa_weights: Path | None = None
     page: int | None = None
     fit_pages: str = "first"
+    sigma: float | None = None
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -72,6 +83,14 @@ class FitOptions:
             raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
         if self.page is not None and self.page < 1:
             raise UsageError(f"--page is {self.page}; pages count from 1.")
+        if self.sigma is not None and not 0 <= self.sigma <= LARGEST_TOLD:
+            raise UsageError(
+                f"--sigma is {self.sigma:g}; expected 0 to {LARGEST_TOLD:g} grey levels of 255, for example --sigma 10."
+            )
+        if not 0 <= self.strength <= LARGEST_STRENGTH:
+            raise UsageError(
+                f"--strength is {self.strength:g}; expected 0 to {LARGEST_STRENGTH:g}, where 1 is as found."
+            )
         if self.fit_pages not in FIT_PAGES:
             raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
         if self.page is not None and self.fit_pages == "each":
@@ -94,12 +113,6 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
     from self2self.train.session import start_weights
 
     recipe, start = _recipe_and_start(prepared, options, observer)
-    if options.drop_rate is not None:
-        # With a drop rate of the user, the adapted share of the noisy image does not apply.
-        recipe = replace(recipe, noisy_share=0.0)
-    recipe = recipe.with_options(options.steps, options.drop_rate)
-    if start not in INITS and options.steps is None:
-        observer.note(f"going on from {start} takes {recipe.steps} steps; --steps changes that.")
     image = prepared.image
     config = RunConfig(
         image=str(image.path.resolve()),
@@ -112,14 +125,53 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
         image_range=image.range,
         whole_range=prepared.whole_range,
+        sigma=options.sigma,
+        strength=options.strength,
     )
+    config = _with_noise(config, prepared, options, observer)
+    config = replace(config, recipe=config.recipe.with_options(options.steps, options.drop_rate))
+    if start not in INITS and options.steps is None:
+        observer.note(f"going on from {start} takes {config.recipe.steps} steps; --steps changes that.")
     weights = start_weights(config)
     return config if weights is None else replace(config, start_sha256=tensors_sha256(weights))
 
 
+def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions, observer: Observer) -> RunConfig:
+    """`config` with the noise that start weights find, and its recipe's settings for it; as it is without any.
+
+    A fit that exists in the run folder decides, because another machine may find a slightly different noise.
+    """
+    recipe, channels, pixels = config.recipe, config.channels, prepared.pixels
+    if not recipe.follows_noise or not has_pretrained_weights(channels):
+        if options.sigma is not None:
+            observer.note(f"--sigma changes nothing: recipe {recipe.name} has no start weights to tell it here.")
+        return config
+    stored = run_folder(prepared, options).stored_config()
+    if stored is not None and stored.noise is not None and stored.same_question(config):
+        noise = stored.noise
+    else:
+        noise = _found_noise(prepared, recipe, options)
+    if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), pixels, recipe):
+        observer.note(
+            "the start weights make no image of this one; fitting from scratch, which takes longer "
+            "(--init natural starts from them all the same)."
+        )
+        return replace(config, recipe=recipe_for(options.recipe, "scratch"), start="scratch")
+    return replace(config, noise=noise, recipe=recipe.for_noise(noise))
+
+
+def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -> Noise:
+    """The noise that start weights find, with the level that they are told in the fit."""
+    from self2self.train.noise_assessment import assess_noise
+
+    told = partial(pretrained_weights, prepared.channels)
+    noise = assess_noise(prepared.pixels, told, recipe, options.sigma)
+    return replace(noise, sigma=noise.sigma * max(1.0, options.strength))
+
+
 def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:
-    """The recipe, adapted to the image, and the origin of the weights: ``scratch``, ``natural`` or a run folder."""
-    channels, noise, pixels = prepared.channels, prepared.measured_noise, prepared.pixels
+    """The recipe before its noise is known, and the origin of the weights: ``scratch``, ``natural`` or a run folder."""
+    channels = prepared.channels
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
         if options.init is not None:
@@ -127,23 +179,13 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
-    if start not in INITS:
-        run = Run(Path(start))
-        earlier = run.config()
-        if earlier.channels != channels:
-            raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
-        return adapt_recipe(following(recipe, earlier.recipe), noise, pixels), str(run.folder.resolve())
-    adapted = adapt_recipe(recipe, noise, pixels)
-    if start == "natural" and options.init is None:
-        weights = pretrained_weights(channels, adapted.camera)
-        if not predicts_an_image(weights, pixels, adapted):
-            observer.note(
-                "the start weights make no image of this one; fitting from scratch, which takes longer "
-                "(--init natural starts from them all the same)."
-            )
-            # The recipe is not adapted to the noise, because the trial needs the start weights.
-            return recipe_for(options.recipe, "scratch"), "scratch"
-    return adapted, start
+    if start in INITS:
+        return recipe, start
+    run = Run(Path(start))
+    earlier = run.config()
+    if earlier.channels != channels:
+        raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
+    return following(recipe, earlier.recipe), str(run.folder.resolve())
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
@@ -161,11 +203,11 @@ def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWei
     return find_weights(options.iqa_weights, observer.note)
 
 
-def run_folder(config: RunConfig, options: FitOptions) -> Run:
+def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
     """The run folder of a fit: the requested folder, or the usual folder of the image."""
     if options.run is not None:
         return Run(options.run)
-    return Run.for_image(Path(config.image), config.image_sha256)
+    return Run.for_image(prepared.image.path.resolve(), prepared.sha256)
 
 
 def occupied_error(run: Run) -> UsageError:
@@ -224,6 +266,8 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",
+        "sigma": "found" if config.sigma is None else f"{config.sigma:g}",
+        "strength": f"{config.strength:g}",
         "init": f"{config.start} ({config.start_sha256[:8]})" if config.start_sha256 else config.start,
         "seed": str(config.seed),
         "image quality term": config.iqa.sha256[:8] if config.iqa else "off",

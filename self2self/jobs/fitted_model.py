@@ -44,8 +44,8 @@ def fit_model(prepared: PreparedImage, fitting: FitOptions, observer: Observer, 
         Self2SelfError: anything that a user can cause.
     """
     config = configure(prepared, fitting, observer)
-    run = run_folder(config, fitting)
-    note_noise(prepared, config.recipe, observer)
+    run = run_folder(prepared, fitting)
+    note_noise(prepared, config, observer)
     fit = fit_or_reuse(run, config, prepared, observer, force=force)
     export_start = time.perf_counter()
     if not run.onnx_path.is_file() or not fit.reused:

@@ -130,7 +130,7 @@ def denoise_job(
     note_file(image, observer)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
-    prepared = prepared.assessed_by(fitted.fit.config.recipe)
+    prepared = prepared.assessed_as(fitted.fit.config.noise)
     try:
         return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
     except KeyboardInterrupt:

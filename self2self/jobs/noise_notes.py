@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from self2self.image_io import Image
-from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Residual
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, NoiseKind, Residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
-from self2self.train.recipes import FOR_CORRELATED, Recipe
+from self2self.train.run_folder import RunConfig
 
-TEXTURE_NOTE = (
-    "neighbouring pixels share what could be noise (correlation {}), but most of it is fine texture; so {:.0f} % of "
-    "what was taken for noise comes back in the result (--drop-rate {:g} keeps all of it out)."
+LITTLE_NOISE_NOTE = (
+    "most of what could be noise is fine texture, so {:.0f} % of it stays in the result (--sigma S removes noise of S "
+    "grey levels all the same)."
 )
+LITTLE_REMOVED = 0.5
+"""Largest removed share with which the user is told that most of the difference stays."""
 
 
 def note_file(image: Image, observer: Observer) -> None:
@@ -20,20 +22,25 @@ def note_file(image: Image, observer: Observer) -> None:
         observer.note(f"{image.path}: {note}")
 
 
-def note_noise(prepared: PreparedImage, recipe: Recipe, observer: Observer) -> None:
-    """Warn if the noise of the image is correlated, and say what the fit does about it."""
-    noise = prepared.measured_noise
-    simulated = recipe.target == "simulated"
-    # A recipe with a drop rate for passes was adapted: the trial found that the noise is not correlated after all.
-    if not simulated and (recipe.pass_drop_rate is not None or not noise.correlated):
-        return
-    note = CORRELATED_NOTE
-    if recipe.noisy_share:
-        note = TEXTURE_NOTE.format("{:.2f}", 100 * recipe.noisy_share, FOR_CORRELATED.pass_drop_rate)
-    elif simulated:
-        action = "so the fit learns from noise simulated like it" if recipe.steps else "which the start weights know"
-        note = f"{SHARED_NOTE}, {action}. {BETTER_SOURCE}"
-    observer.note(f"{prepared.image.path}: {note.format(noise.correlation)}")
+def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -> None:
+    """Say what kind of noise the image has, unless each value has its own, and what the fit does about it."""
+    for note in _notes(prepared, config):
+        observer.note(f"{prepared.image.path}: {note}")
+
+
+def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
+    noise = config.noise
+    if noise is None:
+        measured = prepared.measured_noise
+        return [CORRELATED_NOTE.format(measured.correlation)] if measured.correlated else []
+    if noise.removed_share < LITTLE_REMOVED:
+        return [LITTLE_NOISE_NOTE.format(100 * (1 - noise.removed_share))]
+    action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"
+    return {
+        NoiseKind.INDEPENDENT: [],
+        NoiseKind.SHARED: [f"the colour channels share their noise, {action}."],
+        NoiseKind.CORRELATED: [f"{SHARED_NOTE.format(noise.correlation)}, {action}. {BETTER_SOURCE}"],
+    }[noise.kind]
 
 
 def note_residual(where: str, residual: Residual, observer: Observer) -> None:

@@ -12,7 +12,6 @@ from self2self.image_io.value_range import restore, to_whole_range
 from self2self.imaging.noise import Noise, Residual, center_crop, has_noise, measure_noise, measure_residual
 from self2self.imaging.outliers import remove_hot_pixels
 from self2self.runtime.ensemble.pass_plan import is_published_recipe
-from self2self.train.recipes import Recipe
 
 FloatArray = NDArray[np.float32]
 
@@ -23,7 +22,7 @@ class PreparedImage:
 
     Attributes:
         image: the pixels in that range, and the other contents of the file.
-        noise: noise measured in the middle of the image; None if it was not measured, because there is no fit.
+        noise: noise of the middle of the image, measured or found by start weights; None if there is no fit.
         whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
             own values.
     """
@@ -56,9 +55,9 @@ class PreparedImage:
         """The noise; it is measured now if it was not measured before."""
         return noise_of(self.image) if self.noise is None else self.noise
 
-    def assessed_by(self, recipe: Recipe) -> PreparedImage:
-        """A copy whose noise is corrected by the noise assessment behind `recipe`."""
-        return replace(self, noise=recipe.apply_assessment(self.measured_noise))
+    def assessed_as(self, noise: Noise | None) -> PreparedImage:
+        """A copy with the noise that the start weights found; the image itself if there is none."""
+        return self if noise is None else replace(self, noise=noise)
 
     def to_file_values(self, values: FloatArray) -> NDArray[np.generic]:
         """Map `values` (C, H, W) of a result to stored values (H, W, C), in the range and type of the file."""

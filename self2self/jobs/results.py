@@ -49,8 +49,8 @@ class FitResult:
         text = f"p {recipe.input_drop_rate:g}"
         if recipe.rate_of_passes != recipe.input_drop_rate:
             text += f" ({recipe.rate_of_passes:g} in the passes)"
-        if recipe.noisy_share:
-            text += f", {100 * recipe.noisy_share:.0f} % given back"
+        if self.config.noisy_share:
+            text += f", {100 * self.config.noisy_share:.0f} % given back"
         return f"{text}, {self.steps} steps"
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class FitResult:
             "steps": self.steps,
             "drop_rate": self.config.recipe.input_drop_rate,
             "pass_drop_rate": self.config.recipe.rate_of_passes,
-            "noisy_share": self.config.recipe.noisy_share,
+            "noisy_share": self.config.noisy_share,
             "loss": self.loss,
             "seed": self.config.seed,
             "range": self.config.image_range and list(self.config.image_range),

@@ -81,7 +81,7 @@ def _run_one_model(job: StackJob, model: Model, start: float) -> StackResult:
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
     first = prepare(job.stack.read_page(0), fitting.recipe)
     config = configure(first, fitting, job.observer)
-    fits = PageFits(fitting, run_folder(config, fitting), first.whole_range, job.observer, job.outputs.force)
+    fits = PageFits(fitting, run_folder(first, fitting), first.whole_range, job.observer, job.outputs.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()

@@ -140,10 +140,8 @@ class Contract:
             did not record it.
         whole_range: whether black and white of an image's type map to 0 and 1 (`image_io.read_image`), for the fitted
             image and all others. Versions that did not record it mapped all images so.
-        noisy_share: share of the noisy image in the finished result, from 0 up to less than 1; the rest is the mean
-            prediction. The graph does not apply it.
-        even_noise: whether noise counts as equally strong at every brightness when lost detail is restored, even if
-            the image looks different (`Recipe.even_noise`).
+        noisy_share: share of the noisy image in the finished result, from 0 to 1; the rest is the mean prediction. The
+            graph does not apply it.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this number.
         minimum_size: height and width have to be at least this number.
@@ -158,7 +156,6 @@ class Contract:
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
     noisy_share: float = 0.0
-    even_noise: bool = False
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
@@ -188,7 +185,6 @@ class Contract:
             "image_range": self.image_range,
             "whole_range": self.whole_range,
             "noisy_share": self.noisy_share,
-            "even_noise": self.even_noise,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
@@ -223,7 +219,6 @@ class Contract:
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
-                even_noise=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "even_noise", "false"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
@@ -303,9 +298,9 @@ def checked_share(value: object) -> float:
     """Check a share that was read from JSON, and return it as a float.
 
     Raises:
-        ValueError: `value` is not a number from 0 up to less than 1.
+        ValueError: `value` is not a number from 0 to 1.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"share {value!r}")
     return float(value)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from self2self.errors import UsageError
-from self2self.imaging.noise import Noise
+from self2self.imaging.noise import Noise, NoiseKind
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
 from self2self.model.layers import LEVELS
 
@@ -27,21 +27,23 @@ LATER_FIELDS: dict[str, Any] = {
     "fitted_share": 1.0,
     "pass_drop_rate": None,
     "matrix_rate": None,
-    "camera": False,
     "target": "hidden",
     "expects_clipping": False,
     "rounds_products": False,
-    "noisy_share": 0.0,
-    "even_noise": False,
+    "follows_noise": False,
 }
 """Fields that recipes of earlier versions do not have, with the values that describe those versions."""
+
+
+REMOVED_FIELDS = ("camera", "noisy_share", "even_noise")
+"""Fields of earlier versions whose meaning now stands in `imaging.noise.Noise`."""
 
 
 class Choice(NamedTuple):
     """Settings of ``fast`` for one kind of noise.
 
     Attributes:
-        fit_drop_rate: drop rate of the input in the fit, which learns from the hidden pixels.
+        fit_drop_rate: drop rate of the input in the fit.
         pass_drop_rate: drop rate of the input in the passes. A pass loses the hidden pixels; the weaker the noise, the
             more detail is lost with them.
         fitted_share: share of the fitted weights in the weights for inference. The stronger the noise, the more of it
@@ -61,15 +63,32 @@ BY_SIGMA = (
 )
 """Rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it. These choices and
 the next were tuned on images for which no result is reported (dev/log)."""
-FOR_CORRELATED = Choice(0.5, 0.4, 1.0)
-"""For correlated noise. The more of a pixel's neighbourhood is hidden, the less the visible rest reveals of the pixel's
-noise."""
-FOR_LITTLE = Choice(0.05, 0.02, 1.0)
-"""For noise whose correlation is so small that a network can still separate it from the image, though a fit would learn
-it; and for images in which hiding more removes more than noise (`start_weights.adapt_recipe`)."""
-FOR_SIGNAL_DEPENDENT = Choice(0.2, 0.2, 0.9)
-"""For grey images whose noise depends on the signal. Flat parts are mostly dark, so the noise level measured there says
-little about the rest. The start weights make images of few photons too dark, so only a small share of them is kept."""
+FOR_WEAK = (6.0, Choice(0.1, 0.02, 1.0))
+FOR_SHARED = (FOR_WEAK, (math.inf, Choice(0.3, 0.1, 1.0)))
+FOR_CORRELATED = (FOR_WEAK, (math.inf, Choice(0.5, 0.4, 1.0)))
+"""The same for noise that channels share, and for correlated noise. The more of a pixel's neighbourhood is hidden, the
+less the visible rest reveals of the pixel's noise. Of weak noise, most may be fine detail, so little is hidden."""
+
+
+class FitOfKind(NamedTuple):
+    """How ``fast`` fits to one kind of noise.
+
+    Attributes:
+        target: see `Recipe`.
+        choices: rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it.
+    """
+
+    target: str
+    choices: tuple[tuple[float, Choice], ...]
+
+
+FOR_KIND = {
+    NoiseKind.INDEPENDENT: FitOfKind("hidden", BY_SIGMA),
+    NoiseKind.SHARED: FitOfKind("simulated", FOR_SHARED),
+    NoiseKind.CORRELATED: FitOfKind("simulated", FOR_CORRELATED),
+}
+"""All kinds of noise. The noise of a hidden value can be predicted from what shares it, so for noise that channels or
+neighbours share the steps learn from simulated noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +102,6 @@ class Recipe:
         decoder_drop_rate: probability that a decoder activation is dropped.
         init: ``"scratch"`` (random weights, so that the fit uses the image alone) or ``"natural"`` (weights that ship
             with the package and were trained on photographs).
-        camera: start from the shipped weights that have learnt the noise of cameras and microscopes, where there are
-            any.
         target: target of a step: ``"hidden"`` for the values of the image that the mask hides, or ``"simulated"`` for
             the start weights' estimate of the image, whose input is this estimate with simulated noise
             (`train.simulated_targets`).
@@ -105,10 +122,7 @@ class Recipe:
         fitted_share: position of the weights for inference between the start weights (0) and the fitted ones (1). Has
             no meaning for random start weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for `input_drop_rate`.
-        noisy_share: share of the noisy image in the result, where texture was mistaken for noise
-            (`start_weights.adapt_recipe`).
-        even_noise: whether the noise is equally strong at every brightness, although the measurement says otherwise
-            because bright parts have more texture (`start_weights.adapt_recipe`).
+        follows_noise: whether drop rates, target and `fitted_share` follow the noise of the image (`for_noise`).
         quality_weight: factor of the no-reference quality term, where `fit` has one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -119,7 +133,6 @@ class Recipe:
     input_drop_rate: float
     decoder_drop_rate: float
     init: str = "scratch"
-    camera: bool = False
     target: str = "hidden"
     expects_clipping: bool = False
     rounds_products: bool = False
@@ -134,8 +147,7 @@ class Recipe:
     average_decay: float | None = None
     fitted_share: float = 1.0
     pass_drop_rate: float | None = None
-    noisy_share: float = 0.0
-    even_noise: bool = False
+    follows_noise: bool = False
     quality_weight: float = 2e-8
     encoder_width: int = 48
     decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
@@ -170,7 +182,7 @@ class Recipe:
             UsageError: a value is out of its range.
         """
         known = {field.name for field in fields(cls)}
-        values = LATER_FIELDS | dict(values)
+        values = LATER_FIELDS | {key: value for key, value in values.items() if key not in REMOVED_FIELDS}
         if set(values) != known:
             raise ValueError(f"recipe fields {sorted(set(values) ^ known)}")
         # JSON has no tuples.
@@ -178,49 +190,17 @@ class Recipe:
         return validated(cls(**plain))
 
     def for_noise(self, noise: Noise) -> Recipe:
-        """A copy with the settings for `noise`, or the recipe itself where it does not depend on the noise.
-
-        Only a recipe with a drop rate for the passes (`pass_drop_rate`) depends on the noise. The settings follow the
-        noise level (`BY_SIGMA`); the share of the fitted weights never grows. A fit would predict correlated noise
-        from the neighbours of a pixel, so for such noise the steps learn from simulated noise, and start from the
-        weights for camera noise (dev/log). For grey images those weights have also learnt micrographs, and with them
-        noise that depends on the signal.
-        """
-        if self.pass_drop_rate is None:
+        """A copy with the settings for `noise` (`FOR_KIND`), or the recipe itself if it follows no noise."""
+        if not self.follows_noise:
             return self
-        grey_of_photons = noise.signal_dependent and len(noise.sigma_by_channel) == 1
-        if noise.correlated or grey_of_photons:
-            choice = FOR_CORRELATED if noise.correlated else FOR_SIGNAL_DEPENDENT
-            share = choice.fitted_share
-        else:
-            choice = next(row for largest, row in BY_SIGMA if not noise.sigma > largest)
-            share = min(self.fitted_share, choice.fitted_share)
+        fit = FOR_KIND[noise.kind]
+        choice = next(row for largest, row in fit.choices if not noise.sigma > largest)
         return replace(
             self,
-            camera=noise.correlated or grey_of_photons,
-            target="simulated" if noise.correlated else "hidden",
+            target=fit.target,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
-            fitted_share=share,
-        )
-
-    def apply_assessment(self, noise: Noise) -> Noise:
-        """`noise`, corrected by the trial of `start_weights.adapt_recipe` that this recipe is the result of."""
-        if self.even_noise:
-            return replace(noise, signal_dependent=False)
-        # Camera weights with hidden targets are for signal-dependent noise, with simulated ones for correlated noise.
-        return replace(noise, signal_dependent=True) if self.camera and self.target == "hidden" else noise
-
-    def for_little_correlation(self, noisy_share: float = 0.0) -> Recipe:
-        """A copy for slightly correlated noise, or for an image whose result gets `noisy_share` of its texture back."""
-        return replace(
-            self,
-            camera=True,
-            target="simulated",
-            input_drop_rate=FOR_LITTLE.fit_drop_rate,
-            pass_drop_rate=FOR_LITTLE.pass_drop_rate,
-            fitted_share=FOR_LITTLE.fitted_share,
-            noisy_share=noisy_share,
+            fitted_share=choice.fitted_share,
         )
 
     def with_options(
@@ -272,8 +252,6 @@ def validated(recipe: Recipe) -> Recipe:
         raise UsageError(f"orientations is {recipe.orientations}; expected one of {ORIENTATIONS}.")
     if not 0 < recipe.fitted_share <= 1:
         raise UsageError(f"fitted_share is {recipe.fitted_share:g}; expected more than 0, and at most 1.")
-    if not 0 <= recipe.noisy_share < 1:
-        raise UsageError(f"noisy_share is {recipe.noisy_share:g}; expected from 0 up to less than 1.")
     if recipe.pass_drop_rate is not None:
         quantise_keep(recipe.pass_drop_rate)
     if len(recipe.decoder_widths) != LEVELS:
@@ -301,6 +279,7 @@ RECIPES: dict[str, Recipe] = {
             pass_drop_rate=0.1,
             expects_clipping=True,
             rounds_products=True,
+            follows_noise=True,
             decoder_widths=(96, 96, 96, 64, 32),
         ),
         Recipe("paper", steps=4000, input_drop_rate=0.4, decoder_drop_rate=0.4),
@@ -321,6 +300,7 @@ FAST_FROM_SCRATCH: dict[str, Any] = {
     "average_decay": 0.99,
     "fitted_share": 1.0,
     "pass_drop_rate": None,
+    "follows_noise": False,
 }
 """Changes to ``fast`` for a start from random weights."""
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from self2self.errors import FileFormatError, InputError, UsageError, writing
+from self2self.imaging.noise import Noise
 from self2self.machine.files import atomic_write
 from self2self.model.contract import PRECISIONS, Contract, checked_flag, checked_range
 from self2self.train.iqa_weights import IqaWeights
@@ -59,6 +60,9 @@ class RunConfig:
         image_range: the stored values of the image that are 0 and 1 to the network; None for fits of earlier versions,
             which did not record it.
         whole_range: whether `image_range` is black and white, as it always was in those versions.
+        noise: the noise that the fit was chosen for; None where it was not assessed.
+        sigma: the noise level that the user gave, in 8-bit grey levels; None if it was found.
+        strength: factor of the denoising that the user gave.
     """
 
     image: str
@@ -72,6 +76,9 @@ class RunConfig:
     start_sha256: str | None = None
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
+    noise: Noise | None = None
+    sigma: float | None = None
+    strength: float = 1.0
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -84,13 +91,25 @@ class RunConfig:
             image_sha256=self.image_sha256,
             image_range=self.image_range,
             whole_range=self.whole_range,
-            noisy_share=self.recipe.noisy_share,
-            even_noise=self.recipe.even_noise,
+            noisy_share=self.noisy_share,
         )
+
+    @property
+    def noisy_share(self) -> float:
+        """Share of the difference between image and prediction that stays in the result."""
+        removed_share = 1.0 if self.noise is None else self.noise.removed_share
+        return 1 - min(1.0, self.strength) * removed_share
 
     def same_fit(self, other: RunConfig) -> bool:
         """Whether continuing a fit with the settings `other` gives the same result as a new fit with these settings."""
         return replace(self.beside(other), image=other.image, device=other.device) == other
+
+    def same_question(self, other: RunConfig) -> bool:
+        """Whether the noise of `other` is to be found in the same values and with the same options."""
+        questions = [
+            (config.image_sha256, config.whole_range, config.sigma, config.strength) for config in (self, other)
+        ]
+        return questions[0] == questions[1]
 
     def beside(self, other: RunConfig) -> RunConfig:
         """A copy to compare with `other`: without the fields that an earlier version did not record in `other`."""
@@ -229,6 +248,9 @@ class Run:
             "start_sha256": config.start_sha256,
             "image_range": config.image_range,
             "whole_range": config.whole_range,
+            "noise": None if config.noise is None else config.noise.to_json(),
+            "sigma": config.sigma,
+            "strength": config.strength,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -276,11 +298,21 @@ class Run:
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
                 image_range=checked_range(values.get("image_range")),
                 whole_range=checked_flag(values.get("whole_range", True)),
+                noise=Noise.from_json(values["noise"]) if values.get("noise") else None,
+                sigma=None if values.get("sigma") is None else float(values["sigma"]),
+                strength=float(values.get("strength", 1.0)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(
                 f"{self.config_path}: is damaged ({type(error).__name__}: {error}). Fit again with --force."
             ) from error
+
+    def stored_config(self) -> RunConfig | None:
+        """The configuration of the fit in the folder; None if there is none, or it cannot be read."""
+        try:
+            return self.config()
+        except (InputError, FileFormatError):
+            return None
 
 
 class History:

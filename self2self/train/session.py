@@ -27,7 +27,7 @@ from self2self.train.iqa import IqaTerm
 from self2self.train.prediction import predict
 from self2self.train.recipes import INITS
 from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
-from self2self.train.start_weights import start_weights_for_recipe
+from self2self.train.start_weights import pretrained_weights
 
 CHECKPOINT_SECONDS = 20.0
 """Time between checkpoints. A step in progress may add to it; 30 s are promised."""
@@ -78,8 +78,10 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     Raises:
         InputError, FileFormatError: the run to start from cannot be read.
     """
+    if config.start == "scratch":
+        return None
     if config.start in INITS:
-        return start_weights_for_recipe(config.recipe, config.channels)
+        return pretrained_weights(config.channels, config.noise.sigma if config.noise else 0.0)
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
 

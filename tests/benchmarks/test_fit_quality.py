@@ -11,6 +11,7 @@ import pytest
 from benchmarks import fit_quality, methods, quality_plot, tables
 from benchmarks.pairs import Pair
 from benchmarks.results_file import ResultsFile, mean_scores
+from self2self.imaging.noise import Noise
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES, Recipe
@@ -38,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the export and the engine, which take seconds, by `predict`."""
 
-    def quick(pair: Pair, recipe: Recipe, state: FitState, passes: int) -> dict[str, float]:
+    def quick(pair: Pair, recipe: Recipe, noise: Noise | None, state: FitState, passes: int) -> dict[str, float]:
         return pair.scores(predict(state.weights(), pair.noisy, recipe, passes=passes))
 
     monkeypatch.setattr(methods, "run_passes", quick)
@@ -151,25 +152,21 @@ def test_means_are_of_finished_fits() -> None:
     assert mean_scores(rows) == {"m": {"psnr": 25.0, "ssim": 0.5, "images": 2}}
 
 
-def test_natural_weights_are_part_of_what_a_row_depends_on() -> None:
-    inputs = methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"]
-    assert len(inputs["start_sha256"]) == 16
-    assert inputs["start_sha256"] != methods.recipe_inputs(RECIPES["fast"], blank(1))["recipe"]["start_sha256"]
-    assert "start_sha256" not in methods.recipe_inputs(methods.named_recipe("fast:scratch"), blank(3))["recipe"]
+def test_start_weights_and_their_level_are_part_of_what_a_row_depends_on() -> None:
+    def inputs(recipe: Recipe, channels: int = 3, sigma: float = 25.0) -> dict[str, Any]:
+        found: dict[str, Any] = methods.recipe_inputs(recipe, blank(channels), Noise(sigma, sigma, 0.0))["recipe"]
+        return found
 
-
-def test_rows_from_before_there_were_weights_for_cameras_still_count() -> None:
-    camera = replace(RECIPES["fast"], camera=True)
-    before, now = (methods.recipe_inputs(recipe, blank(3))["recipe"] for recipe in (RECIPES["fast"], camera))
-    assert "camera" not in before
-    assert now["camera"]
-    assert now["start_sha256"] != before["start_sha256"]
+    fast = RECIPES["fast"]
+    starts = [inputs(fast), inputs(fast, channels=1), inputs(fast, sigma=10.0)]
+    assert len({found["start_sha256"] for found in starts}) == 3
+    assert "start_sha256" not in inputs(methods.named_recipe("fast:scratch"))
 
 
 def test_rows_of_the_papers_recipe_count_whatever_fast_has_learnt_since() -> None:
-    inputs = methods.recipe_inputs(RECIPES["paper"], blank(3))["recipe"]
-    assert not {"camera", "target", "expects_clipping", "rounds_products", "noisy_share", "even_noise"} & set(inputs)
-    assert {"expects_clipping", "rounds_products"} <= set(methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"])
+    later = {"target", "expects_clipping", "rounds_products", "follows_noise"}
+    assert not later & set(methods.recipe_inputs(RECIPES["paper"], blank(3))["recipe"])
+    assert later - {"target"} <= set(methods.recipe_inputs(RECIPES["fast"], blank(3))["recipe"])
 
 
 def test_changes_of_a_recipe() -> None:

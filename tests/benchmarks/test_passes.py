@@ -66,7 +66,7 @@ def test_a_kept_fit_belongs_to_its_start_weights(
     pair = Pair("grey", image, image, None)
     for start in (1.0, 1.0, 2.0, 1.0):
         monkeypatch.setattr(
-            benchmark, "start_weights_for_recipe", lambda *_, start=start: {"head.bias": torch.full((3,), start)}
+            benchmark, "start_weights_of", lambda *_, start=start: {"head.bias": torch.full((3,), start)}
         )
         assert benchmark.fitted_model(pair, recipe_for("fast"), tmp_path).contract == tiny.contract
     assert fitted == [1.0, 2.0]

@@ -18,7 +18,7 @@ from self2self.train.fit import FitState, fit, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe, recipe_for
 from self2self.train.run_folder import Run
-from self2self.train.start_weights import start_weights_for_recipe
+from self2self.train.start_weights import pretrained_weights
 from self2self.train.steps import GraphStepRunner, StepRunner
 from tests.train.test_fit import image_of
 from tests.train.test_run_folder import run
@@ -48,7 +48,7 @@ def noisy() -> np.ndarray:
 
 
 def state_of(recipe: Recipe, device: torch.device) -> FitState:
-    start = start_weights_for_recipe(recipe, 3) if recipe.init == "natural" else None
+    start = pretrained_weights(3, 25.0) if recipe.init == "natural" else None
     return new_state(recipe, 3, 0, device, start)
 
 

@@ -12,13 +12,13 @@ from scipy.ndimage import gaussian_filter
 
 from self2self.errors import UsageError
 from self2self.image_io import read_image
+from self2self.imaging.noise import Noise, NoiseKind
 from self2self.jobs import fit_config
-from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions, configure, differences
 from self2self.jobs.noise_notes import note_noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage, noise_of, prepare
-from self2self.train import start_weights as start_weights_module
+from self2self.train import noise_assessment, session
 from self2self.train.checkpoint import save_model
 from self2self.train.recipes import recipe_for
 from self2self.train.run_folder import Run, RunConfig
@@ -75,7 +75,7 @@ def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypat
     assert configured(start).same_fit(from_run)
     assert configured("natural").same_fit(natural)
     write_weights(Run(Path(start)), 1.0)
-    monkeypatch.setattr(start_weights_module, "pretrained_weights", lambda *_: {"head.bias": torch.ones(3)})
+    monkeypatch.setattr(session, "pretrained_weights", lambda *_: {"head.bias": torch.ones(3)})
     for init, old in ((start, from_run), ("natural", natural)):
         now = configured(init)
         assert not now.same_fit(old)
@@ -111,8 +111,8 @@ def test_steps_and_drop_rate_of_the_user_override_the_recipe(tmp_path: Path) -> 
 
 
 def test_start_weights_that_predict_no_image_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wild(channels: int, camera: bool = False) -> dict[str, torch.Tensor]:
-        weights = pretrained_weights(channels, camera)
+    def wild(channels: int, sigma: float) -> dict[str, torch.Tensor]:
+        weights = pretrained_weights(channels, sigma)
         return weights | {"head.weight": 40 * weights["head.weight"]}
 
     prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
@@ -129,46 +129,67 @@ def test_start_weights_that_predict_no_image_are_not_used(tmp_path: Path, monkey
     assert len(notes) == 1
 
 
-def test_texture_is_noted_unless_the_user_chooses_the_drop_rate(tmp_path: Path) -> None:
-    from PIL import Image as Picture
+def weak_noise(tmp_path: Path) -> PreparedImage:
+    """Much fine detail and next to no noise."""
     from skimage import data
 
-    Picture.fromarray(data.grass()[100:228, 100:228]).save(tmp_path / "grass.png")
-    prepared = prepared_in_own_range(tmp_path / "grass.png")
+    Image.fromarray(data.astronaut()[192:320, 192:320]).save(tmp_path / "detail.png")
+    return prepared_in_own_range(tmp_path / "detail.png")
+
+
+def test_the_share_of_lost_detail_stays_in_the_result_and_is_told(tmp_path: Path) -> None:
     notes: list[str] = []
     observer = Observer(note=notes.append)
+    prepared = weak_noise(tmp_path)
     config = configure(prepared, FitOptions(), observer)
-    by_noise = recipe_for("fast").for_noise(prepared.measured_noise)
-    share = config.recipe.noisy_share
-    assert share > 0
-    assert config.recipe == by_noise.for_little_correlation(noisy_share=share)
-    assert config.contract(steps=1).noisy_share == share
-    note_noise(prepared, config.recipe, observer)
+    assert config.noise is not None
+    assert config.noise.removed_share < 0.5
+    assert config.contract(steps=1).noisy_share == 1 - config.noise.removed_share
+    note_noise(prepared, config, observer)
     assert len(notes) == 1
-    assert (
-        f"so {100 * share:.0f} % of what was taken for noise comes back in the result (--drop-rate 0.4 keeps"
-        in notes[0]
-    )
-
-    chosen = configure(prepared, FitOptions(drop_rate=0.4), observer).recipe
-    assert (chosen.input_drop_rate, chosen.noisy_share) == (0.4, 0)
-    note_noise(prepared, chosen, observer)
-    assert "the fit learns from noise simulated like it" in notes[1]
+    assert f"so {100 * (1 - config.noise.removed_share):.0f} % of it stays in the result" in notes[0]
 
 
-def test_texture_of_bright_parts_counts_as_even_noise_in_model_and_result(tmp_path: Path) -> None:
-    from skimage import data
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])
+def test_strength_returns_a_part_or_tells_the_weights_more_noise(tmp_path: Path, strength: float) -> None:
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
+    found = configure(prepared, FitOptions(), Observer())
+    config = configure(prepared, FitOptions(strength=strength), Observer())
+    assert found.noise is not None
+    assert config.noise is not None
+    assert config.noise.sigma == pytest.approx(max(1.0, strength) * found.noise.sigma)
+    kept = 1 - found.noise.removed_share
+    assert config.noisy_share == pytest.approx(1 - min(1.0, strength) * (1 - kept))
+    assert config.same_fit(found) == (strength == 1)
 
-    rocket = data.rocket()[149:277, 256:384, 0] + np.random.default_rng(0).normal(0, 1, (128, 128))
-    Image.fromarray(rocket.round().clip(0, 255).astype(np.uint8)).save(tmp_path / "rocket.png")
-    options = FitOptions(steps=1)
-    prepared = prepare(read_image(tmp_path / "rocket.png"), options.recipe)
-    assert prepared.measured_noise.signal_dependent
+
+def test_sigma_of_the_user_is_the_level(tmp_path: Path) -> None:
+    prepared = weak_noise(tmp_path)
+    config = configure(prepared, FitOptions(sigma=10.0), Observer())
+    assert config.noise is not None
+    assert (config.noise.sigma, config.noise.removed_share, config.noisy_share) == (10, 1, 0)
+    notes: list[str] = []
+    assert configure(prepared, FitOptions(sigma=10.0, recipe="paper"), Observer(note=notes.append)).noise is None
+    assert "--sigma changes nothing" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("sigma", -1.0), ("sigma", 500.0), ("strength", -0.1), ("strength", 3.0)]
+)
+def test_levels_and_strengths_out_of_range_are_refused(option: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"--{option} is {value:g}; expected 0 to"):
+        FitOptions(**{option: value}).check()  # type: ignore[arg-type]
+
+
+def test_the_noise_of_a_fit_in_the_run_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FitOptions(run=tmp_path / "run")
+    prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
     config = configure(prepared, options, Observer())
-    assert config.recipe.even_noise
-    assert config.contract(steps=1).even_noise
-    fitted = fit_job(tmp_path / "rocket.png", replace(options, run=tmp_path / "run"), observer=Observer())
-    assert fitted.to_json()["noise"]["signal_dependent"] is False
+    assert config.noise is not None
+    stored = replace(config, noise=replace(config.noise, sigma=config.noise.sigma + 0.01))
+    Run(tmp_path / "run").create(stored)
+    assert configure(prepared, options, Observer()).noise == stored.noise
+    assert configure(prepared, replace(options, sigma=3.0), Observer()).noise != stored.noise
 
 
 def test_a_run_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
@@ -182,9 +203,10 @@ def test_correlated_noise_is_simulated_except_from_scratch(tmp_path: Path, monke
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
     prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
-    prepared = replace(prepared, noise=replace(prepared.measured_noise, correlation=0.5))
+    correlated = Noise(10.0, 2.0, 0.5, NoiseKind.CORRELATED)
+    monkeypatch.setattr(noise_assessment, "assess_noise", lambda *_: correlated)
     without_run = configure(prepared, FitOptions(), Observer()).recipe
-    assert (without_run.target, without_run.camera, without_run.steps) == ("simulated", True, recipe_for("fast").steps)
+    assert (without_run.target, without_run.steps) == ("simulated", recipe_for("fast").steps)
     next_one = configure(prepared, FitOptions(init=start), Observer(note=notes.append)).recipe
     assert (next_one.target, next_one.steps) == ("simulated", without_run.steps // 4)
     assert notes == [f"going on from {start} takes {next_one.steps} steps; --steps changes that."]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from self2self.errors import UsageError
-from self2self.imaging.noise import Noise
+from self2self.imaging.noise import Noise, NoiseKind
 from self2self.train.recipes import RECIPES, Recipe, following, recipe_for
 
 
@@ -42,7 +42,7 @@ def test_a_recipe_of_an_earlier_version_keeps_its_meaning() -> None:
     values = RECIPES["fast"].to_json()
     for later in ("orientations", "fitted_share", "pass_drop_rate", "matrix_rate"):
         del values[later]
-    recipe = Recipe.from_json(values)
+    recipe = Recipe.from_json({**values, "camera": True, "noisy_share": 0.5, "even_noise": False})
     assert (recipe.orientations, recipe.fitted_share, recipe.pass_drop_rate) == (1, 1.0, None)
 
 
@@ -72,49 +72,33 @@ def test_paper_takes_all_its_steps_from_any_weights() -> None:
     assert following(RECIPES["fast"], RECIPES["paper"]) == RECIPES["fast"]
 
 
-def noise(sigma: float, correlation: float = 0.0) -> Noise:
-    return Noise(sigma, (sigma,) * 3, correlation, correlation, correlation)
+def noise(sigma: float, kind: NoiseKind = NoiseKind.INDEPENDENT) -> Noise:
+    return Noise(sigma, sigma, 0.0, kind)
 
 
+FOLLOWING = ("input_drop_rate", "pass_drop_rate", "fitted_share", "target")
+
+
+@pytest.mark.parametrize("kind", NoiseKind)
 @pytest.mark.parametrize("sigma", [0.0, 5.0, 12.0, 25.0, 50.0, 75.0, 1e9])
-def test_noise_chooses_drop_rates_and_shares_of_fast_alone(sigma: float) -> None:
-    chosen = RECIPES["fast"].for_noise(noise(sigma))
-    same = {field: getattr(RECIPES["fast"], field) for field in ("input_drop_rate", "pass_drop_rate", "fitted_share")}
-    assert replace(chosen, **same) == RECIPES["fast"]
-    weaker = RECIPES["fast"].for_noise(noise(sigma / 2))
+def test_only_fast_follows_the_noise_and_only_in_some_settings(sigma: float, kind: NoiseKind) -> None:
+    chosen = RECIPES["fast"].for_noise(noise(sigma, kind))
+    assert replace(chosen, **{name: getattr(RECIPES["fast"], name) for name in FOLLOWING}) == RECIPES["fast"]
+    assert chosen.for_noise(noise(25.0)) == RECIPES["fast"].for_noise(noise(25.0)), "it can be chosen again"
+    weaker = RECIPES["fast"].for_noise(noise(sigma / 2, kind))
     assert weaker.input_drop_rate <= chosen.input_drop_rate
     assert weaker.rate_of_passes <= chosen.rate_of_passes <= chosen.input_drop_rate
     assert 0 < chosen.fitted_share <= weaker.fitted_share
-    assert RECIPES["fast"].for_noise(noise(25.0)) == RECIPES["fast"]
-    again = replace(chosen, fitted_share=RECIPES["fast"].fitted_share)
-    assert again.for_noise(noise(25.0)) == RECIPES["fast"]
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
-        assert other.for_noise(noise(sigma)) == other
-        assert other.for_noise(noise(sigma, correlation=0.5)) == other
-    correlated = RECIPES["fast"].for_noise(noise(sigma, correlation=0.5))
-    assert (chosen.camera, correlated.camera) == (False, True)
-    assert (chosen.target, correlated.target) == ("hidden", "simulated")
-    assert chosen.rate_of_passes < correlated.rate_of_passes <= correlated.input_drop_rate
-    assert RECIPES["fast"].for_noise(noise(0.0, correlation=0.5)) == correlated, "its level cannot be estimated"
-    following_share = replace(RECIPES["fast"], fitted_share=0.1)
-    assert following_share.for_noise(noise(sigma)).fitted_share == 0.1, "the share never grows"
+        assert other.for_noise(noise(sigma, kind)) == other
 
 
-def test_grey_images_whose_noise_depends_on_the_signal_start_from_weights_that_know_it() -> None:
-    for channels, camera in ((1, True), (3, False)):
-        of_photons = Noise(12.0, (12.0,) * channels, 0.0, 0.0, 0.0, signal_dependent=True)
-        alike = replace(of_photons, signal_dependent=False)
-        chosen = RECIPES["fast"].for_noise(of_photons)
-        assert (chosen.camera, chosen.target) == (camera, "hidden")
-        if camera:
-            weaker = replace(of_photons, sigma=1.0, sigma_by_channel=(1.0,))
-            assert RECIPES["fast"].for_noise(weaker) == chosen, "the level in flat, dark parts must not matter"
-            both = replace(of_photons, correlation=0.5)
-            assert RECIPES["fast"].for_noise(both) == RECIPES["fast"].for_noise(replace(alike, correlation=0.5))
-        else:
-            assert chosen == RECIPES["fast"].for_noise(alike)
-    of_photons = Noise(12.0, (12.0,), 0.0, 0.0, 0.0, signal_dependent=True)
-    assert recipe_for("fast", "scratch").for_noise(of_photons) == recipe_for("fast", "scratch")
+def test_the_kind_of_the_noise_decides_what_a_step_learns_from() -> None:
+    assert {kind: RECIPES["fast"].for_noise(noise(10.0, kind)).target for kind in NoiseKind} == {
+        NoiseKind.INDEPENDENT: "hidden",
+        NoiseKind.SHARED: "simulated",
+        NoiseKind.CORRELATED: "simulated",
+    }
 
 
 def test_no_steps_leave_the_weights_of_a_start_but_not_random_ones() -> None:
@@ -127,7 +111,7 @@ def test_no_steps_leave_the_weights_of_a_start_but_not_random_ones() -> None:
 
 
 def test_what_the_user_asks_for_wins_over_the_noise() -> None:
-    assert RECIPES["fast"].for_noise(noise(5.0, correlation=0.5)).with_options(steps=7).steps == 7
+    assert RECIPES["fast"].for_noise(noise(5.0, NoiseKind.CORRELATED)).with_options(steps=7).steps == 7
     recipe = RECIPES["fast"].for_noise(noise(75.0)).with_options(steps=7, drop_rate=0.3)
     assert (recipe.steps, recipe.input_drop_rate, recipe.rate_of_passes) == (7, 0.3, 0.3)
 

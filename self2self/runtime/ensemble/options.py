@@ -32,8 +32,7 @@ class EnsembleOptions:
         uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image.
             Jobs set it themselves, by whether `OutputOptions` names a file or a report for it.
         restore: whether what the passes lose of the image returns to the result: texture (`Contract.noisy_share`),
-            local means (`imaging.local_means`) and, unless the result takes the memory of the pixels, fine detail
-            (`imaging.detail`). None restores them, except for the paper's recipes.
+            and local means (`imaging.local_means`). None restores them, except for the paper's recipes.
     """
 
     engine: str = "auto"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from self2self.imaging.detail import restore_detail
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding, padded_size
 from self2self.model.masks import MaskMaker
@@ -170,8 +169,6 @@ class TileLoop:
         if means is not None:
             restore_start = time.perf_counter()
             means.restore(out)
-            if out is not self.pixels:
-                restore_detail(out, self.pixels, even_noise=contract.even_noise)
             seconds["reduce"] += time.perf_counter() - restore_start
         return EnsembleResult(
             image=out,

@@ -1,0 +1,193 @@
+"""Assesses the noise of an image with start weights that are told a noise level.
+
+Told a level above that of the noise, such a network removes the noise, and little else. Told a lower one, it removes
+part of it. So the noise is found from above: the network is told a high level, then the level of what it removed, and
+so on until both agree. This works for every kind of noise that the network has learnt, also for noise that its
+neighbours or the other channels share, where a measurement in the image alone fails.
+
+What is removed also shows the kind of the noise, by its correlation between neighbours and by how much of it each value
+has of its own (`imaging.noise.independent_sigma`). The limits below separate the kinds with a margin (dev/log); where
+two kinds touch, the settings blend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from self2self.imaging.noise import (
+    GREY_LEVELS,
+    Noise,
+    NoiseKind,
+    autocorrelation,
+    center_crop,
+    independent_sigma,
+    neighbour_correlation,
+    sigma_with_outliers,
+)
+from self2self.imaging.noise_curve import to_blocks
+from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
+from self2self.train.prediction import predict
+from self2self.train.recipes import Recipe
+from self2self.train.start_weights import TRIAL_SIDE
+
+FloatArray = NDArray[np.float32]
+ToldWeights = Callable[[float], dict[str, torch.Tensor]]
+"""Maps a noise level, in 8-bit grey levels, to the weights of a network that is told this level."""
+
+LARGEST_TOLD, SMALLEST_TOLD = 160.0, 0.5
+"""Range of the levels that the network is told, in 8-bit grey levels. It has learnt levels up to 70."""
+TAKEN_SHARE = 0.6
+"""The levels agree if the network removes this share of the level that it is told. It removes all of the noise from
+there on, and little more; told less, it takes part of the noise for texture."""
+AGREEMENT = 0.03
+"""Largest relative change of the told level at which the search ends."""
+MAXIMUM_TRIALS = 12
+TRIAL_DROP_RATE = 0.02
+"""Drop rate of the input in the trials: the network sees nearly all of the image."""
+HIDDEN_LOW_FREQUENCIES = 2.0
+"""The level of correlated noise is what was removed times 1 plus this factor times its correlation between neighbours:
+the network leaves the coarse part of such noise in the image."""
+LARGEST_KURTOSIS = 6.0
+"""Largest kurtosis of what the network removes (median over squares) up to which it counts as one kind of noise. Above
+it, impulses are the noise. It is up to 3.8 for other noise and for texture, and from 11 on for impulses."""
+CORRELATION_WEIGHT = 0.6
+INDEPENDENT_EVIDENCE = (0.4, 0.48)
+"""Ratio of the independent noise to what the network removes, less `CORRELATION_WEIGHT` times the correlation of
+neighbours in it: up to the first limit, the noise is not independent, or the image has none; from the second on, it is.
+It is up to 0.37 for cameras and clean images, and from 0.49 on for independent noise of 2.5 grey levels or more."""
+CORRELATIONS = (0.35, 0.5)
+"""Correlation of neighbours in what the network removes from an image with weak noise: up to the first limit it may be
+texture, from the second on it is noise."""
+LEVELS_OF_TEXTURE = (4.5, 5.5)
+"""Standard deviation of what the network removes, in 8-bit grey levels: up to the first limit it may be texture alone,
+from the second on it is noise."""
+LARGEST_LOSS = 4.0
+"""Largest standard deviation of the detail that the network loses, in 8-bit grey levels: it is 2 to 4 for photographs
+without noise."""
+LEAST_COARSE_LEVEL = 8.0
+"""Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
+costs little and less costs much."""
+CORRELATED_FROM = 0.15
+"""Smallest correlation of neighbours in what the network removes at which noise that is not independent counts as
+correlated. It is at most 0.05 for noise that only channels share, also behind a JPEG, and from 0.28 on for cameras."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a network removes from an image that it is told has noise of some level.
+
+    Attributes:
+        removed: standard deviation of the difference, in 8-bit grey levels.
+        correlation: correlation of neighbouring pixels in it, mean of both directions.
+        kurtosis: fourth moment over the squared variance of the difference in small squares, median over the squares.
+    """
+
+    removed: float
+    correlation: float
+    kurtosis: float
+
+
+def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None = None) -> Noise:
+    """Assess the noise of an image.
+
+    Args:
+        pixels: float32 (C, H, W), the image; its middle counts.
+        weights: the start weights.
+        recipe: recipe of the fit; gives the architecture.
+        sigma: the level of the noise in 8-bit grey levels, if it is known; None to find it.
+
+    Returns:
+        The noise. Its numbers are rounded to three digits, because the last ones may differ between machines.
+    """
+    middle = remove_hot_pixels(center_crop(pixels).copy(), in_place=True)
+    image = clip_to_range(center_crop(middle, TRIAL_SIDE))
+
+    def trial(level: float, passes: int = 1) -> Trial:
+        return _trial(weights(_in_range(level)), image, replace(recipe, pass_drop_rate=TRIAL_DROP_RATE), passes)
+
+    removed = trial(find_level(lambda level: trial(level).removed)).removed
+    seen = trial(removed, passes=2)
+    independent = (sigma_with_outliers if seen.kurtosis > LARGEST_KURTOSIS else independent_sigma)(middle)
+    correlation = seen.correlation
+    ratio = independent / removed if removed else 1.0
+    is_independent = smooth_step(ratio - CORRELATION_WEIGHT * max(0.0, correlation), *INDEPENDENT_EVIDENCE)
+    coarse = smooth_step(correlation, *CORRELATIONS)
+    coarse_level = removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation))
+    coarse_level = max(coarse_level, LEAST_COARSE_LEVEL * coarse)
+    level = is_independent * independent + (1 - is_independent) * coarse_level
+    certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
+    removed_share = max(_noise_share(independent, removed), (1 - is_independent) * certain)
+    if sigma is not None:
+        level, removed_share = sigma, 1.0
+    return Noise(
+        _rounded(level),
+        _rounded(independent),
+        round(correlation, 2),
+        _kind(is_independent, correlation),
+        round(removed_share, 2),
+    )
+
+
+def _noise_share(independent: float, removed: float) -> float:
+    """The share of the removed variance that is independent noise; the rest is detail that the network loses."""
+    if not removed:
+        return 1.0
+    lost = min(max(0.0, removed**2 - independent**2), LARGEST_LOSS**2)
+    return max(0.0, 1 - lost / removed**2)
+
+
+def find_level(removed: Callable[[float], float]) -> float:
+    """Find the largest level of which `TAKEN_SHARE` is removed if it is told, in 8-bit grey levels.
+
+    Args:
+        removed: standard deviation of what is removed by told level; it grows with the level, but slower.
+    """
+    level = LARGEST_TOLD
+    for _ in range(MAXIMUM_TRIALS):
+        following = max(SMALLEST_TOLD, removed(level) / TAKEN_SHARE)
+        if following >= (1 - AGREEMENT) * level:
+            return min(following, LARGEST_TOLD)
+        level = following
+    return level
+
+
+def smooth_step(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, and a smooth rise in between."""
+    share = min(1.0, max(0.0, (value - low) / (high - low)))
+    return share * share * (3 - 2 * share)
+
+
+def _kind(is_independent: float, correlation: float) -> NoiseKind:
+    if is_independent >= 0.5:
+        return NoiseKind.INDEPENDENT
+    return NoiseKind.CORRELATED if correlation > CORRELATED_FROM else NoiseKind.SHARED
+
+
+def _trial(weights: dict[str, torch.Tensor], image: FloatArray, recipe: Recipe, passes: int) -> Trial:
+    prediction = predict(weights, image, recipe, passes=passes)
+    removed = image - np.clip(prediction, 0, 1)
+    return Trial(
+        GREY_LEVELS * float(np.std(removed)), neighbour_correlation(autocorrelation(removed)), _kurtosis(removed)
+    )
+
+
+def _kurtosis(difference: FloatArray) -> float:
+    squares = np.concatenate([to_blocks(channel.astype(np.float64)) for channel in difference])
+    squared = np.square(squares - squares.mean(axis=(1, 2), keepdims=True))
+    variances = squared.mean(axis=(1, 2))
+    noisy = variances > 0
+    kurtoses = np.square(squared[noisy]).mean(axis=(1, 2)) / np.square(variances[noisy])
+    return float(np.median(kurtoses)) if len(kurtoses) else 0.0
+
+
+def _in_range(level: float) -> float:
+    return min(LARGEST_TOLD, max(SMALLEST_TOLD, level))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
