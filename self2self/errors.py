@@ -136,6 +136,11 @@ def first_line_of(message: str) -> str:
     return lines[0][:200] if lines else ""
 
 
+def shown(text: str) -> str:
+    """Return text from a file for a message: cut to 200 characters, and without characters that steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[None]:
     """Turn an `OSError` of the block, which writes `path`, into an error with one line for the user.
