@@ -37,6 +37,7 @@ class FitOptions:
         iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
         page: page of a stack, from 1; None for the first page, with a note to the user.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
+        wait: whether to wait while another process works in the run folder, instead of raising a `BusyError`.
     """
 
     recipe: str = "fast"
@@ -50,6 +51,7 @@ class FitOptions:
     iqa_weights: Path | None = None
     page: int | None = None
     fit_pages: str = "first"
+    wait: bool = False
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -170,18 +172,16 @@ def run_folder(config: RunConfig, options: FitOptions) -> Run:
 
 def occupied_error(run: Run) -> UsageError:
     """The error for a fit into a folder that already holds something."""
-    if not run.folder.is_dir():
-        return UsageError(f"{run.folder}: is not a folder; {ELSEWHERE}.")
     if not run.config_path.is_file():
-        if any(run.folder.iterdir()):
-            return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
-        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or {ELSEWHERE}.")
+        return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
     advice = f"start anew with --force, or {ELSEWHERE}"
     if run.is_fitted():
-        return UsageError(f"{run.folder}: holds a finished fit. Use it (self2self infer), {advice}.")
+        return UsageError(
+            f"{run.folder}: holds a finished fit with other settings. Use it (self2self infer), {advice}."
+        )
     if not run.state_path.is_file():
         return UsageError(f"{run.folder}: holds an export without its fit; {advice}.")
-    return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
+    return UsageError(f"{run.folder}: holds an unfinished fit with other settings; {advice}.")
 
 
 def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:

@@ -89,9 +89,9 @@ def _check_values(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int]
 
     names = [value.name for value in graph.input]
     if names != contract.input_names():
-        raise ValueError(f"inputs {shown(', '.join(names)) or 'none'}")
+        raise ValueError(f"inputs {shown(*names) or 'none'}")
     if [value.name for value in graph.output] != [PREDICTION]:
-        raise ValueError(f"outputs {shown(', '.join(value.name for value in graph.output)) or 'none'}")
+        raise ValueError(f"outputs {shown(*(value.name for value in graph.output)) or 'none'}")
     found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
     dims = {name: [dim.dim_value or None for dim in tensor.shape.dim] for name, tensor in found.items()}
     image = dims[IMAGE]
@@ -178,7 +178,7 @@ def _check_constants(graph: onnx.GraphProto, expected: onnx.GraphProto, weights:
     constants = {entry.name: entry for entry in graph.initializer if entry.name not in weights}
     wanted = {entry.name: entry for entry in expected.initializer}
     if constants.keys() != wanted.keys():
-        raise ValueError(f"constants {shown(', '.join(constants)) or 'none'}")
+        raise ValueError(f"constants {shown(*constants) or 'none'}")
     for name, constant in wanted.items():
         found = constants[name]
         _check_fields(found, _CONSTANT_FIELDS)

@@ -60,7 +60,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         ) from error
     if damaged:
         raise FileFormatError(
-            f"{path}: is damaged, or another program changed its weights ({shown(', '.join(damaged[:3]))}). "
+            f"{path}: is damaged, or another program changed its weights ({shown(*damaged[:3])}). "
             f"{_EXPORT_AGAIN}"
         )
     if infinite := infinite_weights(proto.graph):
