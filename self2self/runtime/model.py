@@ -60,8 +60,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         ) from error
     if damaged:
         raise FileFormatError(
-            f"{path}: is damaged, or another program changed its weights ({shown(*damaged[:3])}). "
-            f"{_EXPORT_AGAIN}"
+            f"{path}: is damaged, or another program changed its weights ({shown(*damaged[:3])}). {_EXPORT_AGAIN}"
         )
     if infinite := infinite_weights(proto.graph):
         raise FileFormatError(
