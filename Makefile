@@ -9,7 +9,7 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test docs gpu-test gpu-bench iqa-install iqa-test lint bench clean
+.PHONY: demo test soak docs gpu-test gpu-bench iqa-install iqa-test lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -19,6 +19,12 @@ test: $(STAMP)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Kills every command at 200 steps and 25 random times, and tries thousands of mutated models and images; SEED=1 tries others.
+SEED ?= 0
+soak: $(STAMP)
+	KILLS=200 KILLS_SEED=$(SEED) FUZZ=5000 FUZZ_SEED=$(SEED) \
+	  $(BIN)/python -m pytest tests/test_kills.py tests/runtime/test_fuzz_models.py tests/image_io/test_fuzz_images.py
 
 # A warning, such as a link that leads nowhere, is an error. The site goes to build/site.
 docs: $(STAMP)

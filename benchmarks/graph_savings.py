@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,12 +29,11 @@ from benchmarks.results_file import provenance, result_parser, write_result
 from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
 from self2self.bench.measure import idle, spread
-from self2self.model.graph import note_weights
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.engines.mnn import graph as mnn_graph
 from self2self.runtime.engines.registry import engine_class
-from self2self.runtime.model import load_model
+from self2self.runtime.model import Model
 from self2self.train.recipes import recipe_for
 
 
@@ -137,17 +136,16 @@ def write_variant(exported: Path, change: Callable[[onnx.GraphProto], None], pat
     """Apply `change` to the graph of `exported`, check the result, and write it to `path`."""
     model = onnx.load(str(exported))
     change(model.graph)
-    note_weights(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
 
 
-def prepared(stack: ExitStack, path: Path, engine: str, variant: Variant, image: Any) -> Engine:
-    """Load the file of a variant into `engine`, which stays open until `stack` closes."""
+def prepared(stack: ExitStack, model: Model, engine: str, variant: Variant, image: Any) -> Engine:
+    """Load `model`, the file of a variant, into `engine`, which stays open until `stack` closes."""
     with ExitStack() as switched:
         if variant.switched_off is not None:
             switched.enter_context(patch.object(mnn_graph, variant.switched_off, lambda graph: None))
-        return stack.enter_context(engine_class(engine)(load_model(path), image))
+        return stack.enter_context(engine_class(engine)(model, image))
 
 
 def measure(
@@ -165,7 +163,9 @@ def measure(
         for engine, name in cases:
             path = folder / f"{name}.onnx"
             write_variant(exported.path, VARIANTS[name].change, path)
-            engines[engine, name] = prepared(stack, path, engine, VARIANTS[name], image)
+            # `load_model` refuses a graph that the exporter would not write.
+            model = replace(exported, path=path)
+            engines[engine, name] = prepared(stack, model, engine, VARIANTS[name], image)
             predictions[engine, name] = engines[engine, name].run(masks).copy()
         for number in range(rounds):
             for case in rotated(cases, number):

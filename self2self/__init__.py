@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from self2self.image_io import read_image as read_image
     from self2self.image_io import write_image as write_image
     from self2self.jobs import DenoiseResult as DenoiseResult
+    from self2self.jobs import EarlierResult as EarlierResult
     from self2self.jobs import FitOptions as FitOptions
     from self2self.jobs import Observer as Observer
     from self2self.jobs import OutputOptions as OutputOptions
@@ -53,6 +54,7 @@ _MODULE_OF_NAME = {
     "Observer": "self2self.jobs",
     "OutputOptions": "self2self.jobs",
     "Self2SelfError": "self2self.errors",
+    "EarlierResult": "self2self.jobs",
     "StackResult": "self2self.jobs",
     "denoise": "self2self.runtime.ensemble.denoise",
     "denoise_job": "self2self.jobs",

@@ -10,6 +10,8 @@
     ├── ResourceError                 5   memory or disk space ran out
     ├── FileFormatError               6   a model, run or engine file is damaged, foreign or of another version
     │   └── VerificationError         6   an exported model does not compute what PyTorch computes
+    ├── BusyError                     7   another process is working in the same folder
+    ├── StdoutError                   8   the result was made, but cannot be printed
     └── InterruptedRun              130   Ctrl-C; finished work is kept
 
 A message is one line: what is wrong, what was got, what was expected, and what to type instead.
@@ -119,6 +121,18 @@ class VerificationError(FileFormatError):
     """An exported model does not compute what PyTorch computes."""
 
 
+class BusyError(Self2SelfError):
+    """Another process is working in the same folder."""
+
+    exit_code = 7
+
+
+class StdoutError(Self2SelfError):
+    """The result was made and written, but standard output cannot take its description."""
+
+    exit_code = 8
+
+
 class InterruptedRun(Self2SelfError):  # noqa: N818 - not an error, but it ends the command
     """The user pressed Ctrl-C; the work that was finished so far stays on disk."""
 
@@ -134,6 +148,15 @@ def first_line_of(message: str) -> str:
     """Return the first line of a library's message, cut to 200 characters to fit into our one-line messages."""
     lines = message.strip().splitlines()
     return lines[0][:200] if lines else ""
+
+
+def shown(*texts: str | bytes) -> str:
+    """Return texts from a file for a message: joined, cut to 200 characters, without any that steer a terminal.
+
+    A library may return text that is not UTF-8 as bytes.
+    """
+    joined = ", ".join(text if isinstance(text, str) else text.decode(errors="replace") for text in texts)
+    return "".join(letter if letter.isprintable() else "?" for letter in joined[:200])
 
 
 @contextmanager

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from self2self.cli.bench import bench
+from self2self.cli.console import print_message, print_result
 from self2self.cli.denoise import denoise
 from self2self.cli.engines import engines
 from self2self.cli.export import export
 from self2self.cli.fit import fit
 from self2self.cli.infer import infer
+from self2self.errors import StdoutError
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """Base class of errors in options and arguments; typer does not export a name for it."""
@@ -48,16 +50,18 @@ def root(
     if version:
         from self2self import __version__
 
-        print(__version__)  # noqa: T201
+        print_result(__version__)
         raise typer.Exit
 
 
 def main() -> None:
     """Run the `self2self` command and exit with its code."""
-    from self2self.machine.system import limit_spin_wait
+    from self2self.machine.system import drop_wrong_thread_count, limit_spin_wait
 
     limit_spin_wait()
     arguments = sys.argv[1:]
+    if (note := drop_wrong_thread_count()) and not {"-q", "--quiet"} & set(arguments):
+        print_message(f"note: {note}.")
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
@@ -71,4 +75,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(1)
+    except StdoutError as error:
+        print_message(f"error: {error}")
+        sys.exit(error.exit_code)
     sys.exit(code or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from self2self.errors import ResourceError, Self2SelfError, pytorch_memory
+from self2self.errors import ResourceError, Self2SelfError, StdoutError, pytorch_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,36 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def print_result(text: str) -> None:
+    """Print `text` on stdout at once, so that a log does not show it below later notes.
+
+    Raises:
+        StdoutError: stdout cannot be written.
+        BrokenPipeError: stdout has no reader any more.
+    """
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise StdoutError(
+            f"cannot write to stdout ({error.strerror}); files that were written are complete."
+        ) from error
+
+
+def drop_stdout() -> None:
+    """Send what is still to be printed to the null device; Python would fail again when it flushes stdout at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_message(text: str) -> None:
+    """Print `text` on stderr; a command also works where stderr cannot be written."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201
+
+
 class Console:
     """The output of one command.
 
@@ -55,29 +86,28 @@ class Console:
     def result(self, text: str, values: Any) -> None:
         """Print the result: `values` as JSON, or `text`."""
         if self.as_json:
-            print(json.dumps(values, indent=2))  # noqa: T201
+            print_result(json.dumps(values, indent=2))
         elif not self.quiet:
-            print(text)  # noqa: T201
+            print_result(text)
 
     def line(self, text: str) -> None:
         """Print one line of a result; with JSON, print nothing."""
         if not self.as_json and not self.quiet:
-            # Without flush, a log would show this result below the notes about the next images.
-            print(text, flush=True)  # noqa: T201
+            print_result(text)
 
     def note(self, text: str) -> None:
         """Print one note on stderr."""
         if not self.quiet:
-            print(f"note: {text}", file=sys.stderr)  # noqa: T201
+            print_message(f"note: {text}")
 
     def image(self, path: Path, number: int, images: int) -> None:
         """Print a heading on stderr before image `number` of `images`; used where there are no progress bars."""
         if not self.quiet:
-            print(f"image {number} of {images}: {path}", file=sys.stderr)  # noqa: T201
+            print_message(f"image {number} of {images}: {path}")
 
     def error(self, text: str) -> None:
         """Print one error on stderr."""
-        print(f"error: {text}", file=sys.stderr)  # noqa: T201
+        print_message(f"error: {text}")
 
     @contextmanager
     def progress(self) -> Iterator[Observer]:
@@ -232,8 +262,8 @@ def exits_with_code(command: Callable[P, R]) -> Callable[P, R]:
         except MemoryError:
             fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
         except BrokenPipeError:
-            # Stdout has no reader any more. Without this, Python would fail again when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Stdout has no reader any more.
+            drop_stdout()
             raise typer.Exit(1) from None
 
     return wrapper
@@ -247,6 +277,7 @@ def fail(console: Console, message: str, exit_code: int) -> NoReturn:
     """
     line = " ".join(message.split())
     console.error(line)
-    if console.as_json:
-        print(json.dumps({"error": {"message": line, "exit_code": exit_code}}, indent=2))  # noqa: T201
+    if console.as_json and exit_code != StdoutError.exit_code:
+        with contextlib.suppress(StdoutError):
+            print_result(json.dumps({"error": {"message": line, "exit_code": exit_code}}, indent=2))
     raise typer.Exit(exit_code) from None

@@ -10,11 +10,11 @@ import typer
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
-from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
+from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed, Wait
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
-    from self2self.jobs import DenoiseResult, StackResult
+    from self2self.jobs import Result
 
 
 @exits_with_code
@@ -33,6 +33,7 @@ def denoise(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    wait: Wait = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -54,12 +55,12 @@ def denoise(
     console = Console(as_json=as_json, quiet=quiet)
     if run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, fit_pages=fit_pages)
+    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages)
     options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
     options.check()
     outputs.check(images)
     several = ImageBatch(images, outputs, console.error)
-    finished: list[DenoiseResult | StackResult] = []
+    finished: list[Result] = []
     for path in images:
         with several.attempt(path):
             with console.progress() as observer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,16 @@ def engines(
     timeout: Annotated[
         float, typer.Option("--timeout", help="Time limit for the test of each engine.", metavar="SECONDS")
     ] = 60.0,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            help="Compare the passes of each engine over this model with PyTorch's, instead of those of a tiny model.",
+            metavar="MODEL",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -28,12 +39,16 @@ def engines(
     """
     from dataclasses import asdict
 
+    from self2self.errors import Obstacle, VerificationError
     from self2self.runtime.engines.probe import notes, probe_engines
 
     console = Console(as_json=as_json, quiet=quiet)
-    found, remarks = probe_engines(timeout), notes()
+    found, remarks = probe_engines(timeout, check), notes()
     values = {"engines": [asdict(row) for row in found], "notes": remarks}
     console.result("\n".join([table(found), *(f"note: {text}" for text in remarks)]), values)
+    wrong = [row.name for row in found if row.cause == Obstacle.WRONG_RESULT]
+    if check is not None and wrong:
+        raise VerificationError(f"{check}: {', '.join(wrong)} computes other numbers than PyTorch. Use another engine.")
 
 
 def table(rows: list[ProbeResult]) -> str:

@@ -10,15 +10,18 @@ import typer
 from self2self.cli.console import Console, range_text, standard_error_text
 
 if TYPE_CHECKING:
-    from self2self.jobs import DenoiseResult, ImageBatch, StackResult
+    from self2self.jobs import ImageBatch, Result, StackResult
 
 
-def print_finished(console: Console, finished: list[DenoiseResult | StackResult]) -> None:
+def print_finished(console: Console, finished: list[Result]) -> None:
     """Print the result of each image."""
-    from self2self.jobs import StackResult
+    from self2self.jobs import EarlierResult, StackResult
 
     lines = []
     for item in finished:
+        if isinstance(item, EarlierResult):
+            lines.append(f"{item.output}: done already. To make it anew: --force")
+            continue
         if isinstance(item, StackResult):
             lines.append(_stack_text(item))
             continue
@@ -42,7 +45,7 @@ def print_finished(console: Console, finished: list[DenoiseResult | StackResult]
         console.line(line)
 
 
-def end_images(console: Console, several: ImageBatch, finished: list[DenoiseResult | StackResult]) -> None:
+def end_images(console: Console, several: ImageBatch, finished: list[Result]) -> None:
     """Print the JSON document, or a summary if some images were not written.
 
     The document holds the result of the only image, or those of all images and the skipped and failed ones.

@@ -9,7 +9,7 @@ import typer
 
 from self2self.cli.console import Console, exits_with_code, range_text
 from self2self.cli.groups import RecipeGroup, with_groups
-from self2self.cli.options import AsJson, Device, Force, Page, Quiet, Seed
+from self2self.cli.options import AsJson, Device, Force, Page, Quiet, Seed, Wait
 from self2self.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def fit(
         ),
     ] = None,
     fitting: RecipeGroup,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit, and never begin one.")] = False,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -38,6 +38,7 @@ def fit(
     page: Page = None,
     seed: Seed = 0,
     device: Device = "auto",
+    wait: Wait = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -51,7 +52,7 @@ def fit(
     if resume and force:
         raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
     console = Console(as_json=as_json, quiet=quiet)
-    options = fitting.options(seed=seed, device=device, run=run, page=page)
+    options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
     text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s"
@@ -61,4 +62,6 @@ def fit(
         text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
     if fitted.noise is not None:
         text += f"\n  {fitted.noise.text}: {fitted.settings()}{range_text(fitted.config.image_range)}"
+    if fitted.reused:
+        text = f"{fitted.run.folder}: done already, in {fitted.steps} steps. To fit anew: --force"
     console.result(f"{text}\n  {fitted.quality_text()}", fitted.to_json())

@@ -57,7 +57,7 @@ class RecipeGroup:
     iqa_weights: IqaWeightsFile = None
 
     def options(
-        self, *, seed: int, device: str, run: Path | None, page: int | None, fit_pages: str = "first"
+        self, *, seed: int, device: str, run: Path | None, page: int | None, wait: bool, fit_pages: str = "first"
     ) -> FitOptions:
         """Combine this group with the other options of a fit."""
         from self2self.jobs import FitOptions
@@ -76,6 +76,7 @@ class RecipeGroup:
             run=run,
             page=page,
             fit_pages=fit_pages,
+            wait=wait,
         )
 
 

@@ -106,6 +106,9 @@ FitPages = Annotated[
         metavar="first|each",
     ),
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait while another command works in the run folder, instead of ending.")
+]
 EngineName = Annotated[
     str, typer.Option("--engine", help="Library that runs the passes; for a list, type: self2self engines.")
 ]

@@ -14,17 +14,13 @@ from self2self.errors import UsageError
 from self2self.imaging.padding import padded_size
 from self2self.machine.files import atomic_write
 from self2self.model.contract import IMAGE, INPUT_MASK, PREDICTION, Contract, mask_specs
-from self2self.model.graph import BATCH_AXIS, IR_VERSION, OPSET_VERSION, free_dims, network_graph, note_weights
+from self2self.model.graph import BATCH_AXIS, element_type, free_dims, network_graph, note_weights, versions
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
     from self2self.model.network import Self2SelfNet
-
-BF16_OPSET_VERSION = 22
-"""The first opset in which a convolution takes bfloat16."""
-BF16_IR_VERSION = 10
 
 
 def to_onnx(
@@ -61,15 +57,8 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     _check_agreement(network, contract)
     if size is not None:
         _check_size(size, contract)
-    element_types = {
-        "fp32": onnx.TensorProto.FLOAT,
-        "fp16": onnx.TensorProto.FLOAT16,
-        "bf16": onnx.TensorProto.BFLOAT16,
-    }
-    graph = network_graph(contract, network.layers, element_types[contract.precision])
-    # From opset 18 to 22, these operators changed only in the types that they accept.
-    bf16 = contract.precision == "bf16"
-    opset, ir_version = (BF16_OPSET_VERSION, BF16_IR_VERSION) if bf16 else (OPSET_VERSION, IR_VERSION)
+    graph = network_graph(contract, network.layers, element_type(contract.precision))
+    opset, ir_version = versions(contract.precision)
     opsets = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="self2self")
     _add_weights(model.graph, network, dtype_of(contract.precision))

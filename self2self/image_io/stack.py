@@ -15,6 +15,7 @@ from self2self.image_io.read import check_finite, decoding, format_of, image_fro
 from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
 from self2self.machine.files import atomic_path
+from self2self.machine.marks import Mark
 
 
 class Stack:
@@ -89,20 +90,28 @@ class Stack:
             with self._naming_the_page(index):
                 check_finite(self._read_stored(index).values)
 
-    def write(self, path: str | os.PathLike[str], pages: Iterator[Array], *, float_map: bool = False) -> None:
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        pages: Iterator[Array],
+        *,
+        float_map: bool = False,
+        mark: Mark | None = None,
+    ) -> None:
         """Write a stack like this one with other values; the file appears complete or not at all.
 
         Args:
             path: a TIFF that may be replaced.
             pages: for each page, (H, W, C) in stored values and the stored type.
             float_map: `pages` are standard deviations, float32 in the units of this file.
+            mark: says which job made the file (`machine.marks`).
 
         Raises:
             OutputError, ResourceError: the stack cannot be written.
             InputError: this file has changed since it was opened.
         """
         assert self._page_list is not None  # noqa: S101 - only stacks are written
-        with atomic_path(path) as temporary:
+        with atomic_path(path, mark=mark) as temporary:
             imagej = self._page_list.imagej and not float_map
             write_pages(temporary, self._with_new_values(pages, float_map=float_map), self.pages, imagej=imagej)
 

@@ -17,6 +17,7 @@ from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
 from self2self.machine.files import atomic_path, atomic_write, check_new
+from self2self.machine.marks import Mark
 
 EXTENSIONS = {
     ".png": "png",
@@ -91,7 +92,9 @@ def check_output(
     check_new(path, force=force)
 
 
-def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, force: bool = False) -> None:
+def write_image(
+    path: str | os.PathLike[str], pixels: Array, like: Image, *, force: bool = False, mark: Mark | None = None
+) -> None:
     """Write `pixels` as a file of the same type, depth and channels as the input `like`.
 
     The file has the alpha, ICC profile, EXIF and resolution of `like`, and from TIFF to TIFF also its layout and
@@ -103,6 +106,7 @@ def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, for
             the range of the type.
         like: the input, as returned by `read_image`.
         force: whether an existing file may be replaced.
+        mark: says which job made the file (`machine.marks`).
 
     Raises:
         OutputError: `path` cannot be written or its format cannot hold the type; see `check_output`.
@@ -112,10 +116,12 @@ def write_image(path: str | os.PathLike[str], pixels: Array, like: Image, *, for
     _check_pixels(pixels, like)
     file_format = _check_and_choose_format(path, like, force=force)
     values = restore(pixels, like.offset, like.scale, like.dtype)
-    _write_stored(path, file_format, StoredImage(values, like.alpha, like.metadata, like.lossless))
+    _write_stored(path, file_format, StoredImage(values, like.alpha, like.metadata, like.lossless), mark)
 
 
-def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, force: bool = False) -> None:
+def write_float_map(
+    path: str | os.PathLike[str], array: Array, like: Image, *, force: bool = False, mark: Mark | None = None
+) -> None:
     """Write a map of standard deviations, one for each pixel value of an image.
 
     A TIFF holds float32 in the units of the input file (grey levels, counts: `array * like.scale`). A PNG holds 16
@@ -127,6 +133,7 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
         array: (C, H, W) float, not negative, in the units of `like.pixels`.
         like: the input, as returned by `read_image`; its orientation and resolution are copied.
         force: whether an existing file may be replaced.
+        mark: says which job made the file (`machine.marks`).
 
     Raises:
         OutputError: `path` cannot be written, has another extension, or is a PNG for CMYK.
@@ -141,7 +148,7 @@ def write_float_map(path: str | os.PathLike[str], array: Array, like: Image, *, 
     else:
         values = restore(array, 0.0, like.scale, np.dtype(np.float32))
         unit = "in the units of the image file"
-    _write_stored(path, file_format, StoredImage(values, None, map_metadata(like.metadata, unit)))
+    _write_stored(path, file_format, StoredImage(values, None, map_metadata(like.metadata, unit)), mark)
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
@@ -170,12 +177,14 @@ def _check_and_choose_format(path: str | os.PathLike[str], like: Image, *, force
     return _format_by_extension(path)
 
 
-def _write_stored(path: str | os.PathLike[str], file_format: str, stored: StoredImage) -> None:
+def _write_stored(
+    path: str | os.PathLike[str], file_format: str, stored: StoredImage, mark: Mark | None = None
+) -> None:
     if file_format == "tiff":
-        with atomic_path(path) as temporary, temporary.open("r+b") as file:
+        with atomic_path(path, mark=mark) as temporary, temporary.open("r+b") as file:
             tiff.write(file, stored)
     else:
-        atomic_write(path, ENCODERS[file_format](stored))
+        atomic_write(path, ENCODERS[file_format](stored), mark=mark)
 
 
 def _format_by_extension(path: str | os.PathLike[str]) -> str:

@@ -311,7 +311,7 @@ def _patches(pixels: FloatArray) -> Plane:
     return windows.reshape(-1, channels * side * side).astype(np.float64)
 
 
-def _noise_components(variances: Plane) -> int:
+def _noise_components(variances: FloatArray) -> int:
     """How many of the components, ordered by their variances from the smallest, count as noise."""
     count = len(variances)
     while count > 1 and variances[:count].mean() > np.median(variances[:count]):

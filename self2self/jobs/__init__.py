@@ -9,15 +9,16 @@ from self2self.jobs.export import EngineOptions, engine_job, export_job, exporte
 from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.infer import denoise_job, infer_job
+from self2self.jobs.infer import Result, denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.results import DenoiseResult, FitResult, StackResult
+from self2self.jobs.results import DenoiseResult, EarlierResult, FitResult, StackResult
 from self2self.runtime.ensemble.options import EnsembleOptions
 
 __all__ = [
     "BenchOptions",
     "DenoiseResult",
+    "EarlierResult",
     "EngineOptions",
     "EnsembleOptions",
     "FitOptions",
@@ -25,6 +26,7 @@ __all__ = [
     "ImageBatch",
     "Observer",
     "OutputOptions",
+    "Result",
     "StackResult",
     "bench_job",
     "denoise_job",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from self2self.errors import InputError, UsageError
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
 from self2self.jobs.observer import Observer
-from self2self.machine.files import check_new
+from self2self.machine.files import check_new, remove_leftovers
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
@@ -20,6 +20,8 @@ from self2self.train.run_folder import Run
 if TYPE_CHECKING:
     from self2self.export.precision import PrecisionCheck
     from self2self.export.verify import Verification
+    from self2self.model.contract import Contract
+    from self2self.model.network import Self2SelfNet
     from self2self.runtime.engines.tensorrt.cache import Loaded
 
 
@@ -35,8 +37,8 @@ def export_job(
 
     run.config()
     path = output or run.onnx_path
-    check_new(path, force=force)
     network, contract = load_network(run.model_path)
+    _check_free(path, network, contract, size, force=force)
     return path, export_model(network, contract, path, size=size)
 
 
@@ -69,12 +71,29 @@ def precision_job(
     check_precision_name(precision)
     config = run.config()
     path = output or run.onnx_path_for(precision)
-    check_new(path, force=force)
+    network, contract = load_network(run.model_path)
+    _check_free(path, network, replace(contract, precision=precision), size, force=force)
     image = read_fitted_image(config)
     clean = None if reference is None else read_reference(reference, image)
-    network, contract = load_network(run.model_path)
     graph, check = export_in_precision(network, contract, path, precision, image.pixels, reference=clean, size=size)
     return path, graph, check
+
+
+def _check_free(
+    path: Path, network: Self2SelfNet, contract: Contract, size: tuple[int, int] | None, *, force: bool
+) -> None:
+    """Refuse a path that cannot be written; a file with the bytes of this export is no obstacle.
+
+    Leftovers of killed exports beside `path` are removed.
+
+    Raises:
+        OutputError, ResourceError: `path` cannot be written, or is another file and `force` is off.
+    """
+    from self2self.export.to_onnx import build_model, serialise
+
+    is_same = path.is_file() and path.read_bytes() == serialise(build_model(network, contract, size))
+    check_new(path, force=force or is_same)
+    remove_leftovers(path.resolve().parent)
 
 
 @dataclass(frozen=True, slots=True)

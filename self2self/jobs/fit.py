@@ -21,7 +21,7 @@ from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
 
 SAME_COMMAND_HINT = "The same command goes on."
-"""Hint for a user who interrupts `denoise`, which has no --resume."""
+"""Hint for a user who interrupts a command."""
 
 
 def fit_job(
@@ -33,7 +33,17 @@ def fit_job(
     reference: Path | None = None,
     observer: Observer,
 ) -> FitResult:
-    """`self2self fit`: fit into a run folder, with `resume` from the last checkpoint.
+    """`self2self fit`: fit into a run folder.
+
+    A finished fit with the same settings is used again, and an unfinished one is continued.
+
+    Args:
+        path: the noisy image or stack.
+        options: options of the fit.
+        resume: refuse to begin anew: there has to be a fit to continue.
+        force: fit anew, whatever the folder holds.
+        reference: clean image, for scores.
+        observer: gets notes and progress.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -47,10 +57,18 @@ def fit_job(
     run = run_folder(prepared, options)
     if resume:
         config = resumable(run, config, options)
-    elif run.folder.exists() and not force and not run.is_unbegun():
-        raise occupied_error(run)
-    note_noise(prepared, config, observer)
-    fitted = run_fit(run, config, prepared, resume=resume, reference=clean, observer=observer)
+    with run.locked(wait=options.wait):
+        if not (resume or force or run.is_vacant()):
+            if not (run.config_path.is_file() and config.same_fit(run.config())):
+                raise occupied_error(run)
+            if run.is_fitted():
+                return reused_fit(run, config)
+            if not run.state_path.is_file():
+                raise occupied_error(run)
+            observer.note(f"continuing the interrupted fit in {run.folder}.")
+            resume = True
+        note_noise(prepared, config, observer)
+        fitted = run_fit(run, config, prepared, resume=resume, reference=clean, observer=observer)
     return replace(fitted, noise=prepared.assessed_as(config.noise).noise)
 
 
@@ -89,9 +107,8 @@ def run_fit(
     resume: bool,
     reference: NDArray[np.float32] | None = None,
     observer: Observer,
-    go_on: str = "Give the same command with --resume to go on.",
 ) -> FitResult:
-    """Fit into `run` and report to `observer`; `go_on` is the hint for a user who interrupts the fit."""
+    """Fit into `run` and report to `observer`."""
     from self2self.train.session import fit_run
 
     start = time.perf_counter()
@@ -103,7 +120,6 @@ def run_fit(
         reference=reference,
         black_and_white=prepared.image.black_and_white,
         on_report=observer.fit_step,
-        go_on=go_on,
     )
     seconds = time.perf_counter() - start
     return FitResult(
@@ -135,13 +151,11 @@ def fit_or_reuse(
         UsageError: the folder holds something else, and `force` is off or cannot help.
         FileFormatError: the fit is damaged, and `force` is off.
     """
-    fit_anew = partial(run_fit, run, config, prepared, resume=False, observer=observer, go_on=SAME_COMMAND_HINT)
-    if run.is_unbegun():
+    fit_anew = partial(run_fit, run, config, prepared, resume=False, observer=observer)
+    if run.is_vacant():
         return fit_anew()
     if not run.config_path.is_file():
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-            raise occupied_error(run)
-        return fit_anew()
+        raise occupied_error(run)
     try:
         stored = run.config()
         if run.is_fitted():
@@ -162,17 +176,27 @@ def fit_or_reuse(
         return fit_anew()
     if run.is_fitted():
         observer.note(f"using the finished fit in {run.folder}.")
-        return FitResult(run=run, config=config, steps=config.recipe.steps, loss=None, seconds=0.0, reused=True)
+        return reused_fit(run, config)
     resume = run.state_path.is_file()
     if resume:
         observer.note(f"continuing the interrupted fit in {run.folder}.")
     try:
-        return run_fit(run, config, prepared, resume=resume, observer=observer, go_on=SAME_COMMAND_HINT)
+        return run_fit(run, config, prepared, resume=resume, observer=observer)
     except FileFormatError as error:
         if not force:
             raise
         observer.note(f"fitting anew: {error}")
         return fit_anew()
+
+
+def reused_fit(run: Run, config: RunConfig) -> FitResult:
+    """The result of a fit that an earlier command has finished in `run`.
+
+    Raises:
+        FileFormatError: its weights are damaged.
+    """
+    load_weights(run.model_path)
+    return FitResult(run=run, config=config, steps=config.recipe.steps, loss=None, seconds=0.0, reused=True)
 
 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ class FitOptions:
             weights are told.
         strength: factor of the denoising, from 0 to 2. Below 1, a part of what was removed returns; above 1, start
             weights are told as much more noise.
+        wait: whether to wait while another process works in the run folder, instead of raising a `BusyError`.
     """
 
     recipe: str = "fast"
@@ -61,6 +62,7 @@ class FitOptions:
     fit_pages: str = "first"
     sigma: float | None = None
     strength: float = 1.0
+    wait: bool = False
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -212,18 +214,16 @@ def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
 
 def occupied_error(run: Run) -> UsageError:
     """The error for a fit into a folder that already holds something."""
-    if not run.folder.is_dir():
-        return UsageError(f"{run.folder}: is not a folder; {ELSEWHERE}.")
     if not run.config_path.is_file():
-        if any(run.folder.iterdir()):
-            return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
-        return UsageError(f"{run.folder}: exists already. Fit into it with --force, or {ELSEWHERE}.")
+        return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
     advice = f"start anew with --force, or {ELSEWHERE}"
     if run.is_fitted():
-        return UsageError(f"{run.folder}: holds a finished fit. Use it (self2self infer), {advice}.")
+        return UsageError(
+            f"{run.folder}: holds a finished fit with other settings. Use it (self2self infer), {advice}."
+        )
     if not run.state_path.is_file():
         return UsageError(f"{run.folder}: holds an export without its fit; {advice}.")
-    return UsageError(f"{run.folder}: holds an unfinished fit. Go on with --resume, {advice}.")
+    return UsageError(f"{run.folder}: holds an unfinished fit with other settings; {advice}.")
 
 
 def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:

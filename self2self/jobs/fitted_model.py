@@ -46,15 +46,16 @@ def fit_model(prepared: PreparedImage, fitting: FitOptions, observer: Observer, 
     config = configure(prepared, fitting, observer)
     run = run_folder(prepared, fitting)
     note_noise(prepared, config, observer)
-    fit = fit_or_reuse(run, config, prepared, observer, force=force)
-    export_start = time.perf_counter()
-    if not run.onnx_path.is_file() or not fit.reused:
-        export_job(run, force=True)
-    try:
-        model = load_model(run.onnx_path)
-    except FileFormatError as error:
-        # A damaged file can be replaced, because the weights are still there.
-        observer.note(f"exporting again: {error}")
-        export_job(run, force=True)
-        model = load_model(run.onnx_path)
+    with run.locked(wait=fitting.wait):
+        fit = fit_or_reuse(run, config, prepared, observer, force=force)
+        export_start = time.perf_counter()
+        if not run.onnx_path.is_file() or not fit.reused:
+            export_job(run, force=True)
+        try:
+            model = load_model(run.onnx_path)
+        except FileFormatError as error:
+            # A damaged file can be replaced, because the weights are still there.
+            observer.note(f"exporting again: {error}")
+            export_job(run, force=True)
+            model = load_model(run.onnx_path)
     return FittedModel(model, fit, time.perf_counter() - export_start)

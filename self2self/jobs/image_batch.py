@@ -30,6 +30,14 @@ class ImageBatch:
     on_error: Callable[[str], None] | None = None
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
+    _numbers: dict[Path, int] = field(init=False, repr=False)
+    _source_of_result: dict[Path, Path] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Looked up for every image, so that the time before the first image grows only linearly.
+        self._numbers = {path: number for number, path in enumerate(self.images, 1)}
+        several = self.images if len(self.images) > 1 else []
+        self._source_of_result = {self.outputs.output_for(path).resolve(): path for path in several}
 
     def skips(self, path: Path, observer: Observer) -> bool:
         """Whether to skip `path`; a note tells the user why."""
@@ -47,7 +55,7 @@ class ImageBatch:
     def begin(self, path: Path, observer: Observer) -> None:
         """Report which of several images is next; a single image needs no number."""
         if len(self.images) > 1:
-            observer.image_started(path, self.images.index(path) + 1, len(self.images))
+            observer.image_started(path, self._numbers[path], len(self.images))
 
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
@@ -92,6 +100,5 @@ class ImageBatch:
 
     def _source(self, path: Path) -> Path | None:
         """The image of this command whose result goes to `path`; None if there is none."""
-        target = path.resolve()
-        others = (image for image in self.images if image != path)
-        return next((image for image in others if self.outputs.output_for(image).resolve() == target), None)
+        source = self._source_of_result.get(path.resolve())
+        return None if source == path else source

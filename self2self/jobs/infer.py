@@ -13,20 +13,21 @@ from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
+from self2self.jobs.job_key import denoise_key, infer_key
 from self2self.jobs.noise_notes import note_file, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
-from self2self.jobs.results import DenoiseResult, StackResult
+from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
 from self2self.jobs.stack import denoise_stack, infer_stack
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
 
-Result = DenoiseResult | StackResult
+Result = DenoiseResult | StackResult | EarlierResult
 
 
 def infer_job(
@@ -80,10 +81,13 @@ def _infer_file(
     start = time.perf_counter()
     whole_range = model.contract.whole_range
     with open_stack(path, whole_range=whole_range) as stack:
+        outputs = replace(outputs, job=infer_key(path, model.path, options))
         if stack.pages > 1:
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
     outputs.check_for(prepared.image)
+    if (mark := outputs.finished(prepared.image)) is not None:
+        return EarlierResult(path, outputs.output_for(prepared.image), mark.result or {})
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     if model.contract.image_sha256 not in ("", prepared.sha256):
@@ -123,10 +127,13 @@ def denoise_job(
     options.check()
     outputs.check([path])
     with open_stack(path) as stack:
+        outputs = replace(outputs, job=denoise_key(path, fitting, options))
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)
         image = read_fit_page(stack, fitting, observer)
     outputs.check_for(image)
+    if (mark := outputs.finished(image)) is not None:
+        return EarlierResult(path, outputs.output_for(image), mark.result or {})
     note_file(image, observer)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
@@ -165,9 +172,6 @@ def _infer_image(
         engine_holder=engine_holder,
     )
     output = outputs.output_for(image)
-    write_image(output, ensemble.image, image, force=outputs.force)
-    if outputs.uncertainty is not None and ensemble.uncertainty is not None:
-        write_float_map(outputs.uncertainty, ensemble.uncertainty, image, force=outputs.force)
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):
         note_residual(f"{image.path}: in what was removed,", residual, observer)
@@ -184,8 +188,16 @@ def _infer_image(
         noise=noise,
         report=outputs.report,
     )
-    if outputs.report is not None:
+    if not outputs.has(output, "image"):
+        mark = outputs.mark("image", result.to_json())
+        write_image(output, ensemble.image, image, force=outputs.force, mark=mark)
+    deviations = None if outputs.uncertainty is None else ensemble.uncertainty
+    if outputs.uncertainty and deviations is not None and not outputs.has(outputs.uncertainty, "uncertainty"):
+        mark = outputs.mark("uncertainty")
+        write_float_map(outputs.uncertainty, deviations, image, force=outputs.force, mark=mark)
+    result = replace(result, seconds=time.perf_counter() - start)
+    if outputs.report is not None and not outputs.has(outputs.report, "report"):
         fitted_to_image = model.contract.image_sha256 == prepared.sha256
         history = model.path.parent / "history.jsonl" if fitted_to_image else None
-        write_job_report(outputs.report, result, image, history)
+        write_job_report(outputs.report, result, image, history, outputs.mark("report"))
     return result

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from self2self.errors import UsageError
 from self2self.image_io import Image, check_output, default_output
 from self2self.jobs.observer import Observer
+from self2self.machine.files import remove_leftovers
+from self2self.machine.marks import Mark, read_mark
 from self2self.report import check_report
 from self2self.report.html import check_available
 
@@ -21,12 +24,15 @@ class OutputOptions:
         uncertainty: file for the standard deviation over the passes; None for no file.
         report: file for the HTML report; None for no report.
         force: whether existing files may be replaced.
+        job: key of the job (`job_key`), by which files that an earlier run of the same command has written are known.
+            A job sets it; empty knows no files.
     """
 
     output: Path | None = None
     uncertainty: Path | None = None
     report: Path | None = None
     force: bool = False
+    job: str = ""
 
     def __post_init__(self) -> None:
         # Names of files may be given as strings, too.
@@ -49,7 +55,6 @@ class OutputOptions:
             self._check_several(images)
         if self.report is not None:
             check_available(f"--report {self.report}")
-            check_report(self.report, force=self.force)
 
     def _check_several(self, images: list[Path]) -> None:
         if self.output is not None and not self.output.is_dir():
@@ -62,9 +67,11 @@ class OutputOptions:
         if self.report is not None:
             raise UsageError("--report works with one image at a time.")
         sources: dict[Path, Path] = {}
+        seen: set[Path] = set()
         for path in images:
-            if path in sources.values():
+            if path in seen:
                 raise UsageError(f"{path} is given twice. Give it once.")
+            seen.add(path)
             output = self.output_for(path)
             if (other := sources.setdefault(output.resolve(), path)) is not path:
                 # Otherwise the second image would count as done as soon as the first is written.
@@ -73,17 +80,46 @@ class OutputOptions:
     def check_for(self, image: Image) -> None:
         """Refuse outputs for `image` that cannot be written, before the image is denoised.
 
+        Files that the same job has written are no obstacle. Leftovers of killed runs beside the outputs are removed.
+
         Raises:
             UsageError, OutputError: names the wrong option.
         """
         output = self.output_for(image)
         if output.resolve() == image.path.resolve():
             raise UsageError(f"-o {output}: is the input itself. Choose another name.")
-        check_output(output, force=self.force, like=image)
+        check_output(output, force=self._may_replace(output, "image"), like=image)
         if self.uncertainty is not None:
             if self.uncertainty.resolve() in (output.resolve(), image.path.resolve()):
                 raise UsageError(f"--uncertainty {self.uncertainty}: is the image itself. Choose another name.")
-            check_output(self.uncertainty, force=self.force, float_map=True, like=image)
+            force = self._may_replace(self.uncertainty, "uncertainty")
+            check_output(self.uncertainty, force=force, float_map=True, like=image)
+        if self.report is not None:
+            check_report(self.report, force=self._may_replace(self.report, "report"))
+        for folder in {path.resolve().parent for path in self._files(image).values()}:
+            remove_leftovers(folder)
+
+    def mark(self, role: str, result: dict[str, Any] | None = None) -> Mark:
+        """The mark of the file that is the ``"image"``, the ``"uncertainty"`` or the ``"report"`` of this job."""
+        return Mark(self.job and f"{self.job}:{role}", result)
+
+    def has(self, path: Path, role: str) -> bool:
+        """Whether an earlier run of the same job has written `path`, so that it need not be written again."""
+        return not self.force and read_mark(path, self.mark(role).job) is not None
+
+    def finished(self, image: Image | Path) -> Mark | None:
+        """The mark of the result for `image`, if an earlier run of the same job has written all files; else None."""
+        if self.force or not all(self.has(path, role) for role, path in self._files(image).items()):
+            return None
+        return read_mark(self.output_for(image), self.mark("image").job)
+
+    def _files(self, image: Image | Path) -> dict[str, Path]:
+        """The files of this job by their roles."""
+        files = {"image": self.output_for(image), "uncertainty": self.uncertainty, "report": self.report}
+        return {role: path for role, path in files.items() if path is not None}
+
+    def _may_replace(self, path: Path, role: str) -> bool:
+        return self.force or self.has(path, role)
 
     def skips(self, path: Path, observer: Observer) -> bool:
         """Whether the result for `path`, one of several images, exists already; if so, `observer` gets a note."""

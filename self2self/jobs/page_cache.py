@@ -13,10 +13,8 @@ Every file is written to a temporary name and renamed. The folder is removed whe
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 
 from self2self.errors import FileFormatError, UsageError, writing
 from self2self.image_io.image import Array
-from self2self.machine.files import atomic_write
+from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
 
 SETTINGS_FILE, DEVIATIONS_WRITTEN_FILE = "stack.json", "deviations.written"
 PAGE_CACHE_FORMAT = 2
@@ -95,13 +93,14 @@ class PageCache:
             stored = self._json(path)
             changed = [key for key in {**settings, **stored} if stored.get(key) != settings.get(key)]
             if not changed:
+                remove_leftovers(self.folder)
                 return True
             if not force:
                 raise UsageError(
                     f"{self.output}: was begun with other settings ({', '.join(changed)}). Give the same command to go "
                     f"on, start anew with --force, or choose another place with -o."
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()) and not force:
+        elif self.folder.is_dir() and not holds_only_leftovers(self.folder) and not force:
             raise UsageError(f"{self.folder}: is in the way and holds no pages. Remove it, or start anew with --force.")
         self.remove()
         with writing(self.folder):
@@ -161,7 +160,7 @@ class PageCache:
         """Remove the folder, if it exists."""
         if self.folder.is_dir():
             with writing(self.folder):
-                shutil.rmtree(self.folder)
+                remove_folder(self.folder)
 
     def _path(self, index: int, suffix: str) -> Path:
         return self.folder / f"{index + 1:05}{suffix}"
@@ -182,9 +181,3 @@ class PageCache:
 
     def _damaged(self, path: Path) -> FileFormatError:
         return FileFormatError(f"{path}: is damaged. Remove {self.folder} to start anew.")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 in hex of the bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

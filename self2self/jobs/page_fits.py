@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import prepare
 from self2self.jobs.results import FitResult
+from self2self.machine.files import remove_folder, remove_leftovers
 from self2self.runtime.model import Model
 from self2self.train.recipes import FOLLOWING_SHARE
 from self2self.train.run_folder import Run
@@ -63,11 +64,12 @@ class PageFits:
     def page_finished(self, index: int) -> None:
         """Remove the fit of the page before page `index`, from 0, which is now stored; the first fit stays."""
         if index > 1:
-            shutil.rmtree(self._run(index - 1).folder, ignore_errors=True)
+            _remove(self._run(index - 1).folder)
 
     def clear(self) -> None:
         """Remove the fits of all pages but the first."""
-        shutil.rmtree(self._pages, ignore_errors=True)
+        _remove(self._pages)
+        remove_leftovers(self.first.folder)
 
     @property
     def _pages(self) -> Path:
@@ -75,3 +77,9 @@ class PageFits:
 
     def _run(self, index: int) -> Run:
         return Run(self._pages / f"{index + 1:05}") if index else self.first
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of fits that nobody needs any more, as far as that works."""
+    with contextlib.suppress(OSError):
+        remove_folder(folder)

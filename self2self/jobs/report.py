@@ -7,6 +7,7 @@ from pathlib import Path
 
 from self2self.image_io import Image
 from self2self.jobs.results import DenoiseResult
+from self2self.machine.marks import Mark
 from self2self.report import ReportContent, write_report
 from self2self.train.run_folder import History
 
@@ -14,8 +15,10 @@ KEYS_SHOWN_ELSEWHERE = {"seconds", "noise", "residual"}
 """Entries of the JSON document that the page shows outside its table of settings."""
 
 
-def write_job_report(path: Path, result: DenoiseResult, image: Image, history: Path | None) -> None:
-    """Write the page about `result`; `history` is the history file of the fit to this image, None if there is none.
+def write_job_report(path: Path, result: DenoiseResult, image: Image, history: Path | None, mark: Mark) -> None:
+    """Write the page about `result`, and mark the file with `mark`.
+
+    `history` is the history file of the fit to this image; None if there is none.
 
     Raises:
         OutputError, ResourceError: the page cannot be written.
@@ -48,7 +51,7 @@ def write_job_report(path: Path, result: DenoiseResult, image: Image, history: P
         standard_error=result.ensemble.standard_error,
         notes=notes,
     )
-    write_report(path, content)
+    write_report(path, content, mark)
 
 
 def _setting(key: str, value: object) -> tuple[str, str]:

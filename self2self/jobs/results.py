@@ -174,6 +174,24 @@ class DenoiseResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierResult:
+    """A result that an earlier run of the same job has written, as its files say.
+
+    Attributes:
+        source, output: files of the noisy image or stack and of the result.
+        values: what the earlier run printed with `--json`, as far as the file keeps it.
+    """
+
+    source: Path
+    output: Path
+    values: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints: that of the earlier run, with ``"done_already"``."""
+        return {**self.values, "image": str(self.source), "output": str(self.output), "done_already": True}
+
+
+@dataclass(frozen=True, slots=True)
 class StackResult:
     """A written stack.
 

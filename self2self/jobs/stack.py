@@ -13,11 +13,11 @@ from self2self.jobs.fit_config import FitOptions, configure, run_folder
 from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.page_cache import file_hash
 from self2self.jobs.page_fits import PageFits
 from self2self.jobs.prepared_image import prepare
-from self2self.jobs.results import StackResult
+from self2self.jobs.results import EarlierResult, StackResult
 from self2self.jobs.stack_pages import StackJob
+from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -32,7 +32,7 @@ def infer_stack(
     outputs: OutputOptions,
     observer: Observer,
     engine_holder: EngineHolder,
-) -> StackResult:
+) -> StackResult | EarlierResult:
     """`self2self infer` for a stack: one model and one engine for all pages.
 
     Raises:
@@ -41,13 +41,16 @@ def infer_stack(
     start = time.perf_counter()
     job = StackJob(stack, options, outputs, observer, engine_holder)
     # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
-    check_channels(model, job.check().pixels, f"{stack.path}: ")
+    first = job.check()
+    check_channels(model, first.pixels, f"{stack.path}: ")
+    if (done := job.earlier_result(first)) is not None:
+        return done
     return _run_one_model(job, model, start)
 
 
 def denoise_stack(
     stack: Stack, fitting: FitOptions, options: EnsembleOptions, outputs: OutputOptions, observer: Observer
-) -> StackResult:
+) -> StackResult | EarlierResult:
     """`self2self denoise` for a stack: one fit for all pages, or a fit for each page.
 
     Raises:
@@ -56,7 +59,8 @@ def denoise_stack(
     start = time.perf_counter()
     with EngineHolder() as engine_holder:
         job = StackJob(stack, options, outputs, observer, engine_holder)
-        job.check()
+        if (done := job.earlier_result(job.check())) is not None:
+            return done
         if fitting.fit_pages == "each":
             return _run_model_each(job, fitting, start)
         prepared = prepare(read_fit_page(stack, fitting, observer), fitting.recipe)
@@ -66,9 +70,10 @@ def denoise_stack(
 
 
 def _run_one_model(job: StackJob, model: Model, start: float) -> StackResult:
-    kept = job.begin({"model": file_hash(model.path)})
+    kept = job.begin({"model": file_sha256(model.path)})
     job.run(kept, lambda index, image: model)
     records = job.write()
+    job.finish()
     fitted_on = model.contract.image_sha256
     if fitted_on and fitted_on not in {page.image_sha256 for page in records}:
         job.observer.note(
@@ -87,7 +92,9 @@ def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackRe
         fits.clear()
     job.run(kept, fits.model_for, fits.page_finished)
     result = job.result(job.write(), kept, start)
+    # The pages go last: as long as they are there, a repeated command does what is left.
     fits.clear()
+    job.finish()
     return replace(result, fit=fits.first_fit, fit_seconds=fits.fit_seconds, export_seconds=fits.export_seconds)
 
 

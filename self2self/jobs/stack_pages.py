@@ -15,10 +15,11 @@ from self2self.imaging.noise import Residual
 from self2self.jobs.noise_notes import note_file, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.page_cache import PageCache, PageRecord, file_hash
+from self2self.jobs.page_cache import PageCache, PageRecord
 from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
-from self2self.jobs.results import StackResult
+from self2self.jobs.results import EarlierResult, StackResult
+from self2self.machine.marks import file_sha256
 from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -84,6 +85,15 @@ class StackJob:
         for note in stack.notes:
             self.observer.note(f"{stack.path}: {note}.")
         return first
+
+    def earlier_result(self, first: Image) -> EarlierResult | None:
+        """What an earlier run of the same job has written, if nothing of it is left to do; else None.
+
+        Args:
+            first: the first page.
+        """
+        mark = None if self.cache.folder.exists() else self.outputs.finished(first)
+        return None if mark is None else EarlierResult(self.stack.path, self.output, mark.result or {})
 
     def begin(self, identity: dict[str, str]) -> int:
         """Open the cache; returns the number of pages that an earlier run has finished.
@@ -155,7 +165,7 @@ class StackJob:
         self.cache.keep(_record(index, prepared, options.seed, result, residual, seconds), values, deviation)
 
     def write(self) -> list[PageRecord]:
-        """Write the stack and remove the cache; returns the records of the pages.
+        """Write the stack, except for files that are written already; returns the records of the pages.
 
         Raises:
             OutputError, ResourceError: the stack cannot be written; the pages stay in the cache.
@@ -167,15 +177,25 @@ class StackJob:
             self.observer.note(f"{self.output}: not all pages ran on one engine with tiles of one size; see --json.")
         try:
             if outputs.uncertainty is not None and not cache.deviations_written:
-                self._check_free(outputs.uncertainty)
-                stack.write(outputs.uncertainty, cache.pages(stack.pages, deviation=True), float_map=True)
+                if not outputs.has(outputs.uncertainty, "uncertainty"):
+                    self._check_free(outputs.uncertainty)
+                    deviations = cache.pages(stack.pages, deviation=True)
+                    stack.write(outputs.uncertainty, deviations, float_map=True, mark=outputs.mark("uncertainty"))
                 cache.mark_deviations_written()
-            self._check_free(self.output)
-            stack.write(self.output, cache.pages(stack.pages))
+            if not outputs.has(self.output, "image"):
+                self._check_free(self.output)
+                stack.write(self.output, cache.pages(stack.pages), mark=outputs.mark("image"))
         except ResourceError as error:
             raise ResourceError(f"{error} All {stack.pages} pages are kept: {SAME_COMMAND_HINT}") from error
-        cache.remove()
         return records
+
+    def finish(self) -> None:
+        """Remove the cache, as the last act of the job.
+
+        Raises:
+            OutputError: the folder cannot be removed.
+        """
+        self.cache.remove()
 
     def result(self, records: list[PageRecord], kept: int, start: float) -> StackResult:
         """The result of the job, which began at `start`; the caller adds its fits."""
@@ -200,7 +220,7 @@ class StackJob:
             engine = get_engine("auto").name
         return {
             # This reads the whole file, because the first page already needs to know whether pages may be kept.
-            "source": file_hash(self.stack.path),
+            "source": file_sha256(self.stack.path),
             "pages": self.stack.pages,
             "engine": engine,
             "passes": options.passes,

@@ -3,21 +3,30 @@
 The content goes to a temporary file in the folder of the target and is flushed to the disk. Then the
 temporary file is renamed over the target, which POSIX and Windows do in one step. A failure (disk
 full, Ctrl-C, an exception) removes the temporary file. A power cut or `kill -9` may leave a hidden
-`.<hex>.partial<suffix>` beside the target, but the target is unchanged.
+`.<hex>.partial<suffix>` beside the target, but the target is unchanged. The process that writes such a file holds a
+lock on it. So the next run can tell leftovers from files of a process that is still writing (`remove_leftovers`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from self2self.errors import OutputError, writing
+from self2self.machine.marks import Mark, mark_file
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
+"""Names of our temporary files, and of folders that are being removed."""
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], instead: str = "choose another place with -o", mark: Mark | None = None
+) -> Iterator[Path]:
     """Yield a temporary path whose file replaces `path` when the block ends without an error.
 
     The temporary file exists (empty) when the block begins. It has the suffix of `path`, because many
@@ -27,6 +36,7 @@ def atomic_path(path: str | os.PathLike[str], instead: str = "choose another pla
     Args:
         path: the target.
         instead: what the user can do if `path` cannot be written, for the end of the message.
+        mark: says which job made the file; None for none.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
@@ -36,20 +46,15 @@ def atomic_path(path: str | os.PathLike[str], instead: str = "choose another pla
     with writing(path, instead):
         target = Path(path).resolve()
         _check_regular(target, str(path), instead)
-        temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
-        # tempfile.mkstemp would set mode 0600, so that no other user could read the result.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        try:
+        with _new_temporary(target) as temporary:
             yield temporary
+            if mark is not None:
+                mark_file(temporary, mark)
             with temporary.open("r+b") as file:
                 os.fsync(file.fileno())
             if target.exists():
                 temporary.chmod(target.stat().st_mode & 0o7777)
             temporary.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
     _flush_folder(target.parent)
 
 
@@ -57,6 +62,7 @@ def atomic_write(
     path: str | os.PathLike[str],
     data: bytes | bytearray | memoryview,
     instead: str = "choose another place with -o",
+    mark: Mark | None = None,
 ) -> None:
     """Write `data` to `path` so that no reader ever sees a part of it.
 
@@ -64,13 +70,109 @@ def atomic_write(
         path: the target.
         data: the whole content.
         instead: as for `atomic_path`.
+        mark: as for `atomic_path`.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
         OutputError: the folder is missing or read-only, or `path` is not a regular file.
     """
-    with atomic_path(path, instead) as temporary, temporary.open("wb") as file:
+    with atomic_path(path, instead, mark) as temporary, temporary.open("wb") as file:
         file.write(data)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name of `path` is that of a temporary file of ours, or of a folder that is being removed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def holds_only_leftovers(folder: Path) -> bool:
+    """Whether `folder` is empty but for temporary files, as after a kill before its first file was complete."""
+    return folder.is_dir() and all(is_temporary(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed processes left in `folder`; those of living processes stay.
+
+    A living process holds a lock on its temporary files. Where the system or the file system has no locks, nothing is
+    removed.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for path in [Path(entry.path) for entry in entries if _TEMPORARY.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError), _locked(path) as is_ours:
+                if is_ours:
+                    _remove(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` with all that is in it; a kill leaves it whole, or a leftover for `remove_leftovers`.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if not folder.is_dir():
+        return
+    doomed = folder.with_name(f".{os.urandom(6).hex()}.partial")
+    with _locked(folder):
+        folder.rename(doomed)
+        _remove(doomed)
+
+
+@contextlib.contextmanager
+def _new_temporary(target: Path) -> Iterator[Path]:
+    """Make an empty, locked temporary file for `target`; it is removed if the block fails."""
+    temporary, handle = _create_locked(target)
+    try:
+        yield temporary
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _create_locked(target: Path) -> tuple[Path, int]:
+    """Create a temporary file for `target`; returns its path, and a handle that holds the lock until it is closed."""
+    while True:
+        temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
+        # tempfile.mkstemp would set mode 0600, so that no other user could read the result.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        # Another process may have taken the file for a leftover before it was locked.
+        if _lock(handle) is not False and temporary.exists():
+            return temporary, handle
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock `path` until the end of the block; False if another process has locked it, or there are no locks."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield _lock(handle) is True
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file until it is closed: False if another process has locked it, None if there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_new(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+_COUNT = re.compile(r"0*[1-9][0-9]{0,5}")
+"""A number of threads; `str.isdigit` would take superscripts, too."""
 
 
 def available_cpus() -> int:
@@ -20,7 +24,21 @@ def available_cpus() -> int:
 def compute_threads() -> int:
     """Return the number of threads for an engine: the available CPUs, or OMP_NUM_THREADS if that is lower."""
     requested = os.environ.get("OMP_NUM_THREADS", "")
-    return min(available_cpus(), int(requested)) if requested.isdigit() and int(requested) else available_cpus()
+    return min(available_cpus(), int(requested)) if _COUNT.fullmatch(requested) else available_cpus()
+
+
+def drop_wrong_thread_count() -> str:
+    """Remove an OMP_NUM_THREADS that is no number of threads from the environment, before libraries read it.
+
+    Returns:
+        what the user should know, without a full stop; empty if the variable is right or not set.
+    """
+    requested = os.environ.get("OMP_NUM_THREADS")
+    # OpenMP also takes a list of numbers, one for each level of nesting.
+    if requested is None or all(_COUNT.fullmatch(part) for part in requested.split(",")):
+        return ""
+    del os.environ["OMP_NUM_THREADS"]
+    return f"OMP_NUM_THREADS is {requested!r}, which is no number of threads; it is ignored"
 
 
 def limit_spin_wait() -> None:

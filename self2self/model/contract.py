@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from self2self.errors import FileFormatError, UsageError
+from self2self.errors import FileFormatError, UsageError, shown
 from self2self.model.layers import LEVELS, network_layers
 
 SCHEMA_VERSION = 1
@@ -40,6 +40,12 @@ SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this number."""
 MINIMUM_SIZE = 2 * SIZE_MULTIPLE
 """Smallest height and width of the padded image: reflect padding by one needs two pixels at the coarsest level."""
+MAXIMUM_CHANNELS = 64
+"""Largest number of colour channels: the memory of a pass grows with them. Images of files have up to four."""
+MAXIMUM_SIDE = 2**16
+"""Largest height and width that a file may be fixed to, in pixels."""
+MAXIMUM_PADDED_SIDE = 1024
+"""Largest side that a small image may have to be padded to."""
 PRECISIONS = ("fp32", "fp16", "bf16")
 """Types that a graph may compute in; its inputs and its prediction have the same types in all of them."""
 KEEP_LEVELS = 256
@@ -226,7 +232,8 @@ class Contract:
             _check_values(contract, field)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise FileFormatError(
-                f"{source}: its self2self metadata is damaged ({error}). Export it again with: self2self export"
+                f"{source}: its self2self metadata is damaged ({shown(str(error))}). "
+                "Export it again with: self2self export"
             ) from error
         return contract
 
@@ -239,7 +246,7 @@ def _check_schema(metadata: Mapping[str, str], source: str) -> None:
         )
     if version != str(SCHEMA_VERSION):
         raise FileFormatError(
-            f"{source}: has model schema {version}; this self2self reads schema {SCHEMA_VERSION}. "
+            f"{source}: has model schema {shown(version)}; this self2self reads schema {SCHEMA_VERSION}. "
             "Export it again with this version: self2self export"
         )
 
@@ -255,12 +262,12 @@ def _check_values(contract: Contract, field: Callable[[str], Any]) -> None:
         raise ValueError("keep_levels or value_range")
     if any(m["polarity"] != POLARITY for m in field("masks")):
         raise ValueError("polarity")
-    if contract.channels < 1:
-        raise ValueError("channels")
+    if not 1 <= contract.channels <= MAXIMUM_CHANNELS:
+        raise ValueError(f"{contract.channels} channels")
     # The network can halve and pad only images of such sizes.
-    if contract.size_multiple < 1 or contract.size_multiple % SIZE_MULTIPLE:
+    if not 1 <= contract.size_multiple <= MAXIMUM_PADDED_SIDE or contract.size_multiple % SIZE_MULTIPLE:
         raise ValueError(f"size_multiple {contract.size_multiple}")
-    if contract.minimum_size < MINIMUM_SIZE:
+    if not MINIMUM_SIZE <= contract.minimum_size <= MAXIMUM_PADDED_SIDE:
         raise ValueError(f"minimum_size {contract.minimum_size}")
 
 

@@ -24,6 +24,10 @@ OPSET_VERSION = 18
 """First opset in which `Split` takes a number of parts; ONNX Runtime 1.14 and TensorRT 8.6 read it."""
 IR_VERSION = 8
 """Version of the file format that came with opset 18; engines refuse formats newer than the ones they know."""
+BF16_OPSET_VERSION = 22
+"""The first opset in which a convolution takes bfloat16. From opset 18 to 22, the graph's operators changed only in the
+types that they accept."""
+BF16_IR_VERSION = 10
 BATCH_AXIS = "N"
 GRAPH_NAME = "self2self"
 BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
@@ -31,6 +35,18 @@ BORDER, ENLARGEMENT, SCALE = "border", "enlargement", "scale"
 the decoder's masks."""
 WEIGHTS_KEY = METADATA_PREFIX + "weights"
 """Metadata key under which `note_weights` writes the lengths and digests of the weights."""
+
+
+def element_type(precision: str) -> int:
+    """ONNX's number (``onnx.TensorProto``) of the type that a graph of `precision` computes in."""
+    from onnx import TensorProto
+
+    return int({"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision])
+
+
+def versions(precision: str) -> tuple[int, int]:
+    """Versions of the operators (opset) and of the file format (IR) of a file of `precision`."""
+    return (BF16_OPSET_VERSION, BF16_IR_VERSION) if precision == "bf16" else (OPSET_VERSION, IR_VERSION)
 
 
 def network_graph(contract: Contract, layers: Iterable[LayerSpec], kind: int) -> onnx.GraphProto:
@@ -164,23 +180,22 @@ def note_weights(model: onnx.ModelProto) -> None:
 
 
 def damaged_weights(model: onnx.ModelProto) -> list[str]:
-    """Return the names of weights whose bytes differ from those that `note_weights` saw.
+    """Return the names of weights that differ from those that `note_weights` saw, or that are missing.
 
-    Programs that rewrite graphs may remove, rename, cast or quantise weights. Such a weight has another name or another
-    length, and is not reported. A weight that was damaged by accident keeps both. Without a call of `note_weights`, no
-    weight is reported.
+    Files of versions without `note_weights` have no entry of it, and no weight is reported.
 
     Raises:
         ValueError: the entry of `note_weights` is damaged.
     """
-    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS_KEY), "{}")
+    note = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS_KEY), None)
+    if note is None:
+        return []
     try:
         noted = {name: (int(length), str(digest)) for name, (length, digest) in json.loads(note).items()}
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{WEIGHTS_KEY} is damaged") from error
     found = _digests(model.graph)
-    both = [(name, *noted[name], *found[name]) for name in noted if name in found]
-    return [name for name, length, digest, now, other in both if length == now and digest != other]
+    return [name for name in {**noted, **found} if noted.get(name) != found.get(name)]
 
 
 def _digests(graph: onnx.GraphProto) -> dict[str, tuple[int, str]]:

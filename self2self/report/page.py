@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from self2self.errors import OutputError
 from self2self.imaging.noise import CORRELATION_THRESHOLD, GREY_LEVELS, Noise, Residual
 from self2self.machine.files import atomic_write, check_new
+from self2self.machine.marks import Mark
 from self2self.report import pictures
 from self2self.report.html import render
 
@@ -63,13 +64,13 @@ def check_report(path: Path, *, force: bool) -> None:
     check_new(path, force=force, option="--report", instead="choose another name")
 
 
-def write_report(path: Path, content: ReportContent) -> None:
+def write_report(path: Path, content: ReportContent, mark: Mark | None = None) -> None:
     """Write the page of `content`, complete or not at all; an existing file is replaced.
 
     Raises:
         OutputError, ResourceError: the page cannot be written.
     """
-    atomic_write(path, report_html(content).encode())
+    atomic_write(path, report_html(content).encode(), mark=mark)
 
 
 def report_html(content: ReportContent) -> str:

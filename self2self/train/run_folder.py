@@ -17,7 +17,6 @@ history is appended to. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from typing import Any
 
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.imaging.noise import Noise
-from self2self.machine.files import atomic_write
+from self2self.machine.files import atomic_write, holds_only_leftovers, remove_leftovers
+from self2self.machine.locks import folder_lock
 from self2self.model.contract import PRECISIONS, Contract, checked_flag, checked_range
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
@@ -194,38 +194,32 @@ class Run:
         kept = (self.model_path, self.state_path, *map(self.onnx_path_for, PRECISIONS))
         return self.config_path.is_file() and not any(path.is_file() for path in kept)
 
+    def is_vacant(self) -> bool:
+        """Whether a fit can begin here without a loss: no folder, an empty one, or what a kill left of a beginning."""
+        return not self.folder.exists() or holds_only_leftovers(self.folder) or self.is_unbegun()
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Lock the folder against fits by other commands; it is made if needed, and the lock ends with the process.
 
-        Two fits at once could leave the settings of one with the weights of the other. Where the
-        system or the file system has no locks, nothing is locked.
+        Two fits at once could leave the settings of one with the weights of the other. What killed processes have left
+        in the folder is removed.
+
+        Args:
+            wait: whether to wait while another command is fitting into the folder.
 
         Raises:
-            UsageError: another command is fitting into the folder.
+            BusyError: another command is fitting into the folder, and `wait` is off.
+            UsageError: `folder` is a file.
             OutputError, ResourceError: the folder cannot be made.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder}: is not a folder; {ELSEWHERE}.")
         with writing(self.folder, ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:
+        with folder_lock(self.folder, wait=wait, instead=ELSEWHERE):
+            remove_leftovers(self.folder)
             yield
-            return
-        # The lock is on the folder itself, so that no lock file stays in it.
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"{self.folder}: another command is fitting there. Wait until it ends, or {ELSEWHERE}."
-                ) from None
-            except OSError:
-                pass
-            yield
-        finally:
-            os.close(handle)
 
     def create(self, config: RunConfig) -> None:
         """Make the folder and its `config.json`.

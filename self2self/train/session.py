@@ -37,6 +37,8 @@ PREVIEW_SECONDS = 10.0
 """Shortest time between previews."""
 PREVIEW_SHARE = 0.05
 """Largest share of the time that previews and their scores take."""
+GO_ON = "The same command goes on."
+"""Advice for a user who interrupts a fit."""
 PREVIEW_SIDE = 384
 """Largest side of the preview, which shows the middle of the image, in pixels."""
 
@@ -112,7 +114,6 @@ def fit_run(
     reference: FloatArray | None = None,
     black_and_white: tuple[float, float] = (0.0, 1.0),
     on_report: Callable[[FitReport], None] | None = None,
-    go_on: str = "Give the same command with --resume to go on.",
 ) -> FitReport:
     """Fit `pixels` into the run folder `run`.
 
@@ -124,12 +125,11 @@ def fit_run(
         reference: clean image of the same shape as `pixels`; it is used for scores alone.
         black_and_white: the values of black and white in units of the pixels, for the scores.
         on_report: called after every step.
-        go_on: one sentence that tells a user who interrupts the fit how to continue.
 
     Raises:
         InputError: the reference has another shape than the image.
         InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
-        UsageError: another command is fitting into the folder.
+        BusyError: another command is fitting into the folder.
         Self2SelfError: anything else that a user can cause; the last checkpoint is on disk.
     """
     device = torch.device(config.device)
@@ -158,15 +158,16 @@ def fit_run(
                 if interrupted.is_set() and state.step < recipe.steps:
                     save_state(run, state)
                     raise InterruptedRun(
-                        f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {go_on}"
+                        f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {GO_ON}"
                     )
 
             fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
             save_state(run, state)
-            save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
             report = reporter.finish(state)
+            # The weights are written last: a fit that has them has everything else, too.
+            save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
             if interrupted.is_set():
-                raise InterruptedRun(f"interrupted; the fit is finished and saved in {run.folder}. {go_on}")
+                raise InterruptedRun(f"interrupted; the fit is finished and saved in {run.folder}. {GO_ON}")
         return report
 
 
@@ -216,8 +217,11 @@ class Reporter:
             self._on_report(self._report(state, Scores()))
 
     def finish(self, state: FitState) -> FitReport:
-        """Write the last preview and history entry."""
-        return self._write_entry(state, self._preview(state))
+        """Write the last preview and history entry; a run that was killed after them writes the entry only once."""
+        scores = self._preview(state)
+        if any(entry.get("step") == state.step for entry in self._history.read()):
+            return self._report(state, scores)
+        return self._write_entry(state, scores)
 
     def _report(self, state: FitState, scores: Scores) -> FitReport:
         loss = float(np.mean(self._losses)) if self._losses else None if math.isnan(state.loss) else state.loss

@@ -30,9 +30,14 @@ def test_nothing_is_overwritten_without_force(work: Path) -> None:
         assert "exists already" in run_cli(*command, expect=2).stderr
     assert (work / "noisy.denoised.png").read_bytes() == b"mine"
     before = model.read_bytes()
-    assert "--force" in run_cli("export", expect=2).stderr
-    assert "holds a finished fit" in run_cli("fit", "noisy.png", *FAST, expect=2).stderr
+    run_cli("export")
     assert model.read_bytes() == before
+    model.write_bytes(b"mine")
+    assert "--force" in run_cli("export", expect=2).stderr
+    assert model.read_bytes() == b"mine"
+    model.write_bytes(before)
+    other = run_cli("fit", "noisy.png", "--steps", "3", expect=2)
+    assert "holds a finished fit with other settings" in other.stderr
     run_cli("infer", "--passes", "1", "--force")
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Fake two engines and a note; return the time limits of all calls."""
     limits: list[float] = []
 
-    def fake(timeout_seconds: float) -> list[ProbeResult]:
+    def fake(timeout_seconds: float, model: Path | None) -> list[ProbeResult]:
         limits.append(timeout_seconds)
         return [WORKS, BROKEN]
 
@@ -151,3 +152,23 @@ def test_the_refusal_loads_no_library(tmp_path: Path) -> None:
     )
     expected = "[]" if isinstance(find_gpu(), NoGpu) else done.stdout.strip()
     assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_model_whose_numbers_one_engine_changes(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> None:
+    wrong = replace(WORKS, name="mnn", works=False, cause=Obstacle.WRONG_RESULT, reason="its numbers are wrong by 1")
+    tried: list[Path | None] = []
+
+    def fake(timeout_seconds: float, model: Path | None) -> list[ProbeResult]:
+        tried.append(model)
+        return [WORKS, wrong]
+
+    monkeypatch.setattr(probe, "probe_engines", fake)
+    result = run_cli("engines", "--check", str(tiny_onnx), expect=6)
+    assert "tiny.onnx: mnn computes other numbers than PyTorch" in result.stderr
+    assert "its numbers are wrong by 1" in result.stdout
+    assert tried == [tiny_onnx]
+
+
+def test_a_damaged_model_is_not_tried(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    assert "bad.onnx: is not an ONNX file" in run_cli("engines", "--check", str(tmp_path / "bad.onnx"), expect=6).stderr

@@ -27,8 +27,8 @@ def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: P
     run = Run(next(work.glob("runs/*")))
     run.onnx_path.unlink()
     run.model_path.unlink()
-    told = run_cli("fit", "noisy.png", *FAST, expect=2).stderr
-    assert "holds an unfinished fit. Go on with --resume" in told
+    told = run_cli("fit", "noisy.png", "--steps", "5", expect=2).stderr
+    assert "holds an unfinished fit with other settings" in told
     run.state_path.unlink()
     told = run_cli("fit", "noisy.png", *FAST, "--resume", expect=3).stderr
     assert f"self2self fit IMAGE -o {run.folder.relative_to(work)} --force" in told

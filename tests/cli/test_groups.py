@@ -43,7 +43,7 @@ def test_a_group_is_spread_over_options_in_its_place_and_comes_back_whole() -> N
 def test_all_options_of_a_fit_arrive() -> None:
     weights = Path("w.pth")
     group = RecipeGroup("paper", "scratch", 7, 0.3, True, weights)
-    got = group.options(seed=3, device="cpu", run=Path("r"), page=2, fit_pages="each")
+    got = group.options(seed=3, device="cpu", run=Path("r"), page=2, wait=True, fit_pages="each")
     assert got == FitOptions(
         recipe="paper",
         init="scratch",
@@ -56,8 +56,9 @@ def test_all_options_of_a_fit_arrive() -> None:
         iqa_weights=weights,
         page=2,
         fit_pages="each",
+        wait=True,
     )
-    plain = RecipeGroup().options(seed=0, device="auto", run=None, page=None)
+    plain = RecipeGroup().options(seed=0, device="auto", run=None, page=None, wait=False)
     assert plain == FitOptions()
 
 

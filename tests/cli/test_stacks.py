@@ -99,11 +99,13 @@ def test_an_empty_page_shares_no_noise(folder: Path, monkeypatch: pytest.MonkeyP
     assert "from page 1" not in told
 
 
-def test_a_finished_stack_is_refused_alone_skipped_among_others_and_replaced_with_force(folder: Path) -> None:
+def test_a_finished_stack_is_known_alone_skipped_among_others_and_replaced_with_force(folder: Path) -> None:
     write_stack(folder / "other.tif", pages=2)
     infer("stack.tif")
     first = (folder / "stack.denoised.tif").read_bytes()
-    assert "stack.denoised.tif: exists already" in infer("stack.tif", expect=2).stderr
+    assert "stack.denoised.tif: done already" in infer("stack.tif").stdout
+    assert (folder / "stack.denoised.tif").read_bytes() == first
+    assert "stack.denoised.tif: exists already" in infer("stack.tif", "--seed", "9", expect=2).stderr
     result = infer("stack.tif", "other.tif", "--json")
     assert "stack.denoised.tif: exists already, so stack.tif is skipped" in result.stderr
     assert [item["image"] for item in parse_json(result)["images"]] == ["other.tif"]

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from self2self.errors import OutputError, UsageError
-from self2self.export.to_onnx import IR_VERSION, OPSET_VERSION, build_model, to_onnx
+from self2self.export.to_onnx import build_model, to_onnx
 from self2self.model.contract import Contract
-from self2self.model.graph import WEIGHTS_KEY
+from self2self.model.graph import IR_VERSION, OPSET_VERSION, WEIGHTS_KEY
 from self2self.model.masks import MaskMaker
 
 BOOL, FLOAT = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT

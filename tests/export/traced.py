@@ -8,8 +8,9 @@ from typing import Any
 import onnx
 import torch
 
-from self2self.export.to_onnx import OPSET_VERSION, dtype_of, host_copy
+from self2self.export.to_onnx import dtype_of, host_copy
 from self2self.model.contract import PREDICTION, Contract
+from self2self.model.graph import OPSET_VERSION
 from self2self.model.network import Self2SelfNet
 
 

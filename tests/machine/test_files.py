@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from self2self.errors import OutputError, ResourceError
-from self2self.machine.files import atomic_path, atomic_write, check_new
+from self2self.machine.files import (
+    atomic_path,
+    atomic_write,
+    check_new,
+    holds_only_leftovers,
+    remove_folder,
+    remove_leftovers,
+)
 
 
 def test_replaces_whole_files(tmp_path: Path) -> None:
@@ -155,3 +163,54 @@ def test_what_cannot_be_replaced_in_the_end_is_refused_beforehand_in_the_same_wo
     with pytest.raises(OutputError) as after:
         atomic_write(path, b"x")
     assert str(before.value) == str(after.value)
+
+
+HOLDING = """
+import sys
+from self2self.machine.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path / "x.png")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    with process:
+        assert process.stdout is not None
+        living = Path(process.stdout.readline().strip())
+        (tmp_path / ".0123456789ab.partial.png").write_bytes(b"dead")
+        (tmp_path / ".0123456789ac.partial").mkdir()
+        (tmp_path / ".0123456789ac.partial" / "page.npy").write_bytes(b"dead")
+        theirs = [tmp_path / name for name in (".partial.png", "0123456789ab.partial.png", ".0123.partial.png")]
+        for path in theirs:
+            path.write_bytes(b"of someone else")
+        assert not holds_only_leftovers(tmp_path)
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([living, *theirs])
+        process.kill()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(theirs)
+
+
+def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pages" / "deep").mkdir(parents=True)
+    (tmp_path / "pages" / "deep" / "file").write_bytes(b"1")
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", die)
+        remove_folder(tmp_path / "pages")
+    assert not (tmp_path / "pages").exists()
+    assert holds_only_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    remove_folder(tmp_path / "none")

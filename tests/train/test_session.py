@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from self2self.errors import InputError, InterruptedRun, ResourceError, UsageError
+from self2self.errors import BusyError, InputError, InterruptedRun, ResourceError
 from self2self.imaging.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
@@ -259,7 +259,7 @@ def test_a_star_in_a_preview_is_white(tmp_path: Path) -> None:
 def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
     process = started(tmp_path / "run", until_step=2)
     try:
-        with pytest.raises(UsageError, match=r"run: another command is fitting there\. Wait until it ends, or choose"):
+        with pytest.raises(BusyError, match=r"run: another command is working there \(process \d+, .+, since \d{4}-"):
             fit_run(Run(tmp_path / "run"), config_of(recipe=replace(LONG, steps=41)), image_of(64, 64))
         assert Run(tmp_path / "run").config().recipe.steps == LONG.steps
     finally:

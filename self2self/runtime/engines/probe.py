@@ -41,6 +41,8 @@ INT8_TOLERANCE = 0.3
 """The same for engines that round to integers of 8 bits."""
 _MODEL, _ARRAYS = "probe.onnx", "probe.npz"
 _TOLERANCES = {"tf32": TF32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE, "int8": INT8_TOLERANCE, None: TOLERANCE}
+_MODEL_TOLERANCES = {"fp32": 0.0, "fp16": 2e-2, "bf16": BFLOAT16_TOLERANCE}
+"""The same for models that compute in half precision, compared with float32."""
 _PACKAGES = {
     "mnn": "MNN",
     "torch": "torch",
@@ -80,23 +82,26 @@ class ProbeResult:
     fix: str = ""
 
 
-def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS) -> list[ProbeResult]:
+def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS, model: Path | None = None) -> list[ProbeResult]:
     """Try every engine, several at a time.
 
     Args:
         timeout_seconds: time limit of one engine.
+        model: exported file to try the engines on; None for a tiny model.
 
     Raises:
         UsageError: `timeout_seconds` is not above 0.
+        InputError, FileFormatError: `model` cannot be loaded.
+        EngineUnavailableError: the reference for `model`, PyTorch, is not installed.
     """
     if not timeout_seconds > 0:
         raise UsageError(f"--timeout is {timeout_seconds:g}; expected seconds, for example --timeout 60.")
-    from self2self.runtime.engines.probe_model import make_case
+    from self2self.runtime.engines.probe_model import case_of, make_case
 
     # TensorRT writes its engines beside the model, so they vanish with the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        case = make_case()
+        case = make_case() if model is None else case_of(model)
         (folder / _MODEL).write_bytes(case.model)
         np.savez(folder / _ARRAYS, image=case.image, expected=case.expected, **case.masks)  # type: ignore[arg-type]
         with ThreadPoolExecutor(min(available_cpus(), len(ENGINES))) as pool:
@@ -147,7 +152,7 @@ def check(engine: str, folder: Path) -> ProbeResult:
         kind = engine_class(engine)
         version = kind.version()
         device = kind.device_name()
-        provider, difference = _run(engine, folder)
+        provider, difference, precision = _run(engine, folder)
     except EngineUnavailableError as error:
         reason = error.reason or first_line(error)
         return ProbeResult(engine, works=False, version=version, cause=error.cause, reason=reason, fix=error.fix)
@@ -163,7 +168,7 @@ def check(engine: str, folder: Path) -> ProbeResult:
             reason=f"a small model fails ({reason})",
             fix=fix,
         )
-    tolerance = _TOLERANCES[kind.rounds_to]
+    tolerance = max(_TOLERANCES[kind.rounds_to], _MODEL_TOLERANCES[precision])
     # `difference > tolerance` would be False for NaN.
     if not difference <= tolerance:
         return ProbeResult(
@@ -179,16 +184,17 @@ def check(engine: str, folder: Path) -> ProbeResult:
     return ProbeResult(engine, True, version, device, provider, difference)
 
 
-def _run(engine: str, folder: Path) -> tuple[str, float]:
-    """Run the case in `folder`; the provider that ran, and the largest difference of a prediction."""
+def _run(engine: str, folder: Path) -> tuple[str, float, str]:
+    """Run the case in `folder`; the provider that ran, the largest difference, and the precision of the model."""
     from self2self.runtime.model import load_model
 
     with np.load(folder / _ARRAYS) as stored:
         arrays: dict[str, Any] = dict(stored)
     image, expected = arrays.pop("image"), arrays.pop("expected")
-    with engine_class(engine)(load_model(folder / _MODEL), image) as running:
+    model = load_model(folder / _MODEL)
+    with engine_class(engine)(model, image) as running:
         difference = np.abs(running.run(arrays).astype(np.float64) - expected).max()
-        return running.provider(), float(difference)
+        return running.provider(), float(difference), model.contract.precision
 
 
 def _process_failure(engine: str, code: int, stderr: str) -> ProbeResult:

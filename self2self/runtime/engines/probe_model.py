@@ -1,12 +1,14 @@
 """Makes a tiny model to try engines on: the graph of an export with a few random weights.
 
 PyTorch may be missing on a machine that only runs models, so the model is made without it. The reference implementation
-of the onnx package, in plain numpy, computes the expected predictions: no engine is compared with another engine.
+of the onnx package, in plain numpy, computes the expected predictions: no engine is compared with another engine. For a
+user's own model it would take minutes, so there PyTorch is the reference.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from self2self.model.graph import IR_VERSION, OPSET_VERSION, network_graph
 from self2self.model.layers import network_layers
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.model import load_model
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +56,23 @@ def make_case() -> Case:
     inputs: dict[str, Any] = {IMAGE: image, **masks}
     expected: Any = ReferenceEvaluator(model).run([PREDICTION], inputs)
     return Case(model.SerializeToString(), image, masks, np.asarray(expected[0], np.float32))
+
+
+def case_of(path: Path) -> Case:
+    """The exported model at `path` with a noise image, masks, and PyTorch's predictions in float32.
+
+    Raises:
+        InputError, FileFormatError: the model cannot be loaded.
+        EngineUnavailableError: PyTorch does not work here.
+    """
+    from self2self.runtime.engines.torch_cpu.reference import TorchEngine
+
+    model = load_model(path)
+    height, width = model.size or (model.contract.minimum_size,) * 2
+    image = np.random.default_rng(SEED).random((1, model.contract.channels, height, width), dtype=np.float32)
+    masks = MaskMaker(model.contract.masks, {"H": height, "W": width}, SEED).make(0, PASSES)
+    with TorchEngine(model, image) as reference:
+        return Case(path.read_bytes(), image, masks, reference.run(masks))
 
 
 def probe_contract() -> Contract:

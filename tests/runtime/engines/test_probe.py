@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError
+from self2self.export.to_onnx import to_onnx
 from self2self.machine.nvidia import Gpu, NoGpu, find_gpu
 from self2self.runtime.engines import probe as probe_module
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
 from self2self.runtime.engines.probe import ProbeResult, check, notes, probe, probe_engines
-from self2self.runtime.engines.probe_model import Case, make_case
-from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU
+from self2self.runtime.engines.probe_model import Case, case_of, make_case
+from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, engine_class
+from tests.conftest import Fitted
 
 LIMIT = 300.0
 """Time limit in seconds; a busy machine must not look like a broken engine."""
@@ -114,6 +116,22 @@ def test_a_package_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert row == ProbeResult(
         "mnn", False, cause=Obstacle.NOT_INSTALLED, reason="MNN is not installed", fix="Install it: pip install MNN."
     )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_model_of_the_user(precision: str, tiny: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to_onnx(tiny.network, replace(tiny.contract, precision=precision), tmp_path / "probe.onnx")
+    case = case_of(tmp_path / "probe.onnx")
+    np.savez(tmp_path / "probe.npz", image=case.image, expected=case.expected, **case.masks)  # type: ignore[arg-type]
+    engine = "torch" if precision == "bf16" else "ort"
+    assert check(engine, tmp_path).works
+
+    def doubled(self: Any, masks: Any) -> Any:
+        return 2 * kind.run(self, masks)
+
+    kind = engine_class(engine)
+    as_engine(monkeypatch, type("Doubled", (kind,), {"run": doubled}))
+    assert check(engine, tmp_path).cause == Obstacle.WRONG_RESULT
 
 
 def as_engine(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> None:

@@ -25,7 +25,7 @@ from self2self.runtime.engines.mnn import session as mnn_session
 from self2self.runtime.engines.mnn.engine import MnnEngine
 from self2self.runtime.engines.mnn.graph import for_mnn
 from self2self.runtime.engines.registry import get_engine, is_installed
-from self2self.runtime.model import Model, load_model, read_proto
+from self2self.runtime.model import Model, read_proto
 from tests.conftest import Fitted
 
 needs_mnn = pytest.mark.skipif(not is_installed("MNN"), reason="MNN is not installed")
@@ -139,7 +139,7 @@ def changed(model: Model, folder: Path, operator: str) -> Model:
     next(entry for entry in proto.graph.node if entry.op_type == "Sigmoid").op_type = operator
     path = folder / "other.onnx"
     path.write_bytes(proto.SerializeToString())
-    return load_model(path)
+    return replace(model, path=path)
 
 
 @needs_mnn

@@ -1,0 +1,85 @@
+"""The same command finishes the work: done work is known, half-done work is completed, other work is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import FAST, parse_json, run_cli
+
+PASSES = ("--passes", "2", "--engine", "ort", "--batch", "1")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "setxattr"), reason="the system keeps no attributes of files")
+
+
+def infer(*arguments: str, expect: int = 0) -> str:
+    result = run_cli("infer", "--uncertainty", "std.tif", *PASSES, *arguments, expect=expect)
+    return result.stdout if expect == 0 else result.stderr
+
+
+def test_finished_work_is_done_already(work: Path) -> None:
+    first = parse_json(run_cli("infer", *PASSES, "--json"))
+    written = (work / "noisy.denoised.png").stat()
+    assert "noisy.denoised.png: done already" in run_cli("infer", *PASSES).stdout
+    again = parse_json(run_cli("infer", *PASSES, "--json"))
+    # The time of writing the file is not in what the file keeps.
+    assert again.pop("seconds").keys() == first.pop("seconds").keys()
+    assert again == {**first, "done_already": True}
+    # Other batches give the same bits.
+    assert "done already" in run_cli("infer", *PASSES[:-1], "2").stdout
+    assert (work / "noisy.denoised.png").stat().st_mtime_ns == written.st_mtime_ns
+    assert "written after" in run_cli("infer", *PASSES, "--force").stdout
+    names = {path.name for path in work.iterdir()}
+    assert names == {"noisy.png", "noisy.denoised.png", "runs"}
+
+
+def test_half_finished_work_is_completed_to_the_same_bytes(work: Path) -> None:
+    infer()
+    both = [work / "noisy.denoised.png", work / "std.tif"]
+    whole = [path.read_bytes() for path in both]
+    for missing in both:
+        missing.unlink()
+        assert "written after" in infer()
+        assert [path.read_bytes() for path in both] == whole
+    assert "done already" in infer()
+
+
+@pytest.mark.parametrize("other", [("--seed", "1"), ("--passes", "3"), ("--no-flips",)])
+def test_the_result_of_other_settings_is_refused(other: tuple[str, ...], work: Path) -> None:
+    infer()
+    assert "noisy.denoised.png: exists already" in infer(*other, expect=2)
+
+
+def test_a_result_that_someone_has_changed_is_theirs(work: Path) -> None:
+    infer()
+    with (work / "noisy.denoised.png").open("ab") as file:
+        file.write(b"mine")
+    changed = (work / "noisy.denoised.png").read_bytes()
+    (work / "std.tif").unlink()
+    assert "noisy.denoised.png: exists already" in infer(expect=2)
+    assert (work / "noisy.denoised.png").read_bytes() == changed
+
+
+def test_another_image_of_the_same_name_is_other_work(work: Path) -> None:
+    infer()
+    (work / "noisy.png").write_bytes((work / "noisy.png").read_bytes() + b"\0")
+    assert "exists already" in infer(expect=2)
+
+
+def test_a_fit_goes_on_without_resume_and_is_done_once(work: Path) -> None:
+    run = next(work.glob("runs/*"))
+    (run / "preview.png").unlink()
+    (run / "model.safetensors").unlink()
+    result = run_cli("fit", "noisy.png", *FAST)
+    assert f"continuing the interrupted fit in {run.relative_to(work)}" in result.stderr
+    assert (run / "preview.png").is_file()
+    assert "done already, in 2 steps" in run_cli("fit", "noisy.png", *FAST).stdout
+
+
+def test_a_run_folder_with_leftovers_only_is_taken_over(work: Path) -> None:
+    (work / "new").mkdir()
+    (work / "new" / ".0123456789ab.partial.json").write_bytes(b"{")
+    run_cli("fit", "noisy.png", *FAST, "-o", "new")
+    assert not list((work / "new").glob(".*"))
