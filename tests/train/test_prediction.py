@@ -40,7 +40,7 @@ def test_a_prediction_is_the_mean_of_plain_passes(
 ) -> None:
     monkeypatch.setattr(fused_forward, "multiplies_bfloat16", lambda: True)
     image = np.random.default_rng(0).uniform(-0.1, 1.1, (channels, *size)).astype(np.float32)
-    weights = pretrained_weights(channels)
+    weights = pretrained_weights(channels, 25.0)
     recipe = replace(FAST, rounds_products=rounds)
     result = predict(weights, image, recipe, passes=3, seed=5, skip=2)
     assert (result.shape, result.dtype) == (image.shape, np.float32)
@@ -56,7 +56,7 @@ def test_a_prediction_is_the_mean_of_plain_passes(
 def test_the_error_of_hidden_values_is_that_of_plain_passes() -> None:
     image = np.random.default_rng(0).uniform(-0.1, 1.1, (1, 50, 71)).astype(np.float32)
     clipped = np.clip(image, 0, 1)
-    weights = pretrained_weights(1)
+    weights = pretrained_weights(1, 7.5)
     recipe = replace(FAST, pass_drop_rate=0.2)
     specs = recipe.pass_masks(1)
     padding = Padding.for_size(*image.shape[1:])
@@ -76,7 +76,7 @@ def test_noise_adds_the_same_to_the_error_of_every_predictor() -> None:
     y, x = np.mgrid[:96, :96]
     clean = (0.5 + 0.2 * np.sin(x / 9) * np.cos(y / 6))[None].astype(np.float32)
     noise = np.random.default_rng(1).normal(0, 0.03, clean.shape).astype(np.float32)
-    good = pretrained_weights(1)
+    good = pretrained_weights(1, 7.5)
     poor = {name: tensor * (0.97 if name == "head.weight" else 1) for name, tensor in good.items()}
     recipe = replace(FAST, pass_drop_rate=0.2)
     errors = {name: hidden_error(w, clean + noise, recipe) for name, w in (("good", good), ("poor", poor))}

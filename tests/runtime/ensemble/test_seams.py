@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatArray, Float
     noisy = read_image(EXAMPLES / "noisy.png", whole_range=True).pixels[:, ROWS, COLUMNS]
     masks = recipe.pass_masks(3)
     network = Self2SelfNet(3, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
-    network.load_state_dict(new_state(recipe, 3, 0, torch.device("cpu"), pretrained_weights(3)).weights())
+    network.load_state_dict(new_state(recipe, 3, 0, torch.device("cpu"), pretrained_weights(3, 25.0)).weights())
     path = tmp_path_factory.mktemp("seams") / "model.onnx"
     to_onnx(network.eval(), Contract(3, masks, recipe=recipe.name), path)
     model = load_model(path)
