@@ -24,6 +24,7 @@ from self2self.cli.options import (
     Masks,
     MaskSource,
     Memory,
+    NodataText,
     Passes,
     RecipeName,
     Report,
@@ -33,6 +34,7 @@ from self2self.cli.options import (
     parse_batch,
     parse_masks,
     parse_memory,
+    parse_nodata,
     parse_output,
     parse_passes,
 )
@@ -51,11 +53,16 @@ class RecipeGroup:
     drop_rate: DropRate = None
     iqa: Iqa = None
     iqa_weights: IqaWeightsFile = None
+    nodata: NodataText = None
 
     def options(
         self, *, seed: int, device: str, run: Path | None, page: int | None, fit_pages: str = "first"
     ) -> FitOptions:
-        """Combine this group with the other options of a fit."""
+        """Combine this group with the other options of a fit.
+
+        Raises:
+            UsageError: the text of an option cannot be parsed.
+        """
         from self2self.jobs import FitOptions
 
         return FitOptions(
@@ -70,6 +77,7 @@ class RecipeGroup:
             run=run,
             page=page,
             fit_pages=fit_pages,
+            nodata=parse_nodata(self.nodata),
         )
 
 

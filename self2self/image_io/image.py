@@ -81,6 +81,25 @@ class StoredImage:
 
 
 @dataclass(frozen=True, eq=False)
+class MissingPixels:
+    """The pixels of a file that come back as they are stored.
+
+    Attributes:
+        where: bool (H, W), at least one of them true.
+        values: (n, C), their stored values, row by row.
+        note: one line for the user: how many there are, how they were found, and what becomes of them.
+    """
+
+    where: NDArray[np.bool_]
+    values: Array
+    note: str
+
+    def put_back(self, stored: Array) -> None:
+        """Write the stored values into `stored` (H, W, C), in place."""
+        stored[self.where] = self.values
+
+
+@dataclass(frozen=True, eq=False)
 class Image:
     """An image for the network, with everything that is needed to write an output like the source.
 
@@ -112,6 +131,14 @@ class Image:
     metadata: Metadata
     notes: tuple[str, ...]
     """Notes for the user, one line each: where the output differs from the input, and why."""
+    unmeasured: MissingPixels | None = None
+    """The pixels of the file that hold no measurement, or no noise; `pixels` are filled smoothly there, and the output
+    has their stored values. None if there are none."""
+
+    @property
+    def missing(self) -> NDArray[np.bool_] | None:
+        """The map of these pixels, bool (H, W), true where nothing is measured; None if there are none."""
+        return None if self.unmeasured is None else self.unmeasured.where
 
     @property
     def range(self) -> tuple[float, float]:

@@ -16,16 +16,19 @@ signal, and noise of impulses or single photons, which the calmest of many squar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from self2self.imaging.noise import NORMAL_MEDIAN, center_crop, measure_noise
+from self2self.imaging.missing import measured_part, smooth_fill
+from self2self.imaging.noise import NORMAL_MEDIAN, measure_noise
 from self2self.imaging.noise_curve import by_brightness
 from self2self.imaging.outliers import LINES_PER_STRIP
 
 FloatArray = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 
 SQUARE_SIDE = 8
 """Side of the squares in which noise is measured, in pixels. `LINES_PER_STRIP` is a multiple of it."""
@@ -50,7 +53,9 @@ ENERGY_MARGIN = 0.25
 """Share by which the energy may exceed that of the noise by chance (dev/log)."""
 
 
-def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = False) -> None:
+def restore_detail(
+    result: FloatArray, noisy: FloatArray, *, even_noise: bool = False, missing: NDArray[np.bool_] | None = None
+) -> None:
     """Return lost detail of `noisy` to `result`, in place.
 
     Values in [0, 1] stay in this range, and values outside it do not change. Nothing changes in images smaller than a
@@ -60,13 +65,17 @@ def restore_detail(result: FloatArray, noisy: FloatArray, *, even_noise: bool = 
         result: float32 (C, H, W).
         noisy: the image that `result` was computed from, float32 of the same shape.
         even_noise: whether the noise is known not to depend on the signal, even if the image looks like it.
+        missing: bool (H, W), pixels of `noisy` that were not measured and are filled smoothly; None for none.
     """
     if min(result.shape[1:]) < SQUARE_SIDE:
         return
-    kind = measure_noise(center_crop(noisy))
+    kind = measure_noise(measured_part(noisy, missing))
     if kind.correlated or (kind.signal_dependent and not even_noise):
         return
-    variances, scales, brightness, kurtoses = _square_statistics(noisy, result)
+    statistics = _square_statistics(noisy, result)
+    if missing is not None:
+        _fill_touched_squares(statistics, missing)
+    variances, scales, brightness, kurtoses = statistics
     if np.median(kurtoses) > LARGEST_KURTOSIS:
         return
     noise = np.maximum(_noise_by_brightness(variances, brightness), _noise_nearby(variances))
@@ -92,13 +101,13 @@ def _difference_strips(noisy: FloatArray, result: FloatArray) -> Iterator[tuple[
         yield lines, _to_whole_squares(np.clip(noisy[:, lines], 0, 1) - clamped), clamped
 
 
-def _to_whole_squares(values: FloatArray) -> FloatArray:
+def _to_whole_squares(values: NDArray[T]) -> NDArray[T]:
     """Extend (C, lines, W) to whole squares by reflection below and at the right."""
     below, right = (-side % SQUARE_SIDE for side in values.shape[1:])
     return np.pad(values, ((0, 0), (0, below), (0, right)), mode="symmetric")
 
 
-def _cells(values: FloatArray, side: int) -> FloatArray:
+def _cells(values: NDArray[T], side: int) -> NDArray[T]:
     """Rearrange (C, H, W) to (C, H / side, W / side, side²)."""
     channels, height, width = values.shape
     cut = values.reshape(channels, height // side, side, width // side, side).swapaxes(2, 3)
@@ -122,6 +131,18 @@ def _square_statistics(noisy: FloatArray, result: FloatArray) -> FloatArray:
         brightness = _cells(_to_whole_squares(clamped), SQUARE_SIDE).mean(-1)
         parts.append(np.stack([variances, scales, brightness, kurtoses]).astype(np.float32))
     return np.concatenate(parts, axis=2)
+
+
+def _fill_touched_squares(statistics: FloatArray, missing: NDArray[np.bool_]) -> None:
+    """Give squares with a missing pixel the statistics of whole ones nearby, in place.
+
+    Args:
+        statistics: from `_square_statistics`.
+        missing: bool (H, W).
+    """
+    touched = _cells(_to_whole_squares(missing[None]), SQUARE_SIDE)[0].any(-1)
+    for plane in statistics.reshape(-1, *touched.shape):
+        plane[:] = smooth_fill(plane, touched)
 
 
 def _noise_by_brightness(variances: FloatArray, brightness: FloatArray) -> FloatArray:

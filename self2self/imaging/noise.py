@@ -11,7 +11,7 @@ Strengths are in 8-bit grey levels: 255 times the unit of the pixels, most of wh
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from self2self.imaging.noise_curve import BLOCK_SIDE, is_signal_dependent, to_bl
 
 FloatArray = NDArray[np.floating]
 Plane = NDArray[np.float64]
+T = TypeVar("T", bound=np.generic)
 
 GREY_LEVELS = 255.0
 
@@ -140,8 +141,8 @@ class Residual:
         }
 
 
-def center_crop(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
-    """Return a view of the middle of `pixels` [C, H, W], at most `side` pixels a side; the default suits noise."""
+def center_crop(pixels: NDArray[T], side: int = LARGEST_SIDE) -> NDArray[T]:
+    """Return a view of the middle of `pixels` [..., H, W], at most `side` pixels a side; the default suits noise."""
     starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
     rows, columns = (slice(start, start + side) for start in starts)
     return pixels[..., rows, columns]

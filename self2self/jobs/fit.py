@@ -39,7 +39,7 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    with open_stack(path) as stack:
+    with open_stack(path, nodata=options.nodata) as stack:
         prepared = prepare(read_fit_page(stack, options, observer), options.recipe)
     clean = read_reference(reference, prepared.image) if reference else None
     note_file(prepared.image, observer)
@@ -73,7 +73,7 @@ def read_fitted_image(config: RunConfig) -> Image:
     Raises:
         InputError, ResourceError: the file does not exist any more or cannot be used.
     """
-    with open_stack(config.image, whole_range=config.whole_range) as stack:
+    with open_stack(config.image, whole_range=config.whole_range, nodata=config.nodata) as stack:
         for index in range(stack.pages if stack.pages > 1 else 0):
             page = stack.read_page(index)
             if image_hash(page) == config.image_sha256:
@@ -99,6 +99,7 @@ def run_fit(
         run,
         config,
         prepared.pixels,
+        missing=prepared.missing,
         resume=resume,
         reference=reference,
         black_and_white=prepared.image.black_and_white,

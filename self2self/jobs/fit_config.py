@@ -12,11 +12,18 @@ from self2self.errors import UsageError
 from self2self.image_io import Image
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
+from self2self.model.contract import Nodata, checked_nodata
 from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, Recipe, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
-from self2self.train.start_weights import adapt_recipe, has_pretrained_weights, predicts_an_image, pretrained_weights
+from self2self.train.start_weights import (
+    TRIAL_SIDE,
+    adapt_recipe,
+    has_pretrained_weights,
+    predicts_an_image,
+    pretrained_weights,
+)
 
 FIT_PAGES = ("first", "each")
 
@@ -36,6 +43,8 @@ class FitOptions:
         iqa: whether to add the paper's image quality term; None for no, or for the choice of the fit that is resumed.
         iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
         page: page of a stack, from 1; None for the first page, with a note to the user.
+        nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
+            file tells, or its values.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
     """
 
@@ -50,6 +59,7 @@ class FitOptions:
     iqa_weights: Path | None = None
     page: int | None = None
     fit_pages: str = "first"
+    nodata: Nodata = None
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -74,6 +84,7 @@ class FitOptions:
             raise UsageError(f"--page is {self.page}; pages count from 1.")
         if self.fit_pages not in FIT_PAGES:
             raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
+        check_nodata(self.nodata)
         if self.page is not None and self.fit_pages == "each":
             raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
 
@@ -112,6 +123,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         iqa=iqa_weights(image, options, observer) if options.wants_iqa else None,
         image_range=image.range,
         whole_range=prepared.whole_range,
+        nodata=options.nodata,
     )
     weights = start_weights(config)
     return config if weights is None else replace(config, start_sha256=tensors_sha256(weights))
@@ -119,7 +131,8 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
 
 def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:
     """The recipe, adapted to the image, and the origin of the weights: ``scratch``, ``natural`` or a run folder."""
-    channels, noise, pixels = prepared.channels, prepared.measured_noise, prepared.pixels
+    # The trials need no more than this part, in which next to nothing is missing.
+    channels, noise, pixels = prepared.channels, prepared.measured_noise, prepared.measured_part(TRIAL_SIDE)
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
         if options.init is not None:
@@ -144,6 +157,18 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
             # The recipe is not adapted to the noise, because the trial needs the start weights.
             return recipe_for(options.recipe, "scratch"), "scratch"
     return adapted, start
+
+
+def check_nodata(nodata: Nodata) -> None:
+    """Refuse a value of missing pixels from Python that the command line would have refused.
+
+    Raises:
+        UsageError: it is neither a finite number nor ``"none"`` nor None.
+    """
+    try:
+        checked_nodata(nodata)
+    except ValueError:
+        raise UsageError(f"nodata is {nodata!r}; expected a finite number, 'none' or None.") from None
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
@@ -221,6 +246,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
     return {
         "image": config.image_sha256[:8],
         "range": _range(config),
+        "nodata": str(config.nodata),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

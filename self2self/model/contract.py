@@ -24,7 +24,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from self2self.errors import FileFormatError, UsageError
 from self2self.model.layers import LEVELS, network_layers
@@ -48,6 +48,10 @@ POLARITY = "true_keeps"
 """Meaning of True in a mask, as the metadata state it."""
 VALUE_RANGE = [0.0, 1.0]
 """Range of the image's values, as the metadata state it."""
+
+
+Nodata = float | Literal["none"] | None
+"""The stored value that stands for no measurement; ``"none"`` if none does; None if the file tells, or its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class Contract:
             did not record it.
         whole_range: whether black and white of an image's type map to 0 and 1 (`image_io.read_image`), for the fitted
             image and all others. Versions that did not record it mapped all images so.
+        nodata: what the user said of missing pixels, for the fitted image and all others.
         noisy_share: share of the noisy image in the finished result, from 0 up to less than 1; the rest is the mean
             prediction. The graph does not apply it.
         even_noise: whether noise counts as equally strong at every brightness when lost detail is restored, even if
@@ -157,6 +162,7 @@ class Contract:
     image_sha256: str = ""
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
+    nodata: Nodata = None
     noisy_share: float = 0.0
     even_noise: bool = False
     precision: str = "fp32"
@@ -187,6 +193,7 @@ class Contract:
             "image_sha256": self.image_sha256,
             "image_range": self.image_range,
             "whole_range": self.whole_range,
+            "nodata": self.nodata,
             "noisy_share": self.noisy_share,
             "even_noise": self.even_noise,
         }
@@ -222,6 +229,7 @@ class Contract:
                 image_sha256=str(field("image_sha256")),
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
+                nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
                 even_noise=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "even_noise", "false"))),
                 precision=str(field("precision")),
@@ -297,6 +305,21 @@ def checked_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
     return value
+
+
+def checked_nodata(value: object) -> Nodata:
+    """Check a value of missing pixels that was read from JSON, and return it.
+
+    Raises:
+        ValueError: `value` is neither a finite number nor ``"none"`` nor None.
+    """
+    if value is None:
+        return None
+    if value == "none":
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"nodata {value!r}")
+    return float(value)
 
 
 def checked_share(value: object) -> float:

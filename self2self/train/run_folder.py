@@ -27,7 +27,7 @@ from typing import Any
 
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.machine.files import atomic_write
-from self2self.model.contract import PRECISIONS, Contract, checked_flag, checked_range
+from self2self.model.contract import PRECISIONS, Contract, Nodata, checked_flag, checked_nodata, checked_range
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
@@ -59,6 +59,7 @@ class RunConfig:
         image_range: the stored values of the image that are 0 and 1 to the network; None for fits of earlier versions,
             which did not record it.
         whole_range: whether `image_range` is black and white, as it always was in those versions.
+        nodata: as `Contract.nodata`.
     """
 
     image: str
@@ -72,6 +73,7 @@ class RunConfig:
     start_sha256: str | None = None
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
+    nodata: Nodata = None
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -84,6 +86,7 @@ class RunConfig:
             image_sha256=self.image_sha256,
             image_range=self.image_range,
             whole_range=self.whole_range,
+            nodata=self.nodata,
             noisy_share=self.recipe.noisy_share,
             even_noise=self.recipe.even_noise,
         )
@@ -229,6 +232,7 @@ class Run:
             "start_sha256": config.start_sha256,
             "image_range": config.image_range,
             "whole_range": config.whole_range,
+            "nodata": config.nodata,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -276,6 +280,7 @@ class Run:
                 start_sha256=str(values["start_sha256"]) if values.get("start_sha256") else None,
                 image_range=checked_range(values.get("image_range")),
                 whole_range=checked_flag(values.get("whole_range", True)),
+                nodata=checked_nodata(values.get("nodata")),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

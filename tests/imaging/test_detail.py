@@ -217,3 +217,18 @@ def test_the_noise_is_that_of_calm_squares_as_bright_or_near() -> None:
     at = [brightness.ravel()[group].mean() for group in groups]
     expected = np.interp(brightness[0], at, calm) / 0.86
     np.testing.assert_allclose(detail._noise_by_brightness(variances, brightness)[0], expected, rtol=1e-5)
+
+
+def test_missing_pixels_are_no_calm_part() -> None:
+    """Where half of an image is filled without noise, the other half gets no noise back as if it were detail."""
+    noise = np.random.default_rng(0).normal(0, 4 / 255, (1, 128, 128)).astype(np.float32)
+    missing = np.zeros((128, 128), bool)
+    missing[:, 64:] = True
+    noisy = np.float32(0.5) + np.where(missing, np.float32(0), noise)
+    with_map = np.full_like(noisy, 0.5)
+    without_map = with_map.copy()
+    restore_detail(with_map, noisy, missing=missing)
+    restore_detail(without_map, noisy)
+    measured = np.s_[0, :, :64]
+    assert with_map[measured].std() < 0.4 / 255
+    assert with_map[measured].std() < without_map[measured].std()
