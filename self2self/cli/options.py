@@ -77,7 +77,7 @@ Page = Annotated[
     int | None,
     typer.Option(
         "--page",
-        help="Page of a TIFF stack to fit to; the first page is 1.  [default: 1]",
+        help="Page of a TIFF stack to fit to; the first page is 1.  [default: the first that is not empty]",
         metavar="N",
         show_default=False,
     ),

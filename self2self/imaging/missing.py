@@ -152,6 +152,12 @@ def measured_part(
     return pixels[:, rows, columns]
 
 
+def share_to_learn_from(pixels: NDArray[np.float32], missing: BoolArray | None) -> float:
+    """Share of the pixels of an image (C, H, W) that are measured and differ from one of their neighbours."""
+    telling = ~constant_around(np.moveaxis(pixels, 0, 2))
+    return float(np.mean(telling if missing is None else telling & ~missing))
+
+
 def constant_around(values: NDArray[Any]) -> BoolArray:
     """Where a pixel equals its eight neighbours exactly.
 

@@ -42,7 +42,7 @@ class FitOptions:
         run: the run folder; None for the usual folder of the image.
         iqa: whether to add the paper's image quality term; None for no, or for the choice of the fit that is resumed.
         iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
-        page: page of a stack, from 1; None for the first page, with a note to the user.
+        page: page of a stack, from 1; None for the first page with enough to learn from, with a note to the user.
         nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
             file tells, or its values.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
