@@ -24,6 +24,7 @@ from self2self.cli.options import (
     Masks,
     MaskSource,
     Memory,
+    Mosaic,
     NodataText,
     Passes,
     RecipeName,
@@ -54,6 +55,7 @@ class RecipeGroup:
     iqa: Iqa = None
     iqa_weights: IqaWeightsFile = None
     nodata: NodataText = None
+    mosaic: Mosaic = None
 
     def options(
         self, *, seed: int, device: str, run: Path | None, page: int | None, fit_pages: str = "first"
@@ -78,6 +80,7 @@ class RecipeGroup:
             page=page,
             fit_pages=fit_pages,
             nodata=parse_nodata(self.nodata),
+            mosaic=self.mosaic,
         )
 
 

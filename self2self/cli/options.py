@@ -101,6 +101,15 @@ NodataText = Annotated[
         show_default=False,
     ),
 ]
+Mosaic = Annotated[
+    bool | None,
+    typer.Option(
+        "--mosaic/--no-mosaic",
+        help="Whether a grey image is a mosaic of colour filters, as raw files of cameras hold it.  "
+        "[default: its values tell]",
+        show_default=False,
+    ),
+]
 EngineName = Annotated[
     str, typer.Option("--engine", help="Library that runs the passes; for a list, type: self2self engines.")
 ]

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.imaging.mosaic import arranged
+
 Array = NDArray[Any]
 
 MIN_SIDE = 8
@@ -135,10 +137,16 @@ class Image:
     """The pixels of the file that hold no measurement, or no noise; `pixels` are filled smoothly there, and the output
     has their stored values. None if there are none."""
 
+    mosaic: bool = False
+    """Whether the file is a mosaic of colour filters, whose four planes are side by side in `pixels`
+    (`imaging.mosaic`)."""
+
     @property
     def missing(self) -> NDArray[np.bool_] | None:
-        """The map of these pixels, bool (H, W), true where nothing is measured; None if there are none."""
-        return None if self.unmeasured is None else self.unmeasured.where
+        """The map of these pixels, bool (H, W), true where nothing is measured in `pixels`; None if there are none."""
+        if self.unmeasured is None:
+            return None
+        return arranged(self.unmeasured.where) if self.mosaic else self.unmeasured.where
 
     @property
     def range(self) -> tuple[float, float]:

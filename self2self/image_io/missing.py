@@ -87,12 +87,11 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
     return MissingPixels(where, values[where], note)
 
 
-def filled(values: Array, missing: MissingPixels) -> Array:
+def filled(values: Array, where: BoolArray) -> Array:
     """Stored values (H, W, C) of one dtype, with missing pixels filled from measured ones (`imaging.missing.fill`).
 
     An image of missing pixels alone stays as it is, except that values that are not finite become 0.
     """
-    where = missing.where
     if where.all():
         return np.nan_to_num(values, posinf=0, neginf=0) if values.dtype.kind == "f" else values
     result = values.copy()

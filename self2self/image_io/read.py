@@ -15,6 +15,12 @@ from self2self.image_io import pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
 from self2self.image_io.missing import Nodata, filled, find_missing
 from self2self.image_io.value_range import EXACT_INTEGER_SPAN, choose_value_range, normalise
+from self2self.imaging.mosaic import arranged, is_mosaic
+
+MOSAIC_NOTE = (
+    "is a mosaic of colour filters, by its period of two pixels; its four planes are denoised side by side "
+    "(--no-mosaic takes it as an ordinary image)"
+)
 
 SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
 
@@ -53,7 +59,9 @@ DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
 """Format → decoder of the whole file; a TIFF is read from its path instead."""
 
 
-def read_image(path: str | os.PathLike[str], *, whole_range: bool = False, nodata: Nodata = None) -> Image:
+def read_image(
+    path: str | os.PathLike[str], *, whole_range: bool = False, nodata: Nodata = None, mosaic: bool | None = None
+) -> Image:
     """Read one image; its content decides the format, not its extension.
 
     Args:
@@ -62,6 +70,8 @@ def read_image(path: str | os.PathLike[str], *, whole_range: bool = False, nodat
             the image uses little of that range; for exceptions see `value_range.choose_value_range`.
         nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
             file tells, or its values (`missing.find_missing`).
+        mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell
+            (`imaging.mosaic`).
 
     Raises:
         InputError: the file is missing, unreadable, empty, damaged, cut off, of an unknown format, has
@@ -73,11 +83,17 @@ def read_image(path: str | os.PathLike[str], *, whole_range: bool = False, nodat
     file_format = format_of(path)
     with decoding(path, file_format):
         stored = tiff.decode(path) if file_format == "tiff" else DECODERS[file_format](path.read_bytes())
-        return image_from(path, file_format, stored, whole_range=whole_range, nodata=nodata)
+        return image_from(path, file_format, stored, whole_range=whole_range, nodata=nodata, mosaic=mosaic)
 
 
 def image_from(
-    path: Path, file_format: str, stored: StoredImage, *, whole_range: bool = False, nodata: Nodata = None
+    path: Path,
+    file_format: str,
+    stored: StoredImage,
+    *,
+    whole_range: bool = False,
+    nodata: Nodata = None,
+    mosaic: bool | None = None,
 ) -> Image:
     """Make an `Image` of the samples that a decoder returned.
 
@@ -87,14 +103,21 @@ def image_from(
         stored: the samples and metadata.
         whole_range: as for `read_image`.
         nodata: as for `read_image`.
+        mosaic: as for `read_image`.
 
     Raises:
         ImageRefused: the range of the values exceeds float64.
     """
     notes, unmeasured = stored.notes, find_missing(stored, nodata)
     sha256 = _pixel_hash(stored.values, unmeasured)
-    values = stored.values if unmeasured is None else filled(stored.values, unmeasured)
-    missing = None if unmeasured is None else unmeasured.where
+    values, missing = stored.values, None if unmeasured is None else unmeasured.where
+    if mosaic is None:
+        mosaic = values.shape[2] == 1 and missing is None and is_mosaic(values[..., 0])
+        notes += (MOSAIC_NOTE,) * mosaic
+    mosaic = mosaic and values.shape[2] == 1
+    if mosaic:
+        values, missing = arranged(values), None if missing is None else arranged(missing)
+    values = values if missing is None else filled(values, missing)
     value_range = choose_value_range(values, whole_range=whole_range, missing=missing)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
         farthest = max(abs(extreme) for extreme in value_range.extremes) * value_range.scale
@@ -114,6 +137,7 @@ def image_from(
         metadata=stored.metadata,
         notes=notes,
         unmeasured=unmeasured,
+        mosaic=mosaic,
     )
 
 

@@ -17,6 +17,7 @@ from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
+from self2self.imaging import mosaic
 from self2self.machine.files import atomic_path, atomic_write, check_new
 
 EXTENSIONS = {
@@ -129,6 +130,8 @@ def stored_values(pixels: Array, like: Image) -> Array:
         (H, W, C) in the stored dtype.
     """
     values = restore(pixels, like.offset, like.scale, like.dtype)
+    if like.mosaic:
+        values = mosaic.restored(values)
     if like.unmeasured is not None:
         like.unmeasured.put_back(values)
     return values
@@ -149,8 +152,10 @@ def stored_deviations(
         (H, W, C) of `dtype`.
     """
     values = restore(deviations, 0.0, like.scale if scale is None else scale, dtype)
-    if like.missing is not None:
-        values[like.missing] = 0
+    if like.mosaic:
+        values = mosaic.restored(values)
+    if like.unmeasured is not None:
+        values[like.unmeasured.where] = 0
     return values
 
 

@@ -43,7 +43,7 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    with open_stack(path, nodata=options.nodata) as stack:
+    with open_stack(path, nodata=options.nodata, mosaic=options.mosaic) as stack:
         prepared = prepare(read_fit_page(stack, options, observer), options.recipe)
     clean = read_reference(reference, prepared.image) if reference else None
     note_file(prepared.image, observer)
@@ -99,7 +99,7 @@ def read_fitted_image(config: RunConfig) -> Image:
     Raises:
         InputError, ResourceError: the file does not exist any more or cannot be used.
     """
-    with open_stack(config.image, whole_range=config.whole_range, nodata=config.nodata) as stack:
+    with open_stack(config.image, whole_range=config.whole_range, nodata=config.nodata, mosaic=config.mosaic) as stack:
         for index in range(stack.pages if stack.pages > 1 else 0):
             page = stack.read_page(index)
             if image_hash(page) == config.image_sha256:
@@ -212,7 +212,7 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     Raises:
         InputError: the reference cannot be read, has another size, or its units are not clear.
     """
-    reference = read_image(path)
+    reference = read_image(path, mosaic=image.mosaic)
     if reference.pixels.shape != image.pixels.shape:
         raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
     stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset

@@ -45,6 +45,7 @@ class FitOptions:
         page: page of a stack, from 1; None for the first page with enough to learn from, with a note to the user.
         nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
             file tells, or its values.
+        mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
     """
 
@@ -60,6 +61,7 @@ class FitOptions:
     page: int | None = None
     fit_pages: str = "first"
     nodata: Nodata = None
+    mosaic: bool | None = None
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -124,6 +126,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         image_range=image.range,
         whole_range=prepared.whole_range,
         nodata=options.nodata,
+        mosaic=image.mosaic,
     )
     weights = start_weights(config)
     return config if weights is None else replace(config, start_sha256=tensors_sha256(weights))
@@ -247,6 +250,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "image": config.image_sha256[:8],
         "range": _range(config),
         "nodata": str(config.nodata),
+        "mosaic": str(config.mosaic),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

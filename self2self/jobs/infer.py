@@ -85,7 +85,7 @@ def _infer_file(
     start = time.perf_counter()
     whole_range = model.contract.whole_range
     nodata = model.contract.nodata if nodata is None else nodata
-    with open_stack(path, whole_range=whole_range, nodata=nodata) as stack:
+    with open_stack(path, whole_range=whole_range, nodata=nodata, mosaic=model.contract.mosaic) as stack:
         if stack.pages > 1:
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
@@ -128,7 +128,7 @@ def denoise_job(
     fitting.check()
     options.check()
     outputs.check([path])
-    with open_stack(path, nodata=fitting.nodata) as stack:
+    with open_stack(path, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)
         image = read_fit_page(stack, fitting, observer)

@@ -145,6 +145,7 @@ class Contract:
         whole_range: whether black and white of an image's type map to 0 and 1 (`image_io.read_image`), for the fitted
             image and all others. Versions that did not record it mapped all images so.
         nodata: what the user said of missing pixels, for the fitted image and all others.
+        mosaic: whether the image is a mosaic of colour filters, whose planes lie side by side, for all images.
         noisy_share: share of the noisy image in the finished result, from 0 up to less than 1; the rest is the mean
             prediction. The graph does not apply it.
         even_noise: whether noise counts as equally strong at every brightness when lost detail is restored, even if
@@ -163,6 +164,7 @@ class Contract:
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
     nodata: Nodata = None
+    mosaic: bool = False
     noisy_share: float = 0.0
     even_noise: bool = False
     precision: str = "fp32"
@@ -194,6 +196,7 @@ class Contract:
             "image_range": self.image_range,
             "whole_range": self.whole_range,
             "nodata": self.nodata,
+            "mosaic": self.mosaic,
             "noisy_share": self.noisy_share,
             "even_noise": self.even_noise,
         }
@@ -230,6 +233,7 @@ class Contract:
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
                 nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
+                mosaic=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "mosaic", "false"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
                 even_noise=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "even_noise", "false"))),
                 precision=str(field("precision")),

@@ -60,6 +60,7 @@ class RunConfig:
             which did not record it.
         whole_range: whether `image_range` is black and white, as it always was in those versions.
         nodata: as `Contract.nodata`.
+        mosaic: as `Contract.mosaic`.
     """
 
     image: str
@@ -74,6 +75,7 @@ class RunConfig:
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
     nodata: Nodata = None
+    mosaic: bool = False
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -87,6 +89,7 @@ class RunConfig:
             image_range=self.image_range,
             whole_range=self.whole_range,
             nodata=self.nodata,
+            mosaic=self.mosaic,
             noisy_share=self.recipe.noisy_share,
             even_noise=self.recipe.even_noise,
         )
@@ -233,6 +236,7 @@ class Run:
             "image_range": config.image_range,
             "whole_range": config.whole_range,
             "nodata": config.nodata,
+            "mosaic": config.mosaic,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -281,6 +285,7 @@ class Run:
                 image_range=checked_range(values.get("image_range")),
                 whole_range=checked_flag(values.get("whole_range", True)),
                 nodata=checked_nodata(values.get("nodata")),
+                mosaic=checked_flag(values.get("mosaic", False)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

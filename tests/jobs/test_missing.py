@@ -96,3 +96,20 @@ def test_nothing_is_changed_that_is_no_noise(tmp_path: Path) -> None:
 def test_a_wrong_value_is_refused(nodata: object) -> None:
     with pytest.raises(self2self.Self2SelfError, match=r"nodata is .*; expected a finite number, 'none' or None"):
         self2self.denoise_job("x.png", self2self.FitOptions(nodata=nodata))  # type: ignore[arg-type]
+
+
+def test_a_mosaic_is_denoised_plane_by_plane(tmp_path: Path) -> None:
+    """As linear as a sensor: at least 37 dB of its range, where the noisy mosaic has 34.2 and an ordinary fit loses."""
+    linear = (data.coffee()[100:228, 250:378] / 255) ** 2.2
+    clean = np.empty((128, 128))
+    for (down, right), values in zip(
+        ((0, 0), (0, 1), (1, 0), (1, 1)),
+        (0.5 * linear[..., 0], linear[..., 1], linear[..., 1], 0.6 * linear[..., 2]),
+        strict=True,
+    ):
+        clean[down::2, right::2] = 12000 * values[down::2, right::2] + 512
+    noise = np.random.default_rng(17).normal(0, 1, clean.shape) * np.sqrt(1600 + 20 * (clean - 512))
+    noisy = np.clip(np.rint(clean + noise), 0, 16383).astype(np.uint16)
+    result, notes = denoised(tmp_path, "mosaic.tif", noisy)
+    assert any("is a mosaic of colour filters" in note for note in notes)
+    assert 20 * np.log10(np.ptp(clean) / rms(result - clean)) > 37
