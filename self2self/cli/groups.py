@@ -24,6 +24,8 @@ from self2self.cli.options import (
     Masks,
     MaskSource,
     Memory,
+    Mosaic,
+    NodataText,
     Passes,
     RecipeName,
     Report,
@@ -35,6 +37,7 @@ from self2self.cli.options import (
     parse_batch,
     parse_masks,
     parse_memory,
+    parse_nodata,
     parse_output,
     parse_passes,
 )
@@ -55,11 +58,17 @@ class RecipeGroup:
     strength: Strength = 1.0
     iqa: Iqa = None
     iqa_weights: IqaWeightsFile = None
+    nodata: NodataText = None
+    mosaic: Mosaic = None
 
     def options(
         self, *, seed: int, device: str, run: Path | None, page: int | None, wait: bool, fit_pages: str = "first"
     ) -> FitOptions:
-        """Combine this group with the other options of a fit."""
+        """Combine this group with the other options of a fit.
+
+        Raises:
+            UsageError: the text of an option cannot be parsed.
+        """
         from self2self.jobs import FitOptions
 
         return FitOptions(
@@ -77,6 +86,8 @@ class RecipeGroup:
             page=page,
             fit_pages=fit_pages,
             wait=wait,
+            nodata=parse_nodata(self.nodata),
+            mosaic=self.mosaic,
         )
 
 

@@ -10,7 +10,7 @@ import typer
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
-from self2self.cli.options import AsJson, Force, ImageOutput, Quiet, Seed
+from self2self.cli.options import AsJson, Force, ImageOutput, NodataText, Quiet, Seed, parse_nodata
 from self2self.errors import InputError, UsageError
 
 
@@ -39,6 +39,7 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    nodata: NodataText = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -57,7 +58,7 @@ def infer(
     model, images = _model_and_images(paths or [], precision)
     several = ImageBatch(images, outputs, console.error)
     with console.progress() as observer:
-        finished = infer_job(model, images, options, outputs, observer, batch=several)
+        finished = infer_job(model, images, options, outputs, observer, batch=several, nodata=parse_nodata(nodata))
     if not as_json:
         print_finished(console, finished)
     end_images(console, several, finished)

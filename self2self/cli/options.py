@@ -6,6 +6,7 @@ be read, so that one unreadable image does not stop a whole batch.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -92,7 +93,7 @@ Page = Annotated[
     int | None,
     typer.Option(
         "--page",
-        help="Page of a TIFF stack to fit to; the first page is 1.  [default: 1]",
+        help="Page of a TIFF stack to fit to; the first page is 1.  [default: the first that is not empty]",
         metavar="N",
         show_default=False,
     ),
@@ -108,6 +109,25 @@ FitPages = Annotated[
 ]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait while another command works in the run folder, instead of ending.")
+]
+NodataText = Annotated[
+    str | None,
+    typer.Option(
+        "--nodata",
+        help="Value of pixels that hold no measurement: they count for nothing and stay as they are. none: no value "
+        "stands for them.  [default: NaN, GDAL's tag, or a constant far from all other values]",
+        metavar="VALUE|none",
+        show_default=False,
+    ),
+]
+Mosaic = Annotated[
+    bool | None,
+    typer.Option(
+        "--mosaic/--no-mosaic",
+        help="Whether a grey image is a mosaic of colour filters, as raw files of cameras hold it.  "
+        "[default: its values tell]",
+        show_default=False,
+    ),
 ]
 EngineName = Annotated[
     str, typer.Option("--engine", help="Library that runs the passes; for a list, type: self2self engines.")
@@ -230,6 +250,21 @@ def parse_memory(text: str | None) -> int | None:
     if match is None or unit not in MEMORY_UNITS or not (size := int(float(match[1]) * MEMORY_UNITS[unit])):
         raise UsageError(f"--memory is {text!r}; expected a size such as 2GB, 512MB or 1.5GiB.")
     return size
+
+
+def parse_nodata(text: str | None) -> float | Literal["none"] | None:
+    """Parse the value of missing pixels, or `none`; NaN always is missing, so it means `none`.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    if text is None:
+        return None
+    try:
+        value = None if text == "none" else float(text)
+    except ValueError:
+        raise UsageError(f"--nodata is {text!r}; expected a number such as -9999, or none.") from None
+    return value if value is not None and math.isfinite(value) else "none"
 
 
 def parse_batch(text: str) -> int | None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.imaging.mosaic import arranged
+
 Array = NDArray[Any]
 
 MIN_SIDE = 8
@@ -81,6 +83,25 @@ class StoredImage:
 
 
 @dataclass(frozen=True, eq=False)
+class MissingPixels:
+    """The pixels of a file that come back as they are stored.
+
+    Attributes:
+        where: bool (H, W), at least one of them true.
+        values: (n, C), their stored values, row by row.
+        note: one line for the user: how many there are, how they were found, and what becomes of them.
+    """
+
+    where: NDArray[np.bool_]
+    values: Array
+    note: str
+
+    def put_back(self, stored: Array) -> None:
+        """Write the stored values into `stored` (H, W, C), in place."""
+        stored[self.where] = self.values
+
+
+@dataclass(frozen=True, eq=False)
 class Image:
     """An image for the network, with everything that is needed to write an output like the source.
 
@@ -112,6 +133,20 @@ class Image:
     metadata: Metadata
     notes: tuple[str, ...]
     """Notes for the user, one line each: where the output differs from the input, and why."""
+    unmeasured: MissingPixels | None = None
+    """The pixels of the file that hold no measurement, or no noise; `pixels` are filled smoothly there, and the output
+    has their stored values. None if there are none."""
+
+    mosaic: bool = False
+    """Whether the file is a mosaic of colour filters, whose four planes are side by side in `pixels`
+    (`imaging.mosaic`)."""
+
+    @property
+    def missing(self) -> NDArray[np.bool_] | None:
+        """The map of these pixels, bool (H, W), true where nothing is measured in `pixels`; None if there are none."""
+        if self.unmeasured is None:
+            return None
+        return arranged(self.unmeasured.where) if self.mosaic else self.unmeasured.where
 
     @property
     def range(self) -> tuple[float, float]:

@@ -12,8 +12,15 @@ import numpy as np
 
 from self2self.errors import InputError, ResourceError
 from self2self.image_io import pillow_formats, png, tiff
-from self2self.image_io.image import Array, Image, ImageRefused, StoredImage
+from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
+from self2self.image_io.missing import Nodata, filled, find_missing
 from self2self.image_io.value_range import EXACT_INTEGER_SPAN, choose_value_range, normalise
+from self2self.imaging.mosaic import arranged, is_mosaic
+
+MOSAIC_NOTE = (
+    "is a mosaic of colour filters, by its period of two pixels; its four planes are denoised side by side "
+    "(--no-mosaic takes it as an ordinary image)"
+)
 
 SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
 
@@ -52,28 +59,42 @@ DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
 """Format → decoder of the whole file; a TIFF is read from its path instead."""
 
 
-def read_image(path: str | os.PathLike[str], *, whole_range: bool = False) -> Image:
+def read_image(
+    path: str | os.PathLike[str], *, whole_range: bool = False, nodata: Nodata = None, mosaic: bool | None = None
+) -> Image:
     """Read one image; its content decides the format, not its extension.
 
     Args:
         path: of the file.
         whole_range: map black to 0 and white to 1, as in the papers and as comparisons of two files need it, even if
             the image uses little of that range; for exceptions see `value_range.choose_value_range`.
+        nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
+            file tells, or its values (`missing.find_missing`).
+        mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell
+            (`imaging.mosaic`).
 
     Raises:
         InputError: the file is missing, unreadable, empty, damaged, cut off, of an unknown format, has
-            several pages, unusual channels or sample types, NaN or infinity, a side under 8 pixels, or over
-            2**29 pixels in all. The message is one line.
+            several pages, unusual channels or sample types, a side under 8 pixels, or over 2**29 pixels in
+            all. The message is one line.
         ResourceError: the image does not fit into memory.
     """
     path = Path(path)
     file_format = format_of(path)
     with decoding(path, file_format):
         stored = tiff.decode(path) if file_format == "tiff" else DECODERS[file_format](path.read_bytes())
-        return image_from(path, file_format, stored, whole_range=whole_range)
+        return image_from(path, file_format, stored, whole_range=whole_range, nodata=nodata, mosaic=mosaic)
 
 
-def image_from(path: Path, file_format: str, stored: StoredImage, *, whole_range: bool = False) -> Image:
+def image_from(
+    path: Path,
+    file_format: str,
+    stored: StoredImage,
+    *,
+    whole_range: bool = False,
+    nodata: Nodata = None,
+    mosaic: bool | None = None,
+) -> Image:
     """Make an `Image` of the samples that a decoder returned.
 
     Args:
@@ -81,13 +102,23 @@ def image_from(path: Path, file_format: str, stored: StoredImage, *, whole_range
         file_format: as `Image.format`.
         stored: the samples and metadata.
         whole_range: as for `read_image`.
+        nodata: as for `read_image`.
+        mosaic: as for `read_image`.
 
     Raises:
-        ImageRefused: values are not finite, or their range exceeds float64.
+        ImageRefused: the range of the values exceeds float64.
     """
-    values, notes = stored.values, stored.notes
-    check_finite(values)
-    value_range = choose_value_range(values, whole_range=whole_range)
+    notes, unmeasured = stored.notes, find_missing(stored, nodata)
+    sha256 = _pixel_hash(stored.values, unmeasured)
+    values, missing = stored.values, None if unmeasured is None else unmeasured.where
+    if mosaic is None:
+        mosaic = values.shape[2] == 1 and missing is None and is_mosaic(values[..., 0])
+        notes += (MOSAIC_NOTE,) * mosaic
+    mosaic = mosaic and values.shape[2] == 1
+    if mosaic:
+        values, missing = arranged(values), None if missing is None else arranged(missing)
+    values = values if missing is None else filled(values, missing)
+    value_range = choose_value_range(values, whole_range=whole_range, missing=missing)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
         farthest = max(abs(extreme) for extreme in value_range.extremes) * value_range.scale
         if farthest > EXACT_INTEGER_SPAN:
@@ -101,29 +132,33 @@ def image_from(path: Path, file_format: str, stored: StoredImage, *, whole_range
         offset=value_range.offset,
         scale=value_range.scale,
         white=value_range.white,
-        sha256=_pixel_hash(values),
+        sha256=sha256,
         lossless=stored.lossless,
         metadata=stored.metadata,
         notes=notes,
+        unmeasured=unmeasured,
+        mosaic=mosaic,
     )
 
 
 def image_hash(image: Image) -> str:
     """The SHA-256 of an image in hex, over shape, type and bytes of the stored colour values.
 
-    The same pixels have the same hash in every lossless format; alpha, metadata, byte order and layout
-    do not affect it.
+    The same pixels have the same hash in every lossless format; metadata, byte order and layout do not affect it. Which
+    of the pixels are missing does, because a fit does not see those.
     """
     return image.sha256
 
 
-def _pixel_hash(values: Array) -> str:
+def _pixel_hash(values: Array, unmeasured: MissingPixels | None) -> str:
     import hashlib
 
     planes = np.moveaxis(values, 2, 0)
     digest = hashlib.sha256(f"{planes.shape} {values.dtype.name}".encode())
     for plane in planes:
         digest.update(np.ascontiguousarray(plane, values.dtype.newbyteorder("<")).data)
+    if unmeasured is not None:
+        digest.update(np.packbits(unmeasured.where).data)
     return digest.hexdigest()
 
 
@@ -198,20 +233,3 @@ def decoding(path: Path, file_format: str) -> Iterator[None]:
 
 def _drop_log_record(_: object) -> bool:
     return False
-
-
-def check_finite(values: Array) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        ImageRefused: some values are not finite; the message counts them.
-    """
-    if values.dtype.kind != "f":
-        return
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-    if bad:
-        nan = int(np.count_nonzero(np.isnan(values)))
-        raise ImageRefused(
-            f"has {bad} values that are not finite ({nan} NaN, {bad - nan} infinite); expected finite numbers. "
-            "Replace them by interpolation or by the median, e.g. with numpy.nan_to_num."
-        )

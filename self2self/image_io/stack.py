@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.image_io.image import Array, Image, StoredImage
-from self2self.image_io.read import check_finite, decoding, format_of, image_from, read_image
+from self2self.image_io.missing import Nodata
+from self2self.image_io.read import decoding, format_of, image_from, read_image
 from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page, write_pages
 from self2self.image_io.write import EXTENSIONS, map_metadata
 from self2self.machine.files import atomic_path
@@ -25,14 +26,24 @@ class Stack:
         path: the file.
         pages: number of pages; 1 for an ordinary image.
         notes: notes for the user, one line each: what the output will lack.
+        mosaic: as for `read_image`; a job sets it for all pages when it knows it from one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, whole_range: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        whole_range: bool = False,
+        nodata: Nodata = None,
+        mosaic: bool | None = None,
+    ) -> None:
         """Open the file and check the tags of every page; no pixels are read.
 
         Args:
             path: of the file.
             whole_range: as for `read_image`.
+            nodata: as for `read_image`.
+            mosaic: as for `read_image`.
 
         Raises:
             InputError: the file cannot be used, is cut off, or its pages differ in shape or type.
@@ -41,6 +52,8 @@ class Stack:
 
         self.path = Path(path)
         self._whole_range = whole_range
+        self._nodata: Nodata = nodata
+        self.mosaic = mosaic
         self.pages = 1
         self.notes: tuple[str, ...] = ()
         self._file: Any = None
@@ -65,9 +78,12 @@ class Stack:
         """
         self.check_page(index)
         if self._page_list is None:
-            return read_image(self.path, whole_range=self._whole_range)
+            return read_image(self.path, whole_range=self._whole_range, nodata=self._nodata, mosaic=self.mosaic)
         with self._naming_the_page(index):
-            return image_from(self.path, "tiff", self._read_stored(index), whole_range=self._whole_range)
+            stored = self._read_stored(index)
+            return image_from(
+                self.path, "tiff", stored, whole_range=self._whole_range, nodata=self._nodata, mosaic=self.mosaic
+            )
 
     def check_page(self, index: int) -> None:
         """Refuse an index, counted from 0, of a page that does not exist.
@@ -88,7 +104,7 @@ class Stack:
         """
         for index in range(self.pages) if self._page_list is not None else ():
             with self._naming_the_page(index):
-                check_finite(self._read_stored(index).values)
+                self._read_stored(index)
 
     def write(
         self,
@@ -151,13 +167,15 @@ class Stack:
         self.close()
 
 
-def open_stack(path: str | os.PathLike[str], *, whole_range: bool = False) -> Stack:
-    """Open the pages of the file at `path`; for `whole_range` see `read_image`.
+def open_stack(
+    path: str | os.PathLike[str], *, whole_range: bool = False, nodata: Nodata = None, mosaic: bool | None = None
+) -> Stack:
+    """Open the pages of the file at `path`; for the options see `read_image`.
 
     Raises:
         InputError: see `Stack`.
     """
-    return Stack(path, whole_range=whole_range)
+    return Stack(path, whole_range=whole_range, nodata=nodata, mosaic=mosaic)
 
 
 def check_stack_output(path: str | os.PathLike[str], pages: int) -> None:

@@ -70,7 +70,9 @@ class ValueRange:
     white: float | None
 
 
-def choose_value_range(values: Array, *, whole_range: bool = False) -> ValueRange:
+def choose_value_range(
+    values: Array, *, whole_range: bool = False, missing: NDArray[np.bool_] | None = None
+) -> ValueRange:
     """Choose the range of stored `values` that maps to [0, 1].
 
     The range runs from the least to the greatest value, or to the ends of the headroom around the bulk where those are
@@ -87,6 +89,7 @@ def choose_value_range(values: Array, *, whole_range: bool = False) -> ValueRang
         whole_range: map 0 to 0 and white to 1, as in the papers and as comparisons of two files need it. This has no
             effect if the type has no white, or if it has more than 8 bits and the bulk fills less than a quarter of
             the range to white.
+        missing: bool (H, W), where `values` are filled with means of others and do not count; None for nowhere.
 
     Raises:
         ImageRefused: maximum minus minimum exceeds the range of float64.
@@ -97,7 +100,7 @@ def choose_value_range(values: Array, *, whole_range: bool = False) -> ValueRang
             f"has values from {low:g} to {high:g}; expected a difference within the range of float64. "
             "Divide the values by a constant."
         )
-    sample = _sample_without_outliers(values)
+    sample = _sample_without_outliers(values, missing)
     bulk_low, bulk_high = _bulk_limits(sample)
     span = bulk_high - bulk_low
     white = WHITE_VALUES.get(values.dtype.name)
@@ -191,7 +194,7 @@ def to_whole_range(image: Image) -> Image:
     return replace(image, pixels=pixels, offset=0.0, scale=image.white)
 
 
-def _sample_without_outliers(values: Array) -> NDArray[np.float64]:
+def _sample_without_outliers(values: Array, missing: NDArray[np.bool_] | None) -> NDArray[np.float64]:
     """A sample of the values, 1-D, without saturated values and hot pixels.
 
     Its bulk represents that of all values. Of 8-bit values, the sample includes the least and the greatest value of the
@@ -202,14 +205,17 @@ def _sample_without_outliers(values: Array) -> NDArray[np.float64]:
     # A step that is a multiple of 2 or 3 could sample only one channel or one Bayer column.
     while step > 1 and (step % 2 == 0 or step % 3 == 0):
         step += 1
-    sample = flat[::step].astype(np.float64)
+    places = np.arange(0, flat.size, step)
+    if missing is not None and not missing.all():
+        places = places[~missing.reshape(-1)[places // values.shape[2]]]
+    sample = flat[places].astype(np.float64)
     low, high = np.percentile(sample, (INNER_PERCENTILE, 100 - INNER_PERCENTILE))
     reach = OUTLIER_DISTANCE * (high - low)
     # Where nearly all values are the same, the others are single photons, not outliers.
     if values.ndim != 3 or min(values.shape[:2]) < 2 or low == high:
         reach = np.inf
     limits = (low - reach, high + reach)
-    kept = sample[~_find_outliers(values, np.arange(0, flat.size, step), sample, limits)]
+    kept = sample[~_find_outliers(values, places, sample, limits)]
     if values.dtype != np.uint8 or step == 1:
         return kept
     # Extreme values that the evenly spread sample does not include.

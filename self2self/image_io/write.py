@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from self2self.image_io import exif, pillow_formats, png, tiff
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
+from self2self.imaging import mosaic
 from self2self.machine.files import atomic_path, atomic_write, check_new
 from self2self.machine.marks import Mark
 
@@ -43,6 +45,8 @@ ENCODERS: dict[str, Callable[[StoredImage], bytes]] = {
 
 MAX_SIDE_BY_FORMAT = {"jpeg": 65500, "webp": 16383}
 """Largest width and height in pixels; other formats have no limit that matters."""
+
+FLOAT32 = np.dtype(np.float32)
 
 MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
 """One segment, less its length field and the "Exif" prefix."""
@@ -115,8 +119,48 @@ def write_image(
     """
     _check_pixels(pixels, like)
     file_format = _check_and_choose_format(path, like, force=force)
-    values = restore(pixels, like.offset, like.scale, like.dtype)
+    values = stored_values(pixels, like)
     _write_stored(path, file_format, StoredImage(values, like.alpha, like.metadata, like.lossless), mark)
+
+
+def stored_values(pixels: Array, like: Image) -> Array:
+    """The values that a file like `like` stores for `pixels`; where nothing is measured, those of `like`.
+
+    Args:
+        pixels: (C, H, W) float, in the units of `like.pixels`.
+        like: the input.
+
+    Returns:
+        (H, W, C) in the stored dtype.
+    """
+    values = restore(pixels, like.offset, like.scale, like.dtype)
+    if like.mosaic:
+        values = mosaic.restored(values)
+    if like.unmeasured is not None:
+        like.unmeasured.put_back(values)
+    return values
+
+
+def stored_deviations(
+    deviations: Array, like: Image, *, scale: float | None = None, dtype: np.dtype[Any] = FLOAT32
+) -> Array:
+    """Standard deviations as a file stores them; 0 where nothing is measured.
+
+    Args:
+        deviations: (C, H, W) float, in the units of `like.pixels`.
+        like: the input.
+        scale: stored units per unit of pixels; None for those of the image file.
+        dtype: of the result; values are clipped to its range.
+
+    Returns:
+        (H, W, C) of `dtype`.
+    """
+    values = restore(deviations, 0.0, like.scale if scale is None else scale, dtype)
+    if like.mosaic:
+        values = mosaic.restored(values)
+    if like.unmeasured is not None:
+        values[like.unmeasured.where] = 0
+    return values
 
 
 def write_float_map(
@@ -126,7 +170,8 @@ def write_float_map(
 
     A TIFF holds float32 in the units of the input file (grey levels, counts: `array * like.scale`). A PNG holds 16
     bits, where 65535 stands for 1.0 in the units of `like.pixels`, that is for the range from 0 to 1 of the network;
-    larger values are clipped. The description in the file states the unit.
+    larger values are clipped. The description in the file states the unit. Where nothing is measured the map is 0, as
+    the result has the stored value there.
 
     Args:
         path: .tif, .tiff or .png.
@@ -143,10 +188,10 @@ def write_float_map(
     _check_pixels(array, like)
     file_format = _check_and_choose_format(path, like, force=force, float_map=True)
     if file_format == "png":
-        values = restore(array, 0.0, 65535.0, np.dtype(np.uint16))
+        values = stored_deviations(array, like, scale=65535.0, dtype=np.dtype(np.uint16))
         unit = f"65535 stands for {like.scale:g} in the units of the image file"
     else:
-        values = restore(array, 0.0, like.scale, np.dtype(np.float32))
+        values = stored_deviations(array, like)
         unit = "in the units of the image file"
     _write_stored(path, file_format, StoredImage(values, None, map_metadata(like.metadata, unit)), mark)
 

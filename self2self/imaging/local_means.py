@@ -5,8 +5,8 @@ too dark. A network that was fitted to impulses includes the mean of the impulse
 weak, such an error is larger than the noise and would falsify measurements of brightness. The mean of the noise over
 hundreds of pixels is close to zero, so the noisy image has more accurate local means than the network.
 
-There are two exceptions. A hot pixel does not count in the mean of its surroundings. And where noise is cut off at an
-end of the range, its mean is not zero, so such pixels do not count either.
+There are three exceptions. A hot pixel does not count in the mean of its surroundings. And where noise is cut off at an
+end of the range, its mean is not zero, so such pixels do not count either. Nor do pixels that were not measured.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ the image's size."""
 LARGEST_SIGMA = 15.0
 """Largest standard deviation of the noise, in 8-bit grey levels, at which the correction improves the result. Above it,
 the fitted network predicts local means as well (dev/log)."""
+LEAST_WEIGHT = 0.01
+"""Smallest weight of measured pixels in a local mean: fainter traces of distant ones correct nothing."""
 OUTLIER_DEVIATIONS = 3.0
 """Differences are limited to this many standard deviations."""
 CUT_OFF_DEVIATIONS = 2.5
@@ -45,12 +47,15 @@ class LocalMeans:
 
     Args:
         shape: (C, H, W) of the image and the prediction.
+        missing: bool (H, W), pixels of the noisy image that were not measured; None for none.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], missing: NDArray[np.bool_] | None = None) -> None:
         channels, *sides = shape
         self._sides = (sides[0], sides[1])
         self._sums = np.zeros((channels, *(-(-side // BLOCK_SIDE) for side in sides)), np.float32)
+        self._missing = missing
+        self._missing_sums = None if missing is None else _block_sums(missing)
         self._variance = 0.0
         self._seen = 0
 
@@ -68,12 +73,18 @@ class LocalMeans:
 
     def _see_strip(self, top: int, noisy: FloatArray, prediction: FloatArray) -> None:
         difference = noisy - prediction
-        scales = np.median(np.abs(difference), axis=(1, 2), keepdims=True) / np.float32(NORMAL_MEDIAN)
+        measured = None if self._missing is None else ~self._missing[top : top + noisy.shape[1]]
+        if measured is not None and not measured.any():
+            return
+        counted = np.abs(difference if measured is None else difference[:, measured])
+        scales = np.median(counted.reshape(len(noisy), -1), axis=1)[:, None, None] / np.float32(NORMAL_MEDIAN)
         np.clip(difference, -OUTLIER_DEVIATIONS * scales, OUTLIER_DEVIATIONS * scales, out=difference)
         for end in (0, 1):
             near = np.abs(prediction - end) < CUT_OFF_DEVIATIONS * scales
             cut_off = (near & (noisy == end)).sum((1, 2)) > SATURATED_SHARE * near.sum((1, 2))
             difference[near & cut_off[:, None, None]] = 0
+        if measured is not None:
+            difference *= measured
         by_column = np.add.reduceat(difference, np.arange(0, self._sides[1], BLOCK_SIDE), axis=2)
         lines = noisy.shape[1]
         blocks = (top + np.arange(lines)) // BLOCK_SIDE
@@ -105,11 +116,23 @@ class LocalMeans:
         for top in range(0, height, LINES_PER_STRIP):
             near, down = _gaussian_weights(top, height, radius)
             sums = down @ self._sums[:, near]
+            lost = None if self._missing_sums is None else down @ self._missing_sums[near]
             for index, (beside, weights) in enumerate(across):
                 pixels = result[:, top : top + LINES_PER_STRIP, index * LINES_PER_STRIP : (index + 1) * LINES_PER_STRIP]
-                shifted = pixels + sums[:, :, beside] @ weights.T
+                means = sums[:, :, beside] @ weights.T
+                if lost is not None:
+                    # The weights sum to 1 over all pixels of the image; the measured ones have the rest of it.
+                    means /= np.maximum(1 - lost[:, beside] @ weights.T, LEAST_WEIGHT)
+                shifted = pixels + means
                 # Values outside the range come from the noisy image (`outliers`).
                 np.copyto(pixels, np.clip(shifted, 0, 1), where=(pixels >= 0) & (pixels <= 1))
+
+
+def _block_sums(where: NDArray[np.bool_]) -> FloatArray:
+    """The number of true pixels in each block, float32 (rows of blocks, columns of blocks)."""
+    for axis in (0, 1):
+        where = np.add.reduceat(where, np.arange(0, where.shape[axis], BLOCK_SIDE), axis=axis, dtype=np.float32)
+    return np.asarray(where, np.float32)
 
 
 def _gaussian_weights(start: int, side: int, radius: float) -> tuple[slice, FloatArray]:

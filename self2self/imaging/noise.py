@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -24,6 +24,7 @@ from self2self.imaging.noise_curve import BLOCK_SIDE, by_brightness, to_blocks
 
 FloatArray = NDArray[np.floating]
 Plane = NDArray[np.float64]
+T = TypeVar("T", bound=np.generic)
 
 GREY_LEVELS = 255.0
 
@@ -173,8 +174,8 @@ class Residual:
         }
 
 
-def center_crop(pixels: FloatArray, side: int = LARGEST_SIDE) -> FloatArray:
-    """Return a view of the middle of `pixels` [C, H, W], at most `side` pixels a side; the default suits noise."""
+def center_crop(pixels: NDArray[T], side: int = LARGEST_SIDE) -> NDArray[T]:
+    """Return a view of the middle of `pixels` [..., H, W], at most `side` pixels a side; the default suits noise."""
     starts = [max(0, (size - side) // 2) for size in pixels.shape[-2:]]
     rows, columns = (slice(start, start + side) for start in starts)
     return pixels[..., rows, columns]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
+from self2self.imaging.missing import share_to_learn_from
 from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder
 from self2self.jobs.noise_notes import note_file, note_noise
 from self2self.jobs.observer import Observer
@@ -19,6 +20,9 @@ from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.jobs.results import FitResult
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run, RunConfig
+
+ENOUGH_TO_LEARN = 0.05
+"""Share of measured pixels outside areas of exactly one value with which a page is good enough for the fit."""
 
 SAME_COMMAND_HINT = "The same command goes on."
 """Hint for a user who interrupts a command."""
@@ -49,7 +53,7 @@ def fit_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    with open_stack(path) as stack:
+    with open_stack(path, nodata=options.nodata, mosaic=options.mosaic) as stack:
         prepared = prepare(read_fit_page(stack, options, observer), options.recipe)
     clean = read_reference(reference, prepared.image) if reference else None
     note_file(prepared.image, observer)
@@ -73,14 +77,36 @@ def fit_job(
 
 
 def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
-    """Read the page to fit to: the page of `--page`, or the first.
+    """Read the page to fit to: the page of `--page`, or the first from which a fit can learn.
 
     Raises:
         UsageError, InputError: the page does not exist or cannot be used.
     """
-    if stack.pages > 1 and options.page is None:
-        observer.note(f"{stack.path}: has {stack.pages} pages; fitting to page 1. To fit to another: --page N")
-    return stack.read_page((options.page or 1) - 1)
+    if stack.pages == 1 or options.page is not None:
+        return stack.read_page((options.page or 1) - 1)
+    index, page = _page_to_learn_from(stack)
+    why = ", as there is hardly anything to learn from page 1" if index else ""
+    observer.note(
+        f"{stack.path}: has {stack.pages} pages; fitting to page {index + 1}{why}. To fit to another: --page N"
+    )
+    return page
+
+
+def _page_to_learn_from(stack: Stack) -> tuple[int, Image]:
+    """The index and the image of the first page with enough to learn from, or of the page with most.
+
+    Further pages are read only as long as those before them are empty or hold next to nothing.
+    """
+    chosen = 0, stack.read_page(0)
+    most = share_to_learn_from(chosen[1].pixels, chosen[1].missing)
+    for index in range(1, stack.pages):
+        if most >= ENOUGH_TO_LEARN:
+            break
+        page = stack.read_page(index)
+        share = share_to_learn_from(page.pixels, page.missing)
+        if share > most:
+            most, chosen = share, (index, page)
+    return chosen
 
 
 def read_fitted_image(config: RunConfig) -> Image:
@@ -91,7 +117,7 @@ def read_fitted_image(config: RunConfig) -> Image:
     Raises:
         InputError, ResourceError: the file does not exist any more or cannot be used.
     """
-    with open_stack(config.image, whole_range=config.whole_range) as stack:
+    with open_stack(config.image, whole_range=config.whole_range, nodata=config.nodata, mosaic=config.mosaic) as stack:
         for index in range(stack.pages if stack.pages > 1 else 0):
             page = stack.read_page(index)
             if image_hash(page) == config.image_sha256:
@@ -116,6 +142,7 @@ def run_fit(
         run,
         config,
         prepared.pixels,
+        missing=prepared.missing,
         resume=resume,
         reference=reference,
         black_and_white=prepared.image.black_and_white,
@@ -209,7 +236,7 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     Raises:
         InputError: the reference cannot be read, has another size, or its units are not clear.
     """
-    reference = read_image(path)
+    reference = read_image(path, mosaic=image.mosaic)
     if reference.pixels.shape != image.pixels.shape:
         raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
     stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset

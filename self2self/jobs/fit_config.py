@@ -14,11 +14,12 @@ from self2self.image_io import Image
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
+from self2self.model.contract import Nodata, checked_nodata
 from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, Recipe, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
-from self2self.train.start_weights import has_pretrained_weights, predicts_an_image, pretrained_weights
+from self2self.train.start_weights import TRIAL_SIDE, has_pretrained_weights, predicts_an_image, pretrained_weights
 
 FIT_PAGES = ("first", "each")
 LARGEST_STRENGTH = 2.0
@@ -40,7 +41,10 @@ class FitOptions:
         run: the run folder; None for the usual folder of the image.
         iqa: whether to add the paper's image quality term; None for no, or for the choice of the fit that is resumed.
         iqa_weights: file of the term's weights, which also turns the term on; None for the published weights.
-        page: page of a stack, from 1; None for the first page, with a note to the user.
+        page: page of a stack, from 1; None for the first page with enough to learn from, with a note to the user.
+        nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
+            file tells, or its values.
+        mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
         sigma: standard deviation of the noise, in 8-bit grey levels; None to find it. It is the level that start
             weights are told.
@@ -63,6 +67,8 @@ class FitOptions:
     sigma: float | None = None
     strength: float = 1.0
     wait: bool = False
+    nodata: Nodata = None
+    mosaic: bool | None = None
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -95,6 +101,7 @@ class FitOptions:
             )
         if self.fit_pages not in FIT_PAGES:
             raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
+        check_nodata(self.nodata)
         if self.page is not None and self.fit_pages == "each":
             raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
 
@@ -129,6 +136,8 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         whole_range=prepared.whole_range,
         sigma=options.sigma,
         strength=options.strength,
+        nodata=options.nodata,
+        mosaic=image.mosaic,
     )
     config = _with_noise(config, prepared, options, observer)
     config = replace(config, recipe=config.recipe.with_options(options.steps, options.drop_rate))
@@ -143,7 +152,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
 
     A fit that exists in the run folder decides, because another machine may find a slightly different noise.
     """
-    recipe, channels, pixels = config.recipe, config.channels, prepared.pixels
+    recipe, channels, part = config.recipe, config.channels, prepared.measured_part(TRIAL_SIDE)
     if not recipe.follows_noise or not has_pretrained_weights(channels):
         if options.sigma is not None:
             observer.note(f"--sigma changes nothing: recipe {recipe.name} has no start weights to tell it here.")
@@ -153,7 +162,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
         noise = stored.noise
     else:
         noise = _found_noise(prepared, recipe, options)
-    if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), pixels, recipe):
+    if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), part, recipe):
         observer.note(
             "the start weights make no image of this one; fitting from scratch, which takes longer "
             "(--init natural starts from them all the same)."
@@ -167,7 +176,7 @@ def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -
     from self2self.train.noise_assessment import assess_noise
 
     told = partial(pretrained_weights, prepared.channels)
-    noise = assess_noise(prepared.pixels, told, recipe, options.sigma)
+    noise = assess_noise(prepared.center().pixels, told, recipe, options.sigma)
     return replace(noise, sigma=noise.sigma * max(1.0, options.strength))
 
 
@@ -188,6 +197,18 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     if earlier.channels != channels:
         raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
     return following(recipe, earlier.recipe), str(run.folder.resolve())
+
+
+def check_nodata(nodata: Nodata) -> None:
+    """Refuse a value of missing pixels from Python that the command line would have refused.
+
+    Raises:
+        UsageError: it is neither a finite number nor ``"none"`` nor None.
+    """
+    try:
+        checked_nodata(nodata)
+    except ValueError:
+        raise UsageError(f"nodata is {nodata!r}; expected a finite number, 'none' or None.") from None
 
 
 def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWeights:
@@ -263,6 +284,8 @@ def _settings(config: RunConfig) -> dict[str, str]:
     return {
         "image": config.image_sha256[:8],
         "range": _range(config),
+        "nodata": str(config.nodata),
+        "mosaic": str(config.mosaic),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from self2self.errors import InterruptedRun
 from self2self.image_io import open_stack, write_float_map, write_image
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
-from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.job_key import denoise_key, infer_key
@@ -22,6 +22,7 @@ from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_mo
 from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
 from self2self.jobs.stack import denoise_stack, infer_stack
+from self2self.model.contract import Nodata
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -38,6 +39,7 @@ def infer_job(
     observer: Observer,
     *,
     batch: ImageBatch | None = None,
+    nodata: Nodata = None,
 ) -> list[Result]:
     """`self2self infer`: run the ensemble of one model over each image or page.
 
@@ -51,12 +53,14 @@ def infer_job(
         observer: gets notes and progress.
         batch: records which images are skipped or fail; with `ImageBatch.on_error`, the other images are denoised even
             if one fails.
+        nodata: stored value of missing pixels, as `FitOptions.nodata`; None for that of the fit.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
     options.check()
     outputs.check(images)
+    check_nodata(nodata)
     batch = batch or ImageBatch(images, outputs)
     model = load_model(model_path)
     finished: list[Result] = []
@@ -66,7 +70,7 @@ def infer_job(
                 continue
             batch.begin(path, observer)
             with batch.attempt(path):
-                finished.append(_infer_file(model, path, options, outputs, observer, engine_holder))
+                finished.append(_infer_file(model, path, options, outputs, observer, engine_holder, nodata))
     return finished
 
 
@@ -77,10 +81,12 @@ def _infer_file(
     outputs: OutputOptions,
     observer: Observer,
     engine_holder: EngineHolder,
+    nodata: Nodata,
 ) -> Result:
     start = time.perf_counter()
     whole_range = model.contract.whole_range
-    with open_stack(path, whole_range=whole_range) as stack:
+    nodata = model.contract.nodata if nodata is None else nodata
+    with open_stack(path, whole_range=whole_range, nodata=nodata, mosaic=model.contract.mosaic) as stack:
         outputs = replace(outputs, job=infer_key(path, model.path, options))
         if stack.pages > 1:
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
@@ -126,7 +132,7 @@ def denoise_job(
     fitting.check()
     options.check()
     outputs.check([path])
-    with open_stack(path) as stack:
+    with open_stack(path, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         outputs = replace(outputs, job=denoise_key(path, fitting, options))
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)

@@ -20,6 +20,8 @@ def note_file(image: Image, observer: Observer) -> None:
     """Pass on the notes from reading the file of `image`."""
     for note in image.notes:
         observer.note(f"{image.path}: {note}")
+    if image.unmeasured is not None:
+        observer.note(f"{image.path}: {image.unmeasured.note}")
 
 
 def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -> None:

@@ -35,4 +35,5 @@ def run_passes(
         on_note=observer.note,
         may_overwrite=may_overwrite,
         engine_holder=engine_holder,
+        missing=prepared.missing,
     )

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.image_io import Image, image_hash
-from self2self.image_io.value_range import restore, to_whole_range
-from self2self.imaging.noise import Noise, Residual, center_crop, has_noise, measure_noise, measure_residual
+from self2self.image_io.value_range import to_whole_range
+from self2self.image_io.write import stored_deviations, stored_values
+from self2self.imaging.missing import measured_part, measured_window
+from self2self.imaging.noise import Noise, Residual, has_noise, measure_noise, measure_residual
 from self2self.imaging.outliers import remove_hot_pixels
 from self2self.runtime.ensemble.pass_plan import is_published_recipe
 
@@ -22,7 +24,8 @@ class PreparedImage:
 
     Attributes:
         image: the pixels in that range, and the other contents of the file.
-        noise: noise of the middle of the image, measured or found by start weights; None if there is no fit.
+        noise: noise of the middle of the image, or where most of it is measured, as measured or found by start weights;
+            None if there is no fit.
         whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
             own values.
     """
@@ -46,9 +49,20 @@ class PreparedImage:
         """`image_io.image_hash` of the image."""
         return image_hash(self.image)
 
+    @property
+    def missing(self) -> NDArray[np.bool_] | None:
+        """The map of pixels that hold no measurement, bool (H, W); `pixels` are filled smoothly there."""
+        return self.image.missing
+
+    def measured_part(self, side: int) -> FloatArray:
+        """The part of the pixels, up to `side` a side, that tells most of the image (`imaging.missing`)."""
+        return measured_part(self.pixels, self.missing, side)
+
     def center(self) -> Center:
         """Copy the middle, without hot pixels; the copy stays if the result takes the memory of the pixels."""
-        return Center(remove_hot_pixels(center_crop(self.pixels).copy(), in_place=True))
+        part = measured_part(self.pixels, self.missing).copy()
+        window = measured_window(self.missing, self.pixels.shape[1:])
+        return Center(remove_hot_pixels(part, in_place=True), window)
 
     @property
     def measured_noise(self) -> Noise:
@@ -61,23 +75,24 @@ class PreparedImage:
 
     def to_file_values(self, values: FloatArray) -> NDArray[np.generic]:
         """Map `values` (C, H, W) of a result to stored values (H, W, C), in the range and type of the file."""
-        image = self.image
-        return restore(values, image.offset, image.scale, image.dtype)
+        return stored_values(values, self.image)
 
     def deviations_to_file_values(self, deviations: FloatArray) -> NDArray[np.generic]:
         """Map standard deviations (C, H, W) over passes to the units of the stored values, float32 (H, W, C)."""
-        return restore(deviations, 0.0, self.image.scale, np.dtype(np.float32))
+        return stored_deviations(deviations, self.image)
 
 
 @dataclass(frozen=True, slots=True)
 class Center:
-    """The middle of a noisy image, kept for statistics of what is removed.
+    """The middle of a noisy image, or where most is measured, kept for statistics of what is removed.
 
     Attributes:
         pixels: float32 (C, h, w), without hot pixels.
+        window: its rows and columns in the image.
     """
 
     pixels: FloatArray
+    window: tuple[slice, slice]
 
     def residual(self, result: FloatArray) -> Residual:
         """Measure what was removed from the middle.
@@ -85,7 +100,7 @@ class Center:
         Args:
             result: float32 (C, H, W), the result for the whole image.
         """
-        return measure_residual(self.pixels, center_crop(result))
+        return measure_residual(self.pixels, result[:, *self.window])
 
     @property
     def has_noise(self) -> bool:
@@ -94,8 +109,8 @@ class Center:
 
 
 def noise_of(image: Image) -> Noise:
-    """Measure the noise of `image` in its middle."""
-    return measure_noise(center_crop(image.pixels))
+    """Measure the noise of `image` in its middle, or where most is measured."""
+    return measure_noise(measured_part(image.pixels, image.missing))
 
 
 def wants_whole_range(recipe: str, noise: Noise) -> bool:

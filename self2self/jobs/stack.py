@@ -70,6 +70,7 @@ def denoise_stack(
 
 
 def _run_one_model(job: StackJob, model: Model, start: float) -> StackResult:
+    job.stack.mosaic = model.contract.mosaic
     kept = job.begin({"model": file_sha256(model.path)})
     job.run(kept, lambda index, image: model)
     records = job.write()
@@ -85,6 +86,7 @@ def _run_one_model(job: StackJob, model: Model, start: float) -> StackResult:
 
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
     first = prepare(job.stack.read_page(0), fitting.recipe)
+    job.stack.mosaic = first.image.mosaic
     config = configure(first, fitting, job.observer)
     fits = PageFits(fitting, run_folder(first, fitting), first.whole_range, job.observer, job.outputs.force)
     kept = job.begin({"fits": _config_hash(config)})

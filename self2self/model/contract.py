@@ -24,7 +24,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from self2self.errors import FileFormatError, UsageError, shown
 from self2self.model.layers import LEVELS, network_layers
@@ -54,6 +54,10 @@ POLARITY = "true_keeps"
 """Meaning of True in a mask, as the metadata state it."""
 VALUE_RANGE = [0.0, 1.0]
 """Range of the image's values, as the metadata state it."""
+
+
+Nodata = float | Literal["none"] | None
+"""The stored value that stands for no measurement; ``"none"`` if none does; None if the file tells, or its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class Contract:
             did not record it.
         whole_range: whether black and white of an image's type map to 0 and 1 (`image_io.read_image`), for the fitted
             image and all others. Versions that did not record it mapped all images so.
+        nodata: what the user said of missing pixels, for the fitted image and all others.
+        mosaic: whether the image is a mosaic of colour filters, whose planes lie side by side, for all images.
         noisy_share: share of the noisy image in the finished result, from 0 to 1; the rest is the mean prediction. The
             graph does not apply it.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
@@ -161,6 +167,8 @@ class Contract:
     image_sha256: str = ""
     image_range: tuple[float, float] | None = None
     whole_range: bool = True
+    nodata: Nodata = None
+    mosaic: bool = False
     noisy_share: float = 0.0
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
@@ -190,6 +198,8 @@ class Contract:
             "image_sha256": self.image_sha256,
             "image_range": self.image_range,
             "whole_range": self.whole_range,
+            "nodata": self.nodata,
+            "mosaic": self.mosaic,
             "noisy_share": self.noisy_share,
         }
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
@@ -224,6 +234,8 @@ class Contract:
                 image_sha256=str(field("image_sha256")),
                 image_range=checked_range(json.loads(metadata.get(METADATA_PREFIX + "image_range", "null"))),
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
+                nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
+                mosaic=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "mosaic", "false"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
@@ -299,6 +311,21 @@ def checked_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
     return value
+
+
+def checked_nodata(value: object) -> Nodata:
+    """Check a value of missing pixels that was read from JSON, and return it.
+
+    Raises:
+        ValueError: `value` is neither a finite number nor ``"none"`` nor None.
+    """
+    if value is None:
+        return None
+    if value == "none":
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"nodata {value!r}")
+    return float(value)
 
 
 def checked_share(value: object) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
+from self2self.imaging.missing import measured_part
 from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
 from self2self.machine.nvidia import built_for
 from self2self.model.contract import MaskSpec
@@ -133,6 +134,7 @@ def fit(
     state: FitState,
     *,
     seed: int = 0,
+    missing: NDArray[np.bool_] | None = None,
     quality: QualityTerm | None = None,
     on_step: Callable[[FitState], None] | None = None,
 ) -> FitState:
@@ -144,6 +146,7 @@ def fit(
         recipe: the recipe that `state` was made with.
         state: from `new_state`, or restored by `checkpoint.load_state`.
         seed: seed of all masks and crops.
+        missing: bool (H, W), pixels that hold no measurement; `image` is filled smoothly there. None for none.
         quality: a differentiable no-reference quality term, weighted by the recipe; it gets the prediction without
             padding.
         on_step: called after every step; an exception that it raises ends the fit between two steps.
@@ -158,9 +161,10 @@ def fit(
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])
-    samples = training_samples_for(image, recipe, state, seed)
+    samples = training_samples_for(image, recipe, state, seed, missing)
     masks = StepMasks(specs, samples.size, seed, device)
-    clipping = measure_clipping(clip_to_range(image)) if recipe.expects_clipping and samples.hidden_only else None
+    measures_clipping = recipe.expects_clipping and samples.hidden_only
+    clipping = measure_clipping(clip_to_range(measured_part(image, missing))) if measures_clipping else None
     runner = step_runner_for(network, optimiser, recipe, samples.hidden_only, quality, clipping)
     network.train()
     while state.step < recipe.steps:
@@ -180,19 +184,22 @@ def fit(
     return state
 
 
-def training_samples_for(image: FloatArray, recipe: Recipe, state: FitState, seed: int) -> TrainingSamples:
+def training_samples_for(
+    image: FloatArray, recipe: Recipe, state: FitState, seed: int, missing: NDArray[np.bool_] | None = None
+) -> TrainingSamples:
     """The samples for the remaining steps of `state`.
 
     Raises:
         UsageError: the recipe learns from start weights, and `state` has none.
     """
     device = next(state.network.parameters()).device
-    pixels = clip_to_range(image)
     if recipe.target == "hidden":
-        return HiddenPixelSamples(pixels, recipe.crop, seed, recipe.orientations, device)
+        pixels = clip_to_range(image)
+        return HiddenPixelSamples(pixels, recipe.crop, seed, recipe.orientations, device, missing)
     if state.start is None:
         raise UsageError(f"recipe {recipe.name} learns from what its start weights make of the image; it has none.")
-    return SimulatedTargetSamples(pixels, recipe, state.start, seed)
+    # These samples need parts of the image alone, so they take them where next to nothing is missing.
+    return SimulatedTargetSamples(clip_to_range(measured_part(image, missing)), recipe, state.start, seed)
 
 
 def out_of_memory_message(size: tuple[int, int]) -> str:

@@ -28,7 +28,7 @@ from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.imaging.noise import Noise
 from self2self.machine.files import atomic_write, holds_only_leftovers, remove_leftovers
 from self2self.machine.locks import folder_lock
-from self2self.model.contract import PRECISIONS, Contract, checked_flag, checked_range
+from self2self.model.contract import PRECISIONS, Contract, Nodata, checked_flag, checked_nodata, checked_range
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
@@ -63,6 +63,8 @@ class RunConfig:
         noise: the noise that the fit was chosen for; None where it was not assessed.
         sigma: the noise level that the user gave, in 8-bit grey levels; None if it was found.
         strength: factor of the denoising that the user gave.
+        nodata: as `Contract.nodata`.
+        mosaic: as `Contract.mosaic`.
     """
 
     image: str
@@ -79,6 +81,8 @@ class RunConfig:
     noise: Noise | None = None
     sigma: float | None = None
     strength: float = 1.0
+    nodata: Nodata = None
+    mosaic: bool = False
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -91,6 +95,8 @@ class RunConfig:
             image_sha256=self.image_sha256,
             image_range=self.image_range,
             whole_range=self.whole_range,
+            nodata=self.nodata,
+            mosaic=self.mosaic,
             noisy_share=self.noisy_share,
         )
 
@@ -245,6 +251,8 @@ class Run:
             "noise": None if config.noise is None else config.noise.to_json(),
             "sigma": config.sigma,
             "strength": config.strength,
+            "nodata": config.nodata,
+            "mosaic": config.mosaic,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -295,6 +303,8 @@ class Run:
                 noise=Noise.from_json(values["noise"]) if values.get("noise") else None,
                 sigma=None if values.get("sigma") is None else float(values["sigma"]),
                 strength=float(values.get("strength", 1.0)),
+                nodata=checked_nodata(values.get("nodata")),
+                mosaic=checked_flag(values.get("mosaic", False)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
@@ -110,6 +111,7 @@ def fit_run(
     config: RunConfig,
     pixels: FloatArray,
     *,
+    missing: NDArray[np.bool_] | None = None,
     resume: bool = False,
     reference: FloatArray | None = None,
     black_and_white: tuple[float, float] = (0.0, 1.0),
@@ -121,6 +123,7 @@ def fit_run(
         run: the folder, made if needed. Without `resume`, the files of an earlier fit are removed from it.
         config: image, recipe, seed, device.
         pixels: float32 (C, H, W).
+        missing: bool (H, W), pixels that hold no measurement and are filled smoothly; None for none.
         resume: continue from the folder's state.
         reference: clean image of the same shape as `pixels`; it is used for scores alone.
         black_and_white: the values of black and white in units of the pixels, for the scores.
@@ -150,7 +153,7 @@ def fit_run(
             run.clear()
             run.create(config)
         history.restart(state.step)
-        reporter = Reporter(run, config, pixels, reference, black_and_white, history, on_report, quality)
+        reporter = Reporter(run, config, pixels, missing, reference, black_and_white, history, on_report, quality)
         with interrupts() as interrupted:
 
             def on_step(state: FitState) -> None:
@@ -161,7 +164,7 @@ def fit_run(
                         f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {GO_ON}"
                     )
 
-            fit(pixels, recipe, state, seed=config.seed, quality=quality, on_step=on_step)
+            fit(pixels, recipe, state, seed=config.seed, missing=missing, quality=quality, on_step=on_step)
             save_state(run, state)
             report = reporter.finish(state)
             # The weights are written last: a fit that has them has everything else, too.
@@ -179,6 +182,7 @@ class Reporter:
         run: Run,
         config: RunConfig,
         pixels: FloatArray,
+        missing: NDArray[np.bool_] | None,
         reference: FloatArray | None,
         black_and_white: tuple[float, float],
         history: History,
@@ -188,6 +192,7 @@ class Reporter:
         self._run = run
         self._config = config
         self._pixels = pixels
+        self._missing = missing
         self._reference = reference
         self._black_and_white = black_and_white
         self._history = history
@@ -264,6 +269,10 @@ class Reporter:
             from_black_to_white(pixels, self._black_and_white)
             for pixels in (preview, center_crop(self._reference, PREVIEW_SIDE))
         )
+        if self._missing is not None:
+            # SSIM compares windows, which would hold pixels without a clean value.
+            measured = np.logical_not(center_crop(self._missing, PREVIEW_SIDE))
+            return Scores(psnr(result[:, measured], clean[:, measured]) if measured.any() else None)
         # SSIM needs sides of at least 11 pixels.
         return Scores(psnr(result, clean), ssim(result, clean) if min(clean.shape[1:]) >= 11 else None)
 

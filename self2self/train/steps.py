@@ -65,13 +65,15 @@ class StepRunner:
         Returns:
             The loss, a scalar.
         """
-        input_image, target, loss_region, orientation = sample
+        input_image, target, loss_region, orientation, missing = sample
         input_mask, *dropout_masks = masks
         prediction = undo_orientation(
             self._network(oriented(input_image, orientation), input_mask, *dropout_masks), orientation
         )
         visible = undo_orientation(input_mask, orientation) if self._hidden_only else torch.zeros_like(input_mask)
-        loss = masked_loss(self._expected_target(prediction), target, visible, loss_region, self._recipe.loss)
+        # What is not measured counts as little as what the network sees.
+        uncounted = visible if missing is None else visible | missing
+        loss = masked_loss(self._expected_target(prediction), target, uncounted, loss_region, self._recipe.loss)
         if self._quality is not None:
             rows, columns = loss_region
             loss = loss + self._recipe.quality_weight * self._quality(prediction[:, :, rows, columns])
@@ -105,9 +107,11 @@ class StaticStepRunner(StepRunner):
 
     def _copy_inputs(self, sample: TrainingSample, masks: Sequence[Tensor]) -> None:
         """Copy the data of a step into the static tensors, which the first step allocates."""
-        input_image, target, (rows, columns), orientation = sample
+        input_image, target, (rows, columns), orientation, missing = sample
         counted = torch.zeros_like(target, dtype=torch.bool)
         counted[:, :, rows, columns] = True
+        if missing is not None:
+            counted &= ~missing
         inputs = (*(oriented(tensor, orientation) for tensor in (input_image, target, counted)), *masks)
         if not self._static_inputs:
             self._static_inputs = tuple(torch.empty_like(tensor) for tensor in inputs)

@@ -201,10 +201,6 @@ def test_a_stack_of_another_number_of_channels_leaves_nothing(folder: Path) -> N
 
 
 def test_a_page_that_cannot_be_used_is_refused_before_the_first_page(folder: Path) -> None:
-    pages = np.random.default_rng(0).random((4, 40, 40)).astype(np.float32)
-    pages[3, 5, 6] = np.nan
-    tifffile.imwrite("nan.tif", pages, photometric="minisblack")
-    assert "nan.tif: page 4 of 4 has 1 values that are not finite" in infer("nan.tif", expect=3).stderr
     write_stack(folder / "stack.tif", compression="zlib")
     with tifffile.TiffFile("stack.tif") as file:
         start = file.pages[2].dataoffsets[0]

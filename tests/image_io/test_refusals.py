@@ -100,8 +100,6 @@ BAD_FILES: dict[str, tuple[Maker, str]] = {
     "lab": (_tiff(noise((16, 16, 3)), photometric="cielab"), "colour space CIELAB"),
     "complex": (_tiff(np.ones((16, 16), np.complex64), photometric="minisblack"), "type complex64"),
     "int64": (_tiff(np.ones((16, 16), np.int64), photometric="minisblack"), "type int64"),
-    "nan": (_float(np.nan), "2 values that are not finite (2 NaN, 0 infinite)"),
-    "infinity": (_float(-np.inf), "(0 NaN, 2 infinite)"),
     "range of float64": (
         _tiff(np.array([-1.7e308, 1.7e308] * 32).reshape(8, 8), photometric="minisblack"),
         "expected a difference within the range of float64",

@@ -13,7 +13,7 @@ import tifffile
 
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.image_io import check_stack_output, image_hash, open_stack, read_image, tiff_pages
-from self2self.image_io.value_range import restore
+from self2self.image_io.write import stored_values
 from tests.image_files import noise, round_trip, save
 
 
@@ -24,7 +24,7 @@ def copy(path: Path, out: Path) -> Path:
         def pages() -> Any:
             for index in range(stack.pages):
                 image = stack.read_page(index)
-                yield restore(image.pixels, image.offset, image.scale, image.dtype)
+                yield stored_values(image.pixels, image)
 
         stack.write(out, pages())
     return out
@@ -295,14 +295,21 @@ def test_bad_stacks_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_page_with_nan_is_named(tmp_path: Path) -> None:
+def test_each_page_has_missing_pixels_of_its_own(tmp_path: Path) -> None:
     samples = noise((3, 20, 24), np.float32)
     samples[1, 4, 4] = np.nan
     tifffile.imwrite(tmp_path / "x.tif", samples, photometric="minisblack")
     with open_stack(tmp_path / "x.tif") as stack:
-        stack.read_page(0)
-        with pytest.raises(InputError, match=r"x\.tif: page 2 of 3 has 1 values that are not finite"):
-            stack.read_page(1)
+        stack.check_pages()
+        assert stack.read_page(0).missing is None
+        page = stack.read_page(1)
+        assert page.missing is not None
+        assert np.argwhere(page.missing).tolist() == [[4, 4]]
+        assert np.isfinite(page.pixels).all()
+    with open_stack(tmp_path / "x.tif", nodata=float(samples[0, 3, 2])) as stack:
+        page = stack.read_page(0)
+        assert page.missing is not None
+        assert np.argwhere(page.missing).tolist() == [[3, 2]]
 
 
 def test_only_tiff_has_pages(tmp_path: Path) -> None:

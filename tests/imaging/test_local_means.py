@@ -156,3 +156,23 @@ def test_results_stay_in_the_range_and_stars_as_they_are() -> None:
 def test_an_image_without_noise_stays(value: float) -> None:
     image = np.full((1, 40, 40), value, np.float32)
     np.testing.assert_array_equal(restored(image, image), image)
+
+
+def test_missing_pixels_do_not_count() -> None:
+    """Beside them the correction is that of the measured pixels alone, whatever the image has in their place."""
+    missing = np.zeros((150, 200), bool)
+    missing[:, 120:] = True
+    noisy = np.full((1, 150, 200), 0.5, np.float32) + noise((1, 150, 200), 2)
+    prediction = np.full_like(noisy, 0.51)
+    results = []
+    for other in (0.2, 0.9):
+        means = LocalMeans(noisy.shape, missing)
+        changed = np.where(missing, np.float32(other), noisy)
+        for top in range(0, 150, 40):
+            means.see(top, changed[:, top : top + 40], prediction[:, top : top + 40])
+        result = prediction.copy()
+        means.restore(result)
+        results.append(result)
+    assert np.array_equal(results[0][:, ~missing], results[1][:, ~missing])
+    assert np.abs(results[0][0, :, :120] - 0.5).max() < 1 / 255
+    assert 1 < means.sigma < 4

@@ -8,8 +8,11 @@ import pytest
 import tifffile
 
 from self2self.errors import InputError
-from self2self.image_io import image_hash, read_image
-from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.image_io import Image, image_hash, open_stack, read_image
+from self2self.image_io.write import stored_values
+from self2self.jobs.fit import read_fit_page, read_fitted_image, read_reference
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.observer import Observer
 from tests.train.test_run_folder import config_of
 
 
@@ -65,3 +68,36 @@ def test_a_reference_with_unclear_units_is_refused(tmp_path: Path) -> None:
         InputError, match=r"clean.tif: has float32 values of the type's whole range; the image has uint16"
     ):
         read_reference(path, image)
+
+
+def test_the_fit_takes_the_first_page_that_has_something_to_learn_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    empty = np.full((40, 40), 100, np.uint16)
+    sparse = np.where(rng.random((40, 40)) < 0.003, 900, 100).astype(np.uint16)
+    noisy = rng.normal(500, 30, (40, 40)).astype(np.uint16)
+
+    def chosen(*pages: np.ndarray) -> tuple[np.ndarray, str, list[int]]:
+        tifffile.imwrite(tmp_path / "x.tif", np.stack(pages), photometric="minisblack")
+        notes: list[str] = []
+        read: list[int] = []
+        with open_stack(tmp_path / "x.tif") as stack:
+            read_page = stack.read_page
+
+            def count(index: int) -> Image:
+                read.append(index)
+                return read_page(index)
+
+            stack.read_page = count  # type: ignore[method-assign]
+            page = read_fit_page(stack, FitOptions(), Observer(note=notes.append))
+        return stored_values(page.pixels, page)[..., 0], notes[0], read
+
+    page, note, read = chosen(noisy, noisy + 1, noisy + 2)
+    assert np.array_equal(page, noisy)
+    assert "has 3 pages; fitting to page 1. " in note
+    assert read == [0]
+    page, note, read = chosen(empty, empty, noisy, noisy + 1)
+    assert np.array_equal(page, noisy)
+    assert "fitting to page 3, as there is hardly anything to learn from page 1. " in note
+    assert read == [0, 1, 2]
+    page, _, _ = chosen(empty, sparse, empty)
+    assert np.array_equal(page, sparse)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, InputError, ResourceError
 from self2self.imaging.outliers import remove_hot_pixels
@@ -48,6 +49,7 @@ def denoise(
     on_note: Callable[[str], None] = lambda text: None,
     may_overwrite: bool = False,
     engine_holder: EngineHolder | None = None,
+    missing: NDArray[np.bool_] | None = None,
 ) -> EnsembleResult:
     """Average stochastic passes of `model` over `pixels`.
 
@@ -62,6 +64,8 @@ def denoise(
         may_overwrite: whether `pixels` may become the result if memory for a second image is short.
         engine_holder: keeps the engine for the next image of the same size; None closes the engine at the end. If
             `pixels` becomes the result, the engine is closed in either case.
+        missing: bool (H, W), where nothing was measured and `pixels` are filled (`Image.missing`), so that what is
+            restored does not depend on them; None for nowhere.
 
     Raises:
         UsageError: an option is wrong.
@@ -85,6 +89,7 @@ def denoise(
             on_progress=on_progress,
             on_note=on_note,
             engine_holder=engine_holder,
+            missing=missing,
         )
         return _run_within(loop, may_overwrite)
 

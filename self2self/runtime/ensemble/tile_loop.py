@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding, padded_size
@@ -83,6 +84,7 @@ class TileLoop:
         engine: class of an engine that works on this machine.
         options: options of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
         engine_holder: provides the engine and keeps it; None for a holder that closes the engine after the run.
+        missing: as for `denoise`.
         finished_lines: number of finished lines of the output.
     """
 
@@ -93,6 +95,7 @@ class TileLoop:
     on_progress: Callable[[Moments], None] | None = None
     on_note: Callable[[str], None] = lambda text: None
     engine_holder: EngineHolder | None = None
+    missing: NDArray[np.bool_] | None = None
     finished_lines: int = field(default=0, init=False)
     _maker: MaskMaker | None = field(default=None, init=False)
 
@@ -133,7 +136,7 @@ class TileLoop:
         self._maker = None
         deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty else None
         restores = options.restores(contract.recipe)
-        means = LocalMeans(self.pixels.shape) if restores else None
+        means = LocalMeans(self.pixels.shape, self.missing) if restores else None
         share = contract.noisy_share if restores else 0.0
         image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)

@@ -1,0 +1,115 @@
+"""Images with pixels that hold no measurement, from file to file: compared with clean values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from skimage import data
+
+import self2self
+from self2self.jobs import infer_job
+
+ROWS, COLUMNS = np.mgrid[:128, :128]
+OUTSIDE = (ROWS - 63.5) ** 2 + (COLUMNS - 63.5) ** 2 > 60**2
+CLEAN = data.camera()[60:188, 180:308] / 255 * 400 - 150
+NOISY = np.rint(CLEAN + np.random.default_rng(2).normal(0, 30, CLEAN.shape)).astype(np.int16)
+QUICK = self2self.EnsembleOptions(passes=4)
+
+
+def rms(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
+def denoised(folder: Path, name: str, values: np.ndarray, **options: object) -> tuple[np.ndarray, list[str]]:
+    tifffile.imwrite(folder / name, values, metadata=None)
+    notes: list[str] = []
+    fitting = self2self.FitOptions(run=folder / f"run-{name}", steps=0, **options)  # type: ignore[arg-type]
+    result = self2self.denoise_job(
+        folder / name,
+        fitting,
+        QUICK,
+        self2self.OutputOptions(uncertainty=folder / f"std-{name}"),
+        self2self.Observer(note=notes.append),
+    )
+    return tifffile.imread(result.output), notes
+
+
+def test_what_is_beside_missing_pixels_is_as_good_as_elsewhere(tmp_path: Path) -> None:
+    """As a CT with GE's padding."""
+    padded = np.where(OUTSIDE, -3024, NOISY).astype(np.int16)
+    result, notes = denoised(tmp_path, "padded.tif", padded)
+    whole, _ = denoised(tmp_path, "whole.tif", NOISY)
+    assert np.array_equal(result[OUTSIDE], padded[OUTSIDE])
+    assert [note for note in notes if f"{np.count_nonzero(OUTSIDE)} of its 16384 pixels hold no measurement" in note]
+    beside = ~OUTSIDE & ((ROWS - 63.5) ** 2 + (COLUMNS - 63.5) ** 2 > 52**2)
+    interior = rms((result - CLEAN)[~OUTSIDE & ~beside])
+    assert rms((result - CLEAN)[beside]) < 1.1 * interior
+    assert interior < 1.05 * rms((whole - CLEAN)[~OUTSIDE & ~beside])
+    deviations = tifffile.imread(tmp_path / "std-padded.tif")
+    assert not deviations[OUTSIDE].any()
+    assert deviations[~OUTSIDE].all()
+
+
+@pytest.mark.parametrize("value", [np.nan, -9999.0])
+def test_a_model_reads_other_images_as_the_fitted_one(tmp_path: Path, value: float) -> None:
+    values = np.where(OUTSIDE, value, NOISY + 0.25).astype(np.float32)
+    values[10, 40:43] = value
+    nodata = None if np.isnan(value) else value
+    result, _ = denoised(tmp_path, "x.tif", values, nodata=nodata)
+    missing = ~(np.isfinite(values) & (values != value))
+    assert result[missing].tobytes() == values[missing].tobytes()
+    notes: list[str] = []
+    infer_job(
+        tmp_path / "run-x.tif" / "model.onnx",
+        [tmp_path / "x.tif"],
+        QUICK,
+        self2self.OutputOptions(output=tmp_path / "again.tif"),
+        self2self.Observer(note=notes.append),
+    )
+    assert np.array_equal(tifffile.imread(tmp_path / "again.tif"), result, equal_nan=True)
+    assert not any("is not the image" in note for note in notes)
+
+
+def test_a_stack_keeps_the_missing_pixels_of_each_page(tmp_path: Path) -> None:
+    pages = np.stack([NOISY, NOISY[::-1], NOISY.T]).astype(np.float32)
+    missing = np.stack([OUTSIDE, ROWS < 20, np.zeros_like(OUTSIDE)])
+    pages[missing] = np.nan
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    fitting = self2self.FitOptions(run=tmp_path / "run", steps=0)
+    outputs = self2self.OutputOptions(uncertainty=tmp_path / "std.tif")
+    result = tifffile.imread(self2self.denoise_job(tmp_path / "stack.tif", fitting, QUICK, outputs).output)
+    assert np.array_equal(np.isnan(result), missing)
+    assert not tifffile.imread(tmp_path / "std.tif")[missing].any()
+
+
+def test_nothing_is_changed_that_is_no_noise(tmp_path: Path) -> None:
+    letters = np.where((ROWS // 3) * (COLUMNS // 4) % 7 < 2, 10, 255).astype(np.uint8)
+    result, notes = denoised(tmp_path, "letters.tif", letters)
+    assert np.array_equal(result, letters)
+    assert any("has no noise" in note for note in notes)
+
+
+@pytest.mark.parametrize("nodata", ["-9999", float("inf"), True])
+def test_a_wrong_value_is_refused(nodata: object) -> None:
+    with pytest.raises(self2self.Self2SelfError, match=r"nodata is .*; expected a finite number, 'none' or None"):
+        self2self.denoise_job("x.png", self2self.FitOptions(nodata=nodata))  # type: ignore[arg-type]
+
+
+def test_a_mosaic_is_denoised_plane_by_plane(tmp_path: Path) -> None:
+    """As linear as a sensor: at least 37 dB of its range, where the noisy mosaic has 34.2 and an ordinary fit loses."""
+    linear = (data.coffee()[100:228, 250:378] / 255) ** 2.2
+    clean = np.empty((128, 128))
+    for (down, right), values in zip(
+        ((0, 0), (0, 1), (1, 0), (1, 1)),
+        (0.5 * linear[..., 0], linear[..., 1], linear[..., 1], 0.6 * linear[..., 2]),
+        strict=True,
+    ):
+        clean[down::2, right::2] = 12000 * values[down::2, right::2] + 512
+    noise = np.random.default_rng(17).normal(0, 1, clean.shape) * np.sqrt(1600 + 20 * (clean - 512))
+    noisy = np.clip(np.rint(clean + noise), 0, 16383).astype(np.uint16)
+    result, notes = denoised(tmp_path, "mosaic.tif", noisy)
+    assert any("is a mosaic of colour filters" in note for note in notes)
+    assert 20 * np.log10(np.ptp(clean) / rms(result - clean)) > 37
