@@ -5,7 +5,7 @@ options and files are refused before the first slow step if possible.
 """
 
 from self2self.jobs.bench import BenchOptions, bench_job
-from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, precision_job
+from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, plain_job, precision_job
 from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.image_batch import ImageBatch
@@ -35,5 +35,6 @@ __all__ = [
     "exported_path",
     "fit_job",
     "infer_job",
+    "plain_job",
     "precision_job",
 ]

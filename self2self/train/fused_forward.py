@@ -48,10 +48,10 @@ class FusedTrainingForward:
         self._network = network
         self._dtype = dtype
 
-    def __call__(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, input_mask: Tensor | None = None, *dropout_masks: Tensor) -> Tensor:
         """As `Self2SelfNet.forward`; the prediction is float32 whatever `dtype` is."""
         network = self._network
-        kept = input_mask.to(image.dtype)
+        kept = torch.ones_like(image) if input_mask is None else input_mask.to(image.dtype)
         x = torch.cat([kept, kept * image], dim=1).to(self._dtype)
         x = self._gated(network.stem.conv, x)
         skips = []
@@ -62,11 +62,12 @@ class FusedTrainingForward:
             skips.append(x)
         x = skips.pop()
         # The weights carry the dropout scale, so that a mask's factors are 0 and 1.
-        scale = 1.0 / network.decoder_keep
+        scale = 1.0 if input_mask is None else 1.0 / network.decoder_keep
         for level in range(LEVELS):
             parts = ((network.decoder_first[level], skips.pop()), (network.decoder_second[level], None))
-            for mask, (convolution, skip) in zip(dropout_masks[2 * level : 2 * level + 2], parts, strict=True):
-                padded = _convolution_input(as_factors(mask, self._dtype), x, skip)
+            for number, (convolution, skip) in enumerate(parts, 2 * level):
+                factors = None if input_mask is None else as_factors(dropout_masks[number], self._dtype)
+                padded = _convolution_input(factors, x, skip)
                 x = F.leaky_relu_(self._convolved(convolution, padded, scale), NEGATIVE_SLOPE)
         return self._convolved(network.head, _convolution_input(None, x)).float()
 
@@ -115,11 +116,14 @@ class _ConvolutionInput(torch.autograd.Function):
         (factors,) = ctx.saved_tensors
         # `fold_border` may work in place: the convolution made this gradient for this function alone.
         inner = fold_border(gradient)
-        if factors is None:
-            return None, inner.contiguous(memory_format=torch.channels_last), None
+
+        def masked(channels: slice) -> Tensor:
+            if factors is None:
+                return inner[:, channels].contiguous(memory_format=torch.channels_last)
+            return apply_mask(inner[:, channels], factors[:, channels])
+
         if not ctx.joined:
-            return None, apply_mask(inner, factors), None
-        of_x, of_skip = slice(None, ctx.x_channels), slice(ctx.x_channels, None)
+            return None, masked(slice(None)), None
         # Upsampling made four values of one, so the gradient is their sum.
-        x_gradient = F.avg_pool2d(apply_mask(inner[:, of_x], factors[:, of_x]), 2, divisor_override=1)
-        return None, x_gradient, apply_mask(inner[:, of_skip], factors[:, of_skip])
+        x_gradient = F.avg_pool2d(masked(slice(None, ctx.x_channels)), 2, divisor_override=1)
+        return None, x_gradient, masked(slice(ctx.x_channels, None))

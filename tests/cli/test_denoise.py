@@ -33,7 +33,7 @@ def test_denoise_runs_all_steps_and_prints_json(tmp_path: Path, monkeypatch: pyt
     }
     assert values["engine"] == get_engine("auto").name
     assert values["provider"] == providers[values["engine"]]
-    assert set(values["seconds"]) == {"fit", "export", "prepare", "masks", "passes", "reduce", "total"}
+    assert set(values["seconds"]) == {"fit", "export", "calibrate", "prepare", "masks", "passes", "reduce", "total"}
     parts = sum(seconds for name, seconds in values["seconds"].items() if name != "total")
     assert parts <= values["seconds"]["total"] + 0.1
     assert values["loss"] > 0
