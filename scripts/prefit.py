@@ -29,6 +29,7 @@ from told_network import ToldForward, add_slopes, load_weights, save_weights, wr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from self2self.errors import Self2SelfError
 from self2self.model.contract import MaskSpec, mask_specs
 from self2self.model.network import Self2SelfNet, initialise, to_channels_last
 from self2self.train.fit import StepMasks, choose_device
@@ -71,25 +72,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw samples; else the main one does")
     parser.add_argument("--bfloat16", action="store_true", help="of activations and products: half the time with AMX")
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        args.device = choose_device(args.device)
+    except Self2SelfError as error:
+        parser.error(str(error))
+    return args
 
 
 def main() -> None:
     """Pre-fit until `--steps`, for `--minutes`, or until interrupted."""
     args = parse_arguments()
-    device = choose_device(args.device)
-    training = Training(new_network(args, device), args.rate, args.matrix_rate)
+    training = Training(new_network(args), args.rate, args.matrix_rate)
     state_path = args.output.with_suffix(".state.safetensors")
     if state_path.exists():
         training.load(state_path)
     batches = load_batches(args, training.step)
-    masks = StepMasks(dropout_specs(args), (args.size, args.size), args.seed, device)
+    masks = StepMasks(dropout_specs(args), (args.size, args.size), args.seed, args.device)
     print(f"step {training.step} of {args.steps}", flush=True)
 
     begun = saved = time.monotonic()
     losses = []
     for batch in batches:
-        losses.append(take_step(args, training, masks, Sample(*(tensor.to(device) for tensor in batch))))
+        losses.append(take_step(args, training, masks, Sample(*(tensor.to(args.device) for tensor in batch))))
         now = time.monotonic()
         is_last = training.step == args.steps or now - begun > 60 * args.minutes
         if training.step % REPORT_STEPS == 0:
@@ -105,14 +110,14 @@ def main() -> None:
             break
 
 
-def new_network(args: argparse.Namespace, device: torch.device) -> Self2SelfNet:
+def new_network(args: argparse.Namespace) -> Self2SelfNet:
     """The network before the first step, with random weights or those of `--start`."""
     network = Self2SelfNet(CHANNELS, ENCODER_WIDTH, DECODER_WIDTHS, dropout_specs(args)[0].keep_probability)
     initialise(network, "kaiming", torch.Generator().manual_seed(args.seed))
     add_slopes(network)
     if args.start:
         load_weights(args.start, network)
-    return to_channels_last(network, device)
+    return to_channels_last(network, args.device)
 
 
 def dropout_specs(args: argparse.Namespace) -> tuple[MaskSpec, ...]:

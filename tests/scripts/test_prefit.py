@@ -97,6 +97,7 @@ def test_it_stops_after_the_given_time_and_goes_on_from_there(run: Run) -> None:
     assert_equal(weights, run("whole", steps=8))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_draw_the_same_samples(run: Run) -> None:
     assert_equal(run("alone", "--batch", "2", steps=3), run("helped", "--batch", "2", "--workers", "2", steps=3))
 
@@ -176,6 +177,12 @@ def test_rate_warms_up_stays_and_falls_to_zero(prefit: ModuleType) -> None:
     assert set(rates[10:80]) == {1.0}
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0
+
+
+def test_a_device_that_is_not_here_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("out", "--device", "cuda:99x")
+    assert "--device is 'cuda:99x'; expected" in capsys.readouterr().err
 
 
 def test_folder_without_photographs_is_reported(run: Run, tmp_path: Path) -> None:
