@@ -98,9 +98,8 @@ def main() -> None:
         now = time.monotonic()
         is_last = training.step == args.steps or now - begun > 60 * args.minutes
         if training.step % REPORT_STEPS == 0:
-            print(
-                f"step {training.step}  rmse {np.mean(losses) * 255:.2f}  skipped {training.guard.skipped}", flush=True
-            )
+            report = f"step {training.step}  rmse {np.mean(losses) * 255:.2f}  skipped {training.guard.skipped}"
+            print(report, flush=True)
             losses = []
         if is_last or now - saved > SAVE_SECONDS:
             training.save(state_path)
