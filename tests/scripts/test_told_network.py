@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from self2self.model.contract import mask_specs
+from self2self.model.layers import CONVOLUTIONS
 from self2self.model.network import Self2SelfNet, initialise
 from self2self.train.fit import StepMasks
+from self2self.train.start_weights import GREY_LEVELS_PER_UNIT, PRETRAINED_FILE, pretrained_weights
 
 WIDTH, WIDTHS, KEEP = 4, (4, 4, 4, 4, 4), 0.8
 LEVELS = [0.0, 1.7, 4.0]
@@ -73,6 +75,19 @@ def test_slopes_start_from_zero(told: ModuleType) -> None:
     torch.testing.assert_close(
         told.ToldForward(network, torch.tensor([3.0]))(*batch), plain(*batch), rtol=1e-4, atol=1e-5
     )
+
+
+def test_training_and_fits_fold_a_level_alike(told: ModuleType, script: Callable[[str], ModuleType]) -> None:
+    prefit = script("prefit")
+    network = Self2SelfNet(prefit.CHANNELS, prefit.ENCODER_WIDTH, prefit.DECODER_WIDTHS)
+    told.add_slopes(network)
+    told.load_weights(PRETRAINED_FILE, network)
+    forward = told.ToldForward(network, torch.tensor([25 / GREY_LEVELS_PER_UNIT]))
+    folded = pretrained_weights(prefit.CHANNELS, 25)
+    for name in CONVOLUTIONS:
+        weight, bias = forward.parameters_of(network.get_submodule(name))
+        assert torch.equal(weight, folded[f"{name}.weight"])
+        torch.testing.assert_close(bias[0], folded[f"{name}.bias"])
 
 
 def test_all_work_is_done_on_the_device_of_the_network(told: ModuleType) -> None:
