@@ -73,8 +73,8 @@ class FusedTrainingForward:
 
     def _convolved(self, convolution: torch.nn.Module, padded: Tensor, scale: float = 1.0) -> Tensor:
         """Convolve an input that has its border already, with weights times `scale`."""
-        weight, bias = convolution.parameters()
-        return F.conv2d(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
+        weight, bias = self.parameters_of(convolution)
+        return _convolve(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
 
     def _gated(self, convolution: torch.nn.Module, x: Tensor) -> Tensor:
         """A gated convolution, computed as two.
@@ -82,9 +82,28 @@ class FusedTrainingForward:
         The halves of one convolution's output would not be contiguous, and operators on them take ten times as long.
         """
         padded = _convolution_input(None, x)
-        pairs = (parameter.to(self._dtype).chunk(2) for parameter in convolution.parameters())
-        feature, gate = (F.conv2d(padded, weight, bias) for weight, bias in zip(*pairs, strict=True))
+        weight, bias = (parameter.to(self._dtype) for parameter in self.parameters_of(convolution))
+        halves = zip(weight.chunk(2), bias.chunk(2, dim=-1), strict=True)
+        feature, gate = (_convolve(padded, *half) for half in halves)
         return F.leaky_relu_(feature, NEGATIVE_SLOPE) * gate.sigmoid_()
+
+    def parameters_of(self, convolution: torch.nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution; a subclass may return a bias for each sample, [N, outputs]."""
+        weight, bias = convolution.parameters()
+        return weight, bias
+
+
+def _convolve(padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve an input that has its border already.
+
+    Args:
+        padded: [N, inputs, H + 2, W + 2].
+        weight: [outputs, inputs, 3, 3].
+        bias: [outputs], or one for each sample, [N, outputs].
+    """
+    if bias.dim() == 1:
+        return F.conv2d(padded, weight, bias)
+    return F.conv2d(padded, weight).add_(bias[:, :, None, None])
 
 
 def _convolution_input(factors: Tensor | None, x: Tensor, skip: Tensor | None = None) -> Tensor:
