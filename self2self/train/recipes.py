@@ -66,6 +66,7 @@ FOR_KIND: dict[NoiseKind, tuple[tuple[float, Choice], ...]] = {
         (35.0, Choice("hidden", 0.2, 0.1, 0.5)),
         (math.inf, Choice("hidden", 0.2, 0.2, 0.3)),
     ),
+    NoiseKind.IMPULSES: ((math.inf, Choice("hidden", 0.3, 0.3, 1.0)),),
     NoiseKind.SHARED: (FOR_WEAK, (math.inf, Choice("simulated", 0.3, 0.1, 1.0))),
     NoiseKind.CORRELATED: ((6.0, FOR_WEAK[1]), (math.inf, Choice("simulated", 0.5, 0.4, 1.0))),
 }
@@ -75,6 +76,7 @@ images for which no result is reported (dev/log).
 - The noise of a hidden value can be predicted from what shares it. So for noise that channels or neighbours share, the
   steps learn from simulated noise. The more of a pixel's neighbourhood is hidden, the less the visible rest reveals of
   the pixel's noise.
+- An impulse that is visible spoils the prediction around it, so more is hidden in the passes, too.
 - Where noise is weak, nearly all of an image is visible in the passes. A fit to hidden values does not learn what the
   network makes of visible ones, and sharp edges become worse than from the start weights. So the steps learn from
   simulated noise there, too.
