@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from self2self.image_io import exif
+from self2self.image_io import exif, jpeg_end
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
 from self2self.image_io.png import METRES_PER_INCH, grey_or_rgb_of_palette
 
@@ -54,7 +54,12 @@ def decode_jpeg(data: bytes) -> StoredImage:
     if picture.size[0] * picture.size[1] > 64 * 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {picture.size[0]}x{picture.size[1]} pixels")
     notes = ["only its main picture is read; the preview or gain map beside it is dropped"] * ("mp" in picture.info)
-    values = _samples_of(picture)
+    try:
+        values = _samples_of(picture)
+    except OSError:
+        picture = JpegImageFile(io.BytesIO(jpeg_end.completed(data, _jpeg_samples)))
+        values = _samples_of(picture)
+        notes.append("its end marker is missing; all pixels are there")
     xmp = picture.info.get("xmp")
     if xmp is not None and _EMBEDDED_PARTS.search(xmp):
         # Readers of the output would look for the dropped parts.
@@ -65,6 +70,12 @@ def decode_jpeg(data: bytes) -> StoredImage:
     metadata = Metadata(picture.info.get("icc_profile"), exif.without_prefix(picture.info.get("exif")), dpi, xmp=xmp)
     metadata = replace(metadata, jpeg_segments=tuple(_segments_to_keep(picture)))
     return StoredImage(values, None, metadata, lossless=False, notes=tuple(notes))
+
+
+def _jpeg_samples(data: bytes) -> Array:
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    return _samples_of(JpegImageFile(io.BytesIO(data)))
 
 
 def decode_webp(data: bytes) -> StoredImage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ import numpy as np
 from self2self.image_io import exif, tiff_file
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
 from self2self.image_io.png import grey_or_rgb_of_palette
+from self2self.image_io.tiff_segments import segment_lengths
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 JPEG_COMPRESSIONS = frozenset((6, 7, 34892, 33007))
@@ -71,8 +71,9 @@ def decode_page(
     """
     notes = list(notes)
     colours, extra = check_channels(page)
-    check_segments(file, page)
-    samples = _read_samples(page) if samples is None else samples
+    lengths, flaws = segment_lengths(file, page)
+    notes += flaws
+    samples = _read_samples(page, lengths) if samples is None else samples
     metadata = _page_metadata(path, file, page, extra)
     bits = page.bitspersample
     colormap = page.colormap if page.photometric == PALETTE else None
@@ -248,25 +249,8 @@ def check_channels(page: Any) -> tuple[int, int | None]:
     return colours, extras[0] if extras else None
 
 
-def check_segments(file: Any, page: Any) -> None:
-    """Refuse strips and tiles that lie outside the file, since tifffile would fill some of them with zeros.
-
-    Raises:
-        ValueError: strips or tiles are missing or lie outside the file.
-        ImageRefused: a tile is too large.
-    """
-    expected = math.prod(page.chunked)
-    offsets, counts = page.dataoffsets, page.databytecounts
-    if len(offsets) < expected or len(counts) < expected:
-        raise ValueError(f"{len(offsets)} of {expected} strips or tiles")
-    size = file.filehandle.size
-    if any(count <= 0 or offset <= 0 or offset + count > size for offset, count in zip(offsets, counts, strict=False)):
-        raise ValueError("strips or tiles lie outside the file")
-    # A damaged file with a small image may declare a tile of terabytes.
-    check_size(max(8, page.tilewidth), max(8, page.tilelength))
-
-
-def _read_samples(page: Any) -> Array:
+def _read_samples(page: Any, lengths: tuple[int, ...]) -> Array:
+    """The samples of a page, (H, W, C); `lengths` are those of its strips or tiles in bytes."""
     planes, depth, height, width, contiguous = page.shaped
     if depth != 1:
         raise ImageRefused(
@@ -276,7 +260,11 @@ def _read_samples(page: Any) -> Array:
         raise ImageRefused(
             f"has {page.bitspersample}-bit samples of a mixed or unknown type; expected one of 8, 16 or 32."
         )
-    samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
+    told, page.databytecounts = page.databytecounts, lengths
+    try:
+        samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
+    finally:
+        page.databytecounts = told
     return samples[0] if planes == 1 else np.moveaxis(samples[..., 0], 0, 2)
 
 

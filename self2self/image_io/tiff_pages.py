@@ -13,6 +13,7 @@ import numpy as np
 
 from self2self.image_io import exif, tiff, tiff_file
 from self2self.image_io.image import Array, ImageRefused, StoredImage, check_size
+from self2self.image_io.tiff_segments import segment_lengths
 
 MAX_CLASSIC_TIFF_BYTES = 2**32 - 2**26
 """Largest pixel data of a classic TIFF; the rest of its 4 GiB is left for tags. A larger stack becomes a BigTIFF."""
@@ -73,7 +74,7 @@ def list_pages(file: Any) -> PageList:
             )
         indices.append(index)
         tiff.check_channels(page)
-        tiff.check_segments(file, page)
+        segment_lengths(file, page)
     skipped = in_file > len(indices)
     return PageList(
         len(indices), tuple(indices), False, imagej, skipped, tuple(_stack_loss_notes(file, skipped=skipped))
