@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
+from self2self.image_io.format import Format, begins_with, opens_with, with_alpha, writes_with
+from self2self.image_io.image import Array, Image, ImageRefused, Metadata, StoredImage, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_CHUNKS = frozenset(
@@ -100,9 +101,7 @@ def encode(stored: StoredImage) -> bytes:
     """Encode uint8 or uint16 samples, grey or RGB, with or without alpha, as a PNG."""
     import imagecodecs
 
-    samples = stored.values
-    if stored.alpha is not None:
-        samples = np.concatenate([samples, stored.alpha[..., None]], axis=2)
+    samples = with_alpha(stored)
     if samples.shape[2] == 1:
         samples = samples[..., 0]
     data = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples)))
@@ -329,3 +328,20 @@ def _chunks_for_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     if metadata.description is not None:
         chunks.append((b"iTXt", b"Description\0\0\0\0\0" + metadata.description.encode()))
     return chunks
+
+
+def _cannot_hold(image: Image) -> str | None:
+    return "premultiplied alpha" if image.premultiplied_alpha else None
+
+
+FORMAT = Format(
+    "png",
+    "PNG",
+    begins_with(SIGNATURE),
+    (".png",),
+    opens_with(decode),
+    writes_with(encode),
+    types=frozenset(("uint8", "uint16")),
+    alpha_channels=frozenset((1, 3)),
+    cannot_hold=_cannot_hold,
+)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from self2self.image_io import exif, tiff_file
+from self2self.image_io.format import check_type
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
 from self2self.image_io.png import grey_or_rgb_of_palette
 from self2self.image_io.tiff_segments import segment_lengths
@@ -19,15 +20,13 @@ KEPT_COMPRESSIONS = {1: None, 5: "lzw", 50000: "zstd"}
 """TIFF compression → tifffile's name. The output keeps these; it replaces all others by deflate, which all readers
 know."""
 
-STORED_TYPES = frozenset(("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"))
-"""Sample types that self2self processes and writes."""
-
 XMP_TAG = 700
 COPIED_TAGS = frozenset(
     (269, 285, 286, 287, 316, 700, 33550, 33723, 33922, 34264, 34377, 34735, 34736, 34737, 42112, 42113)
 )
 """Document and page name, position, host, XMP, IPTC, Photoshop, GeoTIFF and GDAL: valid whatever the pixel values."""
 
+GDAL_NODATA = 42113
 TEXT_TAGS = {305: "software", 306: "datetime"}
 """Tags that tifffile takes as named arguments, by number."""
 
@@ -92,14 +91,18 @@ def decode_page(
             _apply_colormap(colormap, values[..., 0]), grey_allowed=metadata.icc is None
         )
         notes.append(note)
-    if values.dtype.name not in STORED_TYPES:
-        raise ImageRefused(
-            f"has pixels of type {values.dtype.name}; expected integers of 8, 16 or 32 bits or floats of 16, 32 "
-            "or 64 bits. Convert it to float32."
-        )
+    check_type(values.dtype)
     if page.photometric == MINISWHITE and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
-    return StoredImage(values, alpha, metadata, notes=tuple(notes))
+    return StoredImage(values, alpha, metadata, notes=tuple(notes), nodata=_declared_nodata(page))
+
+
+def _declared_nodata(page: Any) -> float | None:
+    """The value of missing pixels, which GDAL stores as text; None if the page declares none."""
+    try:
+        return float(page.tags.valueof(GDAL_NODATA))
+    except (TypeError, ValueError):
+        return None
 
 
 def _page_metadata(path: Path, file: Any, page: Any, extra: int | None) -> Metadata:

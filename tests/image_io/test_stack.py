@@ -305,7 +305,7 @@ def test_a_page_with_nan_is_named(tmp_path: Path) -> None:
             stack.read_page(1)
 
 
-def test_only_tiff_has_pages(tmp_path: Path) -> None:
+def test_formats_of_one_image_have_no_pages(tmp_path: Path) -> None:
     check_stack_output(tmp_path / "x.tiff", 3)
-    with pytest.raises(OutputError, match=r"only TIFF can hold 3 pages\. Use the extension \.tif"):
+    with pytest.raises(OutputError, match=r"PNG cannot hold 3 pages\. Use the extension \.tif"):
         check_stack_output(tmp_path / "x.png", 3)
