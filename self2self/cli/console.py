@@ -46,11 +46,23 @@ class Console:
     Args:
         as_json: print one JSON document on stdout and no text.
         quiet: print no results, no progress and no notes; errors are still printed.
+
+    Attributes:
+        stdout_is_taken: stdout is for an image, so text goes to stderr.
+        hidden_folders: beginnings of paths that are left out of all texts.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.stdout_is_taken = False
+        self.hidden_folders: tuple[str, ...] = ()
+
+    def shown(self, text: str) -> str:
+        """The text without the folders that nobody needs to see."""
+        for folder in self.hidden_folders:
+            text = text.replace(folder, "")
+        return text
 
     def result(self, text: str, values: Any) -> None:
         """Print the result: `values` as JSON, or `text`."""
@@ -63,12 +75,12 @@ class Console:
         """Print one line of a result; with JSON, print nothing."""
         if not self.as_json and not self.quiet:
             # Without flush, a log would show this result below the notes about the next images.
-            print(text, flush=True)  # noqa: T201
+            print(self.shown(text), file=sys.stderr if self.stdout_is_taken else None, flush=True)
 
     def note(self, text: str) -> None:
         """Print one note on stderr."""
         if not self.quiet:
-            print(f"note: {text}", file=sys.stderr)  # noqa: T201
+            print(f"note: {self.shown(text)}", file=sys.stderr)  # noqa: T201
 
     def image(self, path: Path, number: int, images: int) -> None:
         """Print a heading on stderr before image `number` of `images`; used where there are no progress bars."""
@@ -77,7 +89,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print one error on stderr."""
-        print(f"error: {text}", file=sys.stderr)  # noqa: T201
+        print(f"error: {self.shown(text)}", file=sys.stderr)  # noqa: T201
 
     @contextmanager
     def progress(self) -> Iterator[Observer]:
@@ -89,7 +101,7 @@ class Console:
             return
         with Bars() as bars:
             yield Observer(
-                note=bars.note,
+                note=lambda text: bars.note(self.shown(text)),
                 fit_step=bars.fit_step,
                 pass_run=bars.pass_run,
                 benchmark_step=bars.benchmark_step,

@@ -100,6 +100,15 @@ def _pixel_hash(values: Array) -> str:
     return digest.hexdigest()
 
 
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Refuse files that are no images, by their first bytes; a file that passes may still be damaged.
+
+    Raises:
+        InputError, EngineUnavailableError: as `format_of`.
+    """
+    format_of(Path(path))
+
+
 def format_of(path: Path) -> Format:
     """The format of a file, by its content; one that can be read here.
 

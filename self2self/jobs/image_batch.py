@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,10 +62,13 @@ class ImageBatch:
         except InterruptedRun:
             raise
         except Self2SelfError as error:
-            if len(self.images) == 1 or self.on_error is None:
+            if len(self.images) == 1:
                 raise
-            self.on_error(str(error))
-            self.failed.append((path, error))
+            named = _naming(path, error)
+            if self.on_error is None:
+                raise named from error
+            self.on_error(str(named))
+            self.failed.append((path, named))
 
     @property
     def exit_code(self) -> int:
@@ -95,3 +99,12 @@ class ImageBatch:
         target = path.resolve()
         others = (image for image in self.images if image != path)
         return next((image for image in others if self.outputs.output_for(image).resolve() == target), None)
+
+
+def _naming(path: Path, error: Self2SelfError) -> Self2SelfError:
+    """The error, with the image in its message: among several images, a message without it tells nothing."""
+    if re.search(rf"(?<!\S){re.escape(str(path))}(?![^\s:,;.])", str(error)):
+        return error
+    named = type(error)(f"{path}: {error}")
+    named.__dict__.update(error.__dict__)
+    return named

@@ -56,6 +56,8 @@ def infer_job(
     """
     options.check()
     outputs.check(images)
+    if len(images) > 1:
+        outputs = outputs.for_several()
     batch = batch or ImageBatch(images, outputs)
     model = load_model(model_path)
     finished: list[Result] = []
