@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, print_finished
+from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed
 from self2self.cli.streams import standard_streams
@@ -69,13 +69,11 @@ def _denoise_all(
     console: Console, paths: list[Path], fit_options: FitOptions, options: EnsembleOptions, outputs: OutputOptions
 ) -> None:
     """Denoise each of the files and the images in the folders `paths`, and print the results."""
-    from self2self.jobs import ImageBatch, Observer, denoise_job, named_images
+    from self2self.jobs import ImageBatch, denoise_job
 
-    images = named_images(paths, Observer(note=console.note))
+    images, outputs = images_and_outputs(console, paths, outputs)
     if fit_options.run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    if images != paths or len(images) > 1:
-        outputs = outputs.for_several()
     outputs.check(images)
     several = ImageBatch(images, outputs, console.error)
     finished: list[DenoiseResult | StackResult] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, print_finished
+from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.cli.options import AsJson, Force, ImageOutput, Quiet, Seed
 from self2self.cli.streams import standard_streams
@@ -68,11 +68,9 @@ def _infer_all(
     console: Console, model: Path, named: list[Path], options: EnsembleOptions, outputs: OutputOptions
 ) -> None:
     """Run the model over each of the files and the images in the folders `named`, and print the results."""
-    from self2self.jobs import ImageBatch, Observer, infer_job, named_images
+    from self2self.jobs import ImageBatch, infer_job
 
-    images = named_images(named, Observer(note=console.note))
-    if images != named or len(images) > 1:
-        outputs = outputs.for_several()
+    images, outputs = images_and_outputs(console, named, outputs)
     several = ImageBatch(images, outputs, console.error)
     with console.progress() as observer:
         finished = infer_job(model, images, options, outputs, observer, batch=several)

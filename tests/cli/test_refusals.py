@@ -99,6 +99,7 @@ def test_bad_images_are_refused_in_one_line(
         (["infer", "-o", "noisy.png/"], 2, "noisy.png: cannot be written"),
         (["infer", "-", "-o", "-", "--json"], 2, "--json writes its document to stdout"),
         (["denoise", "-", "-"], 2, "- is given twice"),
+        (["denoise", "noisy.png", "cli.png", "-o", "-"], 2, "stdout takes one image, and 2 are given"),
         (["denoise", "runs"], 3, "runs: has no images; expected"),
         (["infer", "-o", "out.xyz"], 2, "out.xyz"),
         (["infer", "-o", "noisy.png", "--force"], 2, "is the input itself"),

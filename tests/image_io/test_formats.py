@@ -325,15 +325,16 @@ def test_fits_keeps_scale_header_and_other_parts(tmp_path: Path) -> None:
     image = fits.ImageHDU(raw)
     image.header.update({"BSCALE": 0.25, "BZERO": 3.0, "BLANK": -32768, "OBJECT": "M 51", "EXPTIME": 30.0})
     table = fits.BinTableHDU.from_columns([fits.Column("x", "E", array=np.arange(5.0))])
-    fits.HDUList([fits.PrimaryHDU(), image, table]).writeto(tmp_path / "in.fits", checksum=True)
+    parts = fits.HDUList([fits.PrimaryHDU(), image, table])
+    parts.writeto(tmp_path / "in.fits")
     source = read_image(tmp_path / "in.fits")
     assert source.dtype == np.int16
     assert source.nodata == -32768
     assert source.notes == ("its other parts (extensions) are kept as they are",)
-    out = round_trip(tmp_path / "in.fits")
-    assert out.read_bytes() == (tmp_path / "in.fits").read_bytes()
-    changed = source.pixels[:, ::-1]
-    write_image(tmp_path / "turned.fits", changed, source)
+    assert round_trip(tmp_path / "in.fits").read_bytes() == (tmp_path / "in.fits").read_bytes()
+    parts.writeto(tmp_path / "sums.fits", checksum=True)
+    source = read_image(tmp_path / "sums.fits")
+    write_image(tmp_path / "turned.fits", source.pixels[:, ::-1], source)
     with fits.open(tmp_path / "turned.fits", checksum=True) as file:
         assert file[1].verify_checksum() == file[1].verify_datasum() == 1
         np.testing.assert_allclose(file[1].data, raw[::-1] * 0.25 + 3)
@@ -417,6 +418,24 @@ def test_nifti_keeps_axes_slope_and_place(tmp_path: Path, extension: str) -> Non
     assert written.header.get_xyzt_units() == ("mm", "sec")
     assert written.header.extensions[0].get_content() == b"a comment"
     assert written.dataobj.slope == nibabel.load(path).dataobj.slope
+
+
+@pytest.mark.parametrize(("source", "target"), [(".nii.gz", ".nii"), (".nii", ".nii.gz")])
+def test_the_name_of_a_nifti_decides_its_compression(tmp_path: Path, source: str, target: str) -> None:
+    samples = noise((1, 12, 15, 1), np.int16)
+    write_nifti(tmp_path / f"in{source}", samples)
+    image = read_image(tmp_path / f"in{source}")
+    write_image(tmp_path / f"out{target}", image.pixels, image)
+    assert (tmp_path / f"out{target}").read_bytes().startswith(b"\x1f\x8b") == target.endswith(".gz")
+    np.testing.assert_array_equal(read_nifti(tmp_path / f"out{target}"), samples)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_avif_keeps_its_bits(tmp_path: Path, bits: int) -> None:
+    samples = noise((20, 30, 3), np.uint16) % np.uint16(2**bits)
+    (tmp_path / "in.avif").write_bytes(imagecodecs.avif_encode(samples, level=100, bitspersample=bits))
+    assert f"its {bits}-bit values" in read_image(tmp_path / "in.avif").notes[0]
+    np.testing.assert_array_equal(read_avif(round_trip(tmp_path / "in.avif")), samples)
 
 
 def test_exr_keeps_its_header_and_other_channels(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from self2self.image_io import exif
 from self2self.image_io.format import Format, opens_with, split_alpha, with_alpha, writes_with
 from self2self.image_io.formats import iso_media
-from self2self.image_io.image import Header, ImageRefused, Metadata, StoredImage, check_size
+from self2self.image_io.image import Header, Image, ImageRefused, Metadata, StoredImage, check_size
 
 MAX_BITS = 12
 
@@ -87,7 +87,7 @@ def _bits(data: bytes) -> int:
     return MAX_BITS if place >= 0 and data[place + 6] & 0x20 else 10
 
 
-def _cannot_hold(image: Any) -> str | None:
+def _cannot_hold(image: Image) -> str | None:
     header = image.metadata.header
     if image.dtype == np.uint16 and (header is None or header.format != "avif"):
         return "uint16 values"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from self2self.image_io.format import INTEGERS, ArrayPages, Format, Pages, begins_with, gathered
-from self2self.image_io.image import Header, ImageRefused, Metadata, StoredImage
+from self2self.image_io.image import Header, Image, ImageRefused, Metadata, StoredImage
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
@@ -93,7 +93,7 @@ def _padding_value(dataset: Any, dtype: np.dtype[Any]) -> float | None:
     return float((value - limits.min) % span + limits.min)
 
 
-def _cannot_hold(image: Any) -> str | None:
+def _cannot_hold(image: Image) -> str | None:
     header = image.metadata.header
     return None if header is not None and header.format == "dicom" else "images of other formats or maps"
 

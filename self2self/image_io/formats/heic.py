@@ -13,7 +13,7 @@ import numpy as np
 from self2self.image_io import exif
 from self2self.image_io.format import Format, opens_with, split_alpha, with_alpha, writes_with
 from self2self.image_io.formats import iso_media
-from self2self.image_io.image import Header, Metadata, StoredImage, check_size
+from self2self.image_io.image import Header, Image, Metadata, StoredImage, check_size
 
 _BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -73,7 +73,7 @@ def encode(stored: StoredImage) -> bytes:
     return buffer.getvalue()
 
 
-def _cannot_hold(image: Any) -> str | None:
+def _cannot_hold(image: Image) -> str | None:
     header = image.metadata.header
     if image.dtype == np.uint16 and (header is None or header.format != "heic"):
         return "uint16 values"

@@ -10,7 +10,7 @@ import numpy as np
 from self2self.image_io import exif
 from self2self.image_io.format import Format, begins_with, opens_with, split_alpha, with_alpha, writes_with
 from self2self.image_io.formats import iso_media
-from self2self.image_io.image import Image, Metadata, StoredImage, check_size
+from self2self.image_io.image import Image, ImageRefused, Metadata, StoredImage, check_size
 
 _CODESTREAM, _CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 
@@ -19,12 +19,14 @@ def decode(data: bytes) -> StoredImage:
     """Decode grey or RGB, with or without alpha, of 8 or 16 bits or floats; turned upright.
 
     Raises:
-        ImageRefused: the image is too small.
+        ImageRefused: the file is an animation, or the image is too small.
         Exception: of any other class, if the data are damaged.
     """
     import imagecodecs
 
     samples = np.asarray(imagecodecs.jpegxl_decode(data))
+    if samples.ndim > 3:
+        raise ImageRefused(f"has {len(samples)} frames; self2self takes one image a file. Save the frame as a PNG.")
     samples = samples[..., None] if samples.ndim == 2 else samples
     check_size(samples.shape[1], samples.shape[0])
     values, alpha = split_alpha(samples)

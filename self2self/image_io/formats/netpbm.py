@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from self2self.image_io.format import ArrayPages, Format, Pages, gathered, split_alpha
-from self2self.image_io.image import Array, Header, ImageRefused, Metadata, StoredImage
+from self2self.image_io.image import Array, Header, Image, ImageRefused, Metadata, StoredImage
 
 _BILEVEL, _FLOAT = ("P1", "P4"), ("Pf", "PF")
 _TEXT = ("P2", "P3")
@@ -88,7 +88,7 @@ def _pfm(samples: Array) -> bytes:
     return header + np.ascontiguousarray(samples[::-1], "<f4").tobytes()
 
 
-def _cannot_hold(image: Any) -> str | None:
+def _cannot_hold(image: Image) -> str | None:
     return "float32 values with transparency (alpha)" if image.dtype.kind == "f" and image.alpha is not None else None
 
 

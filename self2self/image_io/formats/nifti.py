@@ -5,6 +5,7 @@ Values are those that are stored: slope and intercept stay in the header and hol
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
 from collections.abc import Iterable
@@ -43,28 +44,31 @@ def open_nifti(path: Path) -> Pages:
     header = image.header.copy()
     # nibabel takes slope and intercept out of the header of an image that it has read.
     header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
-    metadata = Metadata(header=Header("nifti", (stored.shape, header, compressed)))
+    metadata = Metadata(header=Header("nifti", (stored.shape, header)))
     return ArrayPages(_to_pages(stored), metadata)
 
 
 def write(path: Path, images: Iterable[StoredImage], count: int) -> None:
-    """Write the pages with the shape and the header of the source; with no source, pages are slices."""
+    """Write the pages with the shape and the header of the source; with no source, pages are slices.
+
+    The name of the file decides whether it is compressed.
+    """
     import nibabel
 
     array, first = gathered(images, count)
     volume = np.moveaxis(array[..., 0], (0, 1, 2), (2, 1, 0))
     known = first.metadata.header
     if known is not None and known.format == "nifti":
-        shape, header, compressed = known.content
+        shape, header = known.content
         volume = volume.reshape(shape, order="F")
     else:
-        header, compressed = nibabel.Nifti1Header(), path.name.lower().endswith(".gz")
+        header = nibabel.Nifti1Header()
         volume = volume[..., 0] if count == 1 else volume
         header.set_data_dtype(volume.dtype)
         header.set_data_shape(volume.shape)
         header["vox_offset"] = header.single_vox_offset
     # nibabel itself would choose another slope and offset for integers.
-    with path.open("wb") as raw, _stream(raw, compressed) as file:
+    with path.open("wb") as raw, _stream(raw, compressed=path.suffix.lower() == ".gz") as file:
         header.write_to(file)
         file.write(bytes(max(0, int(header.get_data_offset()) - file.tell())))
         file.write(volume.astype(header.get_data_dtype()).tobytes(order="F"))
@@ -88,9 +92,7 @@ def _image_class(path: Path, compressed: bool) -> Any:
         return nibabel.Nifti2Image if file.read(8)[4:8] == b"n+2\0" else nibabel.Nifti1Image
 
 
-def _stream(raw: Any, compressed: bool) -> Any:
-    import contextlib
-
+def _stream(raw: Any, *, compressed: bool) -> Any:
     # Without a time, the same result has the same bytes.
     return gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") if compressed else contextlib.nullcontext(raw)
 
