@@ -58,14 +58,6 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: b
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body
 
 
-def png_with_wrong_pixel_checksum() -> bytes:
-    """A PNG with correct chunk checksums and a wrong checksum of the compressed stream; libpng only warns about it."""
-    sound = png(16, 16, 8, 0, bytes(17 * 16))
-    stream = bytearray(png_chunks(sound)[b"IDAT"])
-    stream[-1] ^= 1
-    return sound[:33] + png_chunk(b"IDAT", bytes(stream)) + png_chunk(b"IEND", b"")
-
-
 def png_chunks(data: bytes) -> dict[bytes, bytes]:
     chunks, position = {}, 8
     while position < len(data):

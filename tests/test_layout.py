@@ -29,6 +29,14 @@ HEAVY = {
     "torchvision",
     "matplotlib",
     "jinja2",
+    "OpenEXR",
+    "astropy",
+    "mrcfile",
+    "netpbmfile",
+    "nibabel",
+    "pillow_heif",
+    "pydicom",
+    "rawpy",
 }
 
 ALLOWED: dict[str, set[str]] = {

@@ -42,14 +42,21 @@ R = TypeVar("R")
 
 
 def print_result(text: str) -> None:
-    """Print `text` on stdout at once, so that a log does not show it below later notes.
+    """Print `text` on stdout at once, so that a log does not show it below later notes; raises as `writing_stdout`."""
+    with writing_stdout():
+        print(text, flush=True)  # noqa: T201
+
+
+@contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Turn an error of the block, which writes to stdout, into one line for the user.
 
     Raises:
         StdoutError: stdout cannot be written.
         BrokenPipeError: stdout has no reader any more.
     """
     try:
-        print(text, flush=True)  # noqa: T201
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -77,37 +84,52 @@ class Console:
     Args:
         as_json: print one JSON document on stdout and no text.
         quiet: print no results, no progress and no notes; errors are still printed.
+
+    Attributes:
+        stdout_is_taken: stdout is for an image, so text goes to stderr.
+        hidden_folders: beginnings of paths that are left out of all texts.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.stdout_is_taken = False
+        self.hidden_folders: tuple[str, ...] = ()
+
+    def shown(self, text: str) -> str:
+        """The text without the folders that nobody needs to see."""
+        for folder in self.hidden_folders:
+            text = text.replace(folder, "")
+        return text
 
     def result(self, text: str, values: Any) -> None:
         """Print the result: `values` as JSON, or `text`."""
         if self.as_json:
-            print_result(json.dumps(values, indent=2))
+            print_result(self.shown(json.dumps(values, indent=2)))
         elif not self.quiet:
             print_result(text)
 
     def line(self, text: str) -> None:
         """Print one line of a result; with JSON, print nothing."""
         if not self.as_json and not self.quiet:
-            print_result(text)
+            if self.stdout_is_taken:
+                print_message(self.shown(text))
+            else:
+                print_result(self.shown(text))
 
     def note(self, text: str) -> None:
         """Print one note on stderr."""
         if not self.quiet:
-            print_message(f"note: {text}")
+            print_message(f"note: {self.shown(text)}")
 
     def image(self, path: Path, number: int, images: int) -> None:
         """Print a heading on stderr before image `number` of `images`; used where there are no progress bars."""
         if not self.quiet:
-            print_message(f"image {number} of {images}: {path}")
+            print_message(f"image {number} of {images}: {self.shown(str(path))}")
 
     def error(self, text: str) -> None:
         """Print one error on stderr."""
-        print_message(f"error: {text}")
+        print_message(f"error: {self.shown(text)}")
 
     @contextmanager
     def progress(self) -> Iterator[Observer]:
@@ -119,7 +141,7 @@ class Console:
             return
         with Bars() as bars:
             yield Observer(
-                note=bars.note,
+                note=lambda text: bars.note(self.shown(text)),
                 fit_step=bars.fit_step,
                 pass_run=bars.pass_run,
                 benchmark_step=bars.benchmark_step,

@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, print_finished
+from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
 from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed, Wait
+from self2self.cli.streams import standard_streams
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
-    from self2self.jobs import Result
+    from self2self.jobs import EnsembleOptions, FitOptions, OutputOptions, Result
 
 
 @exits_with_code
 @with_groups
 def denoise(
-    images: Annotated[list[Path], typer.Argument(help="Noisy images.", metavar="IMAGE", readable=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Noisy images, or folders with images; - is stdin.", metavar="IMAGE", readable=False, allow_dash=True
+        ),
+    ],
     *,
     output: ImageOutput = None,
     fitting: RecipeGroup,
@@ -48,16 +54,27 @@ def denoise(
     self2self denoise photo.jpg
     self2self denoise photo.jpg -o clean.png --uncertainty std.tif
     self2self denoise *.jpg -o results
+    self2self denoise scans/ -o results
     self2self denoise stack.tif --fit-pages each
     """  # noqa: D301 - \b keeps the line breaks of the examples
+    console = Console(as_json=as_json, quiet=quiet)
+    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages)
+    options = ensemble.options(seed=seed)
+    options.check()
+    with standard_streams(images, output, console) as streams:
+        outputs = ensemble.outputs(output=streams.output, force=force)
+        _denoise_all(console, streams.paths, fit_options, options, outputs)
+
+
+def _denoise_all(
+    console: Console, paths: list[Path], fit_options: FitOptions, options: EnsembleOptions, outputs: OutputOptions
+) -> None:
+    """Denoise each of the files and the images in the folders `paths`, and print the results."""
     from self2self.jobs import ImageBatch, denoise_job
 
-    console = Console(as_json=as_json, quiet=quiet)
-    if run is not None and len(images) > 1:
+    images, outputs = images_and_outputs(console, paths, outputs)
+    if fit_options.run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
-    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages)
-    options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
-    options.check()
     outputs.check(images)
     several = ImageBatch(images, outputs, console.error)
     finished: list[Result] = []
@@ -68,6 +85,6 @@ def denoise(
                     continue
                 several.begin(path, observer)
                 finished.append(denoise_job(path, fit_options, options, outputs, observer))
-            if not as_json:
+            if not console.as_json:
                 print_finished(console, finished[-1:])
-    end_images(console, several, finished if as_json else [])
+    end_images(console, several, finished if console.as_json else [])

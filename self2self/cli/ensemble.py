@@ -1,4 +1,4 @@
-"""The results that `denoise` and `infer` print."""
+"""What `denoise` and `infer` share: the images that they take, and the results that they print."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from typing import TYPE_CHECKING
 import typer
 
 from self2self.cli.console import Console, range_text, standard_error_text
+from self2self.errors import UsageError
 
 if TYPE_CHECKING:
-    from self2self.jobs import ImageBatch, Result, StackResult
+    from pathlib import Path
+
+    from self2self.jobs import ImageBatch, OutputOptions, Result, StackResult
     from self2self.runtime.ensemble.tile_loop import EnsembleResult
+
+
+def images_and_outputs(console: Console, named: list[Path], outputs: OutputOptions) -> tuple[list[Path], OutputOptions]:
+    """The files and the images in the folders `named`, and where their results go.
+
+    Raises:
+        UsageError: several images would go to stdout or to one file.
+        InputError: a folder has no images.
+    """
+    from self2self.jobs import Observer, named_images
+
+    images = named_images(named, Observer(note=console.note))
+    if console.stdout_is_taken and len(images) > 1:
+        raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
+    return images, outputs.for_several() if images != named or len(images) > 1 else outputs
 
 
 def print_finished(console: Console, finished: list[Result]) -> None:

@@ -38,7 +38,6 @@ from self2self.cli.options import (
     parse_masks,
     parse_memory,
     parse_nodata,
-    parse_output,
     parse_passes,
 )
 
@@ -129,14 +128,10 @@ class EnsembleGroup:
         )
 
     def outputs(self, *, output: str | None, force: bool) -> OutputOptions:
-        """Where results go.
-
-        Raises:
-            UsageError: a text cannot be read.
-        """
+        """Where results go; a slash at the end of `output` means a folder."""
         from self2self.jobs import OutputOptions
 
-        return OutputOptions(output=parse_output(output), uncertainty=self.uncertainty, report=self.report, force=force)
+        return OutputOptions(output=output, uncertainty=self.uncertainty, report=self.report, force=force)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

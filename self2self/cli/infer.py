@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, print_finished
+from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
 from self2self.cli.options import AsJson, Force, ImageOutput, NodataText, Quiet, Seed, parse_nodata
+from self2self.cli.streams import standard_streams
 from self2self.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from self2self.jobs import EnsembleOptions, OutputOptions
+    from self2self.model.contract import Nodata
 
 
 @exits_with_code
@@ -20,8 +25,10 @@ def infer(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Model (.onnx file or run folder) and noisy images.  [default: the latest run and its image]",
+            help="Model (.onnx file or run folder), and noisy images or folders with images; - is stdin.  "
+            "[default: the latest run and its image]",
             metavar="[MODEL] [IMAGE...]",
+            allow_dash=True,
             show_default=False,
             readable=False,
         ),
@@ -49,17 +56,28 @@ def infer(
     The model was fitted by self2self fit and written by self2self export. The result is the mean of many predictions
     (passes) with random dropout.
     """
-    from self2self.jobs import ImageBatch, infer_job
-
     console = Console(as_json=as_json, quiet=quiet)
-    options, outputs = ensemble.options(seed=seed), ensemble.outputs(output=output, force=force)
+    options = ensemble.options(seed=seed)
     # Options are checked before files, so that a wrong engine gives the same error with and without a model.
     options.check()
-    model, images = _model_and_images(paths or [], precision)
+    missing_value = parse_nodata(nodata)
+    with standard_streams(paths or [], output, console) as streams:
+        outputs = ensemble.outputs(output=streams.output, force=force)
+        model, named = _model_and_images(streams.paths, precision)
+        _infer_all(console, model, named, options, outputs, missing_value)
+
+
+def _infer_all(
+    console: Console, model: Path, named: list[Path], options: EnsembleOptions, outputs: OutputOptions, nodata: Nodata
+) -> None:
+    """Run the model over each of the files and the images in the folders `named`, and print the results."""
+    from self2self.jobs import ImageBatch, infer_job
+
+    images, outputs = images_and_outputs(console, named, outputs)
     several = ImageBatch(images, outputs, console.error)
     with console.progress() as observer:
-        finished = infer_job(model, images, options, outputs, observer, batch=several, nodata=parse_nodata(nodata))
-    if not as_json:
+        finished = infer_job(model, images, options, outputs, observer, batch=several, nodata=nodata)
+    if not console.as_json:
         print_finished(console, finished)
     end_images(console, several, finished)
 
@@ -89,7 +107,8 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
             f"{paths[0]}: no such model, and no such image. Make a model with: self2self fit IMAGE, then: "
             "self2self export"
         )
-    run, images = (Run(paths[0]), paths[1:]) if paths and paths[0].is_dir() else (Run.latest(), paths)
+    begins_with_run = bool(paths) and paths[0].is_dir() and not _is_folder_of_images(paths[0])
+    run, images = (Run(paths[0]), paths[1:]) if begins_with_run else (Run.latest(), paths)
     image = Path(run.config().image)
     model = exported_path(run, precision or "fp32")
     if not images and not image.is_file():
@@ -98,3 +117,11 @@ def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, l
             f"Name the image: self2self infer {run.folder} IMAGE"
         )
     return model, images or [image]
+
+
+def _is_folder_of_images(folder: Path) -> bool:
+    """Whether a folder has images and is no run folder, which has a preview."""
+    from self2self.jobs import has_images
+    from self2self.train.run_folder import Run
+
+    return not Run(folder).config_path.is_file() and has_images(folder)

@@ -7,7 +7,6 @@ be read, so that one unreadable image does not stop a whole batch.
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -206,7 +205,8 @@ ImageOutput = Annotated[
     typer.Option(
         "-o",
         "--output",
-        help="File for the result; for several images, an existing folder.  [default: IMAGE.denoised.EXT]",
+        help="File for the result, or a folder, which is made: for several images, or with a slash at its end; - is "
+        "stdout.  [default: IMAGE.denoised.EXT]",
         metavar="PATH",
         show_default=False,
     ),
@@ -304,22 +304,6 @@ def parse_masks(text: str | None) -> bool | None:
     if text not in (None, "balanced", "independent"):
         raise UsageError(f"--masks is {text!r}; expected balanced or independent.")
     return None if text is None else text == "balanced"
-
-
-def parse_output(text: str | None) -> Path | None:
-    """Parse the path of a result.
-
-    A text that ends with a slash asks for a folder; the check is here, because a `Path` drops the slash.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
-    if text is None:
-        return None
-    path = Path(text)
-    if text.endswith(("/", os.sep)) and not path.is_dir():
-        raise UsageError(f"-o {text}: there is no such folder. Make it: mkdir -p {path}")
-    return path
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:

@@ -3,15 +3,17 @@
     image = read_image("noisy.tif")              # image.pixels: float32 (C, H, W), bulk in [0, 1]
     write_image("clean.tif", denoised, image)    # same type, depth, alpha, profile, orientation
 
-The formats are PNG, TIFF, JPEG, WebP and BMP. The modules:
+The modules:
 
 - `image`: the data classes; `value_range`: stored values ↔ [0, 1].
-- `read`, `write`: single images; `stack`: files of several pages.
-- `png`, `tiff`, `pillow_formats`: decoders and encoders. `tiff_file`, `tiff_pages` and `exif` serve `tiff` and `stack`.
+- `format`: what a format is; `formats`: the table of all formats, and those that need a library of their own.
+- `read`, `write`: single images; `stack`: files of several pages; `missing`: pixels without a measurement.
+- `png`, `tiff`, `pillow_formats`: decoders and encoders. `jpeg_end` serves JPEG; `tiff_format`, `tiff_file`,
+  `tiff_pages`, `tiff_segments` and `exif` serve TIFF.
 """
 
 from self2self.image_io.image import MAX_PIXELS, MIN_SIDE, Image, Metadata, TiffLayout
-from self2self.image_io.read import image_hash, read_image
+from self2self.image_io.read import check_readable, image_hash, read_image
 from self2self.image_io.stack import Stack, check_stack_output, open_stack
 from self2self.image_io.write import (
     EXTENSIONS,
@@ -30,6 +32,7 @@ __all__ = [
     "Stack",
     "TiffLayout",
     "check_output",
+    "check_readable",
     "check_stack_output",
     "default_output",
     "image_hash",

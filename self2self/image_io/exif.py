@@ -97,6 +97,21 @@ def orientation_block(value: int) -> bytes | None:
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, ORIENTATION, 3, 1, value, 0, 0)
 
 
+def upright(exif: bytes | None) -> bytes | None:
+    """A copy of a block for pixels that were turned upright; a damaged block is dropped."""
+    from PIL import Image as PillowImage
+
+    if exif is None or orientation(exif) == 1:
+        return exif
+    block = PillowImage.Exif()
+    try:
+        block.load(exif)
+        block[ORIENTATION] = 1
+        return without_prefix(block.tobytes())
+    except Exception:
+        return None
+
+
 def append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -> None:
     """Append the EXIF and GPS directories to a TIFF and turn its placeholder tags into pointers to them.
 

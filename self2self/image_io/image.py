@@ -65,6 +65,16 @@ class Metadata:
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     """(type, payload) of a PNG's ancillary chunks; copied unchanged from PNG to PNG."""
     tiff: TiffLayout | None = None
+    header: Header | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says beside its pixels, as the library of its format reads it; other formats cannot hold it."""
+
+    format: str
+    """As `Image.format`."""
+    content: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +90,9 @@ class StoredImage:
     """False for JPEG and lossy WebP."""
     notes: tuple[str, ...] = ()
     """As `Image.notes`."""
+    nodata: float | None = None
+    """Value that the file declares to stand for a missing pixel (GDAL_NODATA, BLANK, PixelPaddingValue), as `values`
+    has it; None if it declares none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +129,7 @@ class Image:
     """(H, W) in the stored dtype, copied to the output; None without transparency."""
     path: Path
     format: str
-    """Format by content: "png", "tiff", "jpeg", "webp" or "bmp"."""
+    """Name of the format by content, such as "png" (`formats.FORMATS`)."""
     dtype: np.dtype[Any]
     """Type of the stored values in native byte order; the output has the same type."""
     offset: float
@@ -149,9 +162,19 @@ class Image:
         return arranged(self.unmeasured.where) if self.mosaic else self.unmeasured.where
 
     @property
+    def is_raw(self) -> bool:
+        """Whether the file holds what a sensor measured, so that there is no better file to denoise."""
+        return self.mosaic or self.format == "raw"
+
+    @property
     def range(self) -> tuple[float, float]:
         """The stored values that map to 0 and 1 in `pixels`."""
         return self.offset, self.offset + self.scale
+
+    @property
+    def premultiplied_alpha(self) -> bool:
+        """Whether colours are multiplied by alpha."""
+        return self.alpha is not None and self.metadata.tiff is not None and self.metadata.tiff.alpha_kind == 1
 
     @property
     def black_and_white(self) -> tuple[float, float]:

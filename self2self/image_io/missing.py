@@ -1,6 +1,7 @@
 """Find the pixels of a file that hold no measurement, and give them their stored values back.
 
-A file tells of them in several ways: NaN, GDAL's tag, an alpha of 0, or a value that the user names. Where no one
+A file tells of them in several ways: NaN, a value that it declares (GDAL's tag, BLANK of FITS,
+PixelPaddingValue of DICOM), an alpha of 0, or a value that the user names. Where no one
 tells, a constant that lies far from all other values and covers whole areas is no measurement either, such as the
 padding of a CT or the outside of a field of view.
 
@@ -19,9 +20,6 @@ from self2self.imaging.missing import BoolArray, constant_around, fill
 
 Nodata = float | Literal["none"] | None
 """The stored value of missing pixels; ``"none"`` if no value stands for them; None if the file tells, or its values."""
-
-GDAL_NODATA = 42113
-"""TIFF tag in which GDAL stores the value of missing pixels, as text."""
 
 BULK_PERCENTILE = 1.0
 """The bulk of the other values lies between this percentile and 100 minus it."""
@@ -65,7 +63,7 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
     if (alpha := _meaningful_alpha(stored)) is not None:
         found.append((alpha == 0, "fully transparent"))
     if nodata is None:
-        nodata = _tagged_value(stored)
+        nodata = stored.nodata
     if nodata is None:
         known = ~np.logical_or.reduce([where for where, _ in found]) if found else None
         found += [(where, f"all {value:g}, far from the others") for where, value in _far_constants(values, known)]
@@ -150,19 +148,6 @@ def _meaningful_alpha(stored: StoredImage) -> Array | None:
     if stored.alpha is None or (layout is not None and layout.alpha_kind == 0) or not stored.alpha.any():
         return None
     return stored.alpha
-
-
-def _tagged_value(stored: StoredImage) -> float | None:
-    """The value of GDAL's tag; None without one."""
-    layout = stored.metadata.tiff
-    for code, _, _, value, _ in layout.tags if layout is not None else ():
-        if code == GDAL_NODATA:
-            text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-            try:
-                return float(text.strip("\0 "))
-            except ValueError:
-                return None
-    return None
 
 
 def _as_type(value: float, dtype: np.dtype[Any]) -> float | np.floating:

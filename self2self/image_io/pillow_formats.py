@@ -16,13 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from self2self.image_io import exif
-from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
+from self2self.image_io import exif, jpeg_end
+from self2self.image_io.format import Format, begins_with, opens_with, writes_with
+from self2self.image_io.image import Array, Image, ImageRefused, Metadata, StoredImage, check_size
 from self2self.image_io.png import METRES_PER_INCH, grey_or_rgb_of_palette
 
 LOSSY_QUALITY = 95
 """Quality of lossy output. Chroma is not subsampled, so that the loss stays far below the noise that was removed."""
 
+
+MAX_JPEG_SIDE, MAX_WEBP_SIDE = 65500, 16383
+"""Largest width and height in pixels."""
+
+MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
+"""One segment, less its length field and the "Exif" prefix."""
 
 MAX_JPEG_XMP_BYTES = 65533 - 29
 """Largest XMP in one segment: a segment without its length field, less the 29 bytes of the XMP name."""
@@ -54,7 +61,12 @@ def decode_jpeg(data: bytes) -> StoredImage:
     if picture.size[0] * picture.size[1] > 64 * 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {picture.size[0]}x{picture.size[1]} pixels")
     notes = ["only its main picture is read; the preview or gain map beside it is dropped"] * ("mp" in picture.info)
-    values = _samples_of(picture)
+    try:
+        values = _samples_of(picture)
+    except OSError:
+        picture = JpegImageFile(io.BytesIO(jpeg_end.completed(data, _jpeg_samples)))
+        values = _samples_of(picture)
+        notes.append("its end marker is missing; all pixels are there")
     xmp = picture.info.get("xmp")
     if xmp is not None and _EMBEDDED_PARTS.search(xmp):
         # Readers of the output would look for the dropped parts.
@@ -65,6 +77,12 @@ def decode_jpeg(data: bytes) -> StoredImage:
     metadata = Metadata(picture.info.get("icc_profile"), exif.without_prefix(picture.info.get("exif")), dpi, xmp=xmp)
     metadata = replace(metadata, jpeg_segments=tuple(_segments_to_keep(picture)))
     return StoredImage(values, None, metadata, lossless=False, notes=tuple(notes))
+
+
+def _jpeg_samples(data: bytes) -> Array:
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    return _samples_of(JpegImageFile(io.BytesIO(data)))
 
 
 def decode_webp(data: bytes) -> StoredImage:
@@ -219,3 +237,60 @@ def _webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((data[position : position + 4], data[position + 8 : position + 8 + size]))
         position += 8 + size + size % 2
     return chunks
+
+
+def _too_large(image: Image, most: int) -> str | None:
+    _, height, width = image.pixels.shape
+    return f"{width}x{height} pixels" if max(height, width) > most else None
+
+
+def _jpeg_cannot_hold(image: Image) -> str | None:
+    if len(image.metadata.exif or b"") > MAX_JPEG_EXIF_BYTES:
+        return "that much EXIF data"
+    if len(image.metadata.xmp or b"") > MAX_JPEG_XMP_BYTES:
+        return "that much XMP data"
+    return _too_large(image, MAX_JPEG_SIDE)
+
+
+def _webp_cannot_hold(image: Image) -> str | None:
+    return "premultiplied alpha" if image.premultiplied_alpha else _too_large(image, MAX_WEBP_SIDE)
+
+
+def _bmp_cannot_hold(image: Image) -> str | None:
+    if image.premultiplied_alpha:
+        return "premultiplied alpha"
+    if image.metadata.icc is not None:
+        return "the ICC profile"
+    return None if exif.orientation(image.metadata.exif) == 1 else "the orientation of the image (EXIF)"
+
+
+JPEG = Format(
+    "jpeg",
+    "JPEG",
+    begins_with(b"\xff\xd8\xff"),
+    (".jpg", ".jpeg", ".jpe", ".jfif"),
+    opens_with(decode_jpeg),
+    writes_with(encode_jpeg),
+    channels=frozenset((1, 3, 4)),
+    cannot_hold=_jpeg_cannot_hold,
+)
+WEBP = Format(
+    "webp",
+    "WebP",
+    begins_with(b"WEBP", at=8),
+    (".webp",),
+    opens_with(decode_webp),
+    writes_with(encode_webp),
+    alpha_channels=frozenset((1, 3)),
+    cannot_hold=_webp_cannot_hold,
+)
+BMP = Format(
+    "bmp",
+    "BMP",
+    begins_with(b"BM"),
+    (".bmp", ".dib"),
+    opens_with(decode_bmp),
+    writes_with(encode_bmp),
+    alpha_channels=frozenset((3,)),
+    cannot_hold=_bmp_cannot_hold,
+)

@@ -12,13 +12,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, check_size
+from self2self.image_io.format import Format, begins_with, opens_with, with_alpha, writes_with
+from self2self.image_io.image import Array, Image, ImageRefused, Metadata, StoredImage, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_CHUNKS = frozenset(
     (b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 )
 """Ancillary chunks that remain valid when the pixels change (tIME, bKGD, sBIT and hIST do not)."""
+
+CRITICAL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT"))
+"""Chunks without which there are no pixels; the end (IEND) is not one of them."""
+ENDS_EARLY = "the file ends before its end marker; all pixels are there"
 
 MAX_PROFILE_BYTES = 2**26
 """Largest inflated ICC profile or XMP text that is accepted."""
@@ -33,6 +38,9 @@ def decode(data: bytes) -> StoredImage:
     A colour key (tRNS of a grey or RGB image) becomes an alpha channel, because the denoised pixels
     no longer equal the key.
 
+    What libpng calls a warning is a note: a damaged ancillary chunk, a wrong checksum of all pixel data, more of them
+    than needed, and a file that ends after its pixels.
+
     Raises:
         ImageRefused: the file is an animation, or the image is too small or too large.
         Exception: of any other class, if the data are damaged.
@@ -44,7 +52,8 @@ def decode(data: bytes) -> StoredImage:
     kept: list[tuple[bytes, bytes]] = []
     pixels: list[bytes] = []
     palette: dict[bytes, bytes] = {}
-    for kind, payload in _read_chunks(data):
+    flaws: list[str] = []
+    for kind, payload in _read_chunks(data, flaws):
         if header is None:
             if kind != b"IHDR" or len(payload) != 13:
                 raise ValueError("the first chunk is not IHDR")
@@ -65,15 +74,15 @@ def decode(data: bytes) -> StoredImage:
         elif kind in KEPT_CHUNKS:
             kept.append((kind, payload))
     if header is None:
-        raise ValueError("no chunks")
+        raise ValueError("the file ends before its first chunk")
     depth, colour = header[2], header[3]
-    _check_pixel_stream(pixels, _inflated_size(header))
+    pixels, flaw = _sound_pixel_stream(pixels, _inflated_size(header))
+    notes = list(dict.fromkeys([*flaws, *([flaw] if flaw else [])]))
     pixel_chunks = [_make_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)), *_palette_chunks(header, palette)]
     pixel_chunks += [_make_chunk(b"IDAT", payload) for payload in pixels]
     samples = imagecodecs.png_decode(b"".join([SIGNATURE, *pixel_chunks, _make_chunk(b"IEND", b"")]))
     samples = samples.reshape(header[1], header[0], -1)
     metadata = _metadata_of_chunks(kept)
-    notes: list[str] = []
     alpha = None
     if samples.shape[2] in (2, 4):
         samples, alpha = samples[..., :-1], samples[..., -1].copy()
@@ -92,9 +101,7 @@ def encode(stored: StoredImage) -> bytes:
     """Encode uint8 or uint16 samples, grey or RGB, with or without alpha, as a PNG."""
     import imagecodecs
 
-    samples = stored.values
-    if stored.alpha is not None:
-        samples = np.concatenate([samples, stored.alpha[..., None]], axis=2)
+    samples = with_alpha(stored)
     if samples.shape[2] == 1:
         samples = samples[..., 0]
     data = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples)))
@@ -119,21 +126,35 @@ def grey_or_rgb_of_palette(samples: Array, *, grey_allowed: bool) -> tuple[Array
     return samples, "palette colours are written as 8-bit RGB, since denoising makes new colours"
 
 
-def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, payload) of every chunk up to IEND; raises ValueError where the file is cut off or a checksum is wrong."""
+def _read_chunks(data: bytes, flaws: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    """(type, payload) of every sound chunk up to IEND; what else is wrong is added to `flaws`.
+
+    A damaged ancillary chunk is left out, as libpng does. A cut-off IDAT is given as far as it goes, because the
+    pixels may be complete.
+
+    Raises:
+        ValueError: the checksum of a chunk that decoding needs is wrong.
+    """
     position = len(SIGNATURE)
     kind = b""
     while kind != b"IEND":
         if position + 12 > len(data):
-            raise ValueError("the file ends before its IEND chunk")
+            flaws.append(ENDS_EARLY)
+            return
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
-        if end + 4 > len(data):
-            raise ValueError(f"the file ends inside its {kind.decode('latin-1')!a} chunk")
         payload = data[position + 8 : end]
-        if zlib.crc32(payload, zlib.crc32(kind)) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"wrong checksum of a {kind.decode('latin-1')!a} chunk")
-        yield kind, payload
+        if end + 4 > len(data):
+            flaws.append(ENDS_EARLY)
+            if kind == b"IDAT":
+                yield kind, payload
+            return
+        if zlib.crc32(payload, zlib.crc32(kind)) == int.from_bytes(data[end : end + 4], "big"):
+            yield kind, payload
+        elif kind in CRITICAL_CHUNKS:
+            raise ValueError(f"wrong checksum of its {kind.decode('latin-1')!a} chunk")
+        else:
+            flaws.append(f"the checksum of its {kind.decode('latin-1')!a} chunk is wrong, so the chunk is dropped")
         position = end + 4
 
 
@@ -169,24 +190,75 @@ def _inflated_size(header: tuple[int, ...]) -> int:
     return total
 
 
-def _check_pixel_stream(parts: list[bytes], expected: int) -> None:
-    """Inflate the pixel data once, in small pieces, only to check that they are complete.
+def _sound_pixel_stream(parts: list[bytes], expected: int) -> tuple[list[bytes], str | None]:
+    """Check that the pixel data are complete, and repair what surrounds them.
 
-    libpng itself only prints a warning if the checksum or the length is wrong, and then continues.
+    libpng itself only prints a warning if the checksum or the length is wrong, and fills missing pixels with zeros.
+
+    Args:
+        parts: the payloads of the IDAT chunks.
+        expected: size of the inflated data in bytes.
+
+    Returns:
+        Payloads that libpng takes without a warning, and what was wrong; None if nothing was.
+
+    Raises:
+        ValueError, zlib.error: pixels are missing or damaged.
     """
-    inflate = zlib.decompressobj()
-    size = 0
-    for part in parts:
-        rest = part
-        while rest and size <= expected:
-            size += len(inflate.decompress(rest, 2**20))
-            if inflate.eof:
-                break
-            rest = inflate.unconsumed_tail
-    while not inflate.eof and size <= expected and (piece := inflate.decompress(b"", 2**20)):
+    stream = b"".join(parts)
+    size, checksum = 0, zlib.adler32(b"")
+    inflate = _Inflate(stream)
+    while size < expected and (piece := inflate.read(expected - size)):
         size += len(piece)
-    if not inflate.eof or inflate.unused_data or size != expected:
+        checksum = zlib.adler32(piece, checksum)
+    if size < expected:
         raise ValueError(f"{size} bytes of pixel data; expected {expected}")
+    if inflate.read(1) or len(inflate.trailer) > 4:
+        flaw = "it has more pixel data than its size needs; the rest is dropped"
+    elif len(inflate.trailer) < 4:
+        flaw = ENDS_EARLY
+    elif int.from_bytes(inflate.trailer, "big") != checksum:
+        flaw = "the checksum of its pixel data is wrong; all pixels are there"
+    else:
+        return parts, None
+    inflate, raw = _Inflate(stream), bytearray()
+    while len(raw) < expected:
+        raw += inflate.read(expected - len(raw))
+    return [zlib.compress(raw, 1)], flaw
+
+
+class _Inflate:
+    """Reads a zlib stream in pieces without a look at its checksum."""
+
+    def __init__(self, stream: bytes) -> None:
+        # RFC 1950: method 8 (deflate), no preset dictionary, and a multiple of 31.
+        if len(stream) < 2 or stream[0] & 15 != 8 or stream[1] & 32 or (stream[0] << 8 | stream[1]) % 31:
+            raise ValueError("its pixel data are no zlib stream")
+        self._stream = memoryview(stream)
+        self._position = 2
+        self._rest: bytes | memoryview = b""
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def read(self, most: int) -> bytes:
+        """The next bytes, at most `most` and 2**20; empty at the end."""
+        while not self._inflate.eof:
+            if not self._rest:
+                # In small pieces, because zlib copies what is left of a piece at every call.
+                self._rest = self._stream[self._position : self._position + 2**16]
+                self._position += len(self._rest)
+            at_end = not self._rest
+            piece = self._inflate.decompress(self._rest, min(most, 2**20))
+            self._rest = self._inflate.unconsumed_tail
+            if piece or at_end:
+                return piece
+        return b""
+
+    @property
+    def trailer(self) -> bytes:
+        """What follows the end of the compressed data; empty before that end."""
+        if not self._inflate.eof:
+            return b""
+        return self._inflate.unused_data + bytes(self._stream[self._position :])
 
 
 def _make_chunk(kind: bytes, payload: bytes) -> bytes:
@@ -256,3 +328,20 @@ def _chunks_for_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     if metadata.description is not None:
         chunks.append((b"iTXt", b"Description\0\0\0\0\0" + metadata.description.encode()))
     return chunks
+
+
+def _cannot_hold(image: Image) -> str | None:
+    return "premultiplied alpha" if image.premultiplied_alpha else None
+
+
+FORMAT = Format(
+    "png",
+    "PNG",
+    begins_with(SIGNATURE),
+    (".png",),
+    opens_with(decode),
+    writes_with(encode),
+    types=frozenset(("uint8", "uint16")),
+    alpha_channels=frozenset((1, 3)),
+    cannot_hold=_cannot_hold,
+)

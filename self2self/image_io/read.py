@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from self2self.errors import InputError, ResourceError
-from self2self.image_io import pillow_formats, png, tiff
+from self2self.errors import EngineUnavailableError, InputError, ResourceError
+from self2self.image_io.format import HEAD_BYTES, Format, Pages
+from self2self.image_io.formats import FORMATS
 from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
 from self2self.image_io.missing import Nodata, filled, find_missing
 from self2self.image_io.value_range import EXACT_INTEGER_SPAN, choose_value_range, normalise
@@ -21,42 +22,6 @@ MOSAIC_NOTE = (
     "is a mosaic of colour filters, by its period of two pixels; its four planes are denoised side by side "
     "(--no-mosaic takes it as an ordinary image)"
 )
-
-SUPPORTED = "PNG, TIFF, JPEG, WebP or BMP"
-
-SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
-    (png.SIGNATURE, 0, "png"),
-    (b"\xff\xd8\xff", 0, "jpeg"),
-    (b"II*\0", 0, "tiff"),
-    (b"MM\0*", 0, "tiff"),
-    (b"II+\0", 0, "tiff"),
-    (b"MM\0+", 0, "tiff"),
-    (b"WEBP", 8, "webp"),
-    (b"BM", 0, "bmp"),
-    (b"GIF8", 0, "GIF"),
-    (b"ftypavif", 4, "AVIF"),
-    (b"ftyphe", 4, "HEIC"),
-    (b"ftypmif1", 4, "HEIC"),
-    (b"ftypcrx", 4, "camera raw"),
-    (b"FUJIFILM", 0, "camera raw"),
-    (b"IIU\0", 0, "camera raw"),
-    (b"8BPS", 0, "Photoshop"),
-    (b"%PDF", 0, "PDF"),
-    (b"\x89HDF", 0, "HDF5"),
-    (b"SIMPLE  =", 0, "FITS"),
-    (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
-    (b"\xff\x0a", 0, "JPEG XL"),
-    (b"v/1\x01", 0, "OpenEXR"),
-)
-"""(bytes, their offset, format). Formats with capital letters cannot be read; messages only name them."""
-
-DECODERS: dict[str, Callable[[bytes], StoredImage]] = {
-    "png": png.decode,
-    "jpeg": pillow_formats.decode_jpeg,
-    "webp": pillow_formats.decode_webp,
-    "bmp": pillow_formats.decode_bmp,
-}
-"""Format → decoder of the whole file; a TIFF is read from its path instead."""
 
 
 def read_image(
@@ -81,9 +46,16 @@ def read_image(
     """
     path = Path(path)
     file_format = format_of(path)
-    with decoding(path, file_format):
-        stored = tiff.decode(path) if file_format == "tiff" else DECODERS[file_format](path.read_bytes())
-        return image_from(path, file_format, stored, whole_range=whole_range, nodata=nodata, mosaic=mosaic)
+    with decoding(path, file_format), contextlib.closing(open_pages(file_format, path)) as pages:
+        if pages.count > 1:
+            raise ImageRefused(f"has {pages.count} pages; expected one image here. Save the page as a file of its own.")
+        return image_from(path, file_format.name, pages.read(0), whole_range=whole_range, nodata=nodata, mosaic=mosaic)
+
+
+def open_pages(file_format: Format, path: Path) -> Pages:
+    """Open a file whose format can be read (`format_of`); raises as `Pages.read`."""
+    assert file_format.open is not None  # noqa: S101 - format_of refuses the others
+    return file_format.open(path)
 
 
 def image_from(
@@ -162,11 +134,21 @@ def _pixel_hash(values: Array, unmeasured: MissingPixels | None) -> str:
     return digest.hexdigest()
 
 
-def format_of(path: Path) -> str:
-    """The format of a file, by its first bytes; as `Image.format`.
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Refuse files that are no images, by their first bytes; a file that passes may still be damaged.
+
+    Raises:
+        InputError, EngineUnavailableError: as `format_of`.
+    """
+    format_of(Path(path))
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file, by its content; one that can be read here.
 
     Raises:
         InputError: the file cannot be read, or its format is not supported.
+        EngineUnavailableError: the package that reads its format is not installed.
     """
     try:
         if path.is_dir():
@@ -174,7 +156,7 @@ def format_of(path: Path) -> str:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: is not a regular file; expected an image file. Save the image to disk first.")
         with path.open("rb") as file:
-            head = file.read(32)
+            head = file.read(HEAD_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file. Check the spelling and the folder.") from error
     except PermissionError as error:
@@ -184,19 +166,26 @@ def format_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({reason}). Check the path.") from error
     if not head:
         raise InputError(f"{path}: is empty (0 bytes); expected an image. Copy or download it again.")
-    for signature, offset, file_format in SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            if file_format.islower() and file_format in (*DECODERS, "tiff"):
-                return file_format
-            article = "an" if file_format == "AVIF" else "a"
-            raise InputError(
-                f"{path}: is {article} {file_format} file; expected {SUPPORTED}. Convert it to PNG or TIFF first."
-            )
-    raise InputError(f"{path}: is of an unknown format; expected {SUPPORTED}. Convert it to PNG or TIFF first.")
+    file_format = next((candidate for candidate in FORMATS if candidate.recognises(head, path)), None)
+    if file_format is None or file_format.open is None:
+        kind = "of an unknown format" if file_format is None else file_format.in_words
+        raise InputError(f"{path}: is {kind}; expected {_supported()}. Convert it to PNG or TIFF first.")
+    if not file_format.is_installed:
+        raise EngineUnavailableError(
+            f"{path}: is {file_format.in_words}; reading it needs the package {file_format.needs}. "
+            f"Install it: {file_format.install_command}"
+        )
+    return file_format
+
+
+def _supported() -> str:
+    """The formats that can be read here, in words."""
+    titles = [known.title for known in FORMATS if known.open is not None and known.is_installed]
+    return f"{', '.join(titles[:-1])} or {titles[-1]}"
 
 
 @contextlib.contextmanager
-def decoding(path: Path, file_format: str) -> Iterator[None]:
+def decoding(path: Path, file_format: Format) -> Iterator[None]:
     """Turn any error of a codec on a bad file into a message of one line; drop the codec's warnings and log records.
 
     Args:
@@ -222,9 +211,9 @@ def decoding(path: Path, file_format: str) -> Iterator[None]:
     except Exception as error:
         # Codecs raise exceptions of any class on damaged bytes: struct.error, KeyError, their own.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        other = "an uncompressed TIFF" if file_format == "tiff" else "PNG"
+        other = "PNG" if file_format.types <= {"uint8", "uint16"} else "an uncompressed TIFF"
         raise InputError(
-            f"{path}: cannot be decoded as {file_format.upper()}; it is damaged, cut off or of an unknown variety "
+            f"{path}: cannot be decoded as {file_format.title}; it is damaged, cut off or of an unknown variety "
             f"({reason}). Copy it again, or save it anew as {other}."
         ) from error
     finally:

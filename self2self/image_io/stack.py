@@ -7,20 +7,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from self2self.errors import InputError, OutputError, UsageError
+from self2self.image_io.format import Pages
 from self2self.image_io.image import Array, Image, StoredImage
 from self2self.image_io.missing import Nodata
-from self2self.image_io.read import decoding, format_of, image_from, read_image
-from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page, write_pages
-from self2self.image_io.write import EXTENSIONS, map_metadata
-from self2self.machine.files import atomic_path
+from self2self.image_io.read import decoding, format_of, image_from, open_pages
+from self2self.image_io.write import format_by_extension, map_metadata, write_pages
 from self2self.machine.marks import Mark
 
 
 class Stack:
-    """The pages of an image file; only a TIFF can have more than one. Use it as a context manager.
+    """The pages of an image file, often only one. Use it as a context manager.
 
     Attributes:
         path: the file.
@@ -48,25 +47,14 @@ class Stack:
         Raises:
             InputError: the file cannot be used, is cut off, or its pages differ in shape or type.
         """
-        import tifffile
-
         self.path = Path(path)
         self._whole_range = whole_range
         self._nodata: Nodata = nodata
         self.mosaic = mosaic
-        self.pages = 1
-        self.notes: tuple[str, ...] = ()
-        self._file: Any = None
-        self._page_list: PageList | None = None
-        if format_of(self.path) != "tiff":
-            return
-        with contextlib.ExitStack() as opened, decoding(self.path, "tiff"):
-            file = opened.enter_context(tifffile.TiffFile(self.path))
-            listed = list_pages(file)
-            if listed.count > 1:
-                self._file, self._page_list = file, listed
-                self.pages, self.notes = listed.count, listed.notes
-                opened.pop_all()
+        self._format = format_of(self.path)
+        with decoding(self.path, self._format):
+            self._pages: Pages | None = open_pages(self._format, self.path)
+            self.pages, self.notes = self._pages.count, self._pages.notes
 
     def read_page(self, index: int) -> Image:
         """Read page `index`, counted from 0, as `read_image` reads a file of its own.
@@ -77,12 +65,14 @@ class Stack:
             ResourceError: the page does not fit into memory.
         """
         self.check_page(index)
-        if self._page_list is None:
-            return read_image(self.path, whole_range=self._whole_range, nodata=self._nodata, mosaic=self.mosaic)
         with self._naming_the_page(index):
-            stored = self._read_stored(index)
             return image_from(
-                self.path, "tiff", stored, whole_range=self._whole_range, nodata=self._nodata, mosaic=self.mosaic
+                self.path,
+                self._format.name,
+                self._read_stored(index),
+                whole_range=self._whole_range,
+                nodata=self._nodata,
+                mosaic=self.mosaic,
             )
 
     def check_page(self, index: int) -> None:
@@ -102,7 +92,7 @@ class Stack:
             InputError: a page cannot be used; the message names the first.
             ResourceError: a page does not fit into memory.
         """
-        for index in range(self.pages) if self._page_list is not None else ():
+        for index in range(self.pages):
             with self._naming_the_page(index):
                 self._read_stored(index)
 
@@ -117,7 +107,7 @@ class Stack:
         """Write a stack like this one with other values; the file appears complete or not at all.
 
         Args:
-            path: a TIFF that may be replaced.
+            path: a file that may be replaced; its format, by its extension, can hold several pages.
             pages: for each page, (H, W, C) in stored values and the stored type.
             float_map: `pages` are standard deviations, float32 in the units of this file.
             mark: says which job made the file (`machine.marks`).
@@ -126,10 +116,8 @@ class Stack:
             OutputError, ResourceError: the stack cannot be written.
             InputError: this file has changed since it was opened.
         """
-        assert self._page_list is not None  # noqa: S101 - only stacks are written
-        with atomic_path(path, mark=mark) as temporary:
-            imagej = self._page_list.imagej and not float_map
-            write_pages(temporary, self._with_new_values(pages, float_map=float_map), self.pages, imagej=imagej)
+        stored = self._with_new_values(pages, float_map=float_map)
+        write_pages(path, format_by_extension(path), stored, self.pages, mark)
 
     def _with_new_values(self, pages: Iterator[Array], *, float_map: bool) -> Iterator[StoredImage]:
         for index, values in enumerate(pages):
@@ -141,24 +129,26 @@ class Stack:
                 yield replace(stored, values=values)
 
     def _read_stored(self, index: int) -> StoredImage:
-        assert self._page_list is not None  # noqa: S101 - only methods of this class call it
-        return read_stored_page(self.path, self._file, self._page_list, index)
+        assert self._pages is not None  # noqa: S101 - a closed stack is not read
+        return self._pages.read(index)
 
     @contextlib.contextmanager
     def _naming_the_page(self, index: int) -> Iterator[None]:
-        """Turn decoding errors of page `index` into InputErrors that name the page."""
+        """Turn decoding errors of page `index` into InputErrors that name the page, if there are several."""
         try:
-            with decoding(self.path, "tiff"):
+            with decoding(self.path, self._format):
                 yield
         except InputError as error:
+            if self.pages == 1:
+                raise
             text = str(error).removeprefix(f"{self.path}: ")
             raise InputError(f"{self.path}: page {index + 1} of {self.pages} {text}") from error.__cause__
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        pages, self._pages = self._pages, None
+        if pages is not None:
+            pages.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +172,8 @@ def check_stack_output(path: str | os.PathLike[str], pages: int) -> None:
     """Refuse an output whose format, by its extension, cannot hold several pages.
 
     Raises:
-        OutputError: `path` is not a TIFF.
+        OutputError: the format holds one image, or there is no such format.
     """
-    if EXTENSIONS.get(Path(path).suffix.lower()) not in (None, "tiff"):
-        raise OutputError(f"{path}: only TIFF can hold {pages} pages. Use the extension .tif")
+    file_format = format_by_extension(path)
+    if not file_format.stacks:
+        raise OutputError(f"{path}: {file_format.title} cannot hold {pages} pages. Use the extension .tif")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,8 +9,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from self2self.image_io import exif, tiff_file
+from self2self.image_io.format import check_type
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
 from self2self.image_io.png import grey_or_rgb_of_palette
+from self2self.image_io.tiff_segments import segment_lengths
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 JPEG_COMPRESSIONS = frozenset((6, 7, 34892, 33007))
@@ -19,15 +20,13 @@ KEPT_COMPRESSIONS = {1: None, 5: "lzw", 50000: "zstd"}
 """TIFF compression → tifffile's name. The output keeps these; it replaces all others by deflate, which all readers
 know."""
 
-STORED_TYPES = frozenset(("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"))
-"""Sample types that self2self processes and writes."""
-
 XMP_TAG = 700
 COPIED_TAGS = frozenset(
     (269, 285, 286, 287, 316, 700, 33550, 33723, 33922, 34264, 34377, 34735, 34736, 34737, 42112, 42113)
 )
 """Document and page name, position, host, XMP, IPTC, Photoshop, GeoTIFF and GDAL: valid whatever the pixel values."""
 
+GDAL_NODATA = 42113
 TEXT_TAGS = {305: "software", 306: "datetime"}
 """Tags that tifffile takes as named arguments, by number."""
 
@@ -71,8 +70,9 @@ def decode_page(
     """
     notes = list(notes)
     colours, extra = check_channels(page)
-    check_segments(file, page)
-    samples = _read_samples(page) if samples is None else samples
+    lengths, flaws = segment_lengths(file, page)
+    notes += flaws
+    samples = _read_samples(page, lengths) if samples is None else samples
     metadata = _page_metadata(path, file, page, extra)
     bits = page.bitspersample
     colormap = page.colormap if page.photometric == PALETTE else None
@@ -91,14 +91,21 @@ def decode_page(
             _apply_colormap(colormap, values[..., 0]), grey_allowed=metadata.icc is None
         )
         notes.append(note)
-    if values.dtype.name not in STORED_TYPES:
-        raise ImageRefused(
-            f"has pixels of type {values.dtype.name}; expected integers of 8, 16 or 32 bits or floats of 16, 32 "
-            "or 64 bits. Convert it to float32."
-        )
+    check_type(values.dtype)
+    # The indices of a palette are not among the values.
+    nodata = None if colormap is not None else _declared_nodata(page)
     if page.photometric == MINISWHITE and values.dtype.kind == "u":
-        values = np.iinfo(values.dtype).max - values
-    return StoredImage(values, alpha, metadata, notes=tuple(notes))
+        white = np.iinfo(values.dtype).max
+        values, nodata = white - values, None if nodata is None else white - nodata
+    return StoredImage(values, alpha, metadata, notes=tuple(notes), nodata=nodata)
+
+
+def _declared_nodata(page: Any) -> float | None:
+    """The value of missing pixels, which GDAL stores as text; None if the page declares none."""
+    try:
+        return float(page.tags.valueof(GDAL_NODATA))
+    except (TypeError, ValueError):
+        return None
 
 
 def _page_metadata(path: Path, file: Any, page: Any, extra: int | None) -> Metadata:
@@ -248,25 +255,8 @@ def check_channels(page: Any) -> tuple[int, int | None]:
     return colours, extras[0] if extras else None
 
 
-def check_segments(file: Any, page: Any) -> None:
-    """Refuse strips and tiles that lie outside the file, since tifffile would fill some of them with zeros.
-
-    Raises:
-        ValueError: strips or tiles are missing or lie outside the file.
-        ImageRefused: a tile is too large.
-    """
-    expected = math.prod(page.chunked)
-    offsets, counts = page.dataoffsets, page.databytecounts
-    if len(offsets) < expected or len(counts) < expected:
-        raise ValueError(f"{len(offsets)} of {expected} strips or tiles")
-    size = file.filehandle.size
-    if any(count <= 0 or offset <= 0 or offset + count > size for offset, count in zip(offsets, counts, strict=False)):
-        raise ValueError("strips or tiles lie outside the file")
-    # A damaged file with a small image may declare a tile of terabytes.
-    check_size(max(8, page.tilewidth), max(8, page.tilelength))
-
-
-def _read_samples(page: Any) -> Array:
+def _read_samples(page: Any, lengths: tuple[int, ...]) -> Array:
+    """The samples of a page, (H, W, C); `lengths` are those of its strips or tiles in bytes."""
     planes, depth, height, width, contiguous = page.shaped
     if depth != 1:
         raise ImageRefused(
@@ -276,7 +266,11 @@ def _read_samples(page: Any) -> Array:
         raise ImageRefused(
             f"has {page.bitspersample}-bit samples of a mixed or unknown type; expected one of 8, 16 or 32."
         )
-    samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
+    told, page.databytecounts = page.databytecounts, lengths
+    try:
+        samples = np.asarray(page.asarray()).reshape(planes, height, width, contiguous)
+    finally:
+        page.databytecounts = told
     return samples[0] if planes == 1 else np.moveaxis(samples[..., 0], 0, 2)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from self2self.image_io import exif, tiff, tiff_file
 from self2self.image_io.image import Array, ImageRefused, StoredImage, check_size
+from self2self.image_io.tiff_segments import segment_lengths
 
 MAX_CLASSIC_TIFF_BYTES = 2**32 - 2**26
 """Largest pixel data of a classic TIFF; the rest of its 4 GiB is left for tags. A larger stack becomes a BigTIFF."""
@@ -27,7 +28,6 @@ class PageList:
         indices: their indices in the file; of a contiguous stack, only that of its single page.
         contiguous: whether the file has ImageJ's layout for over 4 GB: a single page, directly followed by the pixels
             of the other slices.
-        imagej: whether the file has ImageJ's description, so that the output is laid out as ImageJ reads it.
         skipped: whether the file also has reduced copies or masks, which are left out.
         notes: notes for the user: what the output will lack.
     """
@@ -35,7 +35,6 @@ class PageList:
     count: int
     indices: tuple[int, ...]
     contiguous: bool
-    imagej: bool
     skipped: bool
     notes: tuple[str, ...]
 
@@ -57,7 +56,7 @@ def list_pages(file: Any) -> PageList:
             raise ValueError(f"{in_file} of {claimed} slices")
         if first.dataoffsets[0] + claimed * first.nbytes > file.filehandle.size:
             raise ValueError(f"{claimed} slices do not fit into it")
-        return PageList(claimed, (0,), True, True, False, ())
+        return PageList(claimed, (0,), True, False, ())
     indices: list[int] = []
     expected = _size_and_type(first)
     file.pages.useframes = False
@@ -73,11 +72,9 @@ def list_pages(file: Any) -> PageList:
             )
         indices.append(index)
         tiff.check_channels(page)
-        tiff.check_segments(file, page)
+        segment_lengths(file, page)
     skipped = in_file > len(indices)
-    return PageList(
-        len(indices), tuple(indices), False, imagej, skipped, tuple(_stack_loss_notes(file, skipped=skipped))
-    )
+    return PageList(len(indices), tuple(indices), False, skipped, tuple(_stack_loss_notes(file, skipped=skipped)))
 
 
 def read_stored_page(path: Path, file: Any, pages: PageList, index: int) -> StoredImage:
@@ -101,8 +98,10 @@ def read_stored_page(path: Path, file: Any, pages: PageList, index: int) -> Stor
     return stored
 
 
-def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej: bool) -> None:
+def write_pages(path: Path, stored: Iterable[StoredImage], count: int) -> None:
     """Write `count` pages as a stack; only one page is in memory at a time.
+
+    With ImageJ's description, pixels are laid out as ImageJ reads them: uncompressed, in one contiguous block.
 
     The byte order is that of the first page's source. The file becomes a BigTIFF if its source is one or
     if its pixels may not fit into 4 GiB.
@@ -111,7 +110,6 @@ def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej
         path: a file that may be replaced.
         stored: the pages, in order.
         count: number of pages.
-        imagej: lay pixels out as ImageJ reads them: uncompressed, with all pages in one contiguous block.
 
     Raises:
         OSError: the file cannot be written.
@@ -125,7 +123,7 @@ def write_pages(path: Path, stored: Iterable[StoredImage], count: int, *, imagej
     large = size > MAX_CLASSIC_TIFF_BYTES or (layout is not None and layout.bigtiff)
     order: Any = "<" if layout is None else layout.byteorder
     with tifffile.TiffWriter(path, bigtiff=large, byteorder=order) as writer:
-        if imagej:
+        if (first.metadata.description or "").startswith("ImageJ="):
             values, options = tiff.page_options(first)
             options |= {"compression": None, "predictor": None, "tile": None}
             rest: Iterator[Array] = (tiff.page_options(page)[0] for page in pages)

@@ -6,66 +6,59 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from self2self.errors import InputError, OutputError
-from self2self.image_io import exif, pillow_formats, png, tiff
+from self2self.errors import EngineUnavailableError, OutputError, Self2SelfError
+from self2self.image_io import exif
+from self2self.image_io.format import Format
+from self2self.image_io.formats import BY_EXTENSION, format_named
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
 from self2self.imaging import mosaic
-from self2self.machine.files import atomic_path, atomic_write, check_new
+from self2self.machine.files import atomic_path, check_new
 from self2self.machine.marks import Mark
 
-EXTENSIONS = {
-    ".png": "png",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".jpe": "jpeg",
-    ".jfif": "jpeg",
-    ".webp": "webp",
-    ".bmp": "bmp",
-    ".dib": "bmp",
-}
-"""File extension → format, as `Image.format`."""
-
-ENCODERS: dict[str, Callable[[StoredImage], bytes]] = {
-    "png": png.encode,
-    "jpeg": pillow_formats.encode_jpeg,
-    "webp": pillow_formats.encode_webp,
-    "bmp": pillow_formats.encode_bmp,
-}
-"""Format → encoder, which returns the whole file. A TIFF may be as large as memory: it is written in pieces instead."""
-
-MAX_SIDE_BY_FORMAT = {"jpeg": 65500, "webp": 16383}
-"""Largest width and height in pixels; other formats have no limit that matters."""
+EXTENSIONS = {extension: file_format.name for extension, file_format in BY_EXTENSION.items()}
+"""File extension → name of its format, of all formats that can be written."""
 
 FLOAT32 = np.dtype(np.float32)
 
-MAX_JPEG_EXIF_BYTES = 65535 - 2 - 6
-"""One segment, less its length field and the "Exif" prefix."""
+PROPOSED = tuple(format_named(name) for name in ("png", "tiff", "jpeg", "webp", "bmp"))
+"""Formats that messages propose, the best first; none needs another package."""
 
 
 def default_output(source: str | os.PathLike[str] | Image) -> Path:
-    """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content."""
+    """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content.
+
+    A format that is only read, such as camera raw, becomes a TIFF.
+    """
     path = source.path if isinstance(source, Image) else Path(source)
-    suffix = path.suffix
-    file_format = source.format if isinstance(source, Image) else _format_by_content(path)
-    if file_format is not None and EXTENSIONS.get(suffix.lower()) != file_format:
-        suffix = next(extension for extension, other in EXTENSIONS.items() if other == file_format)
-    return path.with_name(f"{path.stem}.denoised{suffix}")
+    file_format = format_named(source.format) if isinstance(source, Image) else _format_by_content(path)
+    stem, suffix = _split_name(path)
+    if file_format is not None:
+        written = file_format if file_format.write is not None else format_named("tiff")
+        if BY_EXTENSION.get(suffix.lower()) is not written:
+            suffix = written.extensions[0]
+    return path.with_name(f"{stem}.denoised{suffix}")
 
 
-def _format_by_content(path: Path) -> str | None:
+def _split_name(path: Path) -> tuple[str, str]:
+    """The name of a file without its extension, and the extension, which may have two dots (.nii.gz)."""
+    double = "".join(path.suffixes[-2:])
+    suffix = double if double.lower() in BY_EXTENSION else path.suffix
+    return path.name[: len(path.name) - len(suffix)], suffix
+
+
+def _format_by_content(path: Path) -> Format | None:
     try:
         return format_of(path)
-    except InputError:
+    except Self2SelfError:
         # Reading the file reports the error later.
         return None
 
@@ -84,15 +77,21 @@ def check_output(
     Raises:
         OutputError: the extension is unknown or unsuitable, the folder is missing or read-only, `path`
             is a folder, or it exists and `force` is false.
+        EngineUnavailableError: the package that writes the format is not installed.
         ResourceError: the disk is full.
     """
-    file_format = _format_by_extension(path)
-    if float_map and file_format not in ("png", "tiff"):
-        raise OutputError(
-            f"{path}: {file_format.upper()} cannot hold a map of numbers. Use the extension .tif or .png."
+    file_format = _format_by_extension(path, like)
+    if float_map and not _holds_maps(file_format):
+        raise OutputError(f"{path}: {file_format.title} cannot hold a map of numbers. Use the extension .tif or .png.")
+    if float_map and like is not None:
+        like = _as_map(like, file_format)
+    if not file_format.is_installed:
+        raise EngineUnavailableError(
+            f"{path}: writing {file_format.in_words} needs the package {file_format.needs}. "
+            f"Install it: {file_format.install_command}"
         )
     if like is not None:
-        _refuse_unsuitable_format(path, file_format, like, float_map=float_map)
+        _refuse_unsuitable_format(path, file_format, like)
     check_new(path, force=force)
 
 
@@ -120,7 +119,7 @@ def write_image(
     _check_pixels(pixels, like)
     file_format = _check_and_choose_format(path, like, force=force)
     values = stored_values(pixels, like)
-    _write_stored(path, file_format, StoredImage(values, like.alpha, like.metadata, like.lossless), mark)
+    write_pages(path, file_format, [StoredImage(values, like.alpha, like.metadata, like.lossless)], 1, mark)
 
 
 def stored_values(pixels: Array, like: Image) -> Array:
@@ -168,13 +167,13 @@ def write_float_map(
 ) -> None:
     """Write a map of standard deviations, one for each pixel value of an image.
 
-    A TIFF holds float32 in the units of the input file (grey levels, counts: `array * like.scale`). A PNG holds 16
+    The file holds float32 in the units of the input file (grey levels, counts: `array * like.scale`). A PNG holds 16
     bits, where 65535 stands for 1.0 in the units of `like.pixels`, that is for the range from 0 to 1 of the network;
     larger values are clipped. The description in the file states the unit. Where nothing is measured the map is 0, as
     the result has the stored value there.
 
     Args:
-        path: .tif, .tiff or .png.
+        path: .png, or the extension of a format that holds float32, such as .tif.
         array: (C, H, W) float, not negative, in the units of `like.pixels`.
         like: the input, as returned by `read_image`; its orientation and resolution are copied.
         force: whether an existing file may be replaced.
@@ -187,13 +186,13 @@ def write_float_map(
     """
     _check_pixels(array, like)
     file_format = _check_and_choose_format(path, like, force=force, float_map=True)
-    if file_format == "png":
+    if _packs_maps(file_format):
         values = stored_deviations(array, like, scale=65535.0, dtype=np.dtype(np.uint16))
         unit = f"65535 stands for {like.scale:g} in the units of the image file"
     else:
         values = stored_deviations(array, like)
         unit = "in the units of the image file"
-    _write_stored(path, file_format, StoredImage(values, None, map_metadata(like.metadata, unit)), mark)
+    write_pages(path, file_format, [StoredImage(values, None, map_metadata(like.metadata, unit))], 1, mark)
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
@@ -217,64 +216,98 @@ def _check_pixels(pixels: Array, like: Image) -> None:
         raise ValueError("pixels have NaN or infinite values; expected finite ones")
 
 
-def _check_and_choose_format(path: str | os.PathLike[str], like: Image, *, force: bool, float_map: bool = False) -> str:
+def _check_and_choose_format(
+    path: str | os.PathLike[str], like: Image, *, force: bool, float_map: bool = False
+) -> Format:
     check_output(path, force=force, like=like, float_map=float_map)
-    return _format_by_extension(path)
+    return _format_by_extension(path, like)
 
 
-def _write_stored(
-    path: str | os.PathLike[str], file_format: str, stored: StoredImage, mark: Mark | None = None
+def write_pages(
+    path: str | os.PathLike[str],
+    file_format: Format,
+    images: Iterable[StoredImage],
+    count: int,
+    mark: Mark | None = None,
 ) -> None:
-    if file_format == "tiff":
-        with atomic_path(path, mark=mark) as temporary, temporary.open("r+b") as file:
-            tiff.write(file, stored)
-    else:
-        atomic_write(path, ENCODERS[file_format](stored), mark=mark)
+    """Write `count` images as the pages of a file, which appears complete or not at all.
+
+    Args:
+        path: a file that may be replaced.
+        file_format: one that can be written, and that can hold the images (`check_output`).
+        images: of one size and type.
+        count: number of images.
+        mark: says which job made the file (`machine.marks`).
+
+    Raises:
+        OutputError, ResourceError: the file cannot be written.
+    """
+    assert file_format.write is not None  # noqa: S101 - extensions lead only to formats that can be written
+    with atomic_path(path, mark=mark) as temporary:
+        file_format.write(temporary, images, count)
 
 
-def _format_by_extension(path: str | os.PathLike[str]) -> str:
-    suffix = Path(path).suffix
-    file_format = EXTENSIONS.get(suffix.lower())
+def format_by_extension(path: str | os.PathLike[str]) -> Format:
+    """The format of an output, by its extension.
+
+    Raises:
+        OutputError: there is no such format, or it is only read.
+    """
+    return _format_by_extension(path, None)
+
+
+def _format_by_extension(path: str | os.PathLike[str], like: Image | None) -> Format:
+    """As `format_by_extension`; the message proposes only formats that can hold `like`."""
+    suffix = _split_name(Path(path))[1]
+    file_format = BY_EXTENSION.get(suffix.lower())
     if file_format is None:
         got = f"the extension {suffix}" if suffix else "no extension"
-        raise OutputError(f"{path}: has {got}; expected .png, .tif, .jpg, .webp or .bmp. Add one of them.")
+        raise OutputError(f"{path}: has {got}; expected {_extensions_for(like)}.")
     return file_format
 
 
-def _refuse_unsuitable_format(path: str | os.PathLike[str], file_format: str, like: Image, *, float_map: bool) -> None:
-    unsupported = _unsupported_feature(file_format, like, float_map=float_map)
+def _extensions_for(like: Image | None) -> str:
+    """The extensions to propose for `like`, in words; that of its own format comes first."""
+    own = () if like is None else (format_named(like.format),)
+    possible = [
+        known.extensions[0]
+        for known in dict.fromkeys((*own, *PROPOSED))
+        if known.write is not None and (like is None or _unsupported_feature(known, like) is None)
+    ]
+    return " or ".join(filter(None, (", ".join(possible[:-1]), possible[-1])))
+
+
+def _packs_maps(file_format: Format) -> bool:
+    """Whether a map of numbers is packed into 16 bits, because the format has no floats."""
+    return file_format.name == "png"
+
+
+def _holds_maps(file_format: Format) -> bool:
+    return "float32" in file_format.types or _packs_maps(file_format)
+
+
+def _as_map(like: Image, file_format: Format) -> Image:
+    """An image with what a file has to hold of a map of `like`."""
+    dtype = np.dtype(np.uint16 if _packs_maps(file_format) else np.float32)
+    return replace(like, dtype=dtype, alpha=None, metadata=map_metadata(like.metadata))
+
+
+def _refuse_unsuitable_format(path: str | os.PathLike[str], file_format: Format, like: Image) -> None:
+    unsupported = _unsupported_feature(file_format, like)
     if unsupported is not None:
-        better = ".tif" if _unsupported_feature("png", like, float_map=float_map) else ".png"
-        raise OutputError(f"{path}: {file_format.upper()} cannot hold {unsupported}. Use the extension {better}")
+        better = next(known for known in PROPOSED if _unsupported_feature(known, like) is None)
+        raise OutputError(
+            f"{path}: {file_format.title} cannot hold {unsupported}. Use the extension {better.extensions[0]}"
+        )
 
 
-def _unsupported_feature(file_format: str, like: Image, *, float_map: bool) -> str | None:
+def _unsupported_feature(file_format: Format, like: Image) -> str | None:
     """The feature of `like` that the format cannot hold, in words; None if the format can hold the image."""
-    channels, height, width = like.pixels.shape
-    if file_format == "tiff":
-        return None
-    if channels == 4 and file_format != "jpeg":
-        return "CMYK"
-    if float_map:
-        return None
-    types = ("uint8", "uint16") if file_format == "png" else ("uint8",)
-    if like.dtype.name not in types:
+    channels = like.pixels.shape[0]
+    if channels not in file_format.channels:
+        return {1: "grey", 3: "RGB", 4: "CMYK"}[channels]
+    if like.dtype.name not in file_format.types:
         return f"{like.dtype.name} values"
-    if max(height, width) > MAX_SIDE_BY_FORMAT.get(file_format, 2**31 - 1):
-        return f"{width}x{height} pixels"
-    if like.alpha is not None:
-        if file_format == "jpeg":
-            return "transparency (alpha)"
-        if file_format == "bmp" and channels == 1:
-            return "grey with transparency (alpha)"
-        if like.metadata.tiff is not None and like.metadata.tiff.alpha_kind == 1:
-            return "premultiplied alpha"
-    if file_format == "bmp" and like.metadata.icc is not None:
-        return "the ICC profile"
-    if file_format == "bmp" and exif.orientation(like.metadata.exif) != 1:
-        return "the orientation of the image (EXIF)"
-    if file_format == "jpeg" and len(like.metadata.exif or b"") > MAX_JPEG_EXIF_BYTES:
-        return "that much EXIF data"
-    if file_format == "jpeg" and len(like.metadata.xmp or b"") > pillow_formats.MAX_JPEG_XMP_BYTES:
-        return "that much XMP data"
-    return None
+    if like.alpha is not None and channels not in file_format.alpha_channels:
+        return "grey with transparency (alpha)" if file_format.alpha_channels else "transparency (alpha)"
+    return file_format.cannot_hold(like)

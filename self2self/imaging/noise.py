@@ -74,7 +74,7 @@ LARGEST_SIDE = 1536
 
 SHARED_NOTE = "neighbouring pixels share their noise (correlation {:.2f}; fine texture can look the same)"
 BETTER_SOURCE = "Better denoise the raw file, or the frame before it was scaled or compressed."
-CORRELATED_NOTE = f"{SHARED_NOTE}, and a fit learns such noise instead of removing it. {BETTER_SOURCE}"
+CORRELATED_NOTE = f"{SHARED_NOTE}, and a fit learns such noise instead of removing it."
 
 
 class NoiseKind(StrEnum):

@@ -10,6 +10,7 @@ from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.infer import Result, denoise_job, infer_job
+from self2self.jobs.inputs import has_images, named_images
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import DenoiseResult, EarlierResult, FitResult, StackResult
@@ -34,7 +35,9 @@ __all__ = [
     "export_job",
     "exported_path",
     "fit_job",
+    "has_images",
     "infer_job",
+    "named_images",
     "plain_job",
     "precision_job",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,10 +70,13 @@ class ImageBatch:
         except InterruptedRun:
             raise
         except Self2SelfError as error:
-            if len(self.images) == 1 or self.on_error is None:
+            if len(self.images) == 1:
                 raise
-            self.on_error(str(error))
-            self.failed.append((path, error))
+            named = _naming(path, error)
+            if self.on_error is None:
+                raise named from error
+            self.on_error(str(named))
+            self.failed.append((path, named))
 
     @property
     def exit_code(self) -> int:
@@ -102,3 +106,12 @@ class ImageBatch:
         """The image of this command whose result goes to `path`; None if there is none."""
         source = self._source_of_result.get(path.resolve())
         return None if source == path else source
+
+
+def _naming(path: Path, error: Self2SelfError) -> Self2SelfError:
+    """The error, with the image in its message: among several images, a message without it tells nothing."""
+    if re.search(rf"(?<!\S){re.escape(str(path))}(?![^\s:,;.])", str(error)):
+        return error
+    named = type(error)(f"{path}: {error}")
+    named.__dict__.update(error.__dict__)
+    return named

@@ -62,6 +62,8 @@ def infer_job(
     options.check()
     outputs.check(images)
     check_nodata(nodata)
+    if len(images) > 1:
+        outputs = outputs.for_several()
     batch = batch or ImageBatch(images, outputs)
     model = load_model(model_path)
     finished: list[Result] = []
@@ -186,7 +188,7 @@ def _infer_image(
     output = outputs.output_for(image)
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):
-        note_residual(f"{image.path}: in what was removed,", residual, observer)
+        note_residual(f"{image.path}: in what was removed,", image, residual, observer)
     result = DenoiseResult(
         source=image.path,
         output=output,

@@ -34,7 +34,8 @@ def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
     noise = config.noise
     if noise is None:
         measured = prepared.measured_noise
-        return [CORRELATED_NOTE.format(measured.correlation)] if measured.correlated else []
+        note = CORRELATED_NOTE.format(measured.correlation) + better_source(prepared.image)
+        return [note] if measured.correlated else []
     if noise.removed_share < LITTLE_REMOVED:
         return [LITTLE_NOISE_NOTE.format(100 * (1 - noise.removed_share))]
     action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"
@@ -42,16 +43,23 @@ def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
         NoiseKind.INDEPENDENT: [],
         NoiseKind.IMPULSES: [],
         NoiseKind.SHARED: [f"the colour channels share their noise, {action}."],
-        NoiseKind.CORRELATED: [f"{SHARED_NOTE.format(noise.correlation)}, {action}. {BETTER_SOURCE}"],
+        NoiseKind.CORRELATED: [f"{SHARED_NOTE.format(noise.correlation)}, {action}.{better_source(prepared.image)}"],
     }[noise.kind]
 
 
-def note_residual(where: str, residual: Residual, observer: Observer) -> None:
+def better_source(image: Image) -> str:
+    """The sentence, after a space, that proposes a better file than that of `image`; empty if there is none."""
+    return "" if image.is_raw else f" {BETTER_SOURCE}"
+
+
+def note_residual(where: str, image: Image, residual: Residual, observer: Observer) -> None:
     """Say that what was removed is correlated between neighbouring pixels.
 
     Args:
         where: beginning of the note, such as the path of the image.
+        image: the noisy image.
         residual: statistics of what was removed.
         observer: gets the note.
     """
-    observer.note(f"{where} {CORRELATED_NOTE.format(residual.noise.correlation)}")
+    note = CORRELATED_NOTE.format(residual.noise.correlation) + better_source(image)
+    observer.note(f"{where} {note}")

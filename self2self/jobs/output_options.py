@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.errors import UsageError
-from self2self.image_io import Image, check_output, default_output
+from self2self.errors import UsageError, writing
+from self2self.image_io import EXTENSIONS, Image, check_output, default_output
 from self2self.jobs.observer import Observer
 from self2self.machine.files import remove_leftovers
 from self2self.machine.marks import Mark, read_mark
@@ -23,22 +24,26 @@ class OutputOptions:
     """Files that a job writes.
 
     Attributes:
-        output: file, or existing folder, which several images need; None for a file beside the input.
+        output: file or folder; a text with a slash at its end is a folder. None for a file beside the input.
         uncertainty: file for the standard deviation over the passes; None for no file.
         report: file for the HTML report; None for no report.
         force: whether existing files may be replaced.
         job: key of the job (`job_key`), by which files that an earlier run of the same command has written are known.
             A job sets it; empty knows no files.
+        into_folder: whether `output` is a folder, which is made if it is missing; an existing folder always is one.
     """
 
-    output: Path | None = None
+    output: Path | str | None = None
     uncertainty: Path | None = None
     report: Path | None = None
     force: bool = False
     job: str = ""
+    into_folder: bool = False
 
     def __post_init__(self) -> None:
-        # Names of files may be given as strings, too.
+        # Names of files may be given as strings, too. A path has lost the slash.
+        if isinstance(self.output, str) and self.output.endswith(("/", os.sep)):
+            object.__setattr__(self, "into_folder", True)
         for name in ("output", "uncertainty", "report"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
@@ -47,6 +52,26 @@ class OutputOptions:
     def needs_uncertainty(self) -> bool:
         """Whether the standard deviation over the passes is written or shown."""
         return self.uncertainty is not None or self.report is not None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder for results; None if `output` names a file, or nothing."""
+        if self.output is None or not (self.into_folder or Path(self.output).is_dir()):
+            return None
+        return Path(self.output)
+
+    def for_several(self) -> OutputOptions:
+        """A copy whose `output` is a folder, as several images need it.
+
+        Raises:
+            UsageError: `output` is an existing file, or has the extension of an image.
+        """
+        output = self.output
+        if output is not None and self.folder is None:
+            output = Path(output)
+            if output.exists() or output.suffix.lower() in EXTENSIONS:
+                raise UsageError(f"-o {output}: names a file; for several images it has to be a folder: -o results")
+        return replace(self, into_folder=output is not None)
 
     def check(self, images: list[Path]) -> None:
         """Refuse options that cannot work, before the first slow step.
@@ -60,11 +85,7 @@ class OutputOptions:
             check_available(f"--report {self.report}")
 
     def _check_several(self, images: list[Path]) -> None:
-        if self.output is not None and not self.output.is_dir():
-            raise UsageError(
-                f"-o {self.output}: with {len(images)} images it has to be a folder that exists. "
-                f"Make it: mkdir -p {self.output}"
-            )
+        outputs = self.for_several()
         if self.uncertainty is not None:
             raise UsageError("--uncertainty works with one image at a time.")
         if self.report is not None:
@@ -75,13 +96,13 @@ class OutputOptions:
             if path in seen:
                 raise UsageError(f"{path} is given twice. Give it once.")
             seen.add(path)
-            output = self.output_for(path)
+            output = outputs.output_for(path)
             if (other := sources.setdefault(output.resolve(), path)) is not path:
                 # Otherwise the second image would count as done as soon as the first is written.
                 raise UsageError(f"{other} and {path} would both be written to {output}. Give one at a time.")
 
     def check_for(self, image: Image) -> None:
-        """Refuse outputs for `image` that cannot be written, before the image is denoised.
+        """Refuse outputs for `image` that cannot be written, before the image is denoised; make a missing folder.
 
         Files that the same job has written are no obstacle. Leftovers of killed runs beside the outputs are removed.
 
@@ -89,6 +110,9 @@ class OutputOptions:
             UsageError, OutputError: names the wrong option.
         """
         output = self.output_for(image)
+        if self.folder is not None:
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
         if output.resolve() == image.path.resolve():
             raise UsageError(f"-o {output}: is the input itself. Choose another name.")
         check_output(output, force=self._may_replace(output, "image"), like=image)
@@ -147,6 +171,6 @@ class OutputOptions:
 
     def output_for(self, image: Image | Path) -> Path:
         """The file for the result of `image`; for a path, the extension decides the format."""
-        if self.output is None:
-            return default_output(image)
-        return self.output / default_output(image).name if self.output.is_dir() else self.output
+        if self.folder is not None:
+            return self.folder / default_output(image).name
+        return default_output(image) if self.output is None else Path(self.output)

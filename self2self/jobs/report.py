@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from self2self.image_io import Image
+from self2self.jobs.noise_notes import better_source
 from self2self.jobs.results import DenoiseResult
 from self2self.machine.marks import Mark
 from self2self.report import ReportContent, write_report
@@ -50,6 +51,7 @@ def write_job_report(path: Path, result: DenoiseResult, image: Image, history: P
         settings=[_setting(key, value) for key, value in values.items() if key not in KEYS_SHOWN_ELSEWHERE],
         standard_error=result.ensemble.standard_error,
         notes=notes,
+        better_source=better_source(image).strip(),
     )
     write_report(path, content, mark)
 

@@ -160,7 +160,7 @@ class StackJob:
         if residual.correlated and "correlated" not in self.notes_given and center.has_noise:
             self.notes_given.add("correlated")
             where = f"{self.stack.path}: in what was removed from page {index + 1},"
-            note_residual(where, residual, self.observer)
+            note_residual(where, image, residual, self.observer)
         seconds = time.perf_counter() - start
         self.cache.keep(_record(index, prepared, options.seed, result, residual, seconds), values, deviation)
 

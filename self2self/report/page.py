@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import OutputError
-from self2self.imaging.noise import CORRELATION_THRESHOLD, GREY_LEVELS, Noise, Residual
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATION_THRESHOLD, GREY_LEVELS, Noise, Residual
 from self2self.machine.files import atomic_write, check_new
 from self2self.machine.marks import Mark
 from self2self.report import pictures
@@ -36,6 +36,7 @@ class ReportContent:
         settings: names and values as text.
         standard_error: RMS over the image, in 8-bit grey levels; NaN if unknown.
         notes: notes about the image, for the reader.
+        better_source: sentence that proposes a better file where neighbouring pixels share noise; may be empty.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ReportContent:
     settings: list[tuple[str, str]]
     standard_error: float
     notes: list[str]
+    better_source: str = BETTER_SOURCE
 
 
 def check_report(path: Path, *, force: bool) -> None:
@@ -111,6 +113,7 @@ def template_values(content: ReportContent) -> dict[str, Any]:
         "correlation": f"{(noise or residual.noise).correlation:+.2f}",
         "threshold": CORRELATION_THRESHOLD,
         "correlated": correlated,
+        "better_source": content.better_source,
         "standard_error": "unknown" if math.isnan(content.standard_error) else f"{content.standard_error:.2f}",
         "autocorrelation": [
             # Adding 0 makes a negative zero positive.

@@ -40,6 +40,22 @@ def test_stdout_is_full_for_a_result_and_for_an_error(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_image_for_stdout_that_is_full_or_closed(work: Path) -> None:
+    command = f"self2self infer {next(work.glob('runs/*/model.onnx'))} noisy.png --passes 1 -q -o -"
+    done = shell(f"{command} > /dev/full", work)
+    assert (done.returncode, done.stderr.count("\n")) == (8, 1)
+    assert done.stderr.startswith("error: cannot write to stdout (No space left on device)")
+    # A closed stream wants nothing, as everywhere.
+    done = shell(f"{command} >&-", work)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_image_from_stdin_that_is_closed(tmp_path: Path) -> None:
+    done = shell("self2self denoise - -o x.png <&-", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == "error: -: stdin is closed; expected an image there. Name a file instead.\n"
+
+
 @pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
 def test_no_stderr(stream: str, tmp_path: Path) -> None:
     done = shell(f"self2self infer no.onnx no.png {stream}", tmp_path)

@@ -13,6 +13,7 @@ from self2self.image_io import read_image, write_float_map, write_image
 from self2self.image_io.image import StoredImage
 from self2self.image_io.missing import Nodata, find_missing
 from tests.image_files import load, save
+from tests.image_io.test_formats import dicom
 
 ROWS, COLUMNS = np.mgrid[:60, :70]
 CORNER = ROWS + COLUMNS > 100
@@ -68,6 +69,61 @@ def test_missing_pixels_come_back_and_count_for_nothing(name: str, tmp_path: Pat
     deviations = load(tmp_path / "map.tif")
     assert not deviations[missing].any()
     assert deviations[~missing].all()
+
+
+def write_fits(path: Path, stored: np.ndarray, value: int) -> None:
+    from astropy.io import fits
+
+    image = fits.PrimaryHDU(stored)
+    if stored.dtype.kind != "f":
+        # The header has the value before the shift that makes integers unsigned.
+        image.header["BLANK"] = value - (2**15 if stored.dtype == np.uint16 else 0)
+    image.writeto(path)
+
+
+def write_dicom(path: Path, stored: np.ndarray, value: int) -> None:
+    dataset = dicom(stored[..., None])
+    dataset.add_new(0x00280120, "SS" if stored.dtype == np.int16 else "US", value)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+@pytest.mark.parametrize(("name", "write"), [("x.fits", write_fits), ("x.dcm", write_dicom)])
+def test_the_value_that_a_header_declares_counts(name: str, write: Any, dtype: type, tmp_path: Path) -> None:
+    stored = np.where(CORNER, 3000, scene(1000, 5000, 100, dtype)).astype(dtype)
+    write(tmp_path / name, stored, 3000)
+    image = read_image(tmp_path / name)
+    assert image.missing is not None
+    assert np.array_equal(image.missing, stored == 3000)
+    write_image(tmp_path / f"out.{name}", np.full_like(image.pixels, 0.3), image)
+    again = read_image(tmp_path / f"out.{name}", nodata="none")
+    out = np.rint(again.pixels[0] * again.scale + again.offset)
+    assert np.array_equal(out == 3000, image.missing)
+    # The user's word wins.
+    assert read_image(tmp_path / name, nodata="none").missing is None
+    named = read_image(tmp_path / name, nodata=float(stored[0, 0])).missing
+    assert named is not None
+    assert np.array_equal(named, stored == stored[0, 0])
+
+
+@pytest.mark.parametrize("name", ["x.fits", "x.npy"])
+def test_nan_in_formats_without_a_declared_value(name: str, tmp_path: Path) -> None:
+    stored = np.where(CORNER, np.nan, scene(300, 340, 0.5, np.float32)).astype(np.float32)
+    if name == "x.npy":
+        np.save(tmp_path / name, stored)
+    else:
+        write_fits(tmp_path / name, stored, 0)
+    image = read_image(tmp_path / name)
+    assert image.missing is not None
+    assert np.array_equal(image.missing, CORNER)
+
+
+def test_the_tag_of_a_tiff_whose_white_is_0(tmp_path: Path) -> None:
+    stored = np.where(CORNER, 120, scene(60, 180, 8, np.uint8)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="miniswhite", metadata=None, **tag("120"))
+    image = read_image(tmp_path / "x.tif")
+    assert image.missing is not None
+    assert np.array_equal(image.missing, stored == 120)
 
 
 def test_another_value_or_map_is_another_image(tmp_path: Path) -> None:

@@ -53,19 +53,6 @@ def _float(value: float) -> Maker:
     return _tiff(samples, photometric="minisblack")
 
 
-def _sparse_tiff(folder: Path) -> Path:
-    """A TIFF with a strip of zero bytes, which tifffile would read as zeros."""
-    path = folder / "x.tif"
-    tifffile.imwrite(path, noise((32, 32)), photometric="minisblack", rowsperstrip=8, compression="zlib")
-    data = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as file:
-        place = file.pages.first.tags[279].valueoffset
-        width = 2 if file.pages.first.tags[279].dtype == 3 else 4
-    data[place : place + width] = bytes(width)
-    path.write_bytes(data)
-    return path
-
-
 BIG = image_files.png(2**20, 2**20, 8, 2, b"\0")
 BAD_FILES: dict[str, tuple[Maker, str]] = {
     "missing": (lambda folder: folder / "none.png", "no such file"),
@@ -74,12 +61,12 @@ BAD_FILES: dict[str, tuple[Maker, str]] = {
     "empty": (_bytes("x.png", b""), "is empty"),
     "text": (_bytes("x.png", b"I am not a picture\n"), "unknown format"),
     "gif": (_animated("gif"), "is a GIF file"),
-    "heic": (_bytes("x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "is a HEIC file"),
-    "png signature only": (_bytes("x.png", b"\x89PNG\r\n\x1a\n"), "before its IEND"),
+    "gzip that is damaged": (_bytes("x.nii.gz", b"\x1f\x8b" + bytes(30)), "unknown format"),
+    "heic": (_bytes("x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "cannot be decoded as HEIC"),
+    "png signature only": (_bytes("x.png", b"\x89PNG\r\n\x1a\n"), "before its first chunk"),
     "png cut off": (_bytes("x.png", encoded("png")[:-40]), "cut off"),
     "png checksum": (_bytes("x.png", encoded("png").replace(b"IDATx", b"IDATy")), "checksum"),
     "png few rows": (_bytes("x.png", image_files.png(16, 16, 8, 0, bytes(17 * 5))), "expected 272"),
-    "png pixel checksum": (_bytes("x.png", image_files.png_with_wrong_pixel_checksum()), "incorrect data check"),
     "png header": (_bytes("x.png", image_files.png(16, 16, 3, 0, bytes(17 * 16))), "impossible header"),
     "png bomb": (_bytes("x.png", BIG), "megapixels"),
     "apng": (_animated("png"), "has 3 frames"),
@@ -93,7 +80,6 @@ BAD_FILES: dict[str, tuple[Maker, str]] = {
     "tiff cut off": (_bytes("x.tif", encoded("tiff")[:-10]), "cut off"),
     "compressed tiff cut off": (_bytes("x.tif", encoded("tiff", compression="zlib")[:-10]), "cut off"),
     "tiff header only": (_bytes("x.tif", b"II*\0\x08\0\0\0"), "cut off"),
-    "tiff with an empty strip": (_sparse_tiff, "outside the file"),
     "too small": (_tiff(noise((5, 40)), photometric="minisblack"), "is 40x5 pixels; expected at least 8x8"),
     "2 channels": (_tiff(noise((16, 16, 2)), photometric="minisblack", planarconfig="contig"), "has 2 channels"),
     "5 channels": (_tiff(noise((16, 16, 5)), photometric="rgb"), "has 5 channels; expected grey or RGB"),

@@ -312,7 +312,7 @@ def test_each_page_has_missing_pixels_of_its_own(tmp_path: Path) -> None:
         assert np.argwhere(page.missing).tolist() == [[3, 2]]
 
 
-def test_only_tiff_has_pages(tmp_path: Path) -> None:
+def test_formats_of_one_image_have_no_pages(tmp_path: Path) -> None:
     check_stack_output(tmp_path / "x.tiff", 3)
-    with pytest.raises(OutputError, match=r"only TIFF can hold 3 pages\. Use the extension \.tif"):
+    with pytest.raises(OutputError, match=r"PNG cannot hold 3 pages\. Use the extension \.tif"):
         check_stack_output(tmp_path / "x.png", 3)

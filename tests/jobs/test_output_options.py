@@ -14,3 +14,11 @@ def test_names_of_files_may_be_strings() -> None:
 def test_a_report_needs_the_uncertainty_too() -> None:
     assert OutputOptions(report=Path("c.html")).needs_uncertainty
     assert not OutputOptions(output=Path("a.png")).needs_uncertainty
+
+
+def test_several_results_go_into_a_folder_that_need_not_exist(tmp_path: Path) -> None:
+    outputs = OutputOptions(output=tmp_path / "results", job="key")
+    outputs.check([tmp_path / "a.png", tmp_path / "b.png"])
+    several = outputs.for_several()
+    assert several.output_for(tmp_path / "a.png") == tmp_path / "results" / "a.denoised.png"
+    assert several.job == "key"
