@@ -7,7 +7,7 @@ imitate micrographs with a dye in each channel, prints and screens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,11 @@ LARGEST_BLUR = 1.3
 """Largest standard deviation of the Gaussian blur, in pixels."""
 
 
-def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] = (1, 2)) -> list[Photograph]:
-    """All photographs of the folders as uint8 (C, H, W), once for each entry of `parts`.
+def load_photographs(folders: list[Path], parts: tuple[int, ...] = (1, 2)) -> list[Photograph]:
+    """All photographs of the folders as uint8 (3, H, W), once for each entry of `parts`.
 
     Args:
         folders: folders of .png files.
-        channels: 1 for grey, 3 for RGB.
         parts: divisors of the size: 1 for whole photographs, 2 for half the size, at which their own noise is gone.
 
     Raises:
@@ -36,26 +35,19 @@ def load_photographs(folders: list[Path], channels: int, parts: tuple[int, ...] 
     """
     photographs = []
     for path in sorted(p for folder in folders for p in folder.glob("*.png")):
-        image = Image.open(path).convert("RGB" if channels == 3 else "L")
+        image = Image.open(path).convert("RGB")
         for part in parts:
             small = image.reduce(part) if part > 1 else image
-            pixels = np.asarray(small, np.uint8)
-            photographs.append(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
+            photographs.append(np.asarray(small, np.uint8).transpose(2, 0, 1))
     if not photographs:
         raise SystemExit(f"no .png photographs in {', '.join(map(str, folders))}")
     return photographs
 
 
-def sample_clean(
-    photographs: list[Photograph],
-    size: int,
-    rng: np.random.Generator,
-    shares: Mapping[CropFunction, float] | None = None,
-) -> Crop:
-    """A random crop (C, size, size) in [0, 1], of a kind drawn by `shares`, by default `PHOTOGRAPH_CROPS`."""
-    shares = PHOTOGRAPH_CROPS if shares is None else shares
-    kind = rng.choice(len(shares), p=list(shares.values()))
-    crop = list(shares)[kind](photographs, size, rng)
+def sample_clean(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
+    """A random crop (3, size, size) in [0, 1], of a kind drawn by `CROP_SHARES`."""
+    kind = rng.choice(len(CROP_SHARES), p=list(CROP_SHARES.values()))
+    crop = list(CROP_SHARES)[kind](photographs, size, rng)
     return np.ascontiguousarray(np.clip(crop, 0, 1), np.float32)
 
 
@@ -132,18 +124,6 @@ def saturated(photographs: list[Photograph], size: int, rng: np.random.Generator
     return (0.5 + gain * (clean - levels)).astype(np.float32)
 
 
-def glowing(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
-    """A mostly dark crop with some bright structures, soft as through a lens, like fluorescence micrographs."""
-    clean = as_it_is(photographs, size, rng)
-    low, high = np.quantile(clean, [rng.uniform(0, 0.5), 1])
-    depth = np.clip((clean - low) / max(high - low, 0.05), 0, 1)
-    if rng.random() < 0.5:
-        depth = 1 - depth
-    blur = rng.uniform(0, LARGEST_BLUR)
-    bright = gaussian_filter(depth ** rng.uniform(1, 4), (0, blur, blur))
-    return (rng.uniform(0, 0.1) + rng.uniform(0.2, 1) * bright).astype(np.float32)
-
-
 def tinted(photographs: list[Photograph], size: int, rng: np.random.Generator) -> Crop:
     """The brightness of a photograph, mapped to a gradient from one colour to another."""
     brightness = as_it_is(photographs, size, rng).mean(0)
@@ -174,7 +154,7 @@ def between_colours(amount: NDArray[np.floating], channels: int, rng: np.random.
     return np.asarray(first[:, None, None] + amount * (second - first)[:, None, None], np.float32)
 
 
-PHOTOGRAPH_CROPS: dict[CropFunction, float] = {
+CROP_SHARES: dict[CropFunction, float] = {
     as_it_is: 0.43,
     recoloured: 0.42,
     stained: 0.05,
@@ -183,11 +163,3 @@ PHOTOGRAPH_CROPS: dict[CropFunction, float] = {
     pattern: 0.03,
 }
 """Share of the crops that each function makes."""
-MICROGRAPH_CROPS: dict[CropFunction, float] = {
-    as_it_is: 0.3,
-    recoloured: 0.25,
-    glowing: 0.35,
-    saturated: 0.05,
-    pattern: 0.05,
-}
-"""The same for weights that also learn micrographs."""

@@ -15,7 +15,7 @@ from self2self.imaging.padding import Padding
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble.host_loop import run_ensemble
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.pass_plan import pass_plan_for
 from self2self.runtime.model import Model
 
@@ -39,7 +39,7 @@ def convergence(
     *,
     reference: FloatArray | None = None,
     black_and_white: tuple[float, float] = (0.0, 1.0),
-    on_progress: Callable[[Moments], None] = lambda moments: None,
+    on_progress: Callable[[PassSums], None] = lambda moments: None,
 ) -> dict[str, Any]:
     """Run one ensemble and record its mean at `recorded_passes`; masks and flips are those of `infer`.
 
@@ -65,7 +65,7 @@ def convergence(
     counts = set(recorded_passes(passes))
     means: dict[int, FloatArray] = {}
 
-    def record(moments: Moments) -> None:
+    def record(moments: PassSums) -> None:
         if moments.count in counts:
             means[moments.count] = np.empty(pixels.shape, np.float32)
             restore_outliers(padding.crop(moments.mean()), pixels, means[moments.count])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from self2self.jobs import Observer
-    from self2self.runtime.ensemble.moments import Moments
+    from self2self.runtime.ensemble.moments import PassSums
     from self2self.train.session import FitReport
 
 LINE_WIDTH_WITHOUT_NAME = 66
@@ -223,9 +223,10 @@ class Bars:
         first: int = self._tasks.setdefault("first step", report.step - 1)
         return first
 
-    def pass_run(self, moments: Moments, passes: int) -> None:
+    def pass_run(self, moments: PassSums, passes: int) -> None:
         """Move the bar of the ensemble."""
-        detail = f"± {standard_error_text(moments.standard_error())}"
+        error = moments.standard_error()
+        detail = "" if math.isnan(error) else f"± {standard_error_text(error)}"
         if moments.tiles > 1:
             detail = f"tile {moments.tile + 1}/{moments.tiles}"
         self._move("passes", moments.tile * passes + moments.count, moments.tiles * passes, detail)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from self2self.jobs import ImageBatch, OutputOptions, Result, StackResult
+    from self2self.runtime.ensemble.tile_loop import EnsembleResult
 
 
 def images_and_outputs(console: Console, named: list[Path], outputs: OutputOptions) -> tuple[list[Path], OutputOptions]:
@@ -44,10 +45,7 @@ def print_finished(console: Console, finished: list[Result]) -> None:
             lines.append(_stack_text(item))
             continue
         done = item.ensemble
-        lines.append(
-            f"{item.output}: written after {item.seconds:.1f} s; {done.passes} passes with {done.provider}, "
-            f"{done.passes_per_second:.1f} a second, standard error {standard_error_text(done.standard_error)}"
-        )
+        lines.append(f"{item.output}: written after {item.seconds:.1f} s; {_way_text(done)}")
         residual = item.residual
         spread = residual.standard_deviation
         removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
@@ -80,11 +78,26 @@ def end_images(console: Console, several: ImageBatch, finished: list[Result]) ->
         raise typer.Exit(several.exit_code)
 
 
+def _way_text(done: EnsembleResult) -> str:
+    """How the image was made."""
+    if done.plain:
+        views = f"{done.passes} mirrored views" if done.passes > 1 else "one view"
+        return f"a single pass without dropout, over {views}, with {done.provider}"
+    return (
+        f"{done.passes} passes with {done.provider}, {done.passes_per_second:.1f} a second, "
+        f"standard error {standard_error_text(done.standard_error)}"
+    )
+
+
 def _stack_text(item: StackResult) -> str:
-    error = math.nan if item.standard_error is None else item.standard_error
+    plain = sum(page.plain for page in item.pages)
+    ways = [f"a single pass without dropout over {plain} of them"] if plain else []
+    if plain < len(item.pages):
+        error = math.nan if item.standard_error is None else item.standard_error
+        passes = sum(page.passes for page in item.pages if not page.plain)
+        ways.append(f"{passes} passes, standard error {standard_error_text(error)}")
     kept = f", {item.kept} of them by an earlier run" if item.kept else ""
     return (
         f"{item.output}: {len(item.pages)} pages written after {item.seconds:.1f} s{kept}; "
-        f"{sum(page.passes for page in item.pages)} passes with {item.pages[-1].provider}, "
-        f"standard error {standard_error_text(error)}"
+        f"{' and '.join(ways)}, with {item.pages[-1].provider}"
     )

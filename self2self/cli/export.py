@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from self2self.cli.options import AsJson, Force, Precision, Quiet, parse_batches
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
+    from self2self.export.verify import Verification
     from self2self.jobs import EngineOptions
     from self2self.train.run_folder import Run
 
@@ -78,6 +79,22 @@ def export(
         ),
     ] = None,
     precision: Precision = "fp32",
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Export a network without masks: one graph from image to denoised image, for any program.",
+        ),
+    ] = False,
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Format of the plain export: onnx, or dtmodel for darktable.  [default: onnx]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -94,8 +111,9 @@ def export(
 ) -> None:
     """Export a fit to one ONNX file.
 
-    The dropout masks are inputs of the model. The exported file is verified against PyTorch. With --engine, a TensorRT
-    engine is built from the exported file.
+    The dropout masks are inputs of the model. The exported file is verified against PyTorch. With --plain, the network
+    is calibrated to do without masks, and any program can run the file. With --engine, a TensorRT engine is built from
+    the exported file.
     """
     from self2self.jobs import EngineOptions
     from self2self.runtime.engines.profiles import BATCHES
@@ -110,6 +128,10 @@ def export(
         )
     if reference is not None and (precision == "fp32" or engine is not None):
         raise UsageError("--reference compares a half precision with fp32; add --precision fp16, without --engine.")
+    if plain and (engine is not None or reference is not None):
+        raise UsageError("--plain exports one ONNX file of its own; leave out --engine and --reference.")
+    if file_format is not None and not plain:
+        raise UsageError("--format is a format of plain models; add --plain.")
     folder = Run.latest() if run is None else Run(run)
     if engine is not None:
         options = EngineOptions(
@@ -122,6 +144,16 @@ def export(
             precision,
         )
         _build_engine(console, folder, options, force=force)
+    elif plain:
+        _export_plain(
+            console,
+            folder,
+            output,
+            size=parse_size(size),
+            precision=precision,
+            file_format=file_format or "onnx",
+            force=force,
+        )
     else:
         _export_model(
             console, folder, output, size=parse_size(size), precision=precision, reference=reference, force=force
@@ -140,6 +172,54 @@ def _build_engine(console: Console, folder: Run, options: EngineOptions, *, forc
         f"{built.path}: {done}, {info.engine_bytes / 1e6:.1f} MB",
         {"run": str(folder.folder), "output": str(built.path), "built": built.built, **info.to_json()},
     )
+
+
+def _export_plain(
+    console: Console,
+    folder: Run,
+    output: Path | None,
+    *,
+    size: tuple[int, int] | None,
+    precision: str,
+    file_format: str,
+    force: bool,
+) -> None:
+    """Export the plain model of a run, and print how far it is from PyTorch."""
+    from self2self.jobs import plain_job
+
+    with console.progress() as observer:
+        path, check = plain_job(
+            folder,
+            output,
+            size=size,
+            precision=precision,
+            file_format=file_format,
+            force=force,
+            observer=observer,
+        )
+    console.result(
+        f"{path}: verified against PyTorch, {_difference_text(check)}",
+        {
+            "run": str(folder.folder),
+            "output": str(path),
+            "precision": precision,
+            "plain": True,
+            **_check_json(path, check),
+        },
+    )
+
+
+def _difference_text(check: Verification) -> str:
+    return f"largest difference {check.max_difference:.1e}, RMS {check.rms_difference:.1e}"
+
+
+def _check_json(path: Path, check: Verification) -> dict[str, Any]:
+    return {
+        "max_difference": check.max_difference,
+        "rms_difference": check.rms_difference,
+        "bytes": path.stat().st_size,
+        "seconds": {"verify": check.seconds},
+    }
 
 
 def _export_model(
@@ -165,16 +245,6 @@ def _export_model(
         text = f"; {compared.in_words()}"
         extra = {"compared": asdict(compared)}
     console.result(
-        f"{path}: verified against PyTorch, largest difference {check.max_difference:.1e}, "
-        f"RMS {check.rms_difference:.1e}{text}",
-        {
-            "run": str(folder.folder),
-            "output": str(path),
-            "precision": precision,
-            **extra,
-            "max_difference": check.max_difference,
-            "rms_difference": check.rms_difference,
-            "bytes": path.stat().st_size,
-            "seconds": {"verify": check.seconds},
-        },
+        f"{path}: verified against PyTorch, {_difference_text(check)}{text}",
+        {"run": str(folder.folder), "output": str(path), "precision": precision, **extra, **_check_json(path, check)},
     )

@@ -54,7 +54,7 @@ def build_model(network: Self2SelfNet, contract: Contract, size: tuple[int, int]
     """
     import onnx
 
-    _check_agreement(network, contract)
+    check_agreement(network, contract)
     if size is not None:
         _check_size(size, contract)
     graph = network_graph(contract, network.layers, element_type(contract.precision))
@@ -128,7 +128,8 @@ def free_size(model: onnx.ModelProto, contract: Contract) -> None:
                 dim.dim_param = name
 
 
-def _check_agreement(network: Self2SelfNet, contract: Contract) -> None:
+def check_agreement(network: Self2SelfNet, contract: Contract) -> None:
+    """Raise a ValueError if `contract` does not describe `network`."""
     # A contract with wrong shapes or a wrong dropout scale is a bug of the caller, not an error of the user.
     dropout = [spec for spec in contract.masks if spec.name != INPUT_MASK]
     expected = mask_specs(network.channels, network.encoder_width, network.decoder_widths, 0.0, 0.0)

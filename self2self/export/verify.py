@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from self2self.errors import VerificationError, first_line
 from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
-from self2self.model.contract import IMAGE, PREDICTION, Contract
+from self2self.model.contract import IMAGE, Contract
 from self2self.model.masks import MaskMaker
 
 if TYPE_CHECKING:
     import onnx
 
     from self2self.model.network import Self2SelfNet
+
+FloatArray = NDArray[np.float32]
 
 DEFAULT_TOLERANCE = 1e-4
 """Largest accepted difference in units of the image's range [0, 1]; a fortieth of an 8-bit grey level."""
@@ -130,9 +133,25 @@ def verify(
             f"{source}: the fitted network itself predicts numbers that are not finite, so its weights are damaged "
             "or the fit diverged. Fit again: self2self fit IMAGE --force"
         )
-    got = _run_onnx(
+    got = run_onnx(
         path, inputs, source, as_float=contract.precision == "bf16", any_size=contract if ignore_fixed_size else None
     )
+    return compared(got, expected, source, tolerance, start)
+
+
+def compared(got: FloatArray, expected: FloatArray, source: str, tolerance: float, start: float) -> Verification:
+    """Compare what a file computes with what PyTorch does.
+
+    Args:
+        got: what the file computed.
+        expected: what PyTorch computed.
+        source: name of the file in messages.
+        tolerance: as for `verify`.
+        start: `time.perf_counter` at the start of the comparison.
+
+    Raises:
+        VerificationError: the shapes differ, or the values by more than `tolerance`.
+    """
     if got.shape != expected.shape:
         raise VerificationError(
             f"{source}: predicts an array of shape {got.shape}; expected {expected.shape}. "
@@ -208,9 +227,14 @@ def bf16_as_float(model: onnx.ModelProto) -> None:
                 attribute.i = TensorProto.FLOAT
 
 
-def _run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str, **conversions: Any) -> Any:
+def run_onnx(path: str | os.PathLike[str], inputs: dict[str, Any], source: str, **conversions: Any) -> Any:
+    """Run the file on `inputs` in ONNX Runtime, and return its only output; conversions as for `open_session`.
+
+    Raises:
+        VerificationError: ONNX Runtime cannot run it.
+    """
     try:
-        return open_session(path, **conversions).run([PREDICTION], inputs)[0]
+        return open_session(path, **conversions).run(None, inputs)[0]
     except Exception as error:
         # ONNX Runtime's exceptions have no common base class but Exception.
         raise VerificationError(

@@ -82,6 +82,8 @@ class NoiseKind(StrEnum):
 
     INDEPENDENT = "independent"
     """Each value has noise of its own."""
+    IMPULSES = "impulses"
+    """Some values are replaced by any others."""
     SHARED = "shared by channels"
     """The channels of a pixel share noise; neighbouring pixels do not."""
     CORRELATED = "correlated"

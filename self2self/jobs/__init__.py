@@ -5,7 +5,7 @@ options and files are refused before the first slow step if possible.
 """
 
 from self2self.jobs.bench import BenchOptions, bench_job
-from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, precision_job
+from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, plain_job, precision_job
 from self2self.jobs.fit import fit_job
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.image_batch import ImageBatch
@@ -38,5 +38,6 @@ __all__ = [
     "has_images",
     "infer_job",
     "named_images",
+    "plain_job",
     "precision_job",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from self2self.errors import InputError, UsageError
 from self2self.imaging.padding import padded_size
@@ -14,7 +18,7 @@ from self2self.machine.files import check_new, remove_leftovers
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
-from self2self.train.checkpoint import load_network
+from self2self.train.checkpoint import load_network, load_weights, save_model
 from self2self.train.run_folder import Run
 
 if TYPE_CHECKING:
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
     from self2self.model.contract import Contract
     from self2self.model.network import Self2SelfNet
     from self2self.runtime.engines.tensorrt.cache import Loaded
+
+FloatArray = NDArray[np.float32]
+
+PLAIN_FORMATS = ("onnx", "dtmodel")
+"""File formats of `plain_job`."""
 
 
 def export_job(
@@ -94,6 +103,84 @@ def _check_free(
     is_same = path.is_file() and path.read_bytes() == serialise(build_model(network, contract, size))
     check_new(path, force=force or is_same)
     remove_leftovers(path.resolve().parent)
+
+
+def plain_job(
+    run: Run,
+    output: Path | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    precision: str = "fp32",
+    file_format: str = "onnx",
+    force: bool = False,
+    observer: Observer,
+) -> tuple[Path, Verification]:
+    """`self2self export --plain`: write and verify a plain model, after calibrating the run for a single pass.
+
+    Args:
+        run: run folder of a finished fit.
+        output: None for ``RUN/model.plain.onnx``, in half precision ``RUN/model.plain.fp16.onnx``, or
+            ``RUN/RUN.dtmodel``.
+        size: fixed (height, width); None for any size.
+        precision: ``"fp32"`` or ``"fp16"``.
+        file_format: ``"onnx"``, or ``"dtmodel"`` for a model package of darktable.
+        force: whether an existing file may be replaced.
+        observer: gets a note if a single pass falls short of the mean of passes.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    from self2self.export.dtmodel import export_dtmodel
+    from self2self.export.plain import export_plain
+
+    if file_format not in PLAIN_FORMATS:
+        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_FORMATS)}.")
+    is_package = file_format == "dtmodel"
+    if is_package and (size is not None or precision != "fp32"):
+        raise UsageError("--format dtmodel has a size and a precision of its own; leave out --size and --precision.")
+    name = re.sub(r"[^a-z0-9]+", "-", run.folder.resolve().name.lower()).strip("-")
+    path = output or (run.folder / f"{name}.dtmodel" if is_package else run.plain_onnx_path_for(precision))
+    check_new(path, force=force)
+    if not run.plain_path.is_file():
+        _calibrate_and_check(run, observer)
+    network, contract = load_network(run.plain_path)
+    if is_package:
+        black, white = read_fitted_image(run.config()).black_and_white
+        ends = -black / (white - black), (1 - black) / (white - black)
+        return path, export_dtmodel(network, contract, path, name, ends)
+    return path, export_plain(network, replace(contract, precision=precision), path, size=size)
+
+
+def calibrate_run(run: Run, pixels: FloatArray) -> None:
+    """Calibrate the network of `run` for a single pass without masks, and keep its weights in the run folder.
+
+    Args:
+        run: run folder of a finished fit.
+        pixels: float32 (C, H, W), the fitted image.
+
+    Raises:
+        InputError, FileFormatError: the weights of the fit cannot be read.
+        ResourceError, OutputError: memory ran out, or the weights cannot be written.
+    """
+    from self2self.train.session import fit_memory_errors
+    from self2self.train.single_pass import calibrate
+
+    weights, recipe, contract = load_weights(run.model_path)
+    with fit_memory_errors():
+        plain_weights = calibrate(weights, pixels, recipe, seed=contract.seed)
+    save_model(run.plain_path, plain_weights, recipe, contract.as_plain())
+
+
+def _calibrate_and_check(run: Run, observer: Observer) -> None:
+    """Calibrate `run` on its image, with a note where a single pass falls short of the mean of passes."""
+    from self2self.train.single_pass import check_single_pass
+
+    pixels = read_fitted_image(run.config()).pixels
+    weights, recipe, contract = load_weights(run.model_path)
+    calibrate_run(run, pixels)
+    check = check_single_pass(weights, load_weights(run.plain_path)[0], pixels, recipe, seed=contract.seed)
+    if not check.passed:
+        observer.note(f"{run.folder}: a single pass is {check.text}; passes give a better image.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ class FittedModel:
         model: the exported model, loaded.
         fit: the fit from which it was exported.
         export_seconds: time for exporting and loading the model.
+        calibration_seconds: time for making and checking the single pass of the fit (`jobs.single_pass`).
     """
 
     model: Model
     fit: FitResult
     export_seconds: float
+    calibration_seconds: float = 0.0
 
 
 def fit_model(prepared: PreparedImage, fitting: FitOptions, observer: Observer, *, force: bool = False) -> FittedModel:

@@ -21,6 +21,7 @@ from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
+from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack import denoise_stack, infer_stack
 from self2self.model.contract import Nodata
 from self2self.runtime.ensemble.denoise import check_channels
@@ -98,6 +99,10 @@ def _infer_file(
         return EarlierResult(path, outputs.output_for(prepared.image), mark.result or {})
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
+    outputs.check_model(model)
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options, outputs) else None
+    if single_pass is not None:
+        model = single_pass.model_for(prepared.pixels, str(path), seed=options.seed)
     if model.contract.image_sha256 not in ("", prepared.sha256):
         observer.note(
             f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
@@ -145,6 +150,7 @@ def denoise_job(
     note_file(image, observer)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
+    fitted = with_cheapest_model(fitted, prepared.pixels, options, outputs, observer)
     prepared = prepared.assessed_as(fitted.fit.config.noise)
     try:
         return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
@@ -190,6 +196,7 @@ def _infer_image(
         ensemble=ensemble,
         fit=None if fitted is None else fitted.fit,
         export_seconds=0.0 if fitted is None else fitted.export_seconds,
+        calibration_seconds=0.0 if fitted is None else fitted.calibration_seconds,
         seconds=time.perf_counter() - start,
         residual=residual,
         range=image.range,

@@ -41,6 +41,7 @@ def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
     action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"
     return {
         NoiseKind.INDEPENDENT: [],
+        NoiseKind.IMPULSES: [],
         NoiseKind.SHARED: [f"the colour channels share their noise, {action}."],
         NoiseKind.CORRELATED: [f"{SHARED_NOTE.format(noise.correlation)}, {action}.{better_source(prepared.image)}"],
     }[noise.kind]

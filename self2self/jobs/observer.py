@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from self2self.runtime.ensemble.moments import Moments
+    from self2self.runtime.ensemble.moments import PassSums
     from self2self.train.session import FitReport
 
 
@@ -33,7 +33,7 @@ class Observer:
 
     note: Callable[[str], None] = _ignore
     fit_step: Callable[[FitReport], None] = _ignore
-    pass_run: Callable[[Moments, int], None] = _ignore
+    pass_run: Callable[[PassSums, int], None] = _ignore
     benchmark_step: Callable[[str, int, int], None] = _ignore
     image_started: Callable[[Path, int, int], None] = _ignore
     page_started: Callable[[int, int], None] = _ignore

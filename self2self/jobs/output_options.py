@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from self2self.errors import UsageError, writing
 from self2self.image_io import EXTENSIONS, Image, check_output, default_output
@@ -14,6 +14,9 @@ from self2self.machine.files import remove_leftovers
 from self2self.machine.marks import Mark, read_mark
 from self2self.report import check_report
 from self2self.report.html import check_available
+
+if TYPE_CHECKING:
+    from self2self.runtime.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,19 @@ class OutputOptions:
 
     def _may_replace(self, path: Path, role: str) -> bool:
         return self.force or self.has(path, role)
+
+    def check_model(self, model: Model) -> None:
+        """Refuse outputs that a plain model cannot make, because it has no passes that differ.
+
+        Raises:
+            UsageError: names the option.
+        """
+        if model.contract.plain and self.needs_uncertainty:
+            option = "--report" if self.uncertainty is None else "--uncertainty"
+            raise UsageError(
+                f"{option} needs passes with masks, and {model.path} is a plain model. Use the model with masks: "
+                f"self2self infer RUN IMAGE {option} FILE"
+            )
 
     def skips(self, path: Path, observer: Observer) -> bool:
         """Whether the result for `path`, one of several images, exists already; if so, `observer` gets a note."""

@@ -46,6 +46,7 @@ class PageRecord:
         residual_mean, residual_deviation: mean and standard deviation of what was removed.
         correlated: whether neighbouring pixels are correlated in what was removed.
         seconds: time from after reading to before storing, without the fit.
+        plain: whether a single pass without dropout made it; it has no standard error.
     """
 
     page: int
@@ -63,6 +64,7 @@ class PageRecord:
     residual_deviation: float
     correlated: bool
     seconds: float
+    plain: bool = False
 
 
 class PageCache:

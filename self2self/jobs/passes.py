@@ -26,7 +26,7 @@ def run_passes(
     Raises:
         Self2SelfError: as for `denoise`.
     """
-    plan = options.pass_plan(model.contract.recipe)
+    plan = options.pass_plan_for(model.contract)
     return denoise(
         model,
         prepared.pixels,

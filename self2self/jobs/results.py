@@ -110,6 +110,7 @@ class DenoiseResult:
         ensemble: the denoised image and how it was made.
         fit: the fit, if the job fitted or reused a fit.
         export_seconds: time of the export; 0 if the job made none.
+        calibration_seconds: time for making and checking the single pass; 0 if the job made none.
         seconds: total time.
         residual: statistics of what was removed, the image minus the clamped, unrounded result.
         range: the two values of the file that map to 0 and 1, which are 255 grey levels apart.
@@ -128,6 +129,7 @@ class DenoiseResult:
     range: tuple[float, float]
     noise: Noise | None = None
     report: Path | None = None
+    calibration_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The document that `infer --json` and `denoise --json` print for one image."""
@@ -135,6 +137,7 @@ class DenoiseResult:
         seconds = {
             "fit": self.fit.seconds if self.fit else 0.0,
             "export": self.export_seconds,
+            "calibrate": self.calibration_seconds,
             **done.seconds,
             "total": self.seconds,
         }
@@ -145,9 +148,10 @@ class DenoiseResult:
             "provider": done.provider,
             "mask_source": done.mask_source,
             "fallback": done.fallback or None,
+            "plain": done.plain,
             "passes": done.passes,
             "tolerance": done.pass_plan.tolerance,
-            "masks": "balanced" if done.pass_plan.balanced else "independent",
+            "masks": None if done.plain else "balanced" if done.pass_plan.balanced else "independent",
             "flips": done.pass_plan.flips,
             "batch": done.batch,
             "tile": None if done.tile is None else list(done.tile),
@@ -244,7 +248,7 @@ class StackResult:
 
     @property
     def standard_error(self) -> float | None:
-        """RMS of the standard errors of the pages; None if a page has none."""
-        errors = [page.standard_error for page in self.pages]
+        """RMS of the standard errors of the pages with real passes; None if one of them has none, or there are none."""
+        errors = [page.standard_error for page in self.pages if not page.plain]
         known = [error for error in errors if error is not None]
-        return math.sqrt(sum(error**2 for error in known) / len(known)) if len(known) == len(errors) else None
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if known and len(known) == len(errors) else None

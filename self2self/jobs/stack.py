@@ -7,15 +7,16 @@ import json
 import time
 from dataclasses import asdict, replace
 
-from self2self.image_io import Stack
+from self2self.image_io import Image, Stack
 from self2self.jobs.fit import read_fit_page
 from self2self.jobs.fit_config import FitOptions, configure, run_folder
 from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_fits import PageFits
-from self2self.jobs.prepared_image import prepare
+from self2self.jobs.prepared_image import prepare, prepare_for_model
 from self2self.jobs.results import EarlierResult, StackResult
+from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack_pages import StackJob
 from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.denoise import check_channels
@@ -39,13 +40,15 @@ def infer_stack(
         Self2SelfError: anything that a user can cause.
     """
     start = time.perf_counter()
+    outputs.check_model(model)
     job = StackJob(stack, options, outputs, observer, engine_holder)
     # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
     first = job.check()
     check_channels(model, first.pixels, f"{stack.path}: ")
     if (done := job.earlier_result(first)) is not None:
         return done
-    return _run_one_model(job, model, start)
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options, outputs) else None
+    return _run_one_model(job, model, single_pass, start)
 
 
 def denoise_stack(
@@ -65,14 +68,26 @@ def denoise_stack(
             return _run_model_each(job, fitting, start)
         prepared = prepare(read_fit_page(stack, fitting, observer), fitting.recipe)
         fitted = fit_model(prepared, fitting, observer, force=outputs.force)
-        result = _run_one_model(job, fitted.model, start)
+        cheapest = with_cheapest_model(fitted, prepared.pixels, options, outputs, job.observer, pages=stack.pages)
+        is_plain = cheapest.model.contract.plain
+        single_pass = SinglePass(fitted.fit.run, fitted.model, job.observer) if is_plain else None
+        result = _run_one_model(job, fitted.model, single_pass, start)
     return replace(result, fit=fitted.fit, fit_seconds=fitted.fit.seconds, export_seconds=fitted.export_seconds)
 
 
-def _run_one_model(job: StackJob, model: Model, start: float) -> StackResult:
+def _run_one_model(job: StackJob, model: Model, single_pass: SinglePass | None, start: float) -> StackResult:
+    """Run `model` over all pages, or its single pass over those pages on which that is as good."""
+
+    def model_for(index: int, image: Image) -> Model:
+        if single_pass is None:
+            return model
+        pixels = prepare_for_model(image, whole_range=model.contract.whole_range).pixels
+        return single_pass.model_for(pixels, f"page {index + 1}", seed=job.options.seed, crops=1)
+
     job.stack.mosaic = model.contract.mosaic
-    kept = job.begin({"model": file_sha256(model.path)})
-    job.run(kept, lambda index, image: model)
+    ways = {"model": file_sha256(model.path)} | ({} if single_pass is None else {"way": "single pass"})
+    kept = job.begin(ways)
+    job.run(kept, model_for)
     records = job.write()
     job.finish()
     fitted_on = model.contract.image_sha256

@@ -264,4 +264,5 @@ def _record(
         residual_deviation=round(residual.standard_deviation, 3),
         correlated=residual.correlated,
         seconds=round(seconds, 3),
+        plain=result.plain,
     )

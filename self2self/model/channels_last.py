@@ -60,6 +60,7 @@ def pad_and_join(
     out = torch.empty(
         (count, channels, height + top + bottom, width + 2),
         dtype=parts[0].dtype,
+        device=parts[0].device,
         memory_format=torch.channels_last,
     )
     inner = out[:, :, top : top + height, 1:-1]

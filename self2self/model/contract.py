@@ -14,6 +14,13 @@ tensor              type and shape               meaning
 ``prediction``      float32 [N, C, H, W]         one denoised image for each pass
 ==================  ===========================  ==================================================
 
+A *plain* model is one ordinary function instead, for programs that know nothing of masks. Nothing is hidden or dropped:
+
+==================  ===========================  ==================================================
+``image``           float32 [N, C, H, W]         noisy images in [0, 1], of any height and width
+``denoised``        float32 [N, C, H, W]         the denoised images, in [0, 1]
+==================  ===========================  ==================================================
+
 `MaskSpec` knows nothing about images: its dimensions are integers or axis expressions such as
 ``"H/16"``. So the same masks, engines and ensemble can serve any model with live dropout.
 """
@@ -23,7 +30,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from self2self.errors import FileFormatError, UsageError, shown
@@ -35,6 +42,8 @@ METADATA_PREFIX = "self2self."
 IMAGE = "image"
 INPUT_MASK = "input_mask"
 PREDICTION = "prediction"
+DENOISED = "denoised"
+"""Output of a plain model."""
 
 SIZE_MULTIPLE = 2**LEVELS
 """Height and width of the padded image are multiples of this number."""
@@ -141,7 +150,8 @@ class Contract:
 
     Attributes:
         channels: colour channels of ``image`` and ``prediction``.
-        masks: all mask inputs, in the order of the graph's inputs.
+        masks: all mask inputs, in the order of the graph's inputs. Those of a plain model, which the graph does not
+            take, keep everything; they tell the sizes of its activations.
         recipe: name of the recipe of the fit.
         seed: seed of the fit.
         steps: optimiser steps of the fit.
@@ -154,6 +164,7 @@ class Contract:
         mosaic: whether the image is a mosaic of colour filters, whose planes lie side by side, for all images.
         noisy_share: share of the noisy image in the finished result, from 0 to 1; the rest is the mean prediction. The
             graph does not apply it.
+        plain: whether the graph takes an image alone, of any size, and its output is the finished image.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this number.
         minimum_size: height and width have to be at least this number.
@@ -170,13 +181,28 @@ class Contract:
     nodata: Nodata = None
     mosaic: bool = False
     noisy_share: float = 0.0
+    plain: bool = False
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
     minimum_size: int = MINIMUM_SIZE
 
+    @property
+    def mask_inputs(self) -> tuple[MaskSpec, ...]:
+        """The masks that the graph takes; none for a plain model."""
+        return () if self.plain else self.masks
+
+    @property
+    def output_name(self) -> str:
+        """Name of the graph's output."""
+        return DENOISED if self.plain else PREDICTION
+
     def input_names(self) -> list[str]:
         """Return the names of the graph's inputs in order."""
-        return [IMAGE, *(mask.name for mask in self.masks)]
+        return [IMAGE, *(mask.name for mask in self.mask_inputs)]
+
+    def as_plain(self) -> Contract:
+        """The contract of the plain model of the same fit."""
+        return replace(self, masks=tuple(replace(mask, keep_count=KEEP_LEVELS) for mask in self.masks), plain=True)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the key/value pairs for ``metadata_props`` of an ONNX file; each value is JSON."""
@@ -202,6 +228,8 @@ class Contract:
             "mosaic": self.mosaic,
             "noisy_share": self.noisy_share,
         }
+        if self.plain:
+            fields["plain"] = True
         return {METADATA_PREFIX + key: json.dumps(value) for key, value in fields.items()}
 
     @classmethod
@@ -237,6 +265,7 @@ class Contract:
                 nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
                 mosaic=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "mosaic", "false"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
+                plain=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "plain", "false"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),
                 minimum_size=int(field("minimum_size")),
@@ -269,6 +298,8 @@ def _check_values(contract: Contract, field: Callable[[str], Any]) -> None:
         raise ValueError(f"precision {contract.precision!r}")
     if not contract.masks or not all(1 <= mask.keep_count <= KEEP_LEVELS for mask in contract.masks):
         raise ValueError("masks")
+    if contract.plain and any(mask.keep_count < KEEP_LEVELS for mask in contract.masks):
+        raise ValueError("masks of a plain model")
     # All files of this schema have the same values here; other programs read them (docs/onnx.md).
     if (field("keep_levels"), field("value_range")) != (KEEP_LEVELS, VALUE_RANGE):
         raise ValueError("keep_levels or value_range")

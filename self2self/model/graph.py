@@ -59,16 +59,13 @@ def network_graph(contract: Contract, layers: Iterable[LayerSpec], kind: int) ->
         layers: of the network, from `network_layers`.
         kind: type of all computations, of ``onnx.TensorProto``; inputs and the prediction keep the contract's types.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    nodes = _Nodes(kind)
+    nodes = Nodes(kind)
     image = IMAGE if kind == TensorProto.FLOAT else nodes.cast(IMAGE)
     kept = nodes.cast(INPUT_MASK)
     masked_image = nodes.add("Mul", [kept, image], "masked")
-    made = {NETWORK_INPUT: nodes.add("Concat", [kept, masked_image], "stem.seen", axis=1)}
-    for layer in layers:
-        made[layer.name] = nodes.layer(layer, *(made[name] for name in layer.reads))
-
+    nodes.network(layers, nodes.add("Concat", [kept, masked_image], "stem.seen", axis=1))
     dims = free_dims(contract)
 
     def value(name: str, of: int) -> onnx.ValueInfoProto:
@@ -79,12 +76,18 @@ def network_graph(contract: Contract, layers: Iterable[LayerSpec], kind: int) ->
         GRAPH_NAME,
         [value(IMAGE, TensorProto.FLOAT), *(value(spec.name, TensorProto.BOOL) for spec in contract.masks)],
         [value(PREDICTION, TensorProto.FLOAT)],
-        [
-            numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
-            numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
-            helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability]),
-        ],
+        [*layer_constants(), helper.make_tensor(SCALE, kind, [], [1.0 / contract.masks[-1].keep_probability])],
     )
+
+
+def layer_constants() -> list[onnx.TensorProto]:
+    """The constants that the nodes of layers read, masks apart."""
+    from onnx import numpy_helper
+
+    return [
+        numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), BORDER),
+        numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), ENLARGEMENT),
+    ]
 
 
 def free_dims(contract: Contract) -> dict[str, list[int | str]]:
@@ -94,18 +97,20 @@ def free_dims(contract: Contract) -> dict[str, list[int | str]]:
     return {IMAGE: [1, *colour_image], PREDICTION: [BATCH_AXIS, *colour_image], **masks}
 
 
-class _Nodes:
+class Nodes:
     """Collects the nodes of a graph in the order of the data; each node has the name of its output.
 
     Args:
         kind: type of all computations, of ``onnx.TensorProto``.
+        masked: whether convolutions read masks where the layers have them.
 
     Attributes:
         made: the nodes so far.
     """
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, kind: int, *, masked: bool = True) -> None:
         self._kind = kind
+        self._masked = masked
         self.made: list[onnx.NodeProto] = []
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -119,19 +124,25 @@ class _Nodes:
         """Add a cast of the tensor `name` to the type of all computations."""
         return self.add("Cast", [name], f"{name}.cast", to=self._kind)
 
+    def network(self, layers: Iterable[LayerSpec], seen: str) -> None:
+        """Add the nodes of all `layers`; the first one reads `seen`, and the last one makes the prediction."""
+        made = {NETWORK_INPUT: seen}
+        for layer in layers:
+            made[layer.name] = self.layer(layer, *(made[name] for name in layer.reads))
+
     def layer(self, layer: LayerSpec, *read: str) -> str:
         """The nodes of `layer`, which read the values `read`; the name of its result comes back."""
         from onnx import TensorProto
 
         match layer.kind:
             case LayerKind.GATED_CONVOLUTION:
-                return self.gated(layer, *read)
+                return self._gated(layer, *read)
             case LayerKind.POOLING:
                 return self.add("MaxPool", [*read], layer.name, kernel_shape=[2, 2], strides=[2, 2])
             case LayerKind.UPSAMPLE_AND_CONCATENATE:
-                return self.joined(layer, *read)
+                return self._joined(layer, *read)
             case LayerKind.CONVOLUTION:
-                return self.masked_convolution(layer, *read)
+                return self._masked_convolution(layer, *read)
             case LayerKind.HEAD if self._kind == TensorProto.FLOAT:
                 return self.convolved(layer, read[0], PREDICTION)
             case LayerKind.HEAD:
@@ -143,7 +154,7 @@ class _Nodes:
         padded = self.add("Pad", [x, BORDER], f"{name}.padded", mode="reflect")
         return self.add("Conv", [padded, *layer.weights], output or f"{name}.convolved", kernel_shape=[3, 3])
 
-    def gated(self, layer: LayerSpec, x: str) -> str:
+    def _gated(self, layer: LayerSpec, x: str) -> str:
         from onnx import helper
 
         block = layer.name
@@ -154,7 +165,7 @@ class _Nodes:
         gate = self.add("Sigmoid", halves[1:], f"{block}.gate.open")
         return self.add("Mul", [feature, gate], f"{block}.gated")
 
-    def joined(self, layer: LayerSpec, below: str, skip: str) -> str:
+    def _joined(self, layer: LayerSpec, below: str, skip: str) -> str:
         enlarged = self.add(
             "Resize",
             # Without a region of interest, which is the second input.
@@ -166,9 +177,11 @@ class _Nodes:
         )
         return self.add("Concat", [enlarged, skip], layer.name, axis=1)
 
-    def masked_convolution(self, layer: LayerSpec, x: str) -> str:
-        scaled = self.add("Mul", [self.cast(layer.mask), SCALE], f"{layer.mask}.scaled")
-        convolved = self.convolved(layer, self.add("Mul", [x, scaled], f"{layer.name}.masked"))
+    def _masked_convolution(self, layer: LayerSpec, x: str) -> str:
+        if self._masked:
+            scaled = self.add("Mul", [self.cast(layer.mask), SCALE], f"{layer.mask}.scaled")
+            x = self.add("Mul", [x, scaled], f"{layer.name}.masked")
+        convolved = self.convolved(layer, x)
         return self.add("LeakyRelu", [convolved], f"{layer.name}.active", alpha=NEGATIVE_SLOPE)
 
 

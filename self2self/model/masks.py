@@ -94,6 +94,7 @@ class Stream(IntEnum):
     CROP = 2
     DEVICE = 3
     NOISE = 4
+    PLAIN = 5
 
 
 def check_seed(seed: int) -> None:

@@ -5,6 +5,8 @@ with reflect padding. The encoder has one full-resolution level, then five 2x2 m
 uses gated convolutions. Each decoder level upsamples, concatenates the skip connection and
 convolves twice, with element-wise dropout before each of the ten convolutions.
 
+Without masks the network is deterministic: nothing is hidden or dropped, and nothing is scaled.
+
 The network differs from the official formulation in two ways, and equals it to rounding. The
 official gated convolution has two convolutions that read the same input; here one convolution with
 twice the channels computes both. And the caller's boolean masks replace ``F.dropout``.
@@ -77,19 +79,19 @@ class Self2SelfNet(nn.Module):
         self.head = Conv3x3(*widths["head"])
         initialise(self, "normal", torch.Generator().manual_seed(0))
 
-    def forward(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
-        """Run one stochastic pass for each mask of the batch.
+    def forward(self, image: Tensor, input_mask: Tensor | None = None, *dropout_masks: Tensor) -> Tensor:
+        """Run one stochastic pass for each mask of the batch, or without masks a deterministic one for each image.
 
         Args:
             image: [1 or N, C, H, W] in [0, 1]; H and W are multiples of 32 and at least 64.
-            input_mask: bool [N, C, H, W]; True keeps the pixel.
+            input_mask: bool [N, C, H, W]; True keeps the pixel. None for no masks at all.
             dropout_masks: ten bool tensors [N, c, H/s, W/s], coarsest level first; True keeps
                 the activation (shapes: `contract.mask_specs`).
 
         Returns:
             [N, C, H, W] in the type of `image`; not clamped.
         """
-        kept = input_mask.to(image.dtype)
+        kept = torch.ones_like(image) if input_mask is None else input_mask.to(image.dtype)
         x = self.stem(torch.cat([kept, kept * image], dim=1))
         skips = []
         for level, block in enumerate(self.encoder):
@@ -101,8 +103,10 @@ class Self2SelfNet(nn.Module):
         for index, (first, second) in enumerate(zip(self.decoder_first, self.decoder_second, strict=True)):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = torch.cat([x, skips.pop()], dim=1)
-            x = F.leaky_relu(first(self._dropout(x, dropout_masks[2 * index])), NEGATIVE_SLOPE)
-            x = F.leaky_relu(second(self._dropout(x, dropout_masks[2 * index + 1])), NEGATIVE_SLOPE)
+            for number, convolution in ((2 * index, first), (2 * index + 1, second)):
+                if input_mask is not None:
+                    x = self._dropout(x, dropout_masks[number])
+                x = F.leaky_relu(convolution(x), NEGATIVE_SLOPE)
         prediction: Tensor = self.head(x)
         return prediction
 

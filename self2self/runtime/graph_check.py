@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from self2self.errors import shown
-from self2self.model.contract import IMAGE, MAXIMUM_SIDE, PREDICTION, Contract, mask_specs
+from self2self.model.contract import IMAGE, MAXIMUM_SIDE, Contract, mask_specs
 from self2self.model.graph import element_type, network_graph, versions
 from self2self.model.layers import LayerSpec, network_layers, widths_of
+from self2self.model.plain import weights_of
+from self2self.model.plain_graph import plain_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +46,7 @@ def check_graph(model: onnx.ModelProto, contract: Contract) -> tuple[int, int] |
     Sizes are compared before any value is decoded, so the check takes no more memory than the file.
 
     Returns:
-        the fixed (height, width) of the graph; None if it accepts any.
+        the only (height, width) that engines accept; None for any, as the core of a plain model does.
 
     Raises:
         ValueError, KeyError, IndexError, UsageError: they differ, or the contract contradicts itself; says where.
@@ -58,17 +60,19 @@ def check_graph(model: onnx.ModelProto, contract: Contract) -> tuple[int, int] |
         raise ValueError("fields of an unknown version of the format")
     size = _check_values(model.graph, contract)
     layers = _layers_of(model.graph, contract)
-    _check_weights(model.graph, layers, contract)
-    expected = network_graph(contract, layers, element_type(contract.precision))
+    shapes = weights_of(layers, contract)
+    _check_weights(model.graph, shapes, contract)
+    kind = element_type(contract.precision)
+    expected = plain_graph(contract, layers, kind, size) if contract.plain else network_graph(contract, layers, kind)
     _check_nodes(model.graph, expected)
-    _check_constants(model.graph, expected, {name for layer in layers for name in layer.weights})
+    _check_constants(model.graph, expected, set(shapes))
     # What the numbers of the nodes mean depends on these versions.
     opset, ir_version = versions(contract.precision)
     if [(entry.domain, entry.version) for entry in model.opset_import] != [("", opset)]:
         raise ValueError(f"its operators are not those of opset {opset}")
     if model.ir_version != ir_version:
         raise ValueError(f"IR version {model.ir_version}; expected {ir_version}")
-    return size
+    return None if contract.plain else size
 
 
 def infinite_weights(graph: onnx.GraphProto) -> list[str]:
@@ -90,7 +94,7 @@ def _check_values(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int]
     names = [value.name for value in graph.input]
     if names != contract.input_names():
         raise ValueError(f"inputs {shown(*names) or 'none'}")
-    if [value.name for value in graph.output] != [PREDICTION]:
+    if [value.name for value in graph.output] != [contract.output_name]:
         raise ValueError(f"outputs {shown(*(value.name for value in graph.output)) or 'none'}")
     found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
     dims = {name: [dim.dim_value or None for dim in tensor.shape.dim] for name, tensor in found.items()}
@@ -100,14 +104,15 @@ def _check_values(graph: onnx.GraphProto, contract: Contract) -> tuple[int, int]
     height, width = image[2:]
     axes = {axis: length for axis, length in (("H", height), ("W", width)) if length is not None}
     colour: tuple[int | str, ...] = (contract.channels, "H", "W")
-    promised = {IMAGE: colour, PREDICTION: colour, **{mask.name: mask.dims for mask in contract.masks}}
+    images = {IMAGE: colour, contract.output_name: colour}
+    promised = images | {mask.name: mask.dims for mask in contract.mask_inputs}
     for name, expected in promised.items():
-        element = TensorProto.FLOAT if name in (IMAGE, PREDICTION) else TensorProto.BOOL
+        element = TensorProto.FLOAT if name in images else TensorProto.BOOL
         if found[name].elem_type != element:
             raise ValueError(f"{name} is not {TensorProto.DataType.Name(element).lower()}")
         # H and W have lengths in a graph for one size, and only names in a graph for all sizes.
         resolved = [d if isinstance(d, int) else _length(d, axes) for d in expected]
-        passes = 1 if name == IMAGE else None
+        passes = 1 if name == IMAGE and not contract.plain else None
         if dims[name] != [passes, *resolved]:
             raise ValueError(f"{name} has shape {dims[name]}; expected {[passes, *resolved]}")
     if height is None and width is None:
@@ -126,6 +131,8 @@ def _length(expression: str, axes: dict[str, int]) -> int | None:
 
 
 def _is_side(length: int, contract: Contract) -> bool:
+    if contract.plain:
+        return 1 <= length <= MAXIMUM_SIDE
     return length % contract.size_multiple == 0 and contract.minimum_size <= length <= MAXIMUM_SIDE
 
 
@@ -143,13 +150,13 @@ def _layers_of(graph: onnx.GraphProto, contract: Contract) -> tuple[LayerSpec, .
     return network_layers(contract.channels, encoder_width, decoder_widths)
 
 
-def _check_weights(graph: onnx.GraphProto, layers: tuple[LayerSpec, ...], contract: Contract) -> None:
-    """Compare types, shapes and lengths in bytes of the weights with those of `layers`."""
+def _check_weights(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], contract: Contract) -> None:
+    """Compare types, shapes and lengths in bytes of the weights with `shapes`, by their names."""
     tensors = {entry.name: entry for entry in graph.initializer}
     if len(tensors) != len(graph.initializer):
         raise ValueError("two initialisers of one name")
     element, element_bytes = element_type(contract.precision), 4 if contract.precision == "fp32" else 2
-    for name, shape in (entry for layer in layers for entry in layer.weights.items()):
+    for name, shape in shapes.items():
         tensor = tensors[name]
         _check_fields(tensor, _WEIGHT_FIELDS)
         if tensor.data_type != element:

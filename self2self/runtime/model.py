@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from self2self.errors import FileFormatError, InputError, UsageError, shown
 from self2self.model.contract import Contract
 from self2self.model.graph import damaged_weights
+from self2self.model.plain import core_model
 from self2self.runtime.graph_check import check_graph, infinite_weights
 
 if TYPE_CHECKING:
@@ -29,12 +30,21 @@ class Model:
     Attributes:
         path: of the file; an engine reads it again.
         contract: the description that the file carries.
-        size: the only (height, width) that the graph accepts; None for any.
+        size: the only (height, width) that engines accept; None for any.
     """
 
     path: Path
     contract: Contract
     size: tuple[int, int] | None = None
+
+    def engine_proto(self) -> onnx.ModelProto:
+        """Read the model that engines run: all of the file, or of a plain model the core (`model.plain`).
+
+        Raises:
+            InputError, FileFormatError: as for `load_model`.
+        """
+        proto = read_proto(self.path)
+        return core_model(proto) if self.contract.plain else proto
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

@@ -256,14 +256,14 @@ class StepMasks:
         self._device = device
         self._host = MaskMaker(specs, self._axes, seed, Stream.FIT, channels_last=True)
 
-    def make(self, step: int) -> list[Tensor]:
-        """The masks of 0-based `step`: bool tensors [1, ...] on the device, in the order of the specs."""
+    def make(self, step: int, count: int = 1) -> list[Tensor]:
+        """The masks of 0-based `step` for `count` samples: bool tensors [count, ...] on the device, in specs' order."""
         if self._device.type == "cpu":
-            return [torch.from_numpy(mask) for mask in self._host.make(step, 1).values()]
+            return [torch.from_numpy(mask) for mask in self._host.make(step * count, count).values()]
         draws = torch.Generator(self._device)
         draws.manual_seed(int(generator(self._seed, step, Stream.FIT).integers(2**63)))
         drawn = (
-            torch.rand((1, *spec.shape(self._axes)), generator=draws, device=self._device) < spec.keep_probability
+            torch.rand((count, *spec.shape(self._axes)), generator=draws, device=self._device) < spec.keep_probability
             for spec in self._specs
         )
         return [_channels_last(mask) for mask in drawn]

@@ -48,10 +48,10 @@ class FusedTrainingForward:
         self._network = network
         self._dtype = dtype
 
-    def __call__(self, image: Tensor, input_mask: Tensor, *dropout_masks: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, input_mask: Tensor | None = None, *dropout_masks: Tensor) -> Tensor:
         """As `Self2SelfNet.forward`; the prediction is float32 whatever `dtype` is."""
         network = self._network
-        kept = input_mask.to(image.dtype)
+        kept = torch.ones_like(image) if input_mask is None else input_mask.to(image.dtype)
         x = torch.cat([kept, kept * image], dim=1).to(self._dtype)
         x = self._gated(network.stem.conv, x)
         skips = []
@@ -62,18 +62,19 @@ class FusedTrainingForward:
             skips.append(x)
         x = skips.pop()
         # The weights carry the dropout scale, so that a mask's factors are 0 and 1.
-        scale = 1.0 / network.decoder_keep
+        scale = 1.0 if input_mask is None else 1.0 / network.decoder_keep
         for level in range(LEVELS):
             parts = ((network.decoder_first[level], skips.pop()), (network.decoder_second[level], None))
-            for mask, (convolution, skip) in zip(dropout_masks[2 * level : 2 * level + 2], parts, strict=True):
-                padded = _convolution_input(as_factors(mask, self._dtype), x, skip)
+            for number, (convolution, skip) in enumerate(parts, 2 * level):
+                factors = None if input_mask is None else as_factors(dropout_masks[number], self._dtype)
+                padded = _convolution_input(factors, x, skip)
                 x = F.leaky_relu_(self._convolved(convolution, padded, scale), NEGATIVE_SLOPE)
         return self._convolved(network.head, _convolution_input(None, x)).float()
 
     def _convolved(self, convolution: torch.nn.Module, padded: Tensor, scale: float = 1.0) -> Tensor:
         """Convolve an input that has its border already, with weights times `scale`."""
-        weight, bias = convolution.parameters()
-        return F.conv2d(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
+        weight, bias = self.parameters_of(convolution)
+        return _convolve(padded, (weight * scale).to(self._dtype), bias.to(self._dtype))
 
     def _gated(self, convolution: torch.nn.Module, x: Tensor) -> Tensor:
         """A gated convolution, computed as two.
@@ -81,9 +82,28 @@ class FusedTrainingForward:
         The halves of one convolution's output would not be contiguous, and operators on them take ten times as long.
         """
         padded = _convolution_input(None, x)
-        pairs = (parameter.to(self._dtype).chunk(2) for parameter in convolution.parameters())
-        feature, gate = (F.conv2d(padded, weight, bias) for weight, bias in zip(*pairs, strict=True))
+        weight, bias = (parameter.to(self._dtype) for parameter in self.parameters_of(convolution))
+        halves = zip(weight.chunk(2), bias.chunk(2, dim=-1), strict=True)
+        feature, gate = (_convolve(padded, *half) for half in halves)
         return F.leaky_relu_(feature, NEGATIVE_SLOPE) * gate.sigmoid_()
+
+    def parameters_of(self, convolution: torch.nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution; a subclass may return a bias for each sample, [N, outputs]."""
+        weight, bias = convolution.parameters()
+        return weight, bias
+
+
+def _convolve(padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve an input that has its border already.
+
+    Args:
+        padded: [N, inputs, H + 2, W + 2].
+        weight: [outputs, inputs, 3, 3].
+        bias: [outputs], or one for each sample, [N, outputs].
+    """
+    if bias.dim() == 1:
+        return F.conv2d(padded, weight, bias)
+    return F.conv2d(padded, weight).add_(bias[:, :, None, None])
 
 
 def _convolution_input(factors: Tensor | None, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -115,11 +135,14 @@ class _ConvolutionInput(torch.autograd.Function):
         (factors,) = ctx.saved_tensors
         # `fold_border` may work in place: the convolution made this gradient for this function alone.
         inner = fold_border(gradient)
-        if factors is None:
-            return None, inner.contiguous(memory_format=torch.channels_last), None
+
+        def masked(channels: slice) -> Tensor:
+            if factors is None:
+                return inner[:, channels].contiguous(memory_format=torch.channels_last)
+            return apply_mask(inner[:, channels], factors[:, channels])
+
         if not ctx.joined:
-            return None, apply_mask(inner, factors), None
-        of_x, of_skip = slice(None, ctx.x_channels), slice(ctx.x_channels, None)
+            return None, masked(slice(None)), None
         # Upsampling made four values of one, so the gradient is their sum.
-        x_gradient = F.avg_pool2d(apply_mask(inner[:, of_x], factors[:, of_x]), 2, divisor_override=1)
-        return None, x_gradient, apply_mask(inner[:, of_skip], factors[:, of_skip])
+        x_gradient = F.avg_pool2d(masked(slice(None, ctx.x_channels)), 2, divisor_override=1)
+        return None, x_gradient, masked(slice(ctx.x_channels, None))

@@ -47,6 +47,8 @@ there on, and little more; told less, it takes part of the noise for texture."""
 AGREEMENT = 0.03
 """Largest relative change of the told level at which the search ends."""
 MAXIMUM_TRIALS = 12
+MEAN_SIDE = 16
+"""Side of the squares whose mean does not count in what is removed, in pixels."""
 TRIAL_DROP_RATE = 0.02
 """Drop rate of the input in the trials: the network sees nearly all of the image."""
 HIDDEN_LOW_FREQUENCIES = 2.0
@@ -60,15 +62,20 @@ INDEPENDENT_EVIDENCE = (0.4, 0.48)
 """Ratio of the independent noise to what the network removes, less `CORRELATION_WEIGHT` times the correlation of
 neighbours in it: up to the first limit, the noise is not independent, or the image has none; from the second on, it is.
 It is up to 0.37 for cameras and clean images, and from 0.49 on for independent noise of 2.5 grey levels or more."""
-CORRELATIONS = (0.35, 0.5)
+CORRELATIONS = (0.33, 0.45)
 """Correlation of neighbours in what the network removes from an image with weak noise: up to the first limit it may be
 texture, from the second on it is noise."""
+LEAST_REMOVED = (0.9, 1.1)
+"""Standard deviation of what the network removes, in 8-bit grey levels: below the first limit it is the network's own
+error, whatever its correlation. It is 1.1 and more for cameras."""
 LEVELS_OF_TEXTURE = (4.5, 5.5)
 """Standard deviation of what the network removes, in 8-bit grey levels: up to the first limit it may be texture alone,
 from the second on it is noise."""
 LARGEST_LOSS = 4.0
 """Largest standard deviation of the detail that the network loses, in 8-bit grey levels: it is 2 to 4 for photographs
 without noise."""
+LEVELS_WITHOUT_LOSS = (8.0, 14.0)
+"""Standard deviation of what is removed, in 8-bit grey levels, from which lost detail does not matter beside noise."""
 LEAST_COARSE_LEVEL = 8.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
@@ -112,11 +119,12 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
 
     removed = trial(find_level(lambda level: trial(level).removed)).removed
     seen = trial(removed, passes=2)
-    independent = (sigma_with_outliers if seen.kurtosis > LARGEST_KURTOSIS else independent_sigma)(middle)
+    has_impulses = seen.kurtosis > LARGEST_KURTOSIS
+    independent = (sigma_with_outliers if has_impulses else independent_sigma)(middle)
     correlation = seen.correlation
     ratio = independent / removed if removed else 1.0
     is_independent = smooth_step(ratio - CORRELATION_WEIGHT * max(0.0, correlation), *INDEPENDENT_EVIDENCE)
-    coarse = smooth_step(correlation, *CORRELATIONS)
+    coarse = smooth_step(correlation, *CORRELATIONS) * smooth_step(removed, *LEAST_REMOVED)
     coarse_level = removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation))
     coarse_level = max(coarse_level, LEAST_COARSE_LEVEL * coarse)
     level = is_independent * independent + (1 - is_independent) * coarse_level
@@ -128,7 +136,7 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
         _rounded(level),
         _rounded(independent),
         round(correlation, 2),
-        _kind(is_independent, correlation),
+        NoiseKind.IMPULSES if has_impulses else _kind(is_independent, correlation),
         round(removed_share, 2),
     )
 
@@ -138,7 +146,8 @@ def _noise_share(independent: float, removed: float) -> float:
     if not removed:
         return 1.0
     lost = min(max(0.0, removed**2 - independent**2), LARGEST_LOSS**2)
-    return max(0.0, 1 - lost / removed**2)
+    # A small error of the measured noise would look like lost detail where noise is strong.
+    return 1 - lost / removed**2 * (1 - smooth_step(removed, *LEVELS_WITHOUT_LOSS))
 
 
 def find_level(removed: Callable[[float], float]) -> float:
@@ -170,10 +179,27 @@ def _kind(is_independent: float, correlation: float) -> NoiseKind:
 
 def _trial(weights: dict[str, torch.Tensor], image: FloatArray, recipe: Recipe, passes: int) -> Trial:
     prediction = predict(weights, image, recipe, passes=passes)
-    removed = image - np.clip(prediction, 0, 1)
+    removed = without_local_means(image - np.clip(prediction, 0, 1))
     return Trial(
         GREY_LEVELS * float(np.std(removed)), neighbour_correlation(autocorrelation(removed)), _kurtosis(removed)
     )
+
+
+def without_local_means(difference: FloatArray) -> FloatArray:
+    """Subtract the mean of each square of `MEAN_SIDE` pixels; lines that fill no square are cut off.
+
+    The network predicts dark, even parts a little too bright or too dark. That is no noise, and `imaging.local_means`
+    corrects it.
+
+    Args:
+        difference: float32 (C, H, W).
+    """
+    channels, *sides = difference.shape
+    side = min(MEAN_SIDE, *sides)
+    rows, columns = (length // side for length in sides)
+    squares = difference[:, : rows * side, : columns * side].reshape(channels, rows, side, columns, side)
+    squares = squares - squares.mean(axis=(2, 4), keepdims=True)
+    return np.asarray(squares.reshape(channels, rows * side, columns * side), np.float32)
 
 
 def _kurtosis(difference: FloatArray) -> float:

@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.imaging.outliers import clip_to_range
 from self2self.imaging.padding import Padding
 from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.model.network import Self2SelfNet, to_channels_last
+from self2self.model.plain import MIRRORINGS
 from self2self.train.fused_forward import fastest_forward
 from self2self.train.recipes import Recipe
 
@@ -63,6 +65,36 @@ def hidden_error(
         total += float(np.square(prediction - image, dtype=np.float64)[~visible].sum())
         count += int(np.count_nonzero(~visible))
     return total / max(1, count)
+
+
+def mirrored_passes(
+    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, rounds: int, *, seed: int = 0
+) -> list[FloatArray]:
+    """Predictions of `rounds` passes in each mirror orientation, float32 (C, H, W) each, all upright again.
+
+    Pass i has orientation i modulo `MIRROR_ORIENTATIONS`; other arguments are those of `predict`.
+    """
+    by_orientation = []
+    for orientation in range(MIRROR_ORIENTATIONS):
+        indices = range(orientation, MIRROR_ORIENTATIONS * rounds, MIRROR_ORIENTATIONS)
+        made = _passes(weights, oriented(image, orientation), recipe, indices, seed)
+        by_orientation.append([undo_orientation(prediction, orientation) for prediction, _ in made])
+    return [prediction for of_round in zip(*by_orientation, strict=True) for prediction in of_round]
+
+
+@torch.no_grad()
+def predict_plain(weights: dict[str, Tensor], image: FloatArray, recipe: Recipe) -> FloatArray:
+    """The mean prediction of a network without masks over `MIRRORINGS`; arguments and result are those of `predict`."""
+    channels, height, width = image.shape
+    padding = Padding.for_size(height, width)
+    device = next(iter(weights.values())).device
+    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, 1.0)
+    network.load_state_dict(weights)
+    forward = fastest_forward(to_channels_last(network, device), recipe)
+    padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(device)
+    views = [undo_orientation(forward(oriented(padded, mirroring)), mirroring) for mirroring in MIRRORINGS]
+    mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()
+    return np.ascontiguousarray(padding.crop(mean))
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ class Choice(NamedTuple):
     """Settings of ``fast`` for one kind of noise.
 
     Attributes:
+        target: see `Recipe`.
         fit_drop_rate: drop rate of the input in the fit.
         pass_drop_rate: drop rate of the input in the passes. A pass loses the hidden pixels; the weaker the noise, the
             more detail is lost with them.
@@ -50,45 +51,36 @@ class Choice(NamedTuple):
             the fitted weights have learnt.
     """
 
+    target: str
     fit_drop_rate: float
     pass_drop_rate: float
     fitted_share: float
 
 
-BY_SIGMA = (
-    (12.0, Choice(0.1, 0.02, 0.5)),
-    (17.0, Choice(0.1, 0.1, 0.5)),
-    (35.0, Choice(0.2, 0.1, 0.5)),
-    (math.inf, Choice(0.2, 0.2, 0.3)),
-)
-"""Rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it. These choices and
-the next were tuned on images for which no result is reported (dev/log)."""
-FOR_WEAK = (6.0, Choice(0.1, 0.02, 1.0))
-FOR_SHARED = (FOR_WEAK, (math.inf, Choice(0.3, 0.1, 1.0)))
-FOR_CORRELATED = (FOR_WEAK, (math.inf, Choice(0.5, 0.4, 1.0)))
-"""The same for noise that channels share, and for correlated noise. The more of a pixel's neighbourhood is hidden, the
-less the visible rest reveals of the pixel's noise. Of weak noise, most may be fine detail, so little is hidden."""
-
-
-class FitOfKind(NamedTuple):
-    """How ``fast`` fits to one kind of noise.
-
-    Attributes:
-        target: see `Recipe`.
-        choices: rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it.
-    """
-
-    target: str
-    choices: tuple[tuple[float, Choice], ...]
-
-
-FOR_KIND = {
-    NoiseKind.INDEPENDENT: FitOfKind("hidden", BY_SIGMA),
-    NoiseKind.SHARED: FitOfKind("simulated", FOR_SHARED),
-    NoiseKind.CORRELATED: FitOfKind("simulated", FOR_CORRELATED),
+FOR_WEAK = (8.0, Choice("simulated", 0.1, 0.02, 1.0))
+FOR_KIND: dict[NoiseKind, tuple[tuple[float, Choice], ...]] = {
+    NoiseKind.INDEPENDENT: (
+        FOR_WEAK,
+        (12.0, Choice("hidden", 0.1, 0.02, 0.5)),
+        (17.0, Choice("hidden", 0.1, 0.1, 0.5)),
+        (35.0, Choice("hidden", 0.2, 0.1, 0.5)),
+        (math.inf, Choice("hidden", 0.2, 0.2, 0.3)),
+    ),
+    NoiseKind.IMPULSES: ((math.inf, Choice("hidden", 0.3, 0.3, 1.0)),),
+    NoiseKind.SHARED: (FOR_WEAK, (math.inf, Choice("simulated", 0.3, 0.1, 1.0))),
+    NoiseKind.CORRELATED: ((6.0, FOR_WEAK[1]), (math.inf, Choice("simulated", 0.5, 0.4, 1.0))),
 }
-"""All kinds of noise. The noise of a hidden value can be predicted from what shares it, so for noise that channels or
-neighbours share the steps learn from simulated noise."""
+"""Rows of the largest standard deviation of the noise, in 8-bit grey levels, and the choice up to it. All were tuned on
+images for which no result is reported (dev/log).
+
+- The noise of a hidden value can be predicted from what shares it. So for noise that channels or neighbours share, the
+  steps learn from simulated noise. The more of a pixel's neighbourhood is hidden, the less the visible rest reveals of
+  the pixel's noise.
+- An impulse that is visible spoils the prediction around it, so more is hidden in the passes, too.
+- Where noise is weak, nearly all of an image is visible in the passes. A fit to hidden values does not learn what the
+  network makes of visible ones, and sharp edges become worse than from the start weights. So the steps learn from
+  simulated noise there, too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +185,10 @@ class Recipe:
         """A copy with the settings for `noise` (`FOR_KIND`), or the recipe itself if it follows no noise."""
         if not self.follows_noise:
             return self
-        fit = FOR_KIND[noise.kind]
-        choice = next(row for largest, row in fit.choices if not noise.sigma > largest)
+        choice = next(row for largest, row in FOR_KIND[noise.kind] if not noise.sigma > largest)
         return replace(
             self,
-            target=fit.target,
+            target=choice.target,
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=choice.fitted_share,

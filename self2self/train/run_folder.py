@@ -7,6 +7,8 @@
 ``history.jsonl``           one line for each report of the fit
 ``preview.png``             the middle of the result so far
 ``model.onnx``              written by the export
+``plain.safetensors``       weights for a single pass without masks, once they are calibrated
+``model.plain.onnx``        their export
 ==========================  ======================================================================
 
 No random state is saved: random numbers are functions of (seed, step). Every file but the history
@@ -35,7 +37,7 @@ from self2self.train.recipes import Recipe
 RUNS = Path("runs")
 """Default folder of run folders."""
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
-PREVIEW, ONNX_MODEL = "preview.png", "model.onnx"
+PREVIEW, ONNX_MODEL, PLAIN = "preview.png", "model.onnx", "plain.safetensors"
 RUN_FORMAT = 1
 """Version of `config.json`."""
 ELSEWHERE = "choose another run folder (fit -o RUN, denoise --run RUN)"
@@ -191,6 +193,15 @@ class Run:
             return self.onnx_path
         return self.onnx_path.with_suffix(f".{precision}.onnx")
 
+    @property
+    def plain_path(self) -> Path:
+        """Path of the weights for a single pass without masks (`train.single_pass`)."""
+        return self.folder / PLAIN
+
+    def plain_onnx_path_for(self, precision: str) -> Path:
+        """Path of the plain model in `precision`: ``model.plain.onnx``, or ``model.plain.fp16.onnx``."""
+        return self.onnx_path.with_suffix(".plain.onnx" if precision == "fp32" else f".plain.{precision}.onnx")
+
     def is_fitted(self) -> bool:
         """Whether the fit is finished."""
         return self.config_path.is_file() and self.model_path.is_file()
@@ -258,10 +269,15 @@ class Run:
 
     def clear(self) -> None:
         """Remove the files of an earlier fit from the folder, all but `config.json`, and no other file."""
-        for path in (self.model_path, self.state_path, self.history_path, self.preview_path):
+        files = (self.model_path, self.state_path, self.history_path, self.preview_path)
+        for path in (*files, *map(self.onnx_path_for, PRECISIONS)):
             with writing(path, ELSEWHERE):
                 path.unlink(missing_ok=True)
-        for path in map(self.onnx_path_for, PRECISIONS):
+        self.clear_plain()
+
+    def clear_plain(self) -> None:
+        """Remove the weights for a single pass and their exports, which belong to an earlier state of the fit."""
+        for path in (self.plain_path, *map(self.plain_onnx_path_for, PRECISIONS)):
             with writing(path, ELSEWHERE):
                 path.unlink(missing_ok=True)
 

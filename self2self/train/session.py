@@ -166,6 +166,7 @@ def fit_run(
 
             fit(pixels, recipe, state, seed=config.seed, missing=missing, quality=quality, on_step=on_step)
             save_state(run, state)
+            run.clear_plain()
             report = reporter.finish(state)
             # The weights are written last: a fit that has them has everything else, too.
             save_model(run.model_path, state.weights(), recipe, config.contract(state.step))

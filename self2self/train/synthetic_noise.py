@@ -127,12 +127,20 @@ def demosaiced(noise: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.stack([red, green, blue])
 
 
-def as_jpeg(pixels: NDArray[np.floating], quality: int) -> FloatArray:
-    """`pixels` after storage as JPEG; above quality 90 colours have full resolution, as in cameras."""
+def as_jpeg(pixels: NDArray[np.floating], quality: int, halves_colours: bool | None = None) -> FloatArray:
+    """`pixels` after storage as JPEG.
+
+    Args:
+        pixels: (C, H, W) in [0, 1], C is 1 or 3; other values are clipped.
+        quality: from 1 to 100.
+        halves_colours: whether colours have half the resolution. None is as in cameras: up to quality 90.
+    """
+    if halves_colours is None:
+        halves_colours = quality <= 90
     levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     image = Image.fromarray(levels.transpose(1, 2, 0) if len(levels) == 3 else levels[0])
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, subsampling="4:4:4" if quality > 90 else "4:2:0")
+    image.save(file, "JPEG", quality=quality, subsampling="4:2:0" if halves_colours else "4:4:4")
     stored = np.atleast_3d(np.asarray(Image.open(file), np.float32)).transpose(2, 0, 1)
     return np.asarray(stored / 255, np.float32)
 

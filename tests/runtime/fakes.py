@@ -74,7 +74,7 @@ def use_engine(patch: pytest.MonkeyPatch, engine: type[FakeEngine]) -> list[Fake
             super().__init__(model, image)
             instances.append(self)
 
-    patch.setattr(denoise, "get_engine", lambda _: RecordedEngine)
+    patch.setattr(denoise, "get_engine", lambda _, *, plain: RecordedEngine)
     return instances
 
 

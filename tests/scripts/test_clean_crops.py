@@ -1,6 +1,6 @@
 """Clean crops for the start weights, from two tiny photographs."""
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = 64
 
 
 @pytest.fixture
-def crops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("clean_crops")
+def crops(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("clean_crops")
 
 
 @pytest.fixture
@@ -28,31 +26,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_photographs_are_there_at_half_size_too(crops: ModuleType, folder: Path) -> None:
-    assert {p.shape for p in crops.load_photographs([folder], 3)} == {(3, 130, 140), (3, 65, 70)}
-    assert {p.shape for p in crops.load_photographs([folder], 1)} == {(1, 130, 140), (1, 65, 70)}
-    assert {p.shape for p in crops.load_photographs([folder], 3, parts=(2, 3))} == {(3, 65, 70), (3, 44, 47)}
+    assert {p.shape for p in crops.load_photographs([folder])} == {(3, 130, 140), (3, 65, 70)}
+    assert {p.shape for p in crops.load_photographs([folder], parts=(2, 3))} == {(3, 65, 70), (3, 44, 47)}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_crops_of_all_kinds_are_reproducible_and_differ(crops: ModuleType, folder: Path, channels: int) -> None:
-    loaded = crops.load_photographs([folder], channels)
-    assert sum(crops.PHOTOGRAPH_CROPS.values()) == pytest.approx(1)
-    assert sum(crops.MICROGRAPH_CROPS.values()) == pytest.approx(1)
-    for make_crop in crops.PHOTOGRAPH_CROPS | crops.MICROGRAPH_CROPS:
+def test_crops_of_all_kinds_are_reproducible_and_differ(crops: ModuleType, folder: Path) -> None:
+    loaded = crops.load_photographs([folder])
+    assert sum(crops.CROP_SHARES.values()) == pytest.approx(1)
+    for make_crop in crops.CROP_SHARES:
         drawn = [make_crop(loaded, SIZE, np.random.default_rng(seed)) for seed in range(10)]
-        assert {crop.shape for crop in drawn} == {(channels, SIZE, SIZE)}
+        assert {crop.shape for crop in drawn} == {(3, SIZE, SIZE)}
         assert np.array_equal(drawn[3], make_crop(loaded, SIZE, np.random.default_rng(3)))
         assert len({crop.tobytes() for crop in drawn}) > 5
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_soft_crops_have_random_blur(crops: ModuleType, channels: int) -> None:
+def test_soft_crops_have_random_blur(crops: ModuleType) -> None:
     def detail(crop: np.ndarray) -> float:
         return float(np.abs(np.diff(crop)).mean() / crop.std())
 
-    small = [np.random.default_rng(0).integers(0, 255, (channels, 70, 80), np.uint8)]
+    small = [np.random.default_rng(0).integers(0, 255, (3, 70, 80), np.uint8)]
     drawn = [crops.soft(small, SIZE, np.random.default_rng(seed)) for seed in range(30)]
-    assert {(crop.shape, crop.dtype) for crop in drawn} == {((channels, SIZE, SIZE), np.dtype(np.float32))}
+    assert {(crop.shape, crop.dtype) for crop in drawn} == {((3, SIZE, SIZE), np.dtype(np.float32))}
     assert min(map(np.min, drawn)) >= 0
     assert max(map(np.max, drawn)) <= 1
     sharp = detail(small[0].astype(np.float32))
@@ -63,18 +57,16 @@ def test_soft_crops_have_random_blur(crops: ModuleType, channels: int) -> None:
 
 
 def test_samples_are_in_the_range(crops: ModuleType, folder: Path) -> None:
-    loaded = crops.load_photographs([folder], 3)
+    loaded = crops.load_photographs([folder])
     for seed in range(100):
         crop = crops.sample_clean(loaded, SIZE, np.random.default_rng(seed))
-        other = crops.sample_clean(loaded, SIZE, np.random.default_rng(seed), {crops.glowing: 1.0})
-        assert 0 <= other.min() < other.max() <= 1
         assert (crop.shape, crop.dtype) == ((3, SIZE, SIZE), np.float32)
         assert crop.min() >= 0
         assert crop.max() <= 1
 
 
 def test_stained_channels_are_independent_and_some_are_dark(crops: ModuleType, folder: Path) -> None:
-    loaded = crops.load_photographs([folder], 3)
+    loaded = crops.load_photographs([folder])
     dark, correlations = 0, []
     for seed in range(60):
         crop = crops.stained(loaded, SIZE, np.random.default_rng(seed))
@@ -86,29 +78,10 @@ def test_stained_channels_are_independent_and_some_are_dark(crops: ModuleType, f
 
 
 def test_saturated_crops_are_cut_off_until_two_levels_remain(crops: ModuleType, folder: Path) -> None:
-    loaded = crops.load_photographs([folder], 3)
+    loaded = crops.load_photographs([folder])
     ends = []
     for seed in range(40):
         crop = np.clip(crops.saturated(loaded, SIZE, np.random.default_rng(seed)), 0, 1)
         ends.append(float(np.mean((crop == 0) | (crop == 1))))
     assert min(ends) < 0.5
     assert max(ends) > 0.9
-
-
-def test_glowing_crops_are_mostly_dark(crops: ModuleType, folder: Path) -> None:
-    loaded = crops.load_photographs([folder], 1)
-    drawn = [crops.glowing(loaded, SIZE, np.random.default_rng(seed)) for seed in range(60)]
-    assert {(crop.shape, crop.dtype) for crop in drawn} == {((1, SIZE, SIZE), np.dtype(np.float32))}
-    darkest = [float(crop.min()) for crop in drawn]
-    assert min(darkest) >= 0
-    assert max(darkest) < 0.35
-    mostly_dark = np.mean([np.median(crop) < 0.5 * (crop.min() + crop.max()) for crop in drawn])
-    photographs = [crops.as_it_is(loaded, SIZE, np.random.default_rng(seed)) for seed in range(60)]
-    assert mostly_dark > 0.6 > np.mean([np.median(crop) < 0.5 * (crop.min() + crop.max()) for crop in photographs])
-
-
-def test_glowing_crops_of_a_flat_photograph_are_flat(crops: ModuleType) -> None:
-    flat = [np.full((1, 100, 100), 90, np.uint8)]
-    crop = crops.glowing(flat, SIZE, np.random.default_rng(0))
-    assert np.isfinite(crop).all()
-    assert np.ptp(crop) < 1e-6

@@ -1,62 +1,59 @@
 """The script that makes the start weights, on two tiny photographs and a tiny network."""
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from self2self.model.contract import mask_specs
-from self2self.model.masks import BoolArray, MaskMaker
 from self2self.model.network import Self2SelfNet, initialise
-from self2self.train.fit import StepMasks
 
-ROOT = Path(__file__).parents[2]
+WIDTH, WIDTHS = 4, (4, 4, 4, 4, 4)
+Run = Callable[..., dict[str, torch.Tensor]]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    spec = importlib.util.spec_from_file_location("prefit", ROOT / "scripts" / "prefit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ENCODER_WIDTH", 4)
-    monkeypatch.setattr(module, "DECODER_WIDTHS", (4, 4, 4, 4, 4))
+def prefit(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = script("prefit")
+    monkeypatch.setattr(module, "ENCODER_WIDTH", WIDTH)
+    monkeypatch.setattr(module, "DECODER_WIDTHS", WIDTHS)
     monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
     return module
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for index in range(2):
-        pixels = np.random.default_rng(index).integers(0, 255, (130, 140, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+def run(prefit: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the script and returns the weights that it has written."""
+
+    def run_script(name: str, *extra: str, folder: Path = photographs, steps: int = 5) -> dict[str, torch.Tensor]:
+        output = tmp_path / f"{name}.safetensors"
+        arguments = [str(folder), "-o", str(output), "--steps", str(steps), "--decay", "2", "--size", "64", *extra]
+        monkeypatch.setattr(sys, "argv", ["prefit.py", *arguments])
+        prefit.main()
+        return load_file(output)
+
+    return run_script
 
 
-def prefit(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, output: Path, *extra: str) -> None:
-    arguments = [str(folder), "-o", str(output), "--steps", "5", "--decay", "2", "--size", "64", *extra]
-    monkeypatch.setattr(sys, "argv", ["prefit.py", *arguments])
-    script.main()
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("channels", ["3", "1"])
+@pytest.mark.parametrize("extra", [(), ("--batch", "2")])
 def test_continuing_gives_the_same_weights_as_never_stopping(
-    script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: str
+    prefit: ModuleType, run: Run, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]
 ) -> None:
-    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
-    prefit(script, monkeypatch, photographs, whole, "--channels", channels)
+    # The refusal of gradients goes on as before, too: here it refuses some.
+    monkeypatch.setattr(prefit, "FEWEST_NORMS", 1)
+    monkeypatch.setattr(prefit, "LARGEST_JUMP", 1.0)
+    whole = run("whole", *extra)
 
-    loss = script.root_mean_square
+    loss = prefit.root_mean_square
     calls = 0
 
     def failing(*arguments: torch.Tensor) -> torch.Tensor:
@@ -66,86 +63,130 @@ def test_continuing_gives_the_same_weights_as_never_stopping(
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(script, "root_mean_square", failing)
+    monkeypatch.setattr(prefit, "root_mean_square", failing)
     with pytest.raises(KeyboardInterrupt):
-        prefit(script, monkeypatch, photographs, stopped, "--channels", channels)
-    monkeypatch.setattr(script, "root_mean_square", loss)
-    prefit(script, monkeypatch, photographs, stopped, "--channels", channels)
-    a, b = load_file(whole), load_file(stopped)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert {tensor.dtype for tensor in a.values()} == {torch.float16}
-    assert a["head.weight"].shape[0] == int(channels)
+        run("stopped", *extra)
+    monkeypatch.setattr(prefit, "root_mean_square", loss)
+    assert_equal(run("stopped", *extra), whole)
 
 
-def test_no_two_samples_share_masks(
-    script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_first_gradient_was_refused_can_be_continued(
+    prefit: ModuleType, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-
-    class Recorded(MaskMaker):
-        def make(self, first: int, count: int) -> dict[str, BoolArray]:
-            made.extend(range(first, first + count))
-            return super().make(first, count)
-
-    monkeypatch.setattr(script, "MaskMaker", Recorded)
-    prefit(script, monkeypatch, photographs, tmp_path / "out.safetensors", "--batch", "2")
-    assert len(set(made)) == len(made) == 5 * 2
+    with monkeypatch.context() as refusing:
+        refusing.setattr(prefit.GradientGuard, "accepts", lambda self, norm: False)
+        first = run("out", "--minutes", "0")
+    assert not torch.equal(run("out")["head.weight"], first["head.weight"])
 
 
-def test_rate_warms_up_stays_and_falls_to_zero(script: ModuleType) -> None:
-    rates = [script.learning_rate(step, 100, 1.0, 10, 20) for step in range(101)]
+def test_every_bias_has_a_slope_and_weights_are_half_as_large(run: Run) -> None:
+    weights = run("out")
+    network = Self2SelfNet(3, WIDTH, WIDTHS)
+    expected = {
+        name: (tensor.shape, torch.float16 if name.endswith("weight") else torch.float32)
+        for name, tensor in network.state_dict().items()
+    }
+    slopes = {name.replace("bias", "slope"): expected[name] for name in expected if name.endswith("bias")}
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} == expected | slopes
+    assert all(weights[name].abs().max() > 0 for name in slopes)
+
+
+def test_it_stops_after_the_given_time_and_goes_on_from_there(run: Run) -> None:
+    run("out", "--minutes", "0", steps=8)
+    weights = run("out", steps=8)
+    assert_equal(weights, run("whole", steps=8))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_draw_the_same_samples(run: Run) -> None:
+    assert_equal(run("alone", "--batch", "2", steps=3), run("helped", "--batch", "2", "--workers", "2", steps=3))
+
+
+def test_it_starts_from_weights_with_or_without_slopes(prefit: ModuleType, run: Run, tmp_path: Path) -> None:
+    network = Self2SelfNet(3, WIDTH, WIDTHS)
+    initialise(network, "kaiming", torch.Generator().manual_seed(5))
+    torch_file = tmp_path / "start.safetensors"
+    plain = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    prefit.write_tensors(torch_file, plain)
+    # A rate of almost 0 leaves the weights as they were.
+    still = ("--rate", "1e-9", "--matrix-rate", "1e-9", "--start")
+    first = run("first", *still, str(torch_file))
+    assert all(torch.allclose(first[name].float(), tensor, atol=1e-3) for name, tensor in plain.items())
+    assert max(float(tensor.abs().max()) for name, tensor in first.items() if name.endswith("slope")) < 1e-6
+
+    told = first | {name: torch.full_like(tensor, 0.25) for name, tensor in first.items() if name.endswith("slope")}
+    prefit.write_tensors(torch_file, told)
+    second = run("second", *still, str(torch_file))
+    assert all(torch.allclose(tensor, torch.tensor(0.25)) for name, tensor in second.items() if name.endswith("slope"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: weights.pop("head.weight"), "lacks head.weight"),
+        (lambda weights: weights.update({"head.weight": torch.zeros(1, 4, 3, 3)}), "three channels"),
+        (lambda weights: weights.update({"other": torch.zeros(1)}), "three channels"),
+    ],
+)
+def test_other_weights_to_start_from_are_refused(
+    prefit: ModuleType, run: Run, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], reason: str
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in Self2SelfNet(3, WIDTH, WIDTHS).state_dict().items()}
+    change(weights)
+    prefit.write_tensors(tmp_path / "start.safetensors", weights)
+    with pytest.raises(SystemExit, match=reason):
+        run("out", "--start", str(tmp_path / "start.safetensors"))
+
+
+def test_bfloat16_changes_little(run: Run) -> None:
+    exact, rounded = (
+        torch.cat([tensor.flatten().float() for tensor in weights.values()])
+        for weights in (run("exact"), run("rounded", "--bfloat16"))
+    )
+    assert 0 < (exact - rounded).norm() < 0.05 * exact.norm()
+
+
+def test_state_of_the_whole_network_takes_less_than_30_mb(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    module = script("prefit")
+    network = Self2SelfNet(3, module.ENCODER_WIDTH, module.DECODER_WIDTHS)
+    module.add_slopes(network)
+    training = module.Training(network, 1e-3, 1e-3)
+    training.update(sum(parameter.square().sum() for parameter in network.parameters()), 1e-3)
+    training.save(tmp_path / "state.safetensors")
+    assert 8e6 < (tmp_path / "state.safetensors").stat().st_size < 30e6
+
+
+def test_gradients_that_jump_or_are_not_finite_are_refused(prefit: ModuleType) -> None:
+    guard = prefit.GradientGuard()
+    assert all(guard.accepts(norm) for norm in np.linspace(1, 3, 300))
+    assert not guard.accepts(float("nan"))
+    assert not guard.accepts(float("inf"))
+    assert not guard.accepts(41.0)
+    assert guard.accepts(39.0)
+    assert guard.skipped == 3
+
+
+def test_before_there_is_anything_to_compare_with_only_finite_gradients_count(prefit: ModuleType) -> None:
+    guard = prefit.GradientGuard()
+    assert [guard.accepts(norm) for norm in (1.0, 1e9, float("nan"))] == [True, True, False]
+
+
+def test_rate_warms_up_stays_and_falls_to_zero(prefit: ModuleType) -> None:
+    rates = [prefit.learning_rate(step, 100, 1.0, 10, 20) for step in range(101)]
     assert rates[0] == 0.1
     assert set(rates[10:80]) == {1.0}
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0
 
 
-def test_shares_of_every_mix_add_up_to_one(script: ModuleType) -> None:
-    for noise_shares, crop_shares in script.MIXES.values():
-        assert sum(noise_shares.values()) == pytest.approx(1)
-        assert sum(crop_shares.values()) == pytest.approx(1)
-        assert set(noise_shares) <= set(script.NOISES)
+def test_a_device_that_is_not_here_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("out", "--device", "cuda:99x")
+    assert "--device is 'cuda:99x'; expected" in capsys.readouterr().err
 
 
-def test_bfloat16_changes_little(
-    script: ModuleType, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exact, rounded = tmp_path / "exact.safetensors", tmp_path / "rounded.safetensors"
-    prefit(script, monkeypatch, photographs, exact, "--channels", "1", "--noise", "micrographs")
-    prefit(script, monkeypatch, photographs, rounded, "--channels", "1", "--noise", "micrographs", "--bfloat16")
-    a, b = (torch.cat([tensor.flatten().float() for tensor in load_file(path).values()]) for path in (exact, rounded))
-    assert 0 < (a - b).norm() < 0.05 * a.norm()
-
-
-@pytest.mark.parametrize("channels", [3, 1])
-def test_some_samples_have_values_outside_the_range(script: ModuleType, photographs: Path, channels: int) -> None:
-    loaded = script.load_photographs([photographs], channels)
-    count_outside = 0
-    for seed in range(200):
-        crop = script.sample_clean(loaded, 64, np.random.default_rng(seed))
-        kind = list(script.GENERAL_NOISE)[seed % len(script.GENERAL_NOISE)]
-        clean, noisy = script.with_noise(crop, kind, np.random.default_rng(seed))
-        again = script.with_noise(crop, kind, np.random.default_rng(seed))
-        assert (clean.shape, noisy.shape) == (crop.shape, crop.shape)
-        assert (clean.dtype, noisy.dtype) == (np.float32, np.float32)
-        assert np.array_equal([clean, noisy], again)
-        count_outside += bool(noisy.min() < 0 or noisy.max() > 1)
-    assert 5 <= count_outside <= 40
-
-
-def test_grey_start_is_the_colour_network_on_equal_channels(script: ModuleType) -> None:
-    colour = Self2SelfNet(3, 4, (4, 4, 4, 4, 4), 0.75)
-    grey = Self2SelfNet(1, 4, (4, 4, 4, 4, 4), 0.75)
-    initialise(colour, "kaiming", torch.Generator().manual_seed(0))
-    grey.load_state_dict(script.grey_from_colour(colour.state_dict()))
-    image = torch.rand(1, 1, 64, 64)
-    one, *dropout = StepMasks(mask_specs(1, 4, (4,) * 5, 0.4, 0.25), (64, 64), 0, torch.device("cpu")).make(0)
-    expected = colour(image.expand(1, 3, 64, 64), one.expand(1, 3, 64, 64), *dropout).mean(1, keepdim=True)
-    assert torch.allclose(grey(image, one, *dropout), expected, atol=1e-5)
-
-
-def test_folder_without_photographs_is_reported(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_without_photographs_is_reported(run: Run, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(SystemExit, match=r"no \.png photographs"):
-        prefit(script, monkeypatch, tmp_path, tmp_path / "out.safetensors")
+        run("out", folder=empty)

@@ -102,6 +102,15 @@ def test_masks_of_a_step_are_fair_and_lie_as_activations_do() -> None:
         assert abs(mask.float().mean().item() - keep) < 0.002 + 5 * (keep * (1 - keep) / size) ** 0.5
 
 
+def test_masks_of_several_samples_of_a_step_are_those_of_as_many_steps() -> None:
+    def masks_of(step: int, count: int) -> list[torch.Tensor]:
+        made = StepMasks(mask_specs(3, 4, (4,) * 5, 0.4, 0.1), (64, 64), 0, CPU).make(step, count)
+        return [mask.clone() for mask in made]
+
+    for together, *apart in zip(masks_of(2, 3), *(masks_of(step, 1) for step in (6, 7, 8)), strict=True):
+        assert torch.equal(together, torch.cat(apart))
+
+
 def test_several_steps_equal_adam_and_an_average_written_out() -> None:
     recipe = replace(TINY, steps=4, average_decay=0.6)
     image = image_of(64, 64)

@@ -58,7 +58,7 @@ def test_an_error_counts_everywhere_and_not_in_the_padding(monkeypatch: pytest.M
     recipe = replace(SIMULATED, steps=1, orientations=1, decoder_drop_rate=0.0)
     noisy = noisy_of(40, 50)
     start = start_weights()
-    input_image, target, (rows, columns), _ = SimulatedTargetSamples(noisy, recipe, start, seed=0).sample(0)
+    input_image, target, (rows, columns), *_ = SimulatedTargetSamples(noisy, recipe, start, seed=0).sample(0)
     losses: list[float] = []
 
     state = new_state(recipe, 3, 0, CPU, start)

@@ -109,3 +109,12 @@ def test_jpeg_keeps_form_and_colours(channels: int, quality: int) -> None:
     assert stored.shape == pixels.shape
     assert stored.dtype == np.float32
     assert np.abs(stored - pixels).max() < 0.04
+
+
+@pytest.mark.parametrize(("quality", "default"), [(85, True), (95, False)])
+def test_colours_may_have_half_the_resolution(quality: int, default: bool) -> None:
+    checks = np.indices((48, 48)).sum(0) % 2
+    colour = np.stack([0.3 + 0.4 * checks, np.full(checks.shape, 0.5), 0.7 - 0.4 * checks])
+    contrasts = {halves: float(np.ptp(as_jpeg(colour, quality, halves)[0, 8:-8, 8:-8])) for halves in (True, False)}
+    assert contrasts[True] < 0.3 < contrasts[False]
+    assert np.array_equal(as_jpeg(colour, quality), as_jpeg(colour, quality, default))

@@ -16,13 +16,18 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import ResourceError, UsageError, pytorch_memory
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
 from self2self.model.contract import Contract
 from self2self.model.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model
 
 FloatArray = NDArray[np.float32]
+
+
+def count_passes(masks: Mapping[str, BoolArray]) -> int:
+    """The number of passes that `masks` are for; a run without masks is one pass."""
+    return len(next(iter(masks.values()))) if masks else 1
 
 
 def _ignore(text: str) -> None:
@@ -38,6 +43,7 @@ class Engine(ABC):
 
     Raises:
         UsageError: the channels, type or size of `image` do not suit the model.
+        EngineUnavailableError: the engine does not run this kind of model.
     """
 
     name: ClassVar[str]
@@ -56,11 +62,17 @@ class Engine(ABC):
     """
     host_channels_last: ClassVar[bool] = False
     """Whether the host draws masks in the memory order channels last; the same seed then gives other masks."""
+    runs_plain: ClassVar[bool] = False
+    """Whether the engine runs plain models, which have no masks."""
     channels_last_masks: ClassVar[bool] = False
     """Whether masks that are drawn on the engine's device have to have the memory order channels last."""
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         contract = model.contract
+        if contract.plain and not self.runs_plain:
+            raise EngineUnavailableError(
+                f"--engine {self.name} does not run plain models such as {model.path}, without masks. Use --engine ort."
+            )
         expected = f"float32 [1, {contract.channels}, H, W]"
         if image.dtype != np.float32 or image.ndim != 4 or image.shape[:2] != (1, contract.channels):
             raise UsageError(f"the engine got {image.dtype} {list(image.shape)}; {model.path} expects {expected}.")
@@ -99,7 +111,7 @@ class Engine(ABC):
     def mask_maker(self, seed: int, *, balanced: bool = False) -> MaskMaker:
         """A maker of masks on the host, for passes over the image, in the memory order that the engine expects."""
         axes = dict(zip("HW", self.image.shape[2:], strict=True))
-        specs = self.model.contract.masks
+        specs = self.model.contract.mask_inputs
         draws = Draws.BALANCED if balanced else Draws.PAIRED
         return MaskMaker(specs, axes, seed, draws=draws, channels_last=self.host_channels_last)
 
@@ -149,7 +161,7 @@ class Engine(ABC):
         """Run one pass for each entry of the masks' first axis.
 
         Args:
-            masks: from the contract's mask names to bool arrays [N, ...].
+            masks: from the contract's mask names to bool arrays [N, ...]; none for a plain model.
 
         Returns:
             predictions, float32 [N, C, H, W]; the next call may overwrite them.

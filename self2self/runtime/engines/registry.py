@@ -42,8 +42,12 @@ NEEDS_GPU: dict[str, str] = {
 """Engines that need an NVIDIA GPU, with what has to be installed besides."""
 
 
-def get_engine(name: str) -> type[Engine]:
+def get_engine(name: str, *, plain: bool = False) -> type[Engine]:
     """The engine class called `name`, which works on this machine; ``auto`` is the first of `AUTO` that works.
+
+    Args:
+        name: a key of `ENGINES`, or ``"auto"``.
+        plain: whether ``auto`` has to run plain models.
 
     Raises:
         UsageError: there is no engine of that name.
@@ -53,9 +57,12 @@ def get_engine(name: str) -> type[Engine]:
         reasons = []
         for candidate in AUTO:
             try:
-                return get_engine(candidate)
+                engine = get_engine(candidate)
             except EngineUnavailableError as error:
                 reasons.append(str(error))
+                continue
+            if engine.runs_plain or not plain:
+                return engine
         raise EngineUnavailableError("no engine works here: " + " ".join(reasons))
     engine = engine_class(name)
     engine.version()

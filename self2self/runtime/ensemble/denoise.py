@@ -20,7 +20,7 @@ from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_engine import choose_mask_source
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult, TileLoop
 from self2self.runtime.ensemble.tiles import TilePlan, largest_tile, tile_bytes, tile_sizes
@@ -36,6 +36,9 @@ RESERVED_BYTES = 250 * 10**6
 They do not depend on the size of the image. With 150 MB in reserve, a run at 4096x4096 took 659 MB of a budget of 600,
 and one at 8192x8192 took 2.08 GB of 2.
 """
+LARGEST_PLAIN_TILE = 1024
+"""Largest side of the tiles of a plain model. Its passes are few, so larger ones would save a tenth of the time, but
+take a gigabyte, and show no progress."""
 MAXIMUM_IMAGES_HELD = 4
 """Largest number of float32 images that reading, denoising and writing hold at a time, if the input is kept."""
 
@@ -45,13 +48,13 @@ def denoise(
     pixels: FloatArray,
     options: EnsembleOptions = DEFAULTS,
     *,
-    on_progress: Callable[[Moments], None] | None = None,
+    on_progress: Callable[[PassSums], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     may_overwrite: bool = False,
     engine_holder: EngineHolder | None = None,
     missing: NDArray[np.bool_] | None = None,
 ) -> EnsembleResult:
-    """Average stochastic passes of `model` over `pixels`.
+    """Average stochastic passes of `model` over `pixels`, or the mirrored views of a plain model.
 
     Args:
         model: from `load_model`.
@@ -80,7 +83,7 @@ def denoise(
     pixels = remove_hot_pixels(pixels, in_place=may_overwrite)
 
     def run(options: EnsembleOptions) -> EnsembleResult:
-        engine = get_engine(options.engine)
+        engine = get_engine(options.engine, plain=model.contract.plain)
         loop = TileLoop(
             model,
             pixels,
@@ -98,7 +101,8 @@ def denoise(
     except EngineUnavailableError as error:
         if not options.allow_fallback or options.engine == "auto":
             raise
-        on_note(f"{error} Falling back to {get_engine('auto').name}, as --allow-fallback says.")
+        other = get_engine("auto", plain=model.contract.plain).name
+        on_note(f"{error} Falling back to {other}, as --allow-fallback says.")
         reason = str(error)
     # The other engine may not support the requested mask source.
     return replace(run(replace(options, engine="auto", mask_source="auto")), fallback=reason)
@@ -153,6 +157,8 @@ def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
             f"--memory allows {memory / 1e6:.0f} MB, and this takes about {(memory + excess) / 1e6:.0f}, in the "
             "smallest tiles that the model takes; going on."
         )
+    if model.contract.plain:
+        largest = min(largest, LARGEST_PLAIN_TILE)
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):

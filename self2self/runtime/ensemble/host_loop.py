@@ -17,7 +17,7 @@ from self2self.errors import FileFormatError, ResourceError
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.model.masks import PASSES_PER_BLOCK, MaskMaker
 from self2self.runtime.engines.engine import Engine
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import Moments, PassSums
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
 
@@ -39,7 +39,7 @@ class PassesResult:
         mask_seconds, pass_seconds, reduce_seconds: time for masks, passes and sums.
     """
 
-    moments: Moments
+    moments: PassSums
     batch: int
     mask_seconds: float
     pass_seconds: float
@@ -58,7 +58,7 @@ def run_ensemble(
     *,
     batch: int | None = None,
     largest_batch: int = TRIAL_BATCHES[-1],
-    on_progress: Callable[[Moments], None] | None = None,
+    on_progress: Callable[[PassSums], None] | None = None,
     tile: tuple[int, int] = (0, 1),
 ) -> PassesResult:
     """Run passes from 0 on, as many as `pass_plan` says, and sum up their predictions.
@@ -153,7 +153,7 @@ def _is_settled(moments: Moments, pass_plan: PassPlan) -> bool:
     return moments.standard_error() <= pass_plan.tolerance
 
 
-def expected_passes(pass_plan: PassPlan, moments: Moments) -> int:
+def expected_passes(pass_plan: PassPlan, moments: PassSums) -> int:
     """Estimate from `moments` how many passes there will be in all.
 
     The square of the standard error is proportional to one over the number of passes.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,28 @@ Sums = NDArray[np.float64]
 
 SLAB_VALUES = 2**16
 """Approximate number of values in a slab: half a megabyte in float64."""
+
+
+class PassSums(Protocol):
+    """What is known of the result after some passes over a tile.
+
+    Attributes:
+        count: number of passes so far.
+        tile, tiles: number of the tile, from 0, and number of tiles of the image.
+    """
+
+    count: int
+    tile: int
+    tiles: int
+
+    def mean(self) -> FloatArray:
+        """Mean over the passes, float32 (C, H, W)."""
+
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation over the passes, float32 (C, H, W)."""
+
+    def standard_error(self) -> float:
+        """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN where it is not known."""
 
 
 class Moments:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from self2self.errors import EngineUnavailableError, UsageError
+from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
+from self2self.model.plain import MIRRORINGS
 from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_engine import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
@@ -29,7 +31,8 @@ class EnsembleOptions:
         mask_source: ``"host"``, ``"device"`` or ``"auto"``. ``"auto"`` means the device if the engine can use masks
             that were made there. The two sources make different masks.
         allow_fallback: whether ``"auto"`` may replace an `engine` that does not work here.
-        uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image.
+        uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image;
+            plain models have none.
             Jobs set it themselves, by whether `OutputOptions` names a file or a report for it.
         restore: whether what the passes lose of the image returns to the result: texture (`Contract.noisy_share`),
             and local means (`imaging.local_means`). None restores them, except for the paper's recipes.
@@ -102,6 +105,36 @@ class EnsembleOptions:
             UsageError: a number is out of its range, or two options exclude each other.
         """
         return pass_plan_for(recipe, self.passes, self.tolerance, self.balanced, self.flips)
+
+    def pass_plan_for(self, contract: Contract) -> PassPlan:
+        """Decide how to draw passes for a model: as `pass_plan`, or one for each view of a plain model.
+
+        Raises:
+            UsageError: as for `pass_plan`; or an option needs passes with masks, which a plain model does not have.
+        """
+        if not contract.plain:
+            return self.pass_plan(contract.recipe)
+        if option := self.option_of_masks:
+            raise UsageError(
+                f"{option} is about passes with masks, and the model is plain, without masks. Leave it out, or use the "
+                "model with masks: self2self infer RUN IMAGE"
+            )
+        return PassPlan(len(self.mirrorings), tolerance=None, balanced=False, flips=len(self.mirrorings) > 1)
+
+    @property
+    def option_of_masks(self) -> str:
+        """The first option that asks for passes with masks, as on the command line; empty if none does."""
+        asked = {
+            f"--passes {self.passes}": isinstance(self.passes, Integral),
+            "--tolerance": self.tolerance is not None,
+            "--masks": self.balanced is not None,
+        }
+        return next((option for option, is_set in asked.items() if is_set), "")
+
+    @property
+    def mirrorings(self) -> tuple[int, ...]:
+        """The views of the image whose predictions by a plain model are averaged."""
+        return MIRRORINGS if self.flips is not False else MIRRORINGS[:1]
 
     def restores(self, recipe: str) -> bool:
         """Whether what the passes lose of the image returns to the result, for a model of `recipe`."""

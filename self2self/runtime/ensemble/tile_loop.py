@@ -22,9 +22,10 @@ from self2self.runtime.ensemble.device_engine import DeviceEngine, free_device_b
 from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
+from self2self.runtime.ensemble.plain_loop import run_plain
 from self2self.runtime.ensemble.tiles import Canvas, TilePlan, place_of
 from self2self.runtime.memory_budget import largest_host_batch
 from self2self.runtime.model import Model
@@ -50,6 +51,7 @@ class EnsembleResult:
         tiles: number of tiles; 1 if the image was not cut.
         mask_source: ``"host"`` or ``"device"``: where the masks were made.
         fallback: why another engine than the requested one ran; empty if the requested engine ran.
+        plain: whether the passes were those of a plain model, without masks; they have no standard error.
     """
 
     image: FloatArray
@@ -66,6 +68,7 @@ class EnsembleResult:
     tiles: int = 1
     mask_source: str = "host"
     fallback: str = ""
+    plain: bool = False
 
     @property
     def passes_per_second(self) -> float:
@@ -92,7 +95,7 @@ class TileLoop:
     pixels: FloatArray
     engine: type[Engine]
     options: EnsembleOptions
-    on_progress: Callable[[Moments], None] | None = None
+    on_progress: Callable[[PassSums], None] | None = None
     on_note: Callable[[str], None] = lambda text: None
     engine_holder: EngineHolder | None = None
     missing: NDArray[np.bool_] | None = None
@@ -102,7 +105,7 @@ class TileLoop:
     @property
     def pass_plan(self) -> PassPlan:
         """How passes are drawn, given the place where masks are made."""
-        plan = self.options.pass_plan(self.model.contract.recipe)
+        plan = self.options.pass_plan_for(self.model.contract)
         return device_pass_plan(plan) if self.options.mask_source == "device" else plan
 
     @property
@@ -134,7 +137,7 @@ class TileLoop:
         contract, options = self.model.contract, self.options
         start = time.perf_counter()
         self._maker = None
-        deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty else None
+        deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty and not contract.plain else None
         restores = options.restores(contract.recipe)
         means = LocalMeans(self.pixels.shape, self.missing) if restores else None
         share = contract.noisy_share if restores else 0.0
@@ -187,6 +190,7 @@ class TileLoop:
             tile=(plan.rows.tile, plan.columns.tile) if plan.count > 1 else None,
             tiles=plan.count,
             mask_source=options.mask_source,
+            plain=contract.plain,
         )
 
     def _tiles(self, plan: TilePlan) -> Iterator[tuple[int, int, FloatArray]]:
@@ -204,6 +208,8 @@ class TileLoop:
     ) -> PassesResult:
         """Run all passes over tile `index`, at `place`, with masks from the source that the options name."""
         tile = (index, plan.count)
+        if self.model.contract.plain:
+            return run_plain(running, self.options.mirrorings, on_progress=self.on_progress, tile=tile)
         if self.options.mask_source == "device":
             return self._run_on_device(running, plan.axes, place, batch, tile)
         if self._maker is None:

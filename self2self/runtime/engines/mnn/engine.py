@@ -20,11 +20,11 @@ from self2self.machine.system import compute_threads, trim_heap
 from self2self.machine.workers import Workers
 from self2self.model.contract import IMAGE, Contract
 from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.engine import Engine, FloatArray, count_passes
 from self2self.runtime.engines.mnn.session import Sessions, convert, import_mnn, load_sessions, threads_per_network
 from self2self.runtime.engines.windows import WHOLE_PIXELS, WindowedPass
 from self2self.runtime.memory_budget import pass_bytes
-from self2self.runtime.model import Model, read_proto
+from self2self.runtime.model import Model
 
 if TYPE_CHECKING:
     import onnx
@@ -47,12 +47,13 @@ class MnnEngine(Engine):
     """MNN in float32 on the CPU."""
 
     name = "mnn"
+    runs_plain = True
     copy_seconds: float = 0.0
 
     def __init__(self, model: Model, image: FloatArray) -> None:
         super().__init__(model, image)
         height, width = image.shape[2:]
-        self._largest_batch = self.useful_batch({"H": height, "W": width})
+        self._largest_batch = 1 if model.contract.plain else self.useful_batch({"H": height, "W": width})
         self._networks: list[_Network] | None = None
         self._previous_count = 1
         """Number of networks that the batch before needed."""
@@ -94,7 +95,7 @@ class MnnEngine(Engine):
         MNN chooses its arithmetic by the number of threads. If that number followed the batch, so would the fifth
         decimal of the result, and the batch depends on the speed of the machine.
         """
-        proto = read_proto(self.model.path)
+        proto = self.model.engine_proto()
         threads = threads_per_network(compute_threads(), self._largest_batch)
         return [self._load_network(proto, threads) for _ in range(count)]
 
@@ -126,7 +127,7 @@ class MnnEngine(Engine):
 
     def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
         """Compute the passes of the batch at the same time."""
-        count = len(next(iter(masks.values())))
+        count = count_passes(masks)
         try:
             networks = self._networks_for(count)
             before = sum(network.copy_seconds for network in networks)

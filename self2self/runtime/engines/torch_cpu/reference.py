@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
 from self2self.model.layers import CONVOLUTIONS, widths_of
 from self2self.model.masks import BoolArray
+from self2self.model.plain import with_mask_channels
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.registry import is_installed
-from self2self.runtime.model import Model, read_proto
+from self2self.runtime.model import Model
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +31,7 @@ class TorchEngine(Engine):
     """Eager PyTorch on the CPU."""
 
     name = "torch"
+    runs_plain = True
     copy_seconds: float = 0.0
     _network: Any = None
     _image: Any = None
@@ -73,7 +75,7 @@ class TorchEngine(Engine):
         """As `Engine.run`: one forward pass of the whole batch; the result is a new array."""
         import torch
 
-        ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks)
+        ordered = (torch.from_numpy(masks[spec.name]) for spec in self.model.contract.mask_inputs)
         with pytorch_memory(), torch.inference_mode():
             output = self._network(self._image, *ordered)
             start = time.perf_counter()
@@ -102,7 +104,9 @@ def network_of(model: Model) -> Self2SelfNet:
 
     contract = model.contract
     try:
-        arrays = _state_dict_of(read_proto(model.path).graph)
+        arrays = _state_dict_of(model.engine_proto().graph)
+        if contract.plain:
+            arrays = with_mask_channels(arrays)
         widths = widths_of({name: array.shape for name, array in arrays.items()})
         network = Self2SelfNet(contract.channels, *widths, contract.masks[-1].keep_probability)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

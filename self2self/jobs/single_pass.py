@@ -1,0 +1,147 @@
+"""Decide whether an image needs real passes, or whether a single pass without dropout gives the same.
+
+The network without masks is calibrated once for each fit (`train.single_pass`), where that is worth its time, and kept
+in the run folder. For every image it is compared with real passes on crops; where it falls short, real passes are run.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from self2self.errors import EngineUnavailableError, FileFormatError
+from self2self.jobs.fitted_model import FittedModel
+from self2self.jobs.observer import Observer
+from self2self.jobs.output_options import OutputOptions
+from self2self.model.contract import Contract
+from self2self.runtime.engines.registry import NEEDS_GPU, get_engine, is_installed
+from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.pass_plan import is_published_recipe
+from self2self.runtime.model import Model, load_model
+from self2self.train.run_folder import Run
+
+FloatArray = NDArray[np.float32]
+
+WORTHWHILE_PIXELS = 2**19
+"""Pixels of all images together from which the calibration takes less time than it saves. It computes as much as 50
+passes over 200x200 pixels do, in an engine that is slower than that of the passes. The limit is a number of pixels and
+not a measured time, because the same command has to give the same image every time."""
+
+
+def allows_single_pass(contract: Contract, options: EnsembleOptions, outputs: OutputOptions) -> bool:
+    """Whether the user's options leave it open how a model makes its image.
+
+    A number of passes, their masks or flips, an uncertainty and the recipes of the paper ask for real passes. So does a
+    GPU, where they are fast.
+    """
+    is_open = not options.option_of_masks and options.flips is None and not outputs.needs_uncertainty
+    return is_open and not contract.plain and not is_published_recipe(contract.recipe) and _has_engine(options)
+
+
+def _has_engine(options: EnsembleOptions) -> bool:
+    """Whether the engine of `options` runs plain models, or ``auto`` means the CPU, where one does."""
+    try:
+        if options.engine != "auto":
+            return get_engine(options.engine).runs_plain
+        return get_engine("auto").name not in NEEDS_GPU and get_engine("auto", plain=True).runs_plain
+    except EngineUnavailableError:
+        return False
+
+
+@dataclass(eq=False)
+class SinglePass:
+    """The single pass of a fit.
+
+    Attributes:
+        run: finished fit, whose folder keeps the calibrated weights and their plain model.
+        model: the model with masks of the same fit.
+        observer: gets notes.
+        fitted_pixels: float32 (C, H, W), the fitted image, to calibrate with; None where that was done before.
+    """
+
+    run: Run
+    model: Model
+    observer: Observer
+    fitted_pixels: FloatArray | None = None
+
+    @classmethod
+    def beside(cls, model: Model, observer: Observer) -> SinglePass | None:
+        """The single pass of the run folder that `model` lies in; None where there is none, or another model."""
+        run = Run(model.path.parent)
+        if model.path != run.onnx_path or not run.plain_path.is_file() or not is_installed("torch"):
+            return None
+        return cls(run, model, observer)
+
+    def model_for(self, pixels: FloatArray, name: str, *, seed: int = 0, crops: int | None = None) -> Model:
+        """The plain model if it is as good as the passes on crops of an image, otherwise the model with masks.
+
+        Args:
+            pixels: float32 (C, H, W), the image.
+            name: of the image, for the note that says why real passes are run.
+            seed: of the crops and of the passes over them.
+            crops: number of crops; None for the usual number.
+
+        Raises:
+            Self2SelfError: as for `export.calibrate_run` and `export.plain_job`.
+        """
+        from self2self.train.checkpoint import load_weights
+        from self2self.train.single_pass import CHECKED_CROPS, check_single_pass
+
+        plain_model = self._plain_model
+        (weights, recipe, _), (plain_weights, _, _) = map(load_weights, (self.run.model_path, self.run.plain_path))
+        crops = CHECKED_CROPS if crops is None else crops
+        check = check_single_pass(weights, plain_weights, pixels, recipe, seed=seed, crops=crops)
+        if check.passed:
+            return plain_model
+        self.observer.note(f"{name}: a single pass would be {check.text}; running real passes.")
+        return self.model
+
+    @cached_property
+    def _plain_model(self) -> Model:
+        """The plain model; what is missing of it is calibrated and exported now."""
+        from self2self.jobs.export import calibrate_run, plain_job
+
+        path = self.run.plain_onnx_path_for("fp32")
+        try:
+            if not self.run.plain_path.is_file() and self.fitted_pixels is not None:
+                calibrate_run(self.run, self.fitted_pixels)
+            elif path.is_file():
+                return load_model(path)
+        except FileFormatError as error:
+            self.observer.note(f"exporting again: {error}")
+        plain_job(self.run, observer=self.observer, force=True)
+        return load_model(path)
+
+
+def with_cheapest_model(
+    fitted: FittedModel,
+    pixels: FloatArray,
+    options: EnsembleOptions,
+    outputs: OutputOptions,
+    observer: Observer,
+    *,
+    pages: int = 1,
+) -> FittedModel:
+    """Replace the model of `fitted` by the plain one, where that is sooner and as good, and the user leaves it open.
+
+    Args:
+        fitted: the fit and its model with masks.
+        pixels: float32 (C, H, W), the fitted image.
+        options: of the ensemble.
+        outputs: where results go.
+        observer: gets notes.
+        pages: number of images of this size that the model is for.
+    """
+    start = time.perf_counter()
+    _, height, width = pixels.shape
+    if pages * height * width < WORTHWHILE_PIXELS or not allows_single_pass(fitted.model.contract, options, outputs):
+        return fitted
+    run = fitted.fit.run
+    model = SinglePass(run, fitted.model, observer, pixels).model_for(
+        pixels, str(fitted.fit.config.image), seed=options.seed
+    )
+    return replace(fitted, model=model, calibration_seconds=time.perf_counter() - start)
