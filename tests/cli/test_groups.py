@@ -42,13 +42,17 @@ def test_a_group_is_spread_over_options_in_its_place_and_comes_back_whole() -> N
 
 def test_all_options_of_a_fit_arrive() -> None:
     weights = Path("w.pth")
-    group = RecipeGroup("paper", "scratch", 7, 0.3, True, weights)
+    group = RecipeGroup("paper", "scratch", 7, 0.3, 9.0, 0.5, True, weights, "-1", True)
     got = group.options(seed=3, device="cpu", run=Path("r"), page=2, wait=True, fit_pages="each")
     assert got == FitOptions(
         recipe="paper",
         init="scratch",
         steps=7,
         drop_rate=0.3,
+        sigma=9.0,
+        strength=0.5,
+        nodata=-1.0,
+        mosaic=True,
         seed=3,
         device="cpu",
         run=Path("r"),

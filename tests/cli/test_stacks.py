@@ -275,8 +275,8 @@ def test_memory_is_bounded_by_one_page(folder: Path) -> None:
 
 REFUSED = {
     "report": (("stack.tif", "--report", "x.html"), "--report x.html: shows one image, and stack.tif has 4 pages"),
-    "png": (("stack.tif", "-o", "x.png"), "only TIFF can hold 4 pages"),
-    "uncertainty as png": (("stack.tif", "--uncertainty", "x.png"), "only TIFF can hold 4 pages"),
+    "png": (("stack.tif", "-o", "x.png"), "PNG cannot hold 4 pages. Use the extension .tif"),
+    "uncertainty as png": (("stack.tif", "--uncertainty", "x.png"), "PNG cannot hold 4 pages. Use the extension .tif"),
     "itself": (("stack.tif", "-o", "stack.tif"), "is the input itself"),
 }
 
