@@ -32,6 +32,8 @@ def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -
 
 def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
     noise = config.noise
+    if prepared.missing is not None and prepared.missing.all():
+        return []
     if noise is None:
         measured = prepared.measured_noise
         note = CORRELATED_NOTE.format(measured.correlation) + better_source(prepared.image)

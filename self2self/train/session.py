@@ -261,6 +261,7 @@ class Reporter:
         noisy = remove_hot_pixels(center_crop(self._pixels, PREVIEW_SIDE))
         preview = np.empty_like(noisy)
         restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, preview)
+        preview += np.float32(self._config.noisy_share) * (noisy - preview)
         atomic_write(self._run.preview_path, encode_preview(preview), ELSEWHERE)
         self._last_preview = time.monotonic()
         self._preview_seconds = self._last_preview - start

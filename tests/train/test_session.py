@@ -92,7 +92,7 @@ def test_a_stopped_fit_continues_to_the_same_bits(tmp_path: Path, number: signal
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert "--resume" in output
+        assert "The same command goes on." in output
     assert not run.is_fitted()
     reports: list[FitReport] = []
     fit_run(run, config_of(recipe=LONG), image_of(64, 64), resume=True, on_report=reports.append)
@@ -196,7 +196,7 @@ def test_a_signal_in_the_last_step_ends_the_command_and_the_fit_is_kept(tmp_path
         if report.step == TINY.steps:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(InterruptedRun, match=r"the fit is finished and saved in .*run\. Give the same command with"):
+    with pytest.raises(InterruptedRun, match=r"the fit is finished and saved in .*run\. The same command"):
         fit_run(run, config_of(), image_of(64, 64), on_report=on_report)
     whole = Run(tmp_path / "whole")
     fit_run(whole, config_of(), image_of(64, 64))
