@@ -23,8 +23,8 @@ from self2self.train.start_weights import TRIAL_SIDE, has_pretrained_weights, pr
 
 FIT_PAGES = ("first", "each")
 LARGEST_STRENGTH = 2.0
-LARGEST_TOLD = 160.0
-"""Largest noise level that start weights are told, in 8-bit grey levels."""
+SMALLEST_TOLD, LARGEST_TOLD = 0.5, 160.0
+"""Range of the noise levels that start weights are told, in 8-bit grey levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,10 @@ class FitOptions:
             raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
         if self.page is not None and self.page < 1:
             raise UsageError(f"--page is {self.page}; pages count from 1.")
-        if self.sigma is not None and not 0 <= self.sigma <= LARGEST_TOLD:
+        if self.sigma is not None and not SMALLEST_TOLD <= self.sigma <= LARGEST_TOLD:
             raise UsageError(
-                f"--sigma is {self.sigma:g}; expected 0 to {LARGEST_TOLD:g} grey levels of 255, for example --sigma 10."
+                f"--sigma is {self.sigma:g}; expected {SMALLEST_TOLD:g} to {LARGEST_TOLD:g} grey levels of 255, for "
+                "example --sigma 10. To remove less, use --strength."
             )
         if not 0 <= self.strength <= LARGEST_STRENGTH:
             raise UsageError(
@@ -177,7 +178,7 @@ def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -
 
     told = partial(pretrained_weights, prepared.channels)
     noise = assess_noise(prepared.center().pixels, told, recipe, options.sigma)
-    return replace(noise, sigma=noise.sigma * max(1.0, options.strength))
+    return replace(noise, sigma=min(LARGEST_TOLD, noise.sigma * max(1.0, options.strength)))
 
 
 def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:

@@ -16,10 +16,13 @@ LITTLE_REMOVED = 0.5
 """Largest removed share with which the user is told that most of the difference stays."""
 
 
-def note_file(image: Image, observer: Observer) -> None:
-    """Pass on the notes from reading the file of `image`."""
+def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> None:
+    """Pass on the notes from reading the file of `image`; `of_stack` if it is a page of several."""
+    is_empty = image.missing is not None and bool(image.missing.all())
+    # What is said of an empty page is not true of the others.
+    where = f"a page of {image.path}" if of_stack and is_empty else f"{image.path}"
     for note in image.notes:
-        observer.note(f"{image.path}: {note}")
+        observer.note(f"{where}: {note}")
     if image.unmeasured is not None:
         observer.note(f"{image.path}: {image.unmeasured.note}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.runtime.ensemble.denoise import denoise
@@ -23,11 +25,15 @@ def run_passes(
 ) -> EnsembleResult:
     """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise`.
 
+    Grey stored as colour stays grey: where all channels of the image are equal, the result has their mean.
+
     Raises:
         Self2SelfError: as for `denoise`.
     """
     plan = options.pass_plan_for(model.contract)
-    return denoise(
+    first, *others = prepared.pixels
+    is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
+    result = denoise(
         model,
         prepared.pixels,
         options,
@@ -37,3 +43,6 @@ def run_passes(
         engine_holder=engine_holder,
         missing=prepared.missing,
     )
+    if is_grey:
+        result.image[:] = result.image.mean(axis=0)
+    return result

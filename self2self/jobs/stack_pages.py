@@ -145,7 +145,7 @@ class StackJob:
 
     def _denoise_page(self, index: int, model_for: Callable[[int, Image], Model]) -> None:
         image = self.stack.read_page(index)
-        note_file(image, self.observer)
+        note_file(image, self.observer, of_stack=True)
         model = model_for(index, image)
         start = time.perf_counter()
         prepared = prepare_for_model(image, whole_range=model.contract.whole_range)

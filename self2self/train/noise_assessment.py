@@ -131,7 +131,7 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
     certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
     removed_share = max(_noise_share(independent, removed), (1 - is_independent) * certain)
     if sigma is not None:
-        level, removed_share = sigma, 1.0
+        level, removed_share = sigma, _noise_share(sigma, trial(sigma).removed)
     return Noise(
         _rounded(level),
         _rounded(independent),

@@ -48,6 +48,7 @@ def test_grey_stored_as_rgb_is_as_good_as_one_channel(tmp_path: Path, monkeypatc
     alone = decibels(denoised(saved(tmp_path / "grey.png", noisy))[0], clean)
     result, notes = denoised(saved(tmp_path / "rgb.png", np.repeat(noisy[..., None], 3, 2)))
     assert decibels(result, np.repeat(clean[..., None], 3, 2)) > alone - 0.3
+    assert np.ptp(np.asarray(Image.open(result)), axis=2).max() == 0, "it stays grey"
     assert "the colour channels share their noise" in notes
 
 

@@ -167,17 +167,16 @@ def test_sigma_of_the_user_is_the_level(tmp_path: Path) -> None:
     prepared = weak_noise(tmp_path)
     config = configure(prepared, FitOptions(sigma=10.0), Observer())
     assert config.noise is not None
-    assert (config.noise.sigma, config.noise.removed_share, config.noisy_share) == (10, 1, 0)
+    assert config.noise.sigma == 10
+    assert config.noise.removed_share > 0.95
     notes: list[str] = []
     assert configure(prepared, FitOptions(sigma=10.0, recipe="paper"), Observer(note=notes.append)).noise is None
     assert "--sigma changes nothing" in notes[0]
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("sigma", -1.0), ("sigma", 500.0), ("strength", -0.1), ("strength", 3.0)]
-)
+@pytest.mark.parametrize(("option", "value"), [("sigma", 0.0), ("sigma", 500.0), ("strength", -0.1), ("strength", 3.0)])
 def test_levels_and_strengths_out_of_range_are_refused(option: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"--{option} is {value:g}; expected 0 to"):
+    with pytest.raises(UsageError, match=f"--{option} is {value:g}; expected "):
         FitOptions(**{option: value}).check()  # type: ignore[arg-type]
 
 
