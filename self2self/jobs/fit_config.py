@@ -19,12 +19,17 @@ from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, Recipe, following, recipe_for
 from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
-from self2self.train.start_weights import TRIAL_SIDE, has_pretrained_weights, predicts_an_image, pretrained_weights
+from self2self.train.start_weights import (
+    LARGEST_TOLD,
+    SMALLEST_TOLD,
+    TRIAL_SIDE,
+    has_pretrained_weights,
+    predicts_an_image,
+    pretrained_weights,
+)
 
 FIT_PAGES = ("first", "each")
 LARGEST_STRENGTH = 2.0
-SMALLEST_TOLD, LARGEST_TOLD = 0.5, 160.0
-"""Range of the noise levels that start weights are told, in 8-bit grey levels."""
 
 
 @dataclass(frozen=True, slots=True)

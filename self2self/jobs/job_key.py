@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from self2self import __version__
 from self2self.jobs.fit_config import FitOptions
 from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -48,6 +47,9 @@ def denoise_key(source: Path, fitting: FitOptions, options: EnsembleOptions) -> 
 
 
 def _key(source: Path, made_with: dict[str, Any], options: EnsembleOptions) -> str:
+    # The package imports the jobs, so its version is read when it is needed.
+    from self2self import __version__
+
     passes = {key: value for key, value in asdict(options).items() if key not in _NOT_IN_THE_RESULT}
     values = {"version": __version__, "source": file_sha256(source), "passes": passes, **made_with}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -33,14 +33,12 @@ from self2self.imaging.noise_curve import to_blocks
 from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe
-from self2self.train.start_weights import TRIAL_SIDE
+from self2self.train.start_weights import LARGEST_TOLD, SMALLEST_TOLD, TRIAL_SIDE
 
 FloatArray = NDArray[np.float32]
 ToldWeights = Callable[[float], dict[str, torch.Tensor]]
 """Maps a noise level, in 8-bit grey levels, to the weights of a network that is told this level."""
 
-LARGEST_TOLD, SMALLEST_TOLD = 160.0, 0.5
-"""Range of the levels that the network is told, in 8-bit grey levels. It has learnt levels up to 70."""
 TAKEN_SHARE = 0.6
 """The levels agree if the network removes this share of the level that it is told. It removes all of the noise from
 there on, and little more; told less, it takes part of the noise for texture."""

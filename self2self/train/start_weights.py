@@ -31,6 +31,8 @@ SLOPE, BIAS = "slope", "bias"
 """Last part of the names of slopes and biases."""
 GREY_LEVELS_PER_UNIT = 10.0
 """Change of the noise level, in 8-bit grey levels, that adds a slope to its bias once."""
+SMALLEST_TOLD, LARGEST_TOLD = 0.5, 160.0
+"""Range of the levels that the network is told, in 8-bit grey levels. It has learnt levels up to 70."""
 CHANNELS = (1, 3)
 """Numbers of channels for which there are start weights."""
 TRIAL_SIDE = 256

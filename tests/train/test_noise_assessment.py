@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from skimage import data
 
 from self2self.imaging.noise import Noise, NoiseKind
-from self2self.train.noise_assessment import LARGEST_TOLD, TAKEN_SHARE, assess_noise, find_level, smooth_step
+from self2self.train.noise_assessment import TAKEN_SHARE, assess_noise, find_level, smooth_step
 from self2self.train.recipes import RECIPES
-from self2self.train.start_weights import pretrained_weights
+from self2self.train.start_weights import LARGEST_TOLD, pretrained_weights
 from self2self.train.synthetic_noise import add_noise
 
 FloatArray = NDArray[np.float32]
