@@ -12,8 +12,7 @@ from torch import Tensor
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.imaging.outliers import clip_to_range
 from self2self.imaging.padding import Padding
-from self2self.model.contract import INPUT_MASK
-from self2self.model.masks import BoolArray, MaskMaker
+from self2self.model.masks import MaskMaker
 from self2self.model.network import Self2SelfNet, to_channels_last
 from self2self.model.plain import MIRRORINGS
 from self2self.train.fused_forward import fastest_forward
@@ -39,32 +38,9 @@ def predict(
         float32 (C, H, W), not clamped.
     """
     total = np.zeros(image.shape, np.float64)
-    for prediction, _ in _passes(weights, image, recipe, range(skip, skip + passes), seed):
+    for prediction in _passes(weights, image, recipe, range(skip, skip + passes), seed):
         total += prediction
     return (total / passes).astype(np.float32)
-
-
-def hidden_error(
-    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, *, passes: int = 4, seed: int = 0
-) -> float:
-    """Mean squared error of the predictions of hidden values; 0 where no value is hidden.
-
-    Independent noise adds its variance to the error of every predictor alike. So the predictor with the smallest error
-    is the nearest to the clean image (Batson and Royer 2019, "Noise2Self", proposition 1).
-
-    Args:
-        weights: as for `predict`.
-        image: float32 (C, H, W); values outside [0, 1] count as its nearest end.
-        recipe: of the fit; its passes hide values.
-        passes: number of passes.
-        seed: seed of the masks.
-    """
-    image = clip_to_range(image)
-    total, count = 0.0, 0
-    for prediction, visible in _passes(weights, image, recipe, range(passes), seed):
-        total += float(np.square(prediction - image, dtype=np.float64)[~visible].sum())
-        count += int(np.count_nonzero(~visible))
-    return total / max(1, count)
 
 
 def mirrored_passes(
@@ -78,7 +54,7 @@ def mirrored_passes(
     for orientation in range(MIRROR_ORIENTATIONS):
         indices = range(orientation, MIRROR_ORIENTATIONS * rounds, MIRROR_ORIENTATIONS)
         made = _passes(weights, oriented(image, orientation), recipe, indices, seed)
-        by_orientation.append([undo_orientation(prediction, orientation) for prediction, _ in made])
+        by_orientation.append([undo_orientation(prediction, orientation) for prediction in made])
     return [prediction for of_round in zip(*by_orientation, strict=True) for prediction in of_round]
 
 
@@ -100,8 +76,8 @@ def predict_plain(weights: dict[str, Tensor], image: FloatArray, recipe: Recipe)
 @torch.no_grad()
 def _passes(
     weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, indices: range, seed: int
-) -> Iterator[tuple[FloatArray, BoolArray]]:
-    """The prediction of each pass, and which values of the image were visible to it, both (C, H, W)."""
+) -> Iterator[FloatArray]:
+    """The prediction of each pass, float32 (C, H, W)."""
     channels, height, width = image.shape
     specs = recipe.pass_masks(channels)
     padding = Padding.for_size(height, width)
@@ -112,7 +88,5 @@ def _passes(
     forward = fastest_forward(to_channels_last(network, device), recipe)
     maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
     for index in indices:
-        masks_by_name = maker.make(index, 1)
-        masks = [torch.from_numpy(mask).to(device) for mask in masks_by_name.values()]
-        prediction = forward(padded, *masks)[0].cpu().numpy()
-        yield padding.crop(prediction), padding.crop(masks_by_name[INPUT_MASK][0])
+        masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
+        yield padding.crop(forward(padded, *masks)[0].cpu().numpy())
