@@ -93,6 +93,8 @@ class StoredImage:
     nodata: float | None = None
     """Value that the file declares to stand for a missing pixel (GDAL_NODATA, BLANK, PixelPaddingValue), as `values`
     has it; None if it declares none."""
+    mosaic: bool = False
+    """Whether the file says that its one channel is a mosaic of colour filters of 2x2 pixels (`imaging.mosaic`)."""
 
 
 @dataclass(frozen=True, eq=False)
