@@ -78,7 +78,7 @@ def image_from(
         mosaic: as for `read_image`.
 
     Raises:
-        ImageRefused: the range of the values exceeds float64.
+        ImageRefused: the range of the values exceeds float64, or `mosaic` is set for several channels.
     """
     notes, unmeasured = stored.notes, find_missing(stored, nodata)
     sha256 = _pixel_hash(stored.values, unmeasured)
@@ -88,7 +88,11 @@ def image_from(
     elif mosaic is None:
         mosaic = values.shape[2] == 1 and missing is None and is_mosaic(values[..., 0])
         notes += (MOSAIC_NOTE,) * mosaic
-    mosaic = mosaic and values.shape[2] == 1
+    if mosaic and values.shape[2] != 1:
+        raise ImageRefused(
+            f"has {values.shape[2]} channels; expected one, as it is to be a mosaic of colour filters. "
+            "Convert it to grey, or leave out --mosaic."
+        )
     if mosaic:
         values, missing = arranged(values), None if missing is None else arranged(missing)
     values = values if missing is None else filled(values, missing)
