@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from self2self.image_io import Image
-from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, NoiseKind, Residual
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, NoiseKind, Residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.train.run_folder import RunConfig
@@ -12,6 +12,7 @@ LITTLE_NOISE_NOTE = (
     "most of what could be noise is fine texture, so {:.0f} % of it stays in the result (--sigma S removes noise of S "
     "grey levels all the same)."
 )
+IMPULSES_NOTE = "has impulses, single values that are wrong; they are replaced by the median of their neighbours first."
 LITTLE_REMOVED = 0.5
 """Largest removed share with which the user is told that most of the difference stays."""
 
@@ -41,6 +42,10 @@ def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
         measured = prepared.measured_noise
         note = CORRELATED_NOTE.format(measured.correlation) + better_source(prepared.image)
         return [note] if measured.correlated else []
+    return [IMPULSES_NOTE] * noise.impulses + _notes_of_kind(prepared, config, noise)
+
+
+def _notes_of_kind(prepared: PreparedImage, config: RunConfig, noise: Noise) -> list[str]:
     if noise.removed_share < LITTLE_REMOVED:
         return [LITTLE_NOISE_NOTE.format(100 * (1 - noise.removed_share))]
     action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"
