@@ -164,6 +164,11 @@ class Image:
         return arranged(self.unmeasured.where) if self.mosaic else self.unmeasured.where
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no pixel holds a measurement with noise, so that the result is the image itself."""
+        return self.unmeasured is not None and bool(self.unmeasured.where.all())
+
+    @property
     def is_raw(self) -> bool:
         """Whether the file holds what a sensor measured, so that there is no better file to denoise."""
         return self.mosaic or self.format == "raw"

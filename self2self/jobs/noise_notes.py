@@ -19,9 +19,8 @@ LITTLE_REMOVED = 0.5
 
 def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> None:
     """Pass on the notes from reading the file of `image`; `of_stack` if it is a page of several."""
-    is_empty = image.missing is not None and bool(image.missing.all())
     # What is said of an empty page is not true of the others.
-    where = f"a page of {image.path}" if of_stack and is_empty else f"{image.path}"
+    where = f"a page of {image.path}" if of_stack and image.is_empty else f"{image.path}"
     for note in image.notes:
         observer.note(f"{where}: {note}")
     if image.unmeasured is not None:
@@ -36,7 +35,7 @@ def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -
 
 def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
     noise = config.noise
-    if prepared.missing is not None and prepared.missing.all():
+    if prepared.image.is_empty:
         return []
     if noise is None:
         measured = prepared.measured_noise

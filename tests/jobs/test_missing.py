@@ -10,7 +10,7 @@ import tifffile
 from skimage import data
 
 import self2self
-from self2self.jobs import infer_job
+from self2self.jobs import StackResult, infer_job
 
 ROWS, COLUMNS = np.mgrid[:128, :128]
 OUTSIDE = (ROWS - 63.5) ** 2 + (COLUMNS - 63.5) ** 2 > 60**2
@@ -113,3 +113,39 @@ def test_a_mosaic_is_denoised_plane_by_plane(tmp_path: Path) -> None:
     result, notes = denoised(tmp_path, "mosaic.tif", noisy)
     assert any("is a mosaic of colour filters" in note for note in notes)
     assert 20 * np.log10(np.ptp(clean) / rms(result - clean)) > 37
+
+
+def test_an_image_without_noise_is_copied_without_a_fit(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.full((64, 64), 7, np.uint8))
+    run = tmp_path / "run"
+    result = self2self.denoise_job(
+        tmp_path / "x.tif",
+        self2self.FitOptions(run=run),
+        QUICK,
+        self2self.OutputOptions(uncertainty=tmp_path / "s.tif"),
+    )
+    assert np.array_equal(tifffile.imread(result.output), np.full((64, 64), 7))
+    assert not tifffile.imread(tmp_path / "s.tif").any()
+    assert not run.exists()
+    assert result.to_json()["passes"] == 0
+
+
+def test_empty_pages_are_copied_and_the_fits_go_on_from_the_pages_before(tmp_path: Path) -> None:
+    noisy = NOISY[:64, :64]
+    empty = np.full_like(noisy, 7)
+    pages = np.stack([empty, noisy, empty, noisy.T, noisy[::-1]])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    fitting = self2self.FitOptions(run=tmp_path / "run", steps=4, fit_pages="each")
+    result = self2self.denoise_job(tmp_path / "stack.tif", fitting, QUICK)
+    written = tifffile.imread(result.output)
+    assert np.array_equal(written[[0, 2]], pages[[0, 2]])
+    for page in (1, 3, 4):
+        assert not np.array_equal(written[page], pages[page])
+    assert isinstance(result, StackResult)
+    assert [bool(page.passes) for page in result.pages] == [False, True, False, True, True]
+    errors = [page.standard_error for page in result.pages if page.passes]
+    assert result.standard_error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert result.fit is not None
+    assert result.fit.config.noise is not None
+    assert result.fit.config.noise.sigma > 5
+    assert not (tmp_path / "run" / "pages").exists()
