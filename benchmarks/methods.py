@@ -55,7 +55,7 @@ def seen_by(recipe: str, pair: Pair) -> Pair:
 def recipe_inputs(recipe: Recipe, pair: Pair, noise: Noise | None = None) -> Row:
     """Return the inputs of a fit of `pair` other than its image; a row of results is reused only if they are equal."""
     values = json.loads(json.dumps(recipe.to_json()))
-    for name in ("target", "expects_clipping", "rounds_products", "follows_noise"):
+    for name in ("target", "expects_clipping", "rounds_products", "follows_noise", "removes_impulses"):
         if values[name] == LATER_FIELDS[name]:
             # Rows that are older than this field keep their inputs and are not measured again.
             del values[name]

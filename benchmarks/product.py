@@ -66,6 +66,7 @@ def exported(state: FitState, recipe: Recipe, noise: Noise | None = None) -> Ite
             recipe=recipe.name,
             steps=state.step,
             noisy_share=0.0 if noise is None else 1 - noise.removed_share,
+            removes_impulses=recipe.removes_impulses,
         )
         export_model(network_with(state.weights(), recipe, channels), contract, path)
         yield load_model(path)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.metrics import from_black_to_white, psnr
-from self2self.imaging.outliers import clip_to_range, remove_hot_pixels, restore_outliers
+from self2self.imaging.outliers import clip_to_range, remove_outliers, restore_outliers
 from self2self.imaging.padding import Padding
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import engine_class
@@ -59,7 +59,7 @@ def convergence(
         clamped mean against `reference` (None without a reference; an entry is None where it is infinite).
     """
     contract = model.contract
-    pixels = remove_hot_pixels(pixels)
+    pixels = remove_outliers(pixels, impulses=contract.removes_impulses)
     padding = Padding.for_size(pixels.shape[1], pixels.shape[2], contract.size_multiple, contract.minimum_size)
     padded = np.ascontiguousarray(padding.pad(clip_to_range(pixels)), np.float32)[None]
     counts = set(recorded_passes(passes))

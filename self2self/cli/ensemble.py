@@ -80,6 +80,8 @@ def end_images(console: Console, several: ImageBatch, finished: list[Result]) ->
 
 def _way_text(done: EnsembleResult) -> str:
     """How the image was made."""
+    if not done.passes:
+        return "copied, as it holds nothing to denoise"
     if done.plain:
         views = f"{done.passes} mirrored views" if done.passes > 1 else "one view"
         return f"a single pass without dropout, over {views}, with {done.provider}"
@@ -92,12 +94,14 @@ def _way_text(done: EnsembleResult) -> str:
 def _stack_text(item: StackResult) -> str:
     plain = sum(page.plain for page in item.pages)
     ways = [f"a single pass without dropout over {plain} of them"] if plain else []
-    if plain < len(item.pages):
+    if copied := sum(not page.passes for page in item.pages):
+        ways.append(f"{copied} of them copied")
+    if plain + copied < len(item.pages):
         error = math.nan if item.standard_error is None else item.standard_error
         passes = sum(page.passes for page in item.pages if not page.plain)
         ways.append(f"{passes} passes, standard error {standard_error_text(error)}")
     kept = f", {item.kept} of them by an earlier run" if item.kept else ""
     return (
         f"{item.output}: {len(item.pages)} pages written after {item.seconds:.1f} s{kept}; "
-        f"{' and '.join(ways)}, with {item.pages[-1].provider}"
+        f"{' and '.join(ways)}, with {item.last_denoised.provider}"
     )

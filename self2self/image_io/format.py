@@ -65,6 +65,8 @@ class Format:
         alpha_channels: numbers of colour channels beside which a file can hold alpha.
         stacks: whether a file can hold several pages.
         cannot_hold: what else of an image a file cannot hold, in words; None if it can hold the image.
+        develop: makes an ordinary RGB image of one of this format, for files of other formats; None where they hold the
+            same samples.
         needs: name of the module that `open` and `write` import; empty if self2self always has it.
         extra: extra of self2self that installs this module.
         article: "a" or "an".
@@ -81,6 +83,7 @@ class Format:
     alpha_channels: frozenset[int] = frozenset()
     stacks: bool = False
     cannot_hold: Callable[[Image], str | None] = lambda image: None
+    develop: Callable[[StoredImage], StoredImage] | None = None
     needs: str = ""
     extra: str = ""
     article: str = "a"

@@ -93,6 +93,8 @@ class StoredImage:
     nodata: float | None = None
     """Value that the file declares to stand for a missing pixel (GDAL_NODATA, BLANK, PixelPaddingValue), as `values`
     has it; None if it declares none."""
+    mosaic: bool = False
+    """Whether the file says that its one channel is a mosaic of colour filters of 2x2 pixels (`imaging.mosaic`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,11 @@ class Image:
         if self.unmeasured is None:
             return None
         return arranged(self.unmeasured.where) if self.mosaic else self.unmeasured.where
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel holds a measurement with noise, so that the result is the image itself."""
+        return self.unmeasured is not None and bool(self.unmeasured.where.all())
 
     @property
     def is_raw(self) -> bool:

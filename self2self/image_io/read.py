@@ -35,7 +35,7 @@ def read_image(
             the image uses little of that range; for exceptions see `value_range.choose_value_range`.
         nodata: stored value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the
             file tells, or its values (`missing.find_missing`).
-        mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell
+        mosaic: whether an image of one channel is a mosaic of colour filters; None if the file tells, or its values
             (`imaging.mosaic`).
 
     Raises:
@@ -78,15 +78,21 @@ def image_from(
         mosaic: as for `read_image`.
 
     Raises:
-        ImageRefused: the range of the values exceeds float64.
+        ImageRefused: the range of the values exceeds float64, or `mosaic` is set for several channels.
     """
     notes, unmeasured = stored.notes, find_missing(stored, nodata)
     sha256 = _pixel_hash(stored.values, unmeasured)
     values, missing = stored.values, None if unmeasured is None else unmeasured.where
-    if mosaic is None:
+    if mosaic is None and stored.mosaic:
+        mosaic = True
+    elif mosaic is None:
         mosaic = values.shape[2] == 1 and missing is None and is_mosaic(values[..., 0])
         notes += (MOSAIC_NOTE,) * mosaic
-    mosaic = mosaic and values.shape[2] == 1
+    if mosaic and values.shape[2] != 1:
+        raise ImageRefused(
+            f"has {values.shape[2]} channels; expected one, as it is to be a mosaic of colour filters. "
+            "Convert it to grey, or leave out --mosaic."
+        )
     if mosaic:
         values, missing = arranged(values), None if missing is None else arranged(missing)
     values = values if missing is None else filled(values, missing)

@@ -15,6 +15,8 @@ from self2self.image_io.png import grey_or_rgb_of_palette
 from self2self.image_io.tiff_segments import segment_lengths
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
+CFA, LINEAR_RAW = 32803, 34892
+"""Colour spaces of what a sensor measured, of DNG alone."""
 JPEG_COMPRESSIONS = frozenset((6, 7, 34892, 33007))
 KEPT_COMPRESSIONS = {1: None, 5: "lzw", 50000: "zstd"}
 """TIFF compression → tifffile's name. The output keeps these; it replaces all others by deflate, which all readers
@@ -159,7 +161,9 @@ def page_options(stored: StoredImage) -> tuple[Array, dict[str, Any]]:
     layout = metadata.tiff
     channels = values.shape[2]
     photometric = {1: MINISBLACK, 3: RGB, 4: SEPARATED}[channels]
-    if layout is not None and layout.photometric == MINISWHITE and channels == 1:
+    if layout is not None and layout.photometric in (CFA, LINEAR_RAW):
+        photometric = layout.photometric
+    elif layout is not None and layout.photometric == MINISWHITE and channels == 1:
         photometric = MINISWHITE
         if values.dtype.kind == "u":
             values = np.iinfo(values.dtype).max - values

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,12 @@ PROPOSED = tuple(format_named(name) for name in ("png", "tiff", "jpeg", "webp", 
 
 
 def default_output(source: str | os.PathLike[str] | Image) -> Path:
-    """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content.
-
-    A format that is only read, such as camera raw, becomes a TIFF.
-    """
+    """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content."""
     path = source.path if isinstance(source, Image) else Path(source)
     file_format = format_named(source.format) if isinstance(source, Image) else _format_by_content(path)
     stem, suffix = _split_name(path)
-    if file_format is not None:
-        written = file_format if file_format.write is not None else format_named("tiff")
-        if BY_EXTENSION.get(suffix.lower()) is not written:
-            suffix = written.extensions[0]
+    if file_format is not None and BY_EXTENSION.get(suffix.lower()) is not file_format:
+        suffix = file_format.extensions[0]
     return path.with_name(f"{stem}.denoised{suffix}")
 
 
@@ -118,8 +113,10 @@ def write_image(
     """
     _check_pixels(pixels, like)
     file_format = _check_and_choose_format(path, like, force=force)
-    values = stored_values(pixels, like)
-    write_pages(path, file_format, [StoredImage(values, like.alpha, like.metadata, like.lossless)], 1, mark)
+    stored = StoredImage(stored_values(pixels, like), like.alpha, like.metadata, like.lossless)
+    if (develop := _developer(file_format, like)) is not None:
+        stored = develop(stored)
+    write_pages(path, file_format, [stored], 1, mark)
 
 
 def stored_values(pixels: Array, like: Image) -> Array:
@@ -289,7 +286,7 @@ def _holds_maps(file_format: Format) -> bool:
 def _as_map(like: Image, file_format: Format) -> Image:
     """An image with what a file has to hold of a map of `like`."""
     dtype = np.dtype(np.uint16 if _packs_maps(file_format) else np.float32)
-    return replace(like, dtype=dtype, alpha=None, metadata=map_metadata(like.metadata))
+    return replace(like, format=file_format.name, dtype=dtype, alpha=None, metadata=map_metadata(like.metadata))
 
 
 def _refuse_unsuitable_format(path: str | os.PathLike[str], file_format: Format, like: Image) -> None:
@@ -301,9 +298,15 @@ def _refuse_unsuitable_format(path: str | os.PathLike[str], file_format: Format,
         )
 
 
+def _developer(file_format: Format, like: Image) -> Callable[[StoredImage], StoredImage] | None:
+    """What makes an image of another format of `like`; None if the samples stay the same."""
+    own = format_named(like.format)
+    return None if own is file_format else own.develop
+
+
 def _unsupported_feature(file_format: Format, like: Image) -> str | None:
     """The feature of `like` that the format cannot hold, in words; None if the format can hold the image."""
-    channels = like.pixels.shape[0]
+    channels = like.pixels.shape[0] if _developer(file_format, like) is None else 3
     if channels not in file_format.channels:
         return {1: "grey", 3: "RGB", 4: "CMYK"}[channels]
     if like.dtype.name not in file_format.types:

@@ -23,6 +23,8 @@ PART_SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.15)
 """Sides of such a part that are tried, as shares of the largest one."""
 SMALLEST_PART = 24
 """Smallest side of such a part in pixels, where the image is as large."""
+NOISE_DEPTH = 8
+"""Distance from measured pixels at which a filling is as noisy as they are, in pixels."""
 POSITIONS = 17
 """Positions of such a part that are tried along each axis."""
 
@@ -31,7 +33,8 @@ def fill(plane: Plane, missing: BoolArray) -> Plane:
     """Fill missing pixels smoothly, with noise like that of the measured ones.
 
     A network judges how noisy an image is by all of it. Beside a large area without noise, it takes the noise of the
-    rest for texture.
+    rest for texture. Next to measured pixels the smooth values tell it more, so the noise sets in with the distance
+    (`NOISE_DEPTH`).
 
     Args:
         plane: float64 (H, W); values at missing pixels may be anything finite.
@@ -52,8 +55,19 @@ def fill(plane: Plane, missing: BoolArray) -> Plane:
     # Differences at edges are no noise.
     limit = CLIP_DEVIATIONS * robust_scale(noise)
     drawn = np.random.default_rng(0).choice(np.clip(noise, -limit, limit), int(np.count_nonzero(missing)))
+    drawn *= _depth(missing)[missing]
     filled[missing] = np.clip(filled[missing] + drawn, plane[known].min(), plane[known].max())
     return filled
+
+
+def _depth(missing: BoolArray) -> Plane:
+    """How far each missing pixel is from measured ones, from 0 to 1 at `NOISE_DEPTH` pixels."""
+    depth = np.zeros(missing.shape)
+    inside = missing
+    for _ in range(NOISE_DEPTH):
+        depth += inside
+        inside = constant_around(inside[..., None]) & inside
+    return depth / NOISE_DEPTH
 
 
 def smooth_fill(plane: Plane, missing: BoolArray) -> Plane:

@@ -28,6 +28,11 @@ LEAST_SHARE = 0.4
 """Smallest share of these differences in those of neighbouring pixels, in a mosaic. Colours that were interpolated from
 a mosaic keep a trace of it, which is a small share."""
 
+LEAST_VALUES = 17
+"""Smallest number of different values in each plane of a mosaic. Ordered dithers, whose period is two pixels as well,
+have 16 levels or fewer wherever they look like a mosaic; a sensor tells more values apart unless it saw next to no
+light."""
+
 
 def _order(length: int) -> NDArray[np.intp]:
     """Even positions in their order, then odd ones backwards."""
@@ -89,4 +94,10 @@ def mosaic_ratio(plane: NDArray[np.generic]) -> tuple[float, float]:
 def is_mosaic(plane: NDArray[np.generic]) -> bool:
     """Whether an image of one channel (H, W) is a mosaic of colour filters."""
     ratio, share = mosaic_ratio(plane)
-    return ratio >= LEAST_RATIO and share >= LEAST_SHARE
+    return ratio >= LEAST_RATIO and share >= LEAST_SHARE and _has_many_values(plane)
+
+
+def _has_many_values(plane: NDArray[np.generic]) -> bool:
+    middle = center_crop(plane[None])[0]
+    planes = (middle[down::2, right::2] for down in (0, 1) for right in (0, 1))
+    return all(len(np.unique(part)) >= LEAST_VALUES for part in planes)

@@ -101,6 +101,8 @@ class Noise:
         kind: what a value's noise depends on.
         removed_share: share of the difference between image and prediction that is removed, from 0 to 1. It is less
             than 1 if the prediction loses more detail than the noise hides.
+        impulses: whether there are impulses as well, which are replaced first (`imaging.outliers`); everything else is
+            said of the image without them.
     """
 
     sigma: float
@@ -108,6 +110,7 @@ class Noise:
     correlation: float
     kind: NoiseKind = NoiseKind.INDEPENDENT
     removed_share: float = 1.0
+    impulses: bool = False
 
     @property
     def correlated(self) -> bool:
@@ -128,6 +131,7 @@ class Noise:
             "kind": str(self.kind),
             "correlated": self.correlated,
             "removed_share": self.removed_share,
+            "impulses": self.impulses,
         }
 
     @classmethod
@@ -141,7 +145,14 @@ class Noise:
         sigma, independent, correlation, removed_share = numbers
         if not (all(map(math.isfinite, numbers)) and sigma >= 0 and independent >= 0 and 0 <= removed_share <= 1):
             raise ValueError(f"noise {values!r}")
-        return cls(sigma, independent, correlation, NoiseKind(values["kind"]), removed_share)
+        return cls(
+            sigma,
+            independent,
+            correlation,
+            NoiseKind(values["kind"]),
+            removed_share,
+            bool(values.get("impulses", False)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

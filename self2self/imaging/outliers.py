@@ -6,6 +6,9 @@ result where the prediction is near that end of the range, as it is for a star (
 
 A hot pixel is unlike its surroundings. It would show in the predictions for itself and for its neighbours, so the
 median of its neighbours replaces it before any other step (`remove_hot_pixels`).
+
+The same holds for impulses, wrong values inside the range, where they are the noise of an image (`remove_impulses`):
+without them, hardly any noise is left.
 """
 
 from __future__ import annotations
@@ -32,6 +35,13 @@ LARGEST_NEIGHBOUR_SHARE = 0.15
 rise; the same holds for a value below its surroundings. The exception may be another hot pixel. The neighbours of a
 point of light rise by more than this share if its full width at half maximum is 1.3 pixels or more (Gaussian), which
 is true for most lenses."""
+
+IMPULSE_DISTANCE = 0.08
+"""Smallest mean distance of an impulse from the two neighbours that are most like it. Pixels of edges and lines have
+two that are nearer."""
+LIKE_IMPULSES = 0.2
+"""Impulses are brighter and darker than their surroundings: the rarer of both kinds has at least this share. Stars and
+hot pixels are bright alone."""
 
 NEIGHBOUR_OFFSETS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
 
@@ -101,6 +111,54 @@ def remove_hot_pixels(pixels: FloatArray, *, in_place: bool = False) -> FloatArr
     for channel, rows, columns, median in found:
         cleaned[channel, rows, columns] = median
     return cleaned
+
+
+def remove_impulses(pixels: FloatArray, *, in_place: bool = False) -> FloatArray:
+    """Replace each impulse by the median of its neighbours.
+
+    A value is an impulse if it is far even from the two neighbours that are most like it (after the rank-ordered
+    differences of Garnett et al. 2005, "A universal noise removal algorithm with an impulse detector").
+
+    Args:
+        pixels: float32 (C, H, W), at least two pixels a side; in [0, 1] except for outliers.
+        in_place: whether `pixels` may be changed.
+    """
+    result = pixels if in_place else pixels.copy()
+    height, width = pixels.shape[1:]
+    columns = np.arange(width)
+    for plane, out in zip(pixels, result, strict=True):
+        padded = np.pad(plane, 1, mode="reflect")
+        for top in range(0, height, LINES_PER_STRIP):
+            rows = np.arange(top, min(top + LINES_PER_STRIP, height))
+            values = padded[np.ix_(rows + 1, columns + 1)]
+            around = np.stack(
+                [padded[np.ix_(rows + 1 + down, columns + 1 + right)] for down, right in NEIGHBOUR_OFFSETS]
+            )
+            nearest = np.partition(np.abs(around - values), 1, axis=0)[:2].mean(axis=0)
+            wrong = nearest > IMPULSE_DISTANCE
+            out[top : top + LINES_PER_STRIP][wrong] = np.median(around[:, wrong], axis=0)
+    return result
+
+
+def has_impulses(pixels: FloatArray, cleaned: FloatArray) -> bool:
+    """Whether what `remove_impulses` replaced in `pixels` is brighter as well as darker than its surroundings."""
+    brighter, darker = np.count_nonzero(pixels > cleaned), np.count_nonzero(pixels < cleaned)
+    return bool(min(brighter, darker) > LIKE_IMPULSES * (brighter + darker))
+
+
+def remove_outliers(pixels: FloatArray, *, impulses: bool, in_place: bool = False) -> FloatArray:
+    """Replace what a network must not see: hot pixels and, if `impulses` are the noise of the image, those.
+
+    Args:
+        pixels: float32 (C, H, W).
+        impulses: whether they are (`Recipe.removes_impulses`).
+        in_place: whether `pixels` may be changed.
+
+    Returns:
+        as `remove_hot_pixels`.
+    """
+    pixels = remove_hot_pixels(pixels, in_place=in_place)
+    return remove_impulses(pixels, in_place=in_place) if impulses else pixels
 
 
 def blend_noisy_image(prediction: FloatArray, pixels: FloatArray, share: float) -> None:

@@ -17,7 +17,7 @@ from self2self.jobs.job_key import denoise_key, infer_key
 from self2self.jobs.noise_notes import note_file, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.passes import run_passes
+from self2self.jobs.passes import run_passes, unchanged
 from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
@@ -148,6 +148,8 @@ def denoise_job(
     if (mark := outputs.finished(image)) is not None:
         return EarlierResult(path, outputs.output_for(image), mark.result or {})
     note_file(image, observer)
+    if image.is_empty:
+        return _infer_image(None, prepare_for_model(image, whole_range=False), options, outputs, observer, start=start)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
     fitted = with_cheapest_model(fitted, prepared.pixels, options, outputs, observer)
@@ -160,7 +162,7 @@ def denoise_job(
 
 
 def _infer_image(
-    model: Model,
+    model: Model | None,
     prepared: PreparedImage,
     options: EnsembleOptions,
     outputs: OutputOptions,
@@ -172,19 +174,23 @@ def _infer_image(
 ) -> DenoiseResult:
     """Run the ensemble over `prepared` and write the result.
 
-    If memory for a second image is short, the pixels of `prepared` become the result.
+    If memory for a second image is short, the pixels of `prepared` become the result. Without a model, they are it.
     """
     image, noise = prepared.image, prepared.noise
     center = prepared.center()
-    ensemble = run_passes(
-        model,
-        prepared,
-        replace(options, uncertainty=outputs.needs_uncertainty),
-        observer,
-        # A report shows both the noisy image and the result.
-        may_overwrite=outputs.report is None,
-        engine_holder=engine_holder,
-    )
+    options = replace(options, uncertainty=outputs.needs_uncertainty)
+    if model is None:
+        ensemble = unchanged(prepared, options)
+    else:
+        ensemble = run_passes(
+            model,
+            prepared,
+            options,
+            observer,
+            # A report shows both the noisy image and the result.
+            may_overwrite=outputs.report is None,
+            engine_holder=engine_holder,
+        )
     output = outputs.output_for(image)
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):
@@ -212,7 +218,8 @@ def _infer_image(
         write_float_map(outputs.uncertainty, deviations, image, force=outputs.force, mark=mark)
     result = replace(result, seconds=time.perf_counter() - start)
     if outputs.report is not None and not outputs.has(outputs.report, "report"):
-        fitted_to_image = model.contract.image_sha256 == prepared.sha256
-        history = model.path.parent / "history.jsonl" if fitted_to_image else None
+        history = None
+        if model is not None and model.contract.image_sha256 == prepared.sha256:
+            history = model.path.parent / "history.jsonl"
         write_job_report(outputs.report, result, image, history, outputs.mark("report"))
     return result

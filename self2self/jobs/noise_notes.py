@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from self2self.image_io import Image
-from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, NoiseKind, Residual
+from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, NoiseKind, Residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.train.run_folder import RunConfig
@@ -12,15 +12,15 @@ LITTLE_NOISE_NOTE = (
     "most of what could be noise is fine texture, so {:.0f} % of it stays in the result (--sigma S removes noise of S "
     "grey levels all the same)."
 )
+IMPULSES_NOTE = "has impulses, single values that are wrong; they are replaced by the median of their neighbours first."
 LITTLE_REMOVED = 0.5
 """Largest removed share with which the user is told that most of the difference stays."""
 
 
 def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> None:
     """Pass on the notes from reading the file of `image`; `of_stack` if it is a page of several."""
-    is_empty = image.missing is not None and bool(image.missing.all())
     # What is said of an empty page is not true of the others.
-    where = f"a page of {image.path}" if of_stack and is_empty else f"{image.path}"
+    where = f"a page of {image.path}" if of_stack and image.is_empty else f"{image.path}"
     for note in image.notes:
         observer.note(f"{where}: {note}")
     if image.unmeasured is not None:
@@ -35,12 +35,16 @@ def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -
 
 def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
     noise = config.noise
-    if prepared.missing is not None and prepared.missing.all():
+    if prepared.image.is_empty:
         return []
     if noise is None:
         measured = prepared.measured_noise
         note = CORRELATED_NOTE.format(measured.correlation) + better_source(prepared.image)
         return [note] if measured.correlated else []
+    return [IMPULSES_NOTE] * noise.impulses + _notes_of_kind(prepared, config, noise)
+
+
+def _notes_of_kind(prepared: PreparedImage, config: RunConfig, noise: Noise) -> list[str]:
     if noise.removed_share < LITTLE_REMOVED:
         return [LITTLE_NOISE_NOTE.format(100 * (1 - noise.removed_share))]
     action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"

@@ -39,7 +39,7 @@ class PageRecord:
         image_sha256: `image_io.image_hash` of the page.
         seed: seed of the masks.
         engine, provider, tile, fallback: as in `EnsembleResult`.
-        passes: number of passes.
+        passes: number of passes; 0 for a page that was copied, because it holds nothing to denoise.
         standard_error: standard error of the mean over the passes; None for one pass.
         range: the two values of the page that map to 0 and 1, which are 255 grey levels apart.
         sigma: standard deviation of the noise, estimated from what was removed.

@@ -1,4 +1,7 @@
-"""Fit to every page of a stack; each fit starts from the weights of the previous page."""
+"""Fit to every page of a stack; each fit starts from the weights of the previous fit.
+
+Pages that hold nothing to denoise have no fit, so the next fit starts from that of an earlier page.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,18 @@ class PageFits:
 
     Attributes:
         fitting: options of the first fit.
+        first_page: the page of the first fit, from 0.
         first: run folder of the first fit. It holds the folders of the other fits. Each of those is removed when the
             next page is finished.
-        whole_range: the decision of `prepare` for page 1, which holds for all pages.
+        whole_range: the decision of `prepare` for the first fit, which holds for all pages.
         observer: gets notes and progress.
         force: whether a fit with other settings may be replaced.
-        first_fit: the fit to page 1, if this job made or reused it.
+        first_fit: the first fit, if this job made or reused it.
         fit_seconds, export_seconds: time of all fits and exports so far.
     """
 
     fitting: FitOptions
+    first_page: int
     first: Run
     whole_range: bool
     observer: Observer
@@ -49,22 +54,22 @@ class PageFits:
             Self2SelfError: anything that a user can cause.
         """
         options = replace(self.fitting, run=self._run(index).folder)
-        if index > 0:
+        if index > self.first_page:
             # `recipes.following` reduces the recipe's own steps by this factor, but leaves `--steps` unchanged.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
-            options = replace(options, init=str(self._run(index - 1).folder), steps=steps)
+            options = replace(options, init=str(self._run_before(index).folder), steps=steps)
         prepared = prepare(image, options.recipe, whole_range=self.whole_range)
         fitted = fit_model(prepared, options, self.observer, force=self.force)
-        if index == 0:
+        if index == self.first_page:
             self.first_fit = fitted.fit
         self.fit_seconds += fitted.fit.seconds
         self.export_seconds += fitted.export_seconds
         return fitted.model
 
     def page_finished(self, index: int) -> None:
-        """Remove the fit of the page before page `index`, from 0, which is now stored; the first fit stays."""
-        if index > 1:
-            _remove(self._run(index - 1).folder)
+        """Remove the fits from which no page after page `index`, from 0, starts; the first fit stays."""
+        for earlier in self._fitted_pages(index + 1)[:-1]:
+            _remove(self._run(earlier).folder)
 
     def clear(self) -> None:
         """Remove the fits of all pages but the first."""
@@ -76,7 +81,15 @@ class PageFits:
         return self.first.folder / "pages"
 
     def _run(self, index: int) -> Run:
-        return Run(self._pages / f"{index + 1:05}") if index else self.first
+        return self.first if index == self.first_page else Run(self._pages / f"{index + 1:05}")
+
+    def _run_before(self, index: int) -> Run:
+        return self._run(max(self._fitted_pages(index), default=self.first_page))
+
+    def _fitted_pages(self, end: int) -> list[int]:
+        """The pages before page `end`, from 0, whose fits are among the folders of pages, in order."""
+        numbers = (int(folder.name) for folder in self._pages.glob("[0-9]*"))
+        return sorted(number - 1 for number in numbers if number <= end)
 
 
 def _remove(folder: Path) -> None:

@@ -10,8 +10,25 @@ from self2self.runtime.ensemble.denoise import denoise
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import expected_passes
 from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model
+
+
+def unchanged(prepared: PreparedImage, options: EnsembleOptions) -> EnsembleResult:
+    """The result for an image that holds nothing to denoise (`Image.is_empty`): its own pixels, after no pass."""
+    return EnsembleResult(
+        image=prepared.pixels,
+        uncertainty=np.zeros_like(prepared.pixels) if options.uncertainty else None,
+        engine="none",
+        provider="no engine",
+        passes=0,
+        pass_plan=PassPlan(passes=0, tolerance=None, balanced=False, flips=False),
+        batch=0,
+        seed=options.seed,
+        seconds=dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0),
+        standard_error=0.0,
+    )
 
 
 def run_passes(

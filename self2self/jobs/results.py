@@ -224,8 +224,8 @@ class StackResult:
         values: dict[str, Any] = {
             "image": str(self.source),
             "output": str(self.output),
-            "engine": self.pages[-1].engine,
-            "provider": self.pages[-1].provider,
+            "engine": self.last_denoised.engine,
+            "provider": self.last_denoised.provider,
             "pages": [asdict(page) for page in self.pages],
             "pages_kept": self.kept,
             "passes": sum(page.passes for page in self.pages),
@@ -247,8 +247,13 @@ class StackResult:
         return values
 
     @property
+    def last_denoised(self) -> PageRecord:
+        """The last page for which an engine ran, if there is one."""
+        return next((page for page in reversed(self.pages) if page.passes), self.pages[-1])
+
+    @property
     def standard_error(self) -> float | None:
         """RMS of the standard errors of the pages with real passes; None if one of them has none, or there are none."""
-        errors = [page.standard_error for page in self.pages if not page.plain]
+        errors = [page.standard_error for page in self.pages if page.passes and not page.plain]
         known = [error for error in errors if error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known and len(known) == len(errors) else None

@@ -100,10 +100,13 @@ def _run_one_model(job: StackJob, model: Model, single_pass: SinglePass | None, 
 
 
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
-    first = prepare(job.stack.read_page(0), fitting.recipe)
+    pages = range(job.stack.pages)
+    first_page = next((index for index in pages if not job.stack.read_page(index).is_empty), 0)
+    first = prepare(job.stack.read_page(first_page), fitting.recipe)
     job.stack.mosaic = first.image.mosaic
     config = configure(first, fitting, job.observer)
-    fits = PageFits(fitting, run_folder(first, fitting), first.whole_range, job.observer, job.outputs.force)
+    run = run_folder(first, fitting)
+    fits = PageFits(fitting, first_page, run, first.whole_range, job.observer, job.outputs.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()

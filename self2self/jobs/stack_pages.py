@@ -16,7 +16,7 @@ from self2self.jobs.noise_notes import note_file, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_cache import PageCache, PageRecord
-from self2self.jobs.passes import run_passes
+from self2self.jobs.passes import run_passes, unchanged
 from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
 from self2self.jobs.results import EarlierResult, StackResult
 from self2self.machine.marks import file_sha256
@@ -123,7 +123,8 @@ class StackJob:
 
         Args:
             kept: number of pages that are already in the cache.
-            model_for: returns the model for a page, from its number, counted from 0, and its image.
+            model_for: returns the model for a page, from its number, counted from 0, and its image; it is not called
+                for pages that hold nothing to denoise.
             page_finished: called with the number, counted from 0, of every page that is stored.
 
         Raises:
@@ -146,14 +147,17 @@ class StackJob:
     def _denoise_page(self, index: int, model_for: Callable[[int, Image], Model]) -> None:
         image = self.stack.read_page(index)
         note_file(image, self.observer, of_stack=True)
-        model = model_for(index, image)
+        model = None if image.is_empty else model_for(index, image)
         start = time.perf_counter()
-        prepared = prepare_for_model(image, whole_range=model.contract.whole_range)
+        prepared = prepare_for_model(image, whole_range=model is not None and model.contract.whole_range)
         center = prepared.center()
         options = replace(self.options, seed=(self.options.seed + index) % 2**32)
-        result = run_passes(
-            model, prepared, options, self.observer, may_overwrite=True, engine_holder=self.engine_holder
-        )
+        if model is None:
+            result = unchanged(prepared, options)
+        else:
+            result = run_passes(
+                model, prepared, options, self.observer, may_overwrite=True, engine_holder=self.engine_holder
+            )
         residual = center.residual(result.image)
         values = prepared.to_file_values(result.image)
         deviation = None if result.uncertainty is None else prepared.deviations_to_file_values(result.uncertainty)

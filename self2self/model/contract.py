@@ -164,6 +164,7 @@ class Contract:
         mosaic: whether the image is a mosaic of colour filters, whose planes lie side by side, for all images.
         noisy_share: share of the noisy image in the finished result, from 0 to 1; the rest is the mean prediction. The
             graph does not apply it.
+        removes_impulses: whether impulses of an image are replaced before the passes (`imaging.outliers`).
         plain: whether the graph takes an image alone, of any size, and its output is the finished image.
         precision: type inside the graph, one of `PRECISIONS`; inputs and outputs stay float32.
         size_multiple: height and width have to be multiples of this number.
@@ -181,6 +182,7 @@ class Contract:
     nodata: Nodata = None
     mosaic: bool = False
     noisy_share: float = 0.0
+    removes_impulses: bool = False
     plain: bool = False
     precision: str = "fp32"
     size_multiple: int = SIZE_MULTIPLE
@@ -227,6 +229,7 @@ class Contract:
             "nodata": self.nodata,
             "mosaic": self.mosaic,
             "noisy_share": self.noisy_share,
+            "removes_impulses": self.removes_impulses,
         }
         if self.plain:
             fields["plain"] = True
@@ -265,6 +268,7 @@ class Contract:
                 nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
                 mosaic=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "mosaic", "false"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
+                removes_impulses=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "removes_impulses", "false"))),
                 plain=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "plain", "false"))),
                 precision=str(field("precision")),
                 size_multiple=int(field("size_multiple")),

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
 from self2self.imaging.missing import measured_part
-from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
+from self2self.imaging.outliers import clip_to_range, remove_outliers
 from self2self.machine.nvidia import built_for
 from self2self.model.contract import MaskSpec
 from self2self.model.masks import MaskMaker, Stream, generator
@@ -157,7 +157,7 @@ def fit(
     """
     if state.step >= recipe.steps:
         return state
-    image = remove_hot_pixels(image)
+    image = remove_outliers(image, impulses=recipe.removes_impulses)
     network, optimiser = state.network, state.optimiser
     device = next(network.parameters()).device
     specs = recipe.masks(image.shape[0])

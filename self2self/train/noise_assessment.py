@@ -30,7 +30,7 @@ from self2self.imaging.noise import (
     sigma_with_outliers,
 )
 from self2self.imaging.noise_curve import to_blocks
-from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
+from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe
 from self2self.train.start_weights import LARGEST_TOLD, SMALLEST_TOLD, TRIAL_SIDE
@@ -110,6 +110,15 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
         The noise. Its numbers are rounded to three digits, because the last ones may differ between machines.
     """
     middle = remove_hot_pixels(center_crop(pixels).copy(), in_place=True)
+    noise = _assess(middle, weights, recipe, sigma)
+    cleaned = remove_impulses(middle) if noise.kind == NoiseKind.IMPULSES else middle
+    if not has_impulses(middle, cleaned):
+        return noise
+    return replace(_assess(cleaned, weights, recipe, sigma), impulses=True)
+
+
+def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None) -> Noise:
+    """As `assess_noise`, of the middle of an image."""
     image = clip_to_range(center_crop(middle, TRIAL_SIDE))
 
     def trial(level: float, passes: int = 1) -> Trial:
@@ -117,8 +126,8 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
 
     removed = trial(find_level(lambda level: trial(level).removed)).removed
     seen = trial(removed, passes=2)
-    has_impulses = seen.kurtosis > LARGEST_KURTOSIS
-    independent = (sigma_with_outliers if has_impulses else independent_sigma)(middle)
+    rare = seen.kurtosis > LARGEST_KURTOSIS
+    independent = (sigma_with_outliers if rare else independent_sigma)(middle)
     correlation = seen.correlation
     ratio = independent / removed if removed else 1.0
     is_independent = smooth_step(ratio - CORRELATION_WEIGHT * max(0.0, correlation), *INDEPENDENT_EVIDENCE)
@@ -134,7 +143,7 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
         _rounded(level),
         _rounded(independent),
         round(correlation, 2),
-        NoiseKind.IMPULSES if has_impulses else _kind(is_independent, correlation),
+        NoiseKind.IMPULSES if rare else _kind(is_independent, correlation),
         round(removed_share, 2),
     )
 

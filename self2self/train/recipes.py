@@ -31,6 +31,7 @@ LATER_FIELDS: dict[str, Any] = {
     "expects_clipping": False,
     "rounds_products": False,
     "follows_noise": False,
+    "removes_impulses": False,
 }
 """Fields that recipes of earlier versions do not have, with the values that describe those versions."""
 
@@ -115,6 +116,7 @@ class Recipe:
             no meaning for random start weights.
         pass_drop_rate: probability that a pass of the ensemble hides a pixel value; None for `input_drop_rate`.
         follows_noise: whether drop rates, target and `fitted_share` follow the noise of the image (`for_noise`).
+        removes_impulses: whether impulses are the noise of the image, and are replaced before fit and passes.
         quality_weight: factor of the no-reference quality term, where `fit` has one.
         encoder_width: channels of every encoder level.
         decoder_widths: channels of the decoder levels, coarsest first.
@@ -140,6 +142,7 @@ class Recipe:
     fitted_share: float = 1.0
     pass_drop_rate: float | None = None
     follows_noise: bool = False
+    removes_impulses: bool = False
     quality_weight: float = 2e-8
     encoder_width: int = 48
     decoder_widths: tuple[int, ...] = (96, 96, 96, 96, 96)
@@ -192,6 +195,7 @@ class Recipe:
             input_drop_rate=choice.fit_drop_rate,
             pass_drop_rate=choice.pass_drop_rate,
             fitted_share=choice.fitted_share,
+            removes_impulses=noise.impulses,
         )
 
     def with_options(

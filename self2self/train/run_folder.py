@@ -100,6 +100,7 @@ class RunConfig:
             nodata=self.nodata,
             mosaic=self.mosaic,
             noisy_share=self.noisy_share,
+            removes_impulses=self.recipe.removes_impulses,
         )
 
     @property

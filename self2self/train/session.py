@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
 from self2self.imaging.noise import center_crop
-from self2self.imaging.outliers import remove_hot_pixels, restore_outliers
+from self2self.imaging.outliers import remove_outliers, restore_outliers
 from self2self.machine.files import atomic_write
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
@@ -258,7 +258,7 @@ class Reporter:
     def _preview(self, state: FitState) -> Scores:
         """Write the preview of the image's middle; returns its scores where there is a reference."""
         start = time.monotonic()
-        noisy = remove_hot_pixels(center_crop(self._pixels, PREVIEW_SIDE))
+        noisy = remove_outliers(center_crop(self._pixels, PREVIEW_SIDE), impulses=self._config.recipe.removes_impulses)
         preview = np.empty_like(noisy)
         restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, preview)
         preview += np.float32(self._config.noisy_share) * (noisy - preview)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from self2self.imaging.noise import GREY_LEVELS
 from self2self.imaging.orientation import oriented
-from self2self.imaging.outliers import clip_to_range, remove_hot_pixels
+from self2self.imaging.outliers import clip_to_range, remove_outliers
 from self2self.model.contract import MINIMUM_SIZE
 from self2self.model.masks import Stream, generator
 from self2self.model.network import Self2SelfNet, to_channels_last
@@ -117,7 +117,7 @@ def calibrate(
         seed: of the crops and the masks of the passes.
         steps: number of steps.
     """
-    crops = crops_of(pixels, seed, range(CROPS))
+    crops = crops_of(pixels, seed, range(CROPS), impulses=recipe.removes_impulses)
     lessons = [Lesson(torch.from_numpy(crop), torch.from_numpy(_target(weights, crop, recipe, seed))) for crop in crops]
     device = next(iter(weights.values())).device
     network = Self2SelfNet(len(pixels), recipe.encoder_width, recipe.decoder_widths, 1.0)
@@ -160,7 +160,7 @@ def check_single_pass(
     """
     squares = variances = 0.0
     excesses: list[NDArray[np.float64]] = []
-    drawn = crops_of(pixels, seed, range(CROPS, CROPS + crops))
+    drawn = crops_of(pixels, seed, range(CROPS, CROPS + crops), impulses=recipe.removes_impulses)
     for number, crop in enumerate(drawn):
         passes = np.stack(mirrored_passes(weights, crop, recipe, ROUNDS, seed=seed))
         single = predict_plain(plain_weights, crop, recipe)
@@ -197,8 +197,8 @@ def _pass_variance(passes: FloatArray) -> float:
     return float(passes.var(axis=0, ddof=1).mean(dtype=np.float64))
 
 
-def crops_of(pixels: FloatArray, seed: int, numbers: Sequence[int]) -> list[FloatArray]:
-    """Crops of at most `CROP` pixels a side at random places of the image, clipped to [0, 1] and without hot pixels.
+def crops_of(pixels: FloatArray, seed: int, numbers: Sequence[int], *, impulses: bool = False) -> list[FloatArray]:
+    """Crops of at most `CROP` pixels a side at random places of the image, clipped to [0, 1] and without outliers.
 
     An image that is smaller along an axis is padded there to a size that the network accepts. No more crops are
     returned than would cover the image, except for one.
@@ -207,6 +207,7 @@ def crops_of(pixels: FloatArray, seed: int, numbers: Sequence[int]) -> list[Floa
         pixels: float32 (C, H, W).
         seed: of the places.
         numbers: of the crops; each has a place of its own.
+        impulses: as for `remove_outliers`.
     """
     sampler = CropSampler(pixels, CROP, seed)
     height, width = sampler.image.shape[1:]
@@ -214,7 +215,9 @@ def crops_of(pixels: FloatArray, seed: int, numbers: Sequence[int]) -> list[Floa
     crops = []
     for number in list(numbers)[:enough]:
         rows, columns, _, _ = sampler.window(number)
-        crops.append(np.ascontiguousarray(clip_to_range(remove_hot_pixels(sampler.image[:, rows, columns]))))
+        crops.append(
+            np.ascontiguousarray(clip_to_range(remove_outliers(sampler.image[:, rows, columns], impulses=impulses)))
+        )
     return crops
 
 

@@ -290,3 +290,10 @@ def test_wrong_shape_and_nan_raise_value_errors(tmp_path: Path) -> None:
         write_image(tmp_path / "o.png", image.pixels[0], image)
     with pytest.raises(ValueError, match="NaN"):
         write_image(tmp_path / "o.png", image.pixels * np.float32(np.nan), image)
+
+
+def test_an_image_of_several_channels_is_no_mosaic(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", noise((16, 16, 3)))
+    with pytest.raises(InputError, match=r"x\.png: has 3 channels; expected one, .* or leave out --mosaic\.$"):
+        read_image(path, mosaic=True)
+    assert not read_image(path, mosaic=False).mosaic

@@ -48,6 +48,9 @@ def others() -> dict[str, np.ndarray]:
         "halftone": np.where(camera / 255 > 0.5 + 0.5 * np.sin(ROWS * 1.2) * np.sin(COLUMNS * 1.2), 255, 0),
         "noise": rng.normal(0, 1, camera.shape),
         "constant": np.full((64, 64), 7),
+        "one-pixel checkerboard": 255 * ((ROWS + COLUMNS) % 2),
+        "picture behind a checkerboard": camera * ((ROWS + COLUMNS) % 2),
+        "screen door": np.where((ROWS % 2 == 0) | (COLUMNS % 2 == 0), camera, 0),
         "small": rng.normal(0, 1, (12, 90)),
     }
 
@@ -55,6 +58,35 @@ def others() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", others())
 def test_other_images_are_not(name: str) -> None:
     assert not is_mosaic(others()[name])
+
+
+def threshold_matrix(side: int) -> np.ndarray:
+    """The matrix of an ordered dither (Bayer 1973), thresholds in (0, 1)."""
+    matrix = np.zeros((1, 1))
+    while len(matrix) < side:
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+    return (matrix + 0.5) / matrix.size
+
+
+@pytest.mark.parametrize("picture", ["camera", "moon", "brick", "clock", "coins", "text"])
+@pytest.mark.parametrize("side", [2, 4, 8])
+@pytest.mark.parametrize("levels", [2, 3, 4, 8, 16, 32])
+def test_ordered_dithers_are_not(picture: str, side: int, levels: int) -> None:
+    image = getattr(data, picture)().astype(float)
+    repeats = [length // side + 1 for length in image.shape]
+    thresholds = np.tile(threshold_matrix(side), repeats)[: image.shape[0], : image.shape[1]]
+    assert not is_mosaic(np.minimum(np.floor(image / 255 * (levels - 1) + thresholds), levels - 1))
+
+
+@pytest.mark.parametrize("full", [1000, 12000])
+@pytest.mark.parametrize("picture", ["astronaut", "coffee", "rocket", "chelsea", "immunohistochemistry"])
+def test_mosaics_of_few_photons_are(picture: str, full: int) -> None:
+    linear = (getattr(data, picture)() / 255) ** 2.2
+    rows, columns = np.indices(linear.shape[:2])
+    channel = np.array([[0, 1], [1, 2]])[rows % 2, columns % 2]
+    light = np.take_along_axis(linear * (0.5, 1, 0.6), channel[..., None], 2)[..., 0]
+    rng = np.random.default_rng(2)
+    assert is_mosaic(np.rint(rng.poisson(full * light) + rng.normal(0, 1, light.shape)))
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20))

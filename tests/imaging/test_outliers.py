@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage import data
 
+from self2self.imaging.metrics import psnr
 from self2self.imaging.outliers import (
     LARGEST_NEIGHBOUR_SHARE,
     LINES_PER_STRIP,
     clip_to_range,
+    has_impulses,
     remove_hot_pixels,
+    remove_impulses,
     restore_outliers,
 )
 
@@ -119,3 +123,31 @@ def test_two_hot_pixels_side_by_side_go() -> None:
     pixels = np.random.default_rng(0).uniform(0.5, 0.6, (1, 9, 9)).astype(np.float32)
     pixels[0, 4, 4:6] = 9, 12
     assert remove_hot_pixels(pixels).max() < 0.6
+
+
+@pytest.mark.parametrize("name", ["camera", "chelsea", "coins", "astronaut"])
+def test_impulses_are_replaced_and_next_to_nothing_else(name: str) -> None:
+    clean = np.atleast_3d(getattr(data, name)())[60:188, 100:228].transpose(2, 0, 1).astype(np.float32) / 255
+    rng = np.random.default_rng(0)
+    hit = rng.random(clean.shape) < 0.06
+    noisy = np.where(hit, rng.random(clean.shape, np.float32), clean)
+    result = remove_impulses(noisy)
+    assert has_impulses(noisy, result)
+    assert psnr(result, clean) > psnr(noisy, clean) + 9
+    assert np.mean(remove_impulses(clean) != clean) < 0.03
+
+
+def test_strips_and_borders_of_a_tall_image_are_treated_alike() -> None:
+    image = np.full((1, 200, 9), 0.5, np.float32)
+    places = [(0, 0), (63, 4), (64, 8), (128, 2), (199, 8)]
+    for row, column in places:
+        image[0, row, column] = 0.9
+    assert np.array_equal(remove_impulses(image), np.full_like(image, 0.5))
+    assert image[0, 0, 0] == np.float32(0.9)
+
+
+def test_stars_are_no_impulses() -> None:
+    rows, columns = np.mgrid[:64, :64]
+    stars = sum(np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.8) for y, x in ((9, 9), (30, 41), (50, 20)))
+    image = (0.1 + 0.8 * stars).astype(np.float32)[None]
+    assert not has_impulses(image, remove_impulses(image))

@@ -32,14 +32,29 @@ def true_sigma(noisy: FloatArray, clean: FloatArray) -> float:
     return 255 * float(np.std(noisy - clean))
 
 
-@pytest.mark.parametrize(("kind", "sigma"), [("gaussian", 5), ("gaussian", 40), ("poisson", 15), ("impulse", 25)])
+@pytest.mark.parametrize(("kind", "sigma"), [("gaussian", 5), ("gaussian", 40), ("poisson", 15)])
 @pytest.mark.parametrize(("name", "channels"), [("coffee", 3), ("astronaut", 3), ("camera", 1)])
 def test_independent_noise_is_found(name: str, channels: int, kind: str, sigma: float) -> None:
     clean = photograph(name, channels)
     noisy = add_noise(clean, kind, sigma, np.random.default_rng(0))
     noise = noise_of(noisy)
-    assert noise.kind == (NoiseKind.IMPULSES if kind == "impulse" else NoiseKind.INDEPENDENT)
+    assert noise.kind == NoiseKind.INDEPENDENT
+    assert not noise.impulses
     assert noise.sigma == pytest.approx(true_sigma(noisy, clean), rel=0.2, abs=0.5)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("coffee", 3), ("astronaut", 3), ("camera", 1)])
+def test_impulses_are_told_apart_from_what_is_left_without_them(name: str, channels: int) -> None:
+    noisy = add_noise(photograph(name, channels), "impulse", 25, np.random.default_rng(0))
+    noise = noise_of(noisy)
+    assert noise.impulses
+    assert noise.sigma < 10
+
+
+def test_impulses_of_one_sign_are_a_kind_of_their_own_as_they_may_be_stars() -> None:
+    sky = np.full((1, 128, 128), 0.2, np.float32) + np.random.default_rng(0).normal(0, 0.01, (1, 128, 128))
+    sky[np.random.default_rng(1).random(sky.shape) < 0.01] = 0.9
+    assert not noise_of(sky.astype(np.float32)).impulses
 
 
 @pytest.mark.parametrize("sigma", [10, 25])

@@ -45,8 +45,10 @@ def decode(data: bytes) -> StoredImage:
     notes = []
     if values.dtype != np.uint8:
         bits = _bits(data)
-        metadata = Metadata(xmp=None, header=Header("avif", bits))
-        notes.append(f"its {bits}-bit values are kept in 16 bits; its colour profile, EXIF and XMP are dropped")
+        blocks = {"colour profile": metadata.icc, "EXIF": metadata.exif, "XMP": metadata.xmp}
+        dropped = ", ".join(name for name, block in blocks.items() if block)
+        metadata = Metadata(header=Header("avif", bits))
+        notes.append(f"its {bits}-bit values are kept in 16 bits" + (f"; dropped: {dropped}" if dropped else ""))
     return StoredImage(
         np.ascontiguousarray(values), None if alpha is None else alpha.copy(), metadata, notes=tuple(notes)
     )
@@ -90,7 +92,7 @@ def _bits(data: bytes) -> int:
 def _cannot_hold(image: Image) -> str | None:
     header = image.metadata.header
     if image.dtype == np.uint16 and (header is None or header.format != "avif"):
-        return "uint16 values"
+        return "16-bit values, except those of an AVIF of 10 or 12 bits"
     return "premultiplied alpha" if image.premultiplied_alpha else None
 
 

@@ -76,7 +76,7 @@ def encode(stored: StoredImage) -> bytes:
 def _cannot_hold(image: Image) -> str | None:
     header = image.metadata.header
     if image.dtype == np.uint16 and (header is None or header.format != "heic"):
-        return "uint16 values"
+        return "16-bit values, except those of a HEIC of 10 or 12 bits"
     if image.alpha is not None and image.premultiplied_alpha:
         return "premultiplied alpha"
     # libheif turns the pixels itself, and readers have to ignore the orientation in EXIF.

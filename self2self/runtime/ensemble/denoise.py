@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, InputError, ResourceError
-from self2self.imaging.outliers import remove_hot_pixels
+from self2self.imaging.outliers import remove_outliers
 from self2self.machine.system import free_memory_bytes
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import get_engine
@@ -80,7 +80,7 @@ def denoise(
     options.check_values()
     check_pixels(pixels)
     check_channels(model, pixels)
-    pixels = remove_hot_pixels(pixels, in_place=may_overwrite)
+    pixels = remove_outliers(pixels, impulses=model.contract.removes_impulses, in_place=may_overwrite)
 
     def run(options: EnsembleOptions) -> EnsembleResult:
         engine = get_engine(options.engine, plain=model.contract.plain)
