@@ -19,6 +19,7 @@ from self2self.cli.engines import engines
 from self2self.cli.export import export
 from self2self.cli.fit import fit
 from self2self.cli.infer import infer
+from self2self.cli.runs import app as runs
 from self2self.errors import StdoutError
 
 UsageError: Any = typer.BadParameter.__bases__[0]
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for command in (denoise, fit, export, infer, engines, bench):
     app.command()(command)
+app.add_typer(runs, name="runs")
 
 
 @app.callback(invoke_without_command=True)

@@ -239,18 +239,18 @@ def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
     return Run.for_image(prepared.image.path.resolve(), prepared.sha256)
 
 
-def occupied_error(run: Run) -> UsageError:
-    """The error for a fit into a folder that already holds something."""
+def occupied_error(run: Run, asked: RunConfig) -> UsageError:
+    """The error for a fit with the settings `asked` into a folder that already holds something else."""
+    stored = run.stored_config()
     if not run.config_path.is_file():
         return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
     advice = f"start anew with --force, or {ELSEWHERE}"
+    others = "other settings" if stored is None else f"other settings ({differences(stored, asked)})"
     if run.is_fitted():
-        return UsageError(
-            f"{run.folder}: holds a finished fit with other settings. Use it (self2self infer), {advice}."
-        )
+        return UsageError(f"{run.folder}: holds a finished fit with {others}. Use it (self2self infer), {advice}.")
     if not run.state_path.is_file():
         return UsageError(f"{run.folder}: holds an export without its fit; {advice}.")
-    return UsageError(f"{run.folder}: holds an unfinished fit with other settings; {advice}.")
+    return UsageError(f"{run.folder}: holds an unfinished fit with {others}; {advice}.")
 
 
 def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:

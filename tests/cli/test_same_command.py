@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import FAST, parse_json, run_cli
+from tests.commands import FAST, parse_json, run_cli, unfinish
 
 PASSES = ("--passes", "2", "--engine", "ort", "--batch", "1")
 
@@ -69,9 +69,8 @@ def test_another_image_of_the_same_name_is_other_work(work: Path) -> None:
 
 
 def test_a_fit_goes_on_without_resume_and_is_done_once(work: Path) -> None:
-    run = next(work.glob("runs/*"))
-    (run / "preview.png").unlink()
-    (run / "model.safetensors").unlink()
+    run = unfinish(work)
+    (run / "preview.png").unlink(missing_ok=True)
     result = run_cli("fit", "noisy.png", *FAST)
     assert f"continuing the interrupted fit in {run.relative_to(work)}" in result.stderr
     assert (run / "preview.png").is_file()
