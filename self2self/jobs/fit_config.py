@@ -171,7 +171,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
     if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), part, recipe):
         observer.note(
             "the start weights make no image of this one; fitting from scratch, which takes longer "
-            "(--init natural starts from them all the same)."
+            "(--init pretrained starts from them all the same)."
         )
         return replace(config, recipe=recipe_for(options.recipe, "scratch"), start="scratch")
     return replace(config, noise=noise, recipe=recipe.for_noise(noise))
@@ -192,7 +192,7 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
         if options.init is not None:
-            raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+            raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
@@ -297,7 +297,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "drop rate": f"{recipe.input_drop_rate:g}",
         "sigma": "found" if config.sigma is None else f"{config.sigma:g}",
         "strength": f"{config.strength:g}",
-        "init": f"{config.start} ({config.start_sha256[:8]})" if config.start_sha256 else config.start,
+        "init": f"{config.init} ({config.start_sha256[:8]})" if config.start_sha256 else config.init,
         "seed": str(config.seed),
         "image quality term": config.iqa.sha256[:8] if config.iqa else "off",
     }

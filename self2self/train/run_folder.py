@@ -106,6 +106,11 @@ class RunConfig:
         )
 
     @property
+    def init(self) -> str:
+        """`start` as ``--init`` has it: ``"pretrained"`` for ``"natural"``, which is its older name."""
+        return "pretrained" if self.start == "natural" else self.start
+
+    @property
     def noisy_share(self) -> float:
         """Share of the difference between image and prediction that stays in the result."""
         removed_share = 1.0 if self.noise is None else self.noise.removed_share

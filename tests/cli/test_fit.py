@@ -106,4 +106,6 @@ def test_drop_rates_follow_the_noise_and_an_option_wins(tmp_path: Path, monkeypa
     assert rates["weak"] < rates["strong"]
     assert rates["weak---drop-rate-0.3"] == (0.3, 0.3)
     run_cli("fit", "weak.png", "--steps", "1", "-o", "weak", "--resume")
-    assert "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told").stdout
+    assert (
+        "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told", "-v").stdout
+    )

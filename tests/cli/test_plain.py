@@ -45,7 +45,7 @@ def test_denoise_takes_the_single_pass_and_says_so(work: Path) -> None:
     assert values["standard_error"] is None
     assert values["masks"] is None
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
-    again = run_cli("denoise", "noisy.png", *FAST, "--engine", "ort", "--force")
+    again = run_cli("denoise", "noisy.png", *FAST, "--engine", "ort", "--force", "--verbose")
     assert "a single pass without dropout, over 2 mirrored views, with CPUExecutionProvider" in again.stdout
 
 
