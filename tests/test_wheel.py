@@ -33,7 +33,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    build = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "wheel", "source")
+    build = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "wheel", "./source")
     run(*build, folder=tmp_path)
     (wheel,) = (tmp_path / "wheel").glob("self2self-*-py3-none-any.whl")
     packages, work = tmp_path / "packages", tmp_path / "work"

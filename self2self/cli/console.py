@@ -16,6 +16,7 @@ import typer
 
 from self2self.cli.log import log, logging_to
 from self2self.errors import ResourceError, Self2SelfError, StdoutError, pytorch_memory
+from self2self.machine.early_interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -303,6 +304,7 @@ def exits_with_code(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         console = Console(as_json=bool(kwargs.get("as_json")), quiet=bool(kwargs.get("quiet")))
         path = cast("Path | None", kwargs.get("log"))
+        raise_on_interrupt()
         # The inner block reports the errors of the command to the log, too, the outer one those of the log itself.
         with _reported_errors(console), logging_to(path), _reported_errors(console):
             return command(*args, **kwargs)

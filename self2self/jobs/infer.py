@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def infer_job(
     check_nodata(nodata)
     if len(images) > 1:
         outputs = outputs.for_several()
-    elif images[0].is_file() and model_path.is_file():
-        outputs.for_job(infer_identity(images[0], model_path, options)).refuse_existing(images[0])
+    elif images:
+        # A file that cannot be read gets a message of its own below.
+        with suppress(OSError):
+            outputs.for_job(infer_identity(images[0], model_path, options)).refuse_existing(images[0])
     options.check()
     batch = batch or ImageBatch(images, outputs)
     model = load_model(model_path)
@@ -142,7 +145,8 @@ def denoise_job(
     fitting.check()
     options.check_values()
     outputs.check([path])
-    if path.is_file():
+    # A file that cannot be read gets a message of its own below.
+    with suppress(OSError):
         outputs = outputs.for_job(denoise_identity(path, fitting, options))
         outputs.refuse_existing(path)
     options.check()
