@@ -9,7 +9,7 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test soak docs gpu-test gpu-bench iqa-install iqa-test lint bench clean
+.PHONY: demo test soak docs gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -38,6 +38,13 @@ gpu-test: $(STAMP)
 gpu-bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu -o benchmarks/results/gpu.json
 	$(BIN)/python -m benchmarks.gpu_fit -o benchmarks/results/gpu-fit.json
+
+# The files for PyPI, in dist/; twine reads the metadata and the description as PyPI does.
+dist: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dist]'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
 
 iqa-install: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(IQA_NEEDS)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import sys
 
+from self2self.machine.early_interrupt import end_at_once, end_on_interrupt
+
 
 def main() -> None:
-    """Run the command; Ctrl-C during its imports ends the process without a traceback, with exit code 130."""
+    """Run the command; Ctrl-C during its imports ends the process with one line, and with exit code 130."""
+    end_on_interrupt()
     open_closed_streams()
     try:
         from self2self import cli
 
         cli.main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        end_at_once()
 
 
 def open_closed_streams() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -38,3 +43,28 @@ def run_cli(*arguments: str, expect: int = 0) -> Result:
 
 def parse_json(result: Result) -> Any:
     return json.loads(result.stdout)
+
+
+@contextmanager
+def ctrl_c() -> Iterator[None]:
+    """Within the block, Ctrl-C is pressed as soon as a fit begins: it ends after its first step."""
+    from self2self.train import session
+
+    @contextmanager
+    def pressed() -> Iterator[threading.Event]:
+        event = threading.Event()
+        event.set()
+        yield event
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "interrupts", pressed)
+        yield
+
+
+def unfinish(folder: Path) -> Path:
+    """Replace the only run in `folder`, the current one, by a fit that was interrupted; returns its folder."""
+    (run,) = (folder / "runs").iterdir()
+    shutil.rmtree(run)
+    with ctrl_c():
+        run_cli("fit", "noisy.png", *FAST, expect=130)
+    return run

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # Set before torch is loaded: on tensors this small, threads spend most of the time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Runs that nobody named go to ./runs of each test, not to the cache folder of whoever runs the tests.
+os.environ["SELF2SELF_CACHE"] = "."
+
 # No deadlines: the speed of the machine says nothing about the tested code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -161,7 +161,9 @@ def options_of(command: Any) -> set[str]:
 @cache
 def all_options() -> set[str]:
     """All options of self2self, the benchmarks and the scripts."""
-    known = set().union(*map(options_of, (SELF2SELF, *SELF2SELF.commands.values())))
+    commands = list(SELF2SELF.commands.values())
+    commands += [command for group in commands for command in getattr(group, "commands", {}).values()]
+    known = set().union(*map(options_of, (SELF2SELF, *commands)))
     for path in SOURCES:
         if "def main(" in path.read_text(encoding="utf-8"):
             parser = parser_of(f"{path.parent.name}.{path.stem}")

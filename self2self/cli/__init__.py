@@ -6,6 +6,7 @@ Algorithms are in the other rooms.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,12 @@ from self2self.cli.engines import engines
 from self2self.cli.export import export
 from self2self.cli.fit import fit
 from self2self.cli.infer import infer
+from self2self.cli.panels import PanelCommand
+from self2self.cli.runs import app as runs
 from self2self.errors import StdoutError
+
+EXPECTED = {"integer": "a whole number", "number": "a number", "float": "a number"}
+"""Types of options in Typer's messages, and what we call them."""
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """Base class of errors in options and arguments; typer does not export a name for it."""
@@ -33,13 +39,13 @@ app = typer.Typer(
         "other photographs; --init scratch starts from random weights."
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (denoise, fit, export, infer, engines, bench):
-    app.command()(command)
+    app.command(cls=PanelCommand)(command)
+app.add_typer(runs, name="runs")
 
 
 @app.callback(invoke_without_command=True)
@@ -65,17 +71,41 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
-        error.show()
+        print_message(f"error: {_one_line(error, arguments)}")
         if "--json" in arguments:
-            message = " ".join(error.format_message().split())
-            print(json.dumps({"error": {"message": message, "exit_code": error.exit_code}}, indent=2))  # noqa: T201
+            values = {"error": {"message": _one_line(error, arguments), "exit_code": error.exit_code}}
+            print(json.dumps(values, indent=2))  # noqa: T201
         for name in arguments:
             if name.startswith("-") and Path(name).is_file():
                 print(f"The file {name} looks like an option; type ./{name}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except typer.Abort:
-        sys.exit(1)
+        # Ctrl-C while options are parsed, or at a question.
+        print_message("error: interrupted; nothing was begun.")
+        sys.exit(130)
     except StdoutError as error:
         print_message(f"error: {error}")
         sys.exit(error.exit_code)
     sys.exit(code or 0)
+
+
+def _one_line(error: Any, arguments: list[str]) -> str:
+    """What is wrong with an option or an argument, and where to look."""
+    message = " ".join(error.format_message().split())
+    if named := re.match(r"Invalid value for '(?:.* / )?([^']+)': ", message):
+        # The texts of Typer's versions differ.
+        kind = next((kind for kind in EXPECTED if kind in message), None)
+        if kind is not None:
+            message = f"{named[1]} is {_given(named[1], arguments)!r}; expected {EXPECTED[kind]}"
+    help_of = error.ctx.command_path if error.ctx is not None else "self2self"
+    return f"{message.rstrip('.')}. Type: {help_of} --help"
+
+
+def _given(option: str, arguments: list[str]) -> str:
+    """The value of `option` among `arguments`; its name stands before it, or in the same argument."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return ""

@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import typer
 
+from self2self.cli.log import log, logging_to
 from self2self.errors import ResourceError, Self2SelfError, StdoutError, pytorch_memory
+from self2self.machine.early_interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,15 +86,19 @@ class Console:
     Args:
         as_json: print one JSON document on stdout and no text.
         quiet: print no results, no progress and no notes; errors are still printed.
+        verbose: also print how results were made.
+
+    All of it goes to the log of `--log`, too, even what is not printed.
 
     Attributes:
         stdout_is_taken: stdout is for an image, so text goes to stderr.
         hidden_folders: beginnings of paths that are left out of all texts.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.verbose = verbose
         self.stdout_is_taken = False
         self.hidden_folders: tuple[str, ...] = ()
 
@@ -104,13 +110,22 @@ class Console:
 
     def result(self, text: str, values: Any) -> None:
         """Print the result: `values` as JSON, or `text`."""
+        log(self.shown(text))
         if self.as_json:
             print_result(self.shown(json.dumps(values, indent=2)))
         elif not self.quiet:
             print_result(text)
 
+    def detail(self, text: str) -> None:
+        """Print one line about how a result was made, if the user wants to know."""
+        if self.verbose:
+            self.line(text)
+        else:
+            log(self.shown(text))
+
     def line(self, text: str) -> None:
         """Print one line of a result; with JSON, print nothing."""
+        log(self.shown(text))
         if not self.as_json and not self.quiet:
             if self.stdout_is_taken:
                 print_message(self.shown(text))
@@ -119,29 +134,38 @@ class Console:
 
     def note(self, text: str) -> None:
         """Print one note on stderr."""
+        self._log_note(text)
         if not self.quiet:
             print_message(f"note: {self.shown(text)}")
 
     def image(self, path: Path, number: int, images: int) -> None:
         """Print a heading on stderr before image `number` of `images`; used where there are no progress bars."""
+        log(f"image {number} of {images}: {self.shown(str(path))}")
         if not self.quiet:
             print_message(f"image {number} of {images}: {self.shown(str(path))}")
 
     def error(self, text: str) -> None:
         """Print one error on stderr."""
+        log(f"error: {self.shown(text)}")
         print_message(f"error: {self.shown(text)}")
 
     @contextmanager
     def progress(self) -> Iterator[Observer]:
         """Yield an observer for a job: with progress bars on a terminal, else with headings and notes alone."""
+        from self2self.cli.estimate import Estimate
         from self2self.jobs import Observer
 
         if self.quiet or not sys.stderr.isatty():
-            yield Observer(note=self.note, image_started=self.image)
+            yield Estimate(self.note).watching(Observer(note=self.note, image_started=self.image))
             return
         with Bars() as bars:
-            yield Observer(
-                note=lambda text: bars.note(self.shown(text)),
+
+            def note(text: str) -> None:
+                self._log_note(text)
+                bars.note(self.shown(text))
+
+            observer = Observer(
+                note=note,
                 fit_step=bars.fit_step,
                 pass_run=bars.pass_run,
                 benchmark_step=bars.benchmark_step,
@@ -149,6 +173,10 @@ class Console:
                 page_started=bars.page_started,
                 build_step=bars.build_step,
             )
+            yield Estimate(note).watching(observer)
+
+    def _log_note(self, text: str) -> None:
+        log(f"note: {self.shown(text)}")
 
 
 def range_text(values: tuple[float, float] | None) -> str:
@@ -275,21 +303,31 @@ def exits_with_code(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         console = Console(as_json=bool(kwargs.get("as_json")), quiet=bool(kwargs.get("quiet")))
-        try:
-            with pytorch_memory():
-                return command(*args, **kwargs)
-        except Self2SelfError as error:
-            fail(console, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            fail(console, "interrupted; what was finished is kept.", 130)
-        except MemoryError:
-            fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
-        except BrokenPipeError:
-            # Stdout has no reader any more.
-            drop_stdout()
-            raise typer.Exit(1) from None
+        path = cast("Path | None", kwargs.get("log"))
+        raise_on_interrupt()
+        # The inner block reports the errors of the command to the log, too, the outer one those of the log itself.
+        with _reported_errors(console), logging_to(path), _reported_errors(console):
+            return command(*args, **kwargs)
 
     return wrapper
+
+
+@contextmanager
+def _reported_errors(console: Console) -> Iterator[None]:
+    """Turn the errors of the block into one line and the end of the command."""
+    try:
+        with pytorch_memory():
+            yield
+    except Self2SelfError as error:
+        fail(console, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail(console, "interrupted; what was finished is kept.", 130)
+    except MemoryError:
+        fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
+    except BrokenPipeError:
+        # Stdout has no reader any more.
+        drop_stdout()
+        raise typer.Exit(1) from None
 
 
 def fail(console: Console, message: str, exit_code: int) -> NoReturn:

@@ -10,7 +10,8 @@ import typer
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
-from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Page, Quiet, Seed, Wait
+from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Log, Page, Quiet, Seed, Verbose, Wait
+from self2self.cli.panels import FIT
 from self2self.cli.streams import standard_streams
 from self2self.errors import UsageError
 
@@ -35,19 +36,23 @@ def denoise(
     ensemble: EnsembleGroup,
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Folder for the fit.  [default: runs/IMAGE-HASH]", show_default=False),
+        typer.Option(
+            "--run", help="Folder for the fit.  [default: in the cache folder]", show_default=False, rich_help_panel=FIT
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     wait: Wait = False,
     force: Force = False,
-    as_json: AsJson = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
+    log: Log = None,
 ) -> None:
     """Denoise images: fit, export and infer in one command.
 
     The result is written next to each image as IMAGE.denoised.EXT, with the same file type, bit depth and size. The
-    fit is kept in a run folder under runs/ (about 30 MB), which may be deleted. After an interruption, the same
+    fit is kept in a cache folder (about 8 MB; self2self runs lists and removes them). After an interruption, the same
     command continues the fit where it stopped.
 
     \b
@@ -57,10 +62,11 @@ def denoise(
     self2self denoise scans/ -o results
     self2self denoise stack.tif --fit-pages each
     """  # noqa: D301 - \b keeps the line breaks of the examples
-    console = Console(as_json=as_json, quiet=quiet)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     fit_options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages)
     options = ensemble.options(seed=seed)
-    options.check()
+    fit_options.check()
+    options.check_values()
     with standard_streams(images, output, console) as streams:
         outputs = ensemble.outputs(output=streams.output, force=force)
         _denoise_all(console, streams.paths, fit_options, options, outputs)
@@ -76,6 +82,9 @@ def _denoise_all(
     if fit_options.run is not None and len(images) > 1:
         raise UsageError("--run works with one image at a time.")
     outputs.check(images)
+    if len(images) > 1:
+        # An engine that does not work is one error, not one for each image.
+        options.check()
     several = ImageBatch(images, outputs, console.error)
     finished: list[Result] = []
     for path in images:
@@ -85,6 +94,5 @@ def _denoise_all(
                     continue
                 several.begin(path, observer)
                 finished.append(denoise_job(path, fit_options, options, outputs, observer))
-            if not console.as_json:
-                print_finished(console, finished[-1:])
+            print_finished(console, finished[-1:])
     end_images(console, several, finished if console.as_json else [])

@@ -13,7 +13,7 @@ from self2self.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from self2self.jobs import ImageBatch, OutputOptions, Result, StackResult
+    from self2self.jobs import DenoiseResult, ImageBatch, OutputOptions, Result, StackResult
     from self2self.runtime.ensemble.tile_loop import EnsembleResult
 
 
@@ -33,32 +33,52 @@ def images_and_outputs(console: Console, named: list[Path], outputs: OutputOptio
 
 
 def print_finished(console: Console, finished: list[Result]) -> None:
-    """Print the result of each image."""
+    """Print one line for each result, and what there is to say about how it was made."""
     from self2self.jobs import EarlierResult, StackResult
 
-    lines = []
     for item in finished:
+        what = "-: sent to stdout" if console.stdout_is_taken else f"{item.output}: written"
         if isinstance(item, EarlierResult):
-            lines.append(f"{item.output}: done already. To make it anew: --force")
-            continue
-        if isinstance(item, StackResult):
-            lines.append(_stack_text(item))
-            continue
-        done = item.ensemble
-        lines.append(f"{item.output}: written after {item.seconds:.1f} s; {_way_text(done)}")
-        residual = item.residual
-        spread = residual.standard_deviation
-        removed = f"removed: mean {residual.mean:+.2f}, standard deviation {spread:.1f} grey levels"
-        if item.noise is None:
-            # `infer` measures only the residual, which can hold less than the image's noise.
-            lines.append(f"  {removed}, with {residual.noise.text}{range_text(item.range)}")
+            console.line(f"{item.output}: done already. To make it anew: --force")
+        elif isinstance(item, StackResult):
+            console.line(f"{what}; {_stack_text(item)}")
+            console.detail(f"  {_way_of_stack(item)}")
         else:
-            made = "" if item.fit is None else f": {item.fit.settings()}"
-            lines.append(f"  {item.noise.text}{made}; {removed}{range_text(item.range)}")
-        if item.fit is not None and item.fit.config.iqa is not None:
-            lines.append(f"  fitted {item.fit.quality_text()}")
-    for line in lines:
-        console.line(line)
+            console.line(f"{what}; {_result_text(item)}")
+            for line in _details(item):
+                console.detail(f"  {line}")
+
+
+def _result_text(item: DenoiseResult) -> str:
+    """What was found and removed, for anyone."""
+    found = "" if item.noise is None else f"noise found: sigma {_rounded(item.noise.sigma)}; "
+    removed = _rounded(item.residual.standard_deviation)
+    return f"{found}removed: {removed}; {_seconds(item.seconds)}{range_text(item.range)}"
+
+
+def _rounded(grey_levels: float) -> str:
+    """A noise level: as a whole number where it has two digits, else with one decimal."""
+    return (
+        "unknown" if math.isnan(grey_levels) else f"{grey_levels:.0f}" if grey_levels >= 9.95 else f"{grey_levels:.1f}"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+
+
+def _details(item: DenoiseResult) -> list[str]:
+    """How an image was made, and the exact figures."""
+    residual = item.residual
+    removed = f"removed: mean {residual.mean:+.2f}, standard deviation {residual.standard_deviation:.1f} grey levels"
+    if item.noise is None:
+        # `infer` measures only the residual, which can hold less than the image's noise.
+        noise = f"{removed}, with {residual.noise.text}"
+    else:
+        made = "" if item.fit is None else f": {item.fit.settings()}"
+        noise = f"{item.noise.text}{made}; {removed}"
+    with_term = item.fit is not None and item.fit.config.iqa is not None
+    return [_way_text(item.ensemble), noise] + ([f"fitted {item.fit.quality_text()}"] if item.fit and with_term else [])
 
 
 def end_images(console: Console, several: ImageBatch, finished: list[Result]) -> None:
@@ -92,6 +112,12 @@ def _way_text(done: EnsembleResult) -> str:
 
 
 def _stack_text(item: StackResult) -> str:
+    kept = f", {item.kept} of them by an earlier run" if item.kept else ""
+    return f"{len(item.pages)} pages{kept}; {_seconds(item.seconds)}"
+
+
+def _way_of_stack(item: StackResult) -> str:
+    """How the pages were made."""
     plain = sum(page.plain for page in item.pages)
     ways = [f"a single pass without dropout over {plain} of them"] if plain else []
     if copied := sum(not page.passes for page in item.pages):
@@ -100,8 +126,4 @@ def _stack_text(item: StackResult) -> str:
         error = math.nan if item.standard_error is None else item.standard_error
         passes = sum(page.passes for page in item.pages if not page.plain)
         ways.append(f"{passes} passes, standard error {standard_error_text(error)}")
-    kept = f", {item.kept} of them by an earlier run" if item.kept else ""
-    return (
-        f"{item.output}: {len(item.pages)} pages written after {item.seconds:.1f} s{kept}; "
-        f"{' and '.join(ways)}, with {item.last_denoised.provider}"
-    )
+    return f"{' and '.join(ways)}, with {item.last_denoised.provider}"

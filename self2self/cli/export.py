@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.options import AsJson, Force, Precision, Quiet, parse_batches, parse_size
+from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_size
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,8 +106,9 @@ def export(
         ),
     ] = None,
     force: Force = False,
-    as_json: AsJson = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
+    log: Log = None,
 ) -> None:
     """Export a fit to one ONNX file.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from self2self.cli.console import Console, exits_with_code, range_text
 from self2self.cli.groups import RecipeGroup, with_groups
-from self2self.cli.options import AsJson, Device, Force, Page, Quiet, Seed, Wait
+from self2self.cli.options import AsJson, Device, Force, Log, Page, Quiet, Seed, Verbose, Wait
 from self2self.errors import UsageError
+
+if TYPE_CHECKING:
+    from self2self.jobs import FitResult
 
 
 @exits_with_code
@@ -21,7 +24,11 @@ def fit(
     run: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Folder for the fit.  [default: runs/IMAGE-HASH]", metavar="RUN", show_default=False
+            "-o",
+            "--output",
+            help="Folder for the fit.  [default: in the cache folder; self2self runs list]",
+            metavar="RUN",
+            show_default=False,
         ),
     ] = None,
     fitting: RecipeGroup,
@@ -40,8 +47,10 @@ def fit(
     device: Device = "auto",
     wait: Wait = False,
     force: Force = False,
-    as_json: AsJson = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
+    log: Log = None,
 ) -> None:
     """Fit the network to one noisy image.
 
@@ -51,17 +60,27 @@ def fit(
 
     if resume and force:
         raise UsageError("--resume continues a fit and --force starts it anew; give one of them.")
-    console = Console(as_json=as_json, quiet=quiet)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait)
     with console.progress() as observer:
         fitted = fit_job(image, options, resume=resume, force=force, reference=reference, observer=observer)
-    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s"
-    if fitted.loss is not None:
-        text += f", loss {fitted.loss:.4g}"
-    if fitted.psnr is not None:
-        text += f", PSNR {fitted.psnr:.2f} dB (4 passes)"
-    if fitted.noise is not None:
-        text += f"\n  {fitted.noise.text}: {fitted.settings()}{range_text(fitted.config.image_range)}"
+    console.result(_text(fitted), fitted.to_json())
+    for line in _details(fitted):
+        console.detail(f"  {line}")
+
+
+def _text(fitted: FitResult) -> str:
     if fitted.reused:
-        text = f"{fitted.run.folder}: done already, in {fitted.steps} steps. To fit anew: --force"
-    console.result(f"{text}\n  {fitted.quality_text()}", fitted.to_json())
+        return f"{fitted.run.folder}: done already, in {fitted.steps} steps. To fit anew: --force"
+    text = f"{fitted.run.folder}: fitted in {fitted.steps} steps and {fitted.seconds:.1f} s"
+    if fitted.noise is not None:
+        text += f"; {fitted.noise.text}"
+    if fitted.psnr is not None:
+        text += f"; PSNR {fitted.psnr:.2f} dB (4 passes)"
+    return text
+
+
+def _details(fitted: FitResult) -> list[str]:
+    """The settings of a fit, and its loss."""
+    loss = "" if fitted.loss is None else f", loss {fitted.loss:.4g}"
+    return [f"{fitted.settings()}{loss}{range_text(fitted.config.image_range)}", fitted.quality_text()]

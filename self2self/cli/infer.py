@@ -10,7 +10,7 @@ import typer
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
 from self2self.cli.groups import EnsembleGroup, with_groups
-from self2self.cli.options import AsJson, Force, ImageOutput, NodataText, Quiet, Seed, parse_nodata
+from self2self.cli.options import AsJson, Force, ImageOutput, Log, NodataText, Quiet, Seed, Verbose, parse_nodata
 from self2self.cli.streams import standard_streams
 from self2self.errors import InputError, UsageError
 
@@ -48,15 +48,17 @@ def infer(
     ] = None,
     nodata: NodataText = None,
     force: Force = False,
-    as_json: AsJson = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
+    log: Log = None,
 ) -> None:
     """Denoise images with an exported model.
 
     The model was fitted by self2self fit and written by self2self export. The result is the mean of many predictions
     (passes) with random dropout.
     """
-    console = Console(as_json=as_json, quiet=quiet)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     options = ensemble.options(seed=seed)
     # Options are checked before files, so that a wrong engine gives the same error with and without a model.
     options.check()
@@ -77,8 +79,7 @@ def _infer_all(
     several = ImageBatch(images, outputs, console.error)
     with console.progress() as observer:
         finished = infer_job(model, images, options, outputs, observer, batch=several, nodata=nodata)
-    if not console.as_json:
-        print_finished(console, finished)
+    print_finished(console, finished)
     end_images(console, several, finished)
 
 

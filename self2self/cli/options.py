@@ -13,26 +13,45 @@ from typing import Annotated, Literal
 
 import typer
 
+from self2self.cli.panels import FIT, IMAGE, PASSES, PROGRAMS
 from self2self.errors import UsageError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document on stdout.", rich_help_panel=PROGRAMS)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors, and the JSON with --json.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print how the result was made.")]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="Add all messages, with times, to FILE.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+        rich_help_panel=PROGRAMS,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers, 0 or more.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers, 0 or more.", rich_help_panel=PROGRAMS)]
 RecipeName = Annotated[
     str,
     typer.Option(
-        "--recipe", help="Settings of network and fit: fast, paper, paper-polyu or paper-sidd.", metavar="NAME"
+        "--recipe",
+        help="Settings of network and fit: fast, paper, paper-polyu or paper-sidd.",
+        metavar="NAME",
+        rich_help_panel=FIT,
     ),
 ]
 Init = Annotated[
     str | None,
     typer.Option(
         "--init",
-        help="Start weights: pretrained (on other photographs; also called natural; default of fast), scratch (random; "
+        help="Start weights: pretrained (on other photographs; default of fast), scratch (random; "
         "the fit sees nothing but your image; default of the paper recipes), or the run folder of an earlier fit.",
         metavar="scratch|pretrained|RUN",
         show_default=False,
+        rich_help_panel=FIT,
     ),
 ]
 Steps = Annotated[
@@ -41,6 +60,7 @@ Steps = Annotated[
         "--steps",
         help="Training steps; 0 uses the start weights without a fit.  [default: from the recipe]",
         show_default=False,
+        rich_help_panel=FIT,
     ),
 ]
 DropRate = Annotated[
@@ -50,6 +70,7 @@ DropRate = Annotated[
         help="Drop rate: share of pixels that are hidden from the network, from 0.01 to 0.99.  "
         "[default: from the recipe; fast chooses it from the noise]",
         show_default=False,
+        rich_help_panel=FIT,
     ),
 ]
 Sigma = Annotated[
@@ -75,6 +96,7 @@ Iqa = Annotated[
         help="Add the paper's image quality term (PaQ-2-PiQ) to the loss. It needs the package pyiqa and 47 MB of "
         "weights, both for non-commercial use only.  [default: no-iqa; with --resume, the setting of the fit]",
         show_default=False,
+        rich_help_panel=FIT,
     ),
 ]
 IqaWeightsFile = Annotated[
@@ -85,29 +107,35 @@ IqaWeightsFile = Annotated[
         metavar="FILE",
         show_default=False,
         readable=False,
+        rich_help_panel=FIT,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Device for the fit: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Device for the fit: auto, cpu or cuda.", rich_help_panel=FIT)]
 Page = Annotated[
     int | None,
     typer.Option(
         "--page",
-        help="Page of a TIFF stack to fit to; the first page is 1.  [default: the first that is not empty]",
+        help="Page of a stack to fit to; the first page is 1.  [default: the first that is not empty]",
         metavar="N",
         show_default=False,
+        rich_help_panel=IMAGE,
     ),
 ]
 FitPages = Annotated[
     str,
     typer.Option(
         "--fit-pages",
-        help="For a TIFF stack. first: fit one page, and denoise all pages with that model; each: fit every page, "
+        help="For a stack. first: fit one page, and denoise all pages with that model; each: fit every page, "
         "starting from the fit of the previous page.",
         metavar="first|each",
+        rich_help_panel=IMAGE,
     ),
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait while another command works in the run folder, instead of ending.")
+    bool,
+    typer.Option(
+        "--wait", help="Wait while another command works in the run folder, instead of ending.", rich_help_panel=FIT
+    ),
 ]
 NodataText = Annotated[
     str | None,
@@ -117,6 +145,7 @@ NodataText = Annotated[
         "stands for them.  [default: NaN, GDAL's tag, or a constant far from all other values]",
         metavar="VALUE|none",
         show_default=False,
+        rich_help_panel=IMAGE,
     ),
 ]
 Mosaic = Annotated[
@@ -126,10 +155,14 @@ Mosaic = Annotated[
         help="Whether a grey image is a mosaic of colour filters, as raw files of cameras hold it.  "
         "[default: its values tell]",
         show_default=False,
+        rich_help_panel=IMAGE,
     ),
 ]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="Library that runs the passes; for a list, type: self2self engines.")
+    str,
+    typer.Option(
+        "--engine", help="Library that runs the passes; for a list, type: self2self engines.", rich_help_panel=PASSES
+    ),
 ]
 Passes = Annotated[
     str | None,
@@ -150,6 +183,7 @@ Tolerance = Annotated[
         "[default: 0.25]",
         metavar="GREY LEVELS",
         show_default=False,
+        rich_help_panel=PASSES,
     ),
 ]
 Masks = Annotated[
@@ -160,6 +194,7 @@ Masks = Annotated[
         "are needed; independent: as in the paper.  [default: balanced; independent for the paper recipes]",
         metavar="balanced|independent",
         show_default=False,
+        rich_help_panel=PASSES,
     ),
 ]
 Flips = Annotated[
@@ -168,12 +203,16 @@ Flips = Annotated[
         "--flips/--no-flips",
         help="Mirror the image for a part of the passes.  [default: flips; no-flips for the paper recipes]",
         show_default=False,
+        rich_help_panel=PASSES,
     ),
 ]
 Batch = Annotated[
     str,
     typer.Option(
-        "--batch", help="Passes that run at the same time; changes the speed, not the result.", metavar="auto|N"
+        "--batch",
+        help="Passes that run at the same time; changes the speed, not the result.",
+        metavar="auto|N",
+        rich_help_panel=PASSES,
     ),
 ]
 Memory = Annotated[
@@ -184,6 +223,7 @@ Memory = Annotated[
         "[default: half of the free memory]",
         metavar="SIZE",
         show_default=False,
+        rich_help_panel=PASSES,
     ),
 ]
 MaskSource = Annotated[
@@ -192,10 +232,14 @@ MaskSource = Annotated[
         "--mask-source",
         help="Where masks are drawn: host (CPU), device (GPU; GPU engines only) or auto.",
         metavar="auto|host|device",
+        rich_help_panel=PASSES,
     ),
 ]
 AllowFallback = Annotated[
-    bool, typer.Option("--allow-fallback", help="If the engine does not work on this machine, use another one.")
+    bool,
+    typer.Option(
+        "--allow-fallback", help="If the engine does not work on this machine, use another one.", rich_help_panel=PASSES
+    ),
 ]
 Precision = Annotated[
     str, typer.Option("--precision", help="Floating-point type of the model: fp32, fp16 or bf16.", metavar="NAME")

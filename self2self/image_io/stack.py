@@ -124,7 +124,10 @@ class Stack:
             with self._naming_the_page(index):
                 stored = self._read_stored(index)
             if float_map:
-                yield StoredImage(values, None, map_metadata(stored.metadata))
+                # A map has no alpha, so it has other axes than a stack that has.
+                alpha = stored.alpha is not None
+                metadata = replace(stored.metadata, description=None) if alpha else stored.metadata
+                yield StoredImage(values, None, map_metadata(metadata))
             else:
                 yield replace(stored, values=values)
 

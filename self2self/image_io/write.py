@@ -15,6 +15,7 @@ import numpy as np
 
 from self2self.errors import EngineUnavailableError, OutputError, Self2SelfError
 from self2self.image_io import exif
+from self2self.image_io.axes import axes_for_floats
 from self2self.image_io.format import Format
 from self2self.image_io.formats import BY_EXTENSION, format_named
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
@@ -189,20 +190,23 @@ def write_float_map(
     else:
         values = stored_deviations(array, like)
         unit = "in the units of the image file"
-    write_pages(path, file_format, [StoredImage(values, None, map_metadata(like.metadata, unit))], 1, mark)
+    # A file with a unit of its own says that, and not the axes of TIFFs.
+    metadata = replace(like.metadata, description=None) if _packs_maps(file_format) else like.metadata
+    write_pages(path, file_format, [StoredImage(values, None, map_metadata(metadata, unit))], 1, mark)
 
 
 def map_metadata(metadata: Metadata, unit: str = "in the units of the image file") -> Metadata:
-    """Metadata of a map of standard deviations: orientation and resolution of its image, and a description.
+    """Metadata of a map of standard deviations: orientation, resolution and axes of its image, and a description.
 
     Args:
         metadata: of the image.
         unit: of the map, for the description.
     """
+    text = f"standard deviation of each pixel, {unit}"
     return Metadata(
         exif=exif.orientation_block(exif.orientation(metadata.exif)),
         dpi=metadata.dpi,
-        description=f"standard deviation of each pixel, {unit}",
+        description=axes_for_floats(metadata.description, text) or text,
     )
 
 

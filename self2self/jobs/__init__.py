@@ -2,42 +2,68 @@
 
 Each job takes plain options, reports its progress to an `Observer`, and returns what the command line prints. Wrong
 options and files are refused before the first slow step if possible.
+
+A name is imported from its module when it is used, so that a command that is refused has loaded little.
 """
 
-from self2self.jobs.bench import BenchOptions, bench_job
-from self2self.jobs.export import EngineOptions, engine_job, export_job, exported_path, plain_job, precision_job
-from self2self.jobs.fit import fit_job
-from self2self.jobs.fit_config import FitOptions
-from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.infer import Result, denoise_job, infer_job
-from self2self.jobs.inputs import has_images, named_images
-from self2self.jobs.observer import Observer
-from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.results import DenoiseResult, EarlierResult, FitResult, StackResult
-from self2self.runtime.ensemble.options import EnsembleOptions
+from __future__ import annotations
 
-__all__ = [
-    "BenchOptions",
-    "DenoiseResult",
-    "EarlierResult",
-    "EngineOptions",
-    "EnsembleOptions",
-    "FitOptions",
-    "FitResult",
-    "ImageBatch",
-    "Observer",
-    "OutputOptions",
-    "Result",
-    "StackResult",
-    "bench_job",
-    "denoise_job",
-    "engine_job",
-    "export_job",
-    "exported_path",
-    "fit_job",
-    "has_images",
-    "infer_job",
-    "named_images",
-    "plain_job",
-    "precision_job",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # For type checkers and editors, which do not see the names that `__getattr__` provides.
+    from self2self.jobs.bench import BenchOptions as BenchOptions
+    from self2self.jobs.bench import bench_job as bench_job
+    from self2self.jobs.export import EngineOptions as EngineOptions
+    from self2self.jobs.export import engine_job as engine_job
+    from self2self.jobs.export import export_job as export_job
+    from self2self.jobs.export import exported_path as exported_path
+    from self2self.jobs.export import plain_job as plain_job
+    from self2self.jobs.export import precision_job as precision_job
+    from self2self.jobs.fit import fit_job as fit_job
+    from self2self.jobs.fit_config import FitOptions as FitOptions
+    from self2self.jobs.image_batch import ImageBatch as ImageBatch
+    from self2self.jobs.infer import Result as Result
+    from self2self.jobs.infer import denoise_job as denoise_job
+    from self2self.jobs.infer import infer_job as infer_job
+    from self2self.jobs.inputs import has_images as has_images
+    from self2self.jobs.inputs import named_images as named_images
+    from self2self.jobs.observer import Observer as Observer
+    from self2self.jobs.output_options import OutputOptions as OutputOptions
+    from self2self.jobs.results import DenoiseResult as DenoiseResult
+    from self2self.jobs.results import EarlierResult as EarlierResult
+    from self2self.jobs.results import FitResult as FitResult
+    from self2self.jobs.results import StackResult as StackResult
+    from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
+
+_NAMES_OF_MODULE = {
+    "self2self.jobs.bench": ("BenchOptions", "bench_job"),
+    "self2self.jobs.export": (
+        "EngineOptions",
+        "engine_job",
+        "export_job",
+        "exported_path",
+        "plain_job",
+        "precision_job",
+    ),
+    "self2self.jobs.fit": ("fit_job",),
+    "self2self.jobs.fit_config": ("FitOptions",),
+    "self2self.jobs.image_batch": ("ImageBatch",),
+    "self2self.jobs.infer": ("Result", "denoise_job", "infer_job"),
+    "self2self.jobs.inputs": ("has_images", "named_images"),
+    "self2self.jobs.observer": ("Observer",),
+    "self2self.jobs.output_options": ("OutputOptions",),
+    "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "StackResult"),
+    "self2self.runtime.ensemble.options": ("EnsembleOptions",),
+}
+_MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
+
+__all__ = sorted(_MODULE_OF_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name from its module when it is used (PEP 562)."""
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module 'self2self.jobs' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF_NAME[name]), name)

@@ -208,8 +208,10 @@ class EngineOptions:
 def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observer: Observer) -> Loaded[bytes]:
     """`self2self export --engine`: build an engine into ``engines/``, or use the one that is there.
 
+    The ONNX file that the engine is built from is made first where it is missing.
+
     Args:
-        run: run folder with the exported model.
+        run: run folder of a finished fit.
         options: which engine to build.
         force: whether to build even if ``engines/`` has a usable engine.
         observer: gets the progress, and the reason why an engine is built again.
@@ -224,7 +226,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     if library is None:
         raise UsageError(f"--engine is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
     config = run.config()
-    path = exported_path(run, options.precision)
+    path = _made_or_exported_path(run, options.precision, observer)
     model = load_model(path)
     gpu = find_gpu()
     size = options.size or model.size
@@ -242,6 +244,25 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
     )
     # The engine is not loaded here, because that needs a GPU. `infer` loads it, and builds it again if that fails.
     return load_or_build(request, lambda data: data, observer.note, rebuild=force, on_progress=observer.build_step)
+
+
+def _made_or_exported_path(run: Run, precision: str, observer: Observer) -> Path:
+    """The ONNX file of `run` in `precision`, which is exported now if it is missing.
+
+    Raises:
+        Self2SelfError: as for `export_job` and `precision_job`.
+    """
+    from self2self.export.precision import check_precision_name
+
+    check_precision_name(precision)
+    path = run.onnx_path_for(precision)
+    if not path.is_file():
+        observer.note(f"{path}: is exported first.")
+        if precision == "fp32":
+            export_job(run)
+        else:
+            precision_job(run, precision)
+    return path
 
 
 def exported_path(run: Run, precision: str) -> Path:

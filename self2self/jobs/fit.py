@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from self2self.jobs.noise_notes import note_file, note_noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.jobs.results import FitResult
-from self2self.train.checkpoint import load_weights
+from self2self.train.checkpoint import load_weights, save_model
 from self2self.train.run_folder import Run, RunConfig
 
 ENOUGH_TO_LEARN = 0.05
@@ -62,13 +63,15 @@ def fit_job(
     if resume:
         config = resumable(run, config, options)
     with run.locked(wait=options.wait):
+        if resume and run.is_fitted():
+            return reused_fit(run, config)
         if not (resume or force or run.is_vacant()):
             if not (run.config_path.is_file() and config.same_fit(run.config())):
-                raise occupied_error(run)
+                raise occupied_error(run, config)
             if run.is_fitted():
                 return reused_fit(run, config)
             if not run.state_path.is_file():
-                raise occupied_error(run)
+                raise occupied_error(run, config)
             observer.note(f"continuing the interrupted fit in {run.folder}.")
             resume = True
         note_noise(prepared, config, observer)
@@ -182,7 +185,7 @@ def fit_or_reuse(
     if run.is_vacant():
         return fit_anew()
     if not run.config_path.is_file():
-        raise occupied_error(run)
+        raise occupied_error(run, config)
     try:
         stored = run.config()
         if run.is_fitted():
@@ -217,13 +220,31 @@ def fit_or_reuse(
 
 
 def reused_fit(run: Run, config: RunConfig) -> FitResult:
-    """The result of a fit that an earlier command has finished in `run`.
+    """The result of a fit that an earlier command has finished in `run`, with the strength of `config`.
 
     Raises:
         FileFormatError: its weights are damaged.
+        OutputError, ResourceError: the folder cannot be written.
     """
-    load_weights(run.model_path)
+    _, _, contract = load_weights(run.model_path)
+    # A process that was killed after its last step has left it.
+    run.drop_state()
+    if not math.isclose(contract.noisy_share, config.noisy_share, abs_tol=1e-9):
+        _change_strength(run, config)
     return FitResult(run=run, config=config, steps=config.recipe.steps, loss=None, seconds=0.0, reused=True)
+
+
+def _change_strength(run: Run, config: RunConfig) -> None:
+    """Give the finished fit in `run` the strength of `config`, which leaves its weights as they are.
+
+    The weights of the fit come last: if a kill leaves the old strength there, the same command begins again.
+    """
+    run.clear_exports()
+    run.create(config)
+    for path in (run.plain_path, run.model_path):
+        if path.is_file():
+            weights, recipe, contract = load_weights(path)
+            save_model(path, weights, recipe, replace(contract, noisy_share=config.noisy_share))
 
 
 def read_reference(path: Path, image: Image) -> NDArray[np.float32]:

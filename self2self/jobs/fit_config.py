@@ -171,7 +171,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
     if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), part, recipe):
         observer.note(
             "the start weights make no image of this one; fitting from scratch, which takes longer "
-            "(--init natural starts from them all the same)."
+            "(--init pretrained starts from them all the same)."
         )
         return replace(config, recipe=recipe_for(options.recipe, "scratch"), start="scratch")
     return replace(config, noise=noise, recipe=recipe.for_noise(noise))
@@ -192,7 +192,7 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
         if options.init is not None:
-            raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+            raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
@@ -239,18 +239,18 @@ def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
     return Run.for_image(prepared.image.path.resolve(), prepared.sha256)
 
 
-def occupied_error(run: Run) -> UsageError:
-    """The error for a fit into a folder that already holds something."""
+def occupied_error(run: Run, asked: RunConfig) -> UsageError:
+    """The error for a fit with the settings `asked` into a folder that already holds something else."""
+    stored = run.stored_config()
     if not run.config_path.is_file():
         return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
     advice = f"start anew with --force, or {ELSEWHERE}"
+    others = "other settings" if stored is None else f"other settings ({differences(stored, asked)})"
     if run.is_fitted():
-        return UsageError(
-            f"{run.folder}: holds a finished fit with other settings. Use it (self2self infer), {advice}."
-        )
+        return UsageError(f"{run.folder}: holds a finished fit with {others}. Use it (self2self infer), {advice}.")
     if not run.state_path.is_file():
         return UsageError(f"{run.folder}: holds an export without its fit; {advice}.")
-    return UsageError(f"{run.folder}: holds an unfinished fit with other settings; {advice}.")
+    return UsageError(f"{run.folder}: holds an unfinished fit with {others}; {advice}.")
 
 
 def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
@@ -297,7 +297,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "drop rate": f"{recipe.input_drop_rate:g}",
         "sigma": "found" if config.sigma is None else f"{config.sigma:g}",
         "strength": f"{config.strength:g}",
-        "init": f"{config.start} ({config.start_sha256[:8]})" if config.start_sha256 else config.start,
+        "init": f"{config.init} ({config.start_sha256[:8]})" if config.start_sha256 else config.init,
         "seed": str(config.seed),
         "image quality term": config.iqa.sha256[:8] if config.iqa else "off",
     }

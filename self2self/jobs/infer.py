@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
-from self2self.jobs.job_key import denoise_key, infer_key
-from self2self.jobs.noise_notes import note_file, note_residual
+from self2self.jobs.job_key import denoise_identity, infer_identity
+from self2self.jobs.noise_notes import note_file, note_little_removed, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.passes import run_passes, unchanged
@@ -59,11 +60,16 @@ def infer_job(
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    options.check()
+    options.check_values()
     outputs.check(images)
     check_nodata(nodata)
     if len(images) > 1:
         outputs = outputs.for_several()
+    elif images:
+        # A file that cannot be read gets a message of its own below.
+        with suppress(OSError):
+            outputs.for_job(infer_identity(images[0], model_path, options)).refuse_existing(images[0])
+    options.check()
     batch = batch or ImageBatch(images, outputs)
     model = load_model(model_path)
     finished: list[Result] = []
@@ -90,7 +96,7 @@ def _infer_file(
     whole_range = model.contract.whole_range
     nodata = model.contract.nodata if nodata is None else nodata
     with open_stack(path, whole_range=whole_range, nodata=nodata, mosaic=model.contract.mosaic) as stack:
-        outputs = replace(outputs, job=infer_key(path, model.path, options))
+        outputs = outputs.for_job(infer_identity(path, model.path, options))
         if stack.pages > 1:
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
@@ -137,10 +143,14 @@ def denoise_job(
     path, fitting, options = Path(path), fitting or FitOptions(), options or EnsembleOptions()
     outputs, observer = outputs or OutputOptions(), observer or Observer()
     fitting.check()
-    options.check()
+    options.check_values()
     outputs.check([path])
+    # A file that cannot be read gets a message of its own below.
+    with suppress(OSError):
+        outputs = outputs.for_job(denoise_identity(path, fitting, options))
+        outputs.refuse_existing(path)
+    options.check()
     with open_stack(path, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
-        outputs = replace(outputs, job=denoise_key(path, fitting, options))
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)
         image = read_fit_page(stack, fitting, observer)
@@ -195,6 +205,8 @@ def _infer_image(
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):
         note_residual(f"{image.path}: in what was removed,", image, residual, observer)
+    if fitted is not None:
+        note_little_removed(image.path, fitted.fit.config, residual.standard_deviation, observer)
     result = DenoiseResult(
         source=image.path,
         output=output,

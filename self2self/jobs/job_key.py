@@ -1,14 +1,14 @@
 """Identifies the work of a command: equal keys mean that the results have the same bits.
 
-A finished file carries the key of its job (`machine.marks`). So a repeated command finds what is done, and tells it
-from the result of other settings.
+A finished file carries the key of its job and its settings (`machine.marks`). So a repeated command finds what is done,
+and says how it differs from the result of other settings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,35 @@ from self2self.train.run_folder import Run
 
 _NOT_IN_THE_RESULT = {"batch", "allow_fallback", "uncertainty"}
 """Options of the ensemble that leave the denoised image as it is."""
+_OPTION_OF_FIELD = {"balanced": "masks", "restore": "corrections", "source": "image"}
+"""Names of settings in messages, where they are not those of the fields."""
+_DIGEST_LETTERS = 64
 
 
-def infer_key(source: Path, model: Path, options: EnsembleOptions) -> str:
-    """The key of `infer` for the image or stack `source`; both files are read.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What decides the bits of a result.
+
+    Attributes:
+        key: hash of all settings and files.
+        settings: those settings that are not the default, and the digests of files, by the name of their option.
+    """
+
+    key: str
+    settings: dict[str, Any]
+
+
+def infer_identity(source: Path, model: Path, options: EnsembleOptions) -> Job:
+    """The identity of `infer` for the image or stack `source`; both files are read.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return _key(source, {"model": file_sha256(model)}, options)
+    return _job(source, {"model": file_sha256(model)}, options)
 
 
-def denoise_key(source: Path, fitting: FitOptions, options: EnsembleOptions) -> str:
-    """The key of `denoise` for the image or stack `source`; the weights that the fit starts from are read, too.
+def denoise_identity(source: Path, fitting: FitOptions, options: EnsembleOptions) -> Job:
+    """The identity of `denoise` for the image or stack `source`; the weights that the fit starts from are read, too.
 
     Raises:
         OSError: a file cannot be read.
@@ -43,13 +59,36 @@ def denoise_key(source: Path, fitting: FitOptions, options: EnsembleOptions) -> 
     for name, path in files.items():
         if path and path.is_file():
             settings[name] = file_sha256(path)
-    return _key(source, {"fit": settings}, options)
+    return _job(source, {"fit": settings}, options)
 
 
-def _key(source: Path, made_with: dict[str, Any], options: EnsembleOptions) -> str:
+def differences(earlier: dict[str, Any], asked: dict[str, Any]) -> str:
+    """In which `Job.settings` two jobs differ, in words; empty if in none."""
+    names = sorted({*earlier, *asked}, key=lambda name: (name == "version", name))
+    changed = [name for name in names if earlier.get(name) != asked.get(name)]
+    return "; ".join(f"{_in_words(name, earlier.get(name))}, asked for {_value(asked.get(name))}" for name in changed)
+
+
+def _in_words(name: str, value: Any) -> str:
+    return f"{_OPTION_OF_FIELD.get(name, name).replace('_', ' ')} {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "the default"
+    # The older name of the weights that are meant by --init pretrained.
+    text = "pretrained" if value == "natural" else str(value)
+    return text[:8] if len(text) == _DIGEST_LETTERS else text
+
+
+def _job(source: Path, made_with: dict[str, Any], options: EnsembleOptions) -> Job:
     # The package imports the jobs, so its version is read when it is needed.
     from self2self import __version__
 
     passes = {key: value for key, value in asdict(options).items() if key not in _NOT_IN_THE_RESULT}
     values = {"version": __version__, "source": file_sha256(source), "passes": passes, **made_with}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    defaults = {field.name: field.default for kind in (FitOptions, EnsembleOptions) for field in fields(kind)}
+    flat = {**passes, **made_with.get("fit", {})} | {name: values[name] for name in values.keys() - {"passes", "fit"}}
+    chosen = {name: value for name, value in flat.items() if name not in defaults or value != defaults[name]}
+    return Job(key, json.loads(json.dumps(chosen, default=str)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from self2self.image_io import Image
 from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, NoiseKind, Residual
 from self2self.jobs.observer import Observer
@@ -15,6 +17,11 @@ LITTLE_NOISE_NOTE = (
 IMPULSES_NOTE = "has impulses, single values that are wrong; they are replaced by the median of their neighbours first."
 LITTLE_REMOVED = 0.5
 """Largest removed share with which the user is told that most of the difference stays."""
+
+FOUND_NOISE = 3.0
+"""Weakest noise, in 8-bit grey levels, of which a user expects that it goes."""
+HARDLY_REMOVED = 0.4
+"""Share of the noise that was found; if less was removed, the user is told."""
 
 
 def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> None:
@@ -72,3 +79,26 @@ def note_residual(where: str, image: Image, residual: Residual, observer: Observ
     """
     note = CORRELATED_NOTE.format(residual.noise.correlation) + better_source(image)
     observer.note(f"{where} {note}")
+
+
+def note_little_removed(path: Path, config: RunConfig, removed: float, observer: Observer) -> None:
+    """Say so if hardly any of the noise that was found is gone, although the user did not ask for that.
+
+    Args:
+        path: of the noisy image.
+        config: of the fit; `RunConfig.noise` is what was found.
+        removed: standard deviation of what was removed, in 8-bit grey levels.
+        observer: gets the note.
+    """
+    noise = config.noise
+    if noise is None:
+        return
+    # A fit is told more than the level of the noise if it is correlated, or by --strength.
+    raised = max(1.0, config.strength) * (1 + 2 * noise.correlation if noise.correlated else 1)
+    expected = noise.sigma / raised * min(1.0, config.strength) * noise.removed_share
+    if expected >= FOUND_NOISE and removed < HARDLY_REMOVED * expected:
+        observer.note(
+            f"{path}: noise of about {noise.sigma:.0f} grey levels was found, but only {removed:.1f} were removed. "
+            f"Try --strength 1.5, or --sigma {noise.sigma:.0f} if you are sure of the noise, or a longer fit: "
+            f"--steps {max(300, 2 * config.recipe.steps)}."
+        )

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.errors import UsageError, writing
+from self2self.errors import OutputError, UsageError, writing
 from self2self.image_io import EXTENSIONS, Image, check_output, default_output
+from self2self.jobs.job_key import Job, differences
 from self2self.jobs.observer import Observer
 from self2self.machine.files import remove_leftovers
 from self2self.machine.marks import Mark, read_mark
-from self2self.report import check_report
 from self2self.report.html import check_available
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class OutputOptions:
         force: whether existing files may be replaced.
         job: key of the job (`job_key`), by which files that an earlier run of the same command has written are known.
             A job sets it; empty knows no files.
+        settings: the settings of that job, for the message about a file that another job has made.
         into_folder: whether `output` is a folder, which is made if it is missing; an existing folder always is one.
     """
 
@@ -39,6 +40,7 @@ class OutputOptions:
     force: bool = False
     job: str = ""
     into_folder: bool = False
+    settings: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # Names of files may be given as strings, too. A path has lost the slash.
@@ -59,6 +61,24 @@ class OutputOptions:
         if self.output is None or not (self.into_folder or Path(self.output).is_dir()):
             return None
         return Path(self.output)
+
+    def for_job(self, job: Job) -> OutputOptions:
+        """A copy that knows the files of `job`."""
+        return replace(self, job=job.key, settings=job.settings)
+
+    def refuse_existing(self, source: Path) -> None:
+        """Refuse a result for the file `source` that another job has made, before anything slow is loaded or read.
+
+        Raises:
+            OutputError: says in which options the two jobs differ, where the file tells.
+        """
+        output = self.output_for(source)
+        if not output.is_file() or self._may_replace(output, "image") or output.resolve() == source.resolve():
+            return
+        earlier = read_mark(output, None)
+        changed = differences(earlier.settings or {}, self.settings or {}) if earlier and earlier.settings else ""
+        why = f", made with other options ({changed})" if changed else ""
+        raise OutputError(f"{output}: exists already{why}. Replace it with --force, or choose another place with -o.")
 
     def for_several(self) -> OutputOptions:
         """A copy whose `output` is a folder, as several images need it.
@@ -122,13 +142,15 @@ class OutputOptions:
             force = self._may_replace(self.uncertainty, "uncertainty")
             check_output(self.uncertainty, force=force, float_map=True, like=image)
         if self.report is not None:
+            from self2self.report import check_report
+
             check_report(self.report, force=self._may_replace(self.report, "report"))
         for folder in {path.resolve().parent for path in self._files(image).values()}:
             remove_leftovers(folder)
 
     def mark(self, role: str, result: dict[str, Any] | None = None) -> Mark:
         """The mark of the file that is the ``"image"``, the ``"uncertainty"`` or the ``"report"`` of this job."""
-        return Mark(self.job and f"{self.job}:{role}", result)
+        return Mark(self.job and f"{self.job}:{role}", result, self.settings)
 
     def has(self, path: Path, role: str) -> bool:
         """Whether an earlier run of the same job has written `path`, so that it need not be written again."""

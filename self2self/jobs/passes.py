@@ -13,6 +13,7 @@ from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model
+from self2self.train.run_folder import Run
 
 
 def unchanged(prepared: PreparedImage, options: EnsembleOptions) -> EnsembleResult:
@@ -50,16 +51,17 @@ def run_passes(
     plan = options.pass_plan_for(model.contract)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
-    result = denoise(
-        model,
-        prepared.pixels,
-        options,
-        on_progress=lambda moments: observer.pass_run(moments, expected_passes(plan, moments)),
-        on_note=observer.note,
-        may_overwrite=may_overwrite,
-        engine_holder=engine_holder,
-        missing=prepared.missing,
-    )
+    with Run(model.path.parent).in_use():
+        result = denoise(
+            model,
+            prepared.pixels,
+            options,
+            on_progress=lambda moments: observer.pass_run(moments, expected_passes(plan, moments)),
+            on_note=observer.note,
+            may_overwrite=may_overwrite,
+            engine_holder=engine_holder,
+            missing=prepared.missing,
+        )
     if is_grey:
         result.image[:] = result.image.mean(axis=0)
     return result

@@ -59,7 +59,7 @@ class FitResult:
             "run": str(self.run.folder),
             "image": self.config.image,
             "recipe": self.config.recipe.name,
-            "init": self.config.start,
+            "init": self.config.init,
             "steps": self.steps,
             "drop_rate": self.config.recipe.input_drop_rate,
             "pass_drop_rate": self.config.recipe.rate_of_passes,

@@ -128,25 +128,37 @@ def _new_temporary(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
-def _create_locked(target: Path) -> tuple[Path, int]:
-    """Create a temporary file for `target`; returns its path, and a handle that holds the lock until it is closed."""
+def _create_locked(target: Path) -> tuple[Path, int | None]:
+    """Create a temporary file for `target`; returns its path, and a handle that holds the lock until it is closed.
+
+    The handle is None where there are no locks. One of these systems, Windows, renames no open file.
+    """
     while True:
         temporary = target.with_name(f".{os.urandom(6).hex()}.partial{target.suffix}")
         # tempfile.mkstemp would set mode 0600, so that no other user could read the result.
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         # Another process may have taken the file for a leftover before it was locked.
-        if _lock(handle) is not False and temporary.exists():
+        locked = _lock(handle)
+        if locked and temporary.exists():
             return temporary, handle
         os.close(handle)
+        if locked is None:
+            return temporary, None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Lock `path` until the end of the block; False if another process has locked it, or there are no locks."""
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        # Windows opens no folders.
+        yield False
+        return
     try:
         yield _lock(handle) is True
     finally:

@@ -54,6 +54,36 @@ def folder_lock(folder: Path, *, wait: bool = False, instead: str = "") -> Itera
             os.close(handle)
 
 
+@contextmanager
+def use_of(path: Path) -> Iterator[None]:
+    """Mark the file `path` as in use until the end of the block; several processes may do so at once.
+
+    Where there is no such file, or there are no locks, nothing is marked.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        _lock(handle, shared=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_used(path: Path) -> bool:
+    """Whether another process or thread has marked the file `path` by `use_of`; False where there are no locks."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _lock(handle)
+    finally:
+        os.close(handle)
+
+
 def holder(folder: Path, locks: Path = Path("/proc/locks")) -> str:
     """The process that holds the lock of `folder`, and since when it runs, in words; Linux lists them in `locks`."""
     import psutil
@@ -74,12 +104,14 @@ def _inode(place: str) -> int:
     return int(place.rpartition(":")[2])
 
 
-def _lock(handle: int) -> bool:
-    """Try to lock an open folder; True also where there are no locks."""
-    import fcntl
-
+def _lock(handle: int, *, shared: bool = False) -> bool:
+    """Try to lock an open file or folder; True also where there are no locks."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -25,38 +25,40 @@ class Mark:
     Attributes:
         job: identifies input, settings, version and the role of the file; empty marks nothing.
         result: JSON document about the job, to print again; left out where the file system has no room for it.
+        settings: what identifies the job, in words; left out where there is no room for it.
     """
 
     job: str
     result: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
 
 
 def mark_file(path: Path, mark: Mark) -> None:
     """Mark the file at `path` with its current content; does nothing where the file system keeps no attributes."""
     if not mark.job or not hasattr(os, "setxattr"):
         return
-    values: dict[str, Any] = {"job": mark.job, "sha256": file_sha256(path)}
-    if mark.result is not None:
-        try:
-            os.setxattr(path, _ATTRIBUTE, json.dumps({**values, "result": mark.result}).encode())
-        except OSError:
-            # An inode has room for about 4 kB.
-            pass
-        else:
+    least = {"job": mark.job, "sha256": file_sha256(path)}
+    settings = {} if mark.settings is None else {"settings": mark.settings}
+    result = {} if mark.result is None else {"result": mark.result}
+    # An inode has room for about 4 kB.
+    for values in (least | settings | result, least | settings, least):
+        with contextlib.suppress(OSError):
+            os.setxattr(path, _ATTRIBUTE, json.dumps(values).encode())
             return
-    with contextlib.suppress(OSError):
-        os.setxattr(path, _ATTRIBUTE, json.dumps(values).encode())
 
 
-def read_mark(path: Path, job: str) -> Mark | None:
-    """The mark of the file at `path`; None if `job` did not make it, or its content has changed since."""
-    if not job or not hasattr(os, "getxattr"):
+def read_mark(path: Path, job: str | None) -> Mark | None:
+    """The mark of the file at `path`, whatever its job if `job` is None.
+
+    None if `job` did not make the file, nobody did, or its content has changed since.
+    """
+    if job == "" or not hasattr(os, "getxattr"):
         return None
     try:
         values = json.loads(os.getxattr(path, _ATTRIBUTE))
-        if values["job"] != job or values["sha256"] != file_sha256(path):
+        if job not in (None, values["job"]) or values["sha256"] != file_sha256(path):
             return None
-        return Mark(job, values.get("result"))
+        return Mark(values["job"], values.get("result"), values.get("settings"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -165,12 +165,14 @@ def peak_memory_bytes() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:
         import psutil
 
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
+        # Windows knows the peak; elsewhere the memory of now is the best guess.
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024

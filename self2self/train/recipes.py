@@ -316,7 +316,7 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
     if init is None or init == recipe.init:
         return recipe
     if init == "natural":
-        raise UsageError(f"--init natural has no weights for recipe {name}. Use --recipe fast, or --init scratch.")
+        raise UsageError(f"--init pretrained has no weights for recipe {name}. Use --recipe fast, or --init scratch.")
     if name == "fast" and init == "scratch":
         return validated(replace(recipe, **FAST_FROM_SCRATCH))
     return recipe

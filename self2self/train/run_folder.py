@@ -3,7 +3,8 @@
 ==========================  ======================================================================
 ``config.json``             image, recipe, seed and device of the fit
 ``model.safetensors``       weights for inference; its header repeats recipe and contract
-``state.safetensors``       weights, averages, start, Adam's moments and the step, to continue from
+``state.safetensors``       weights, averages, start, Adam's moments and the step, to continue from;
+                            removed when the fit is finished
 ``history.jsonl``           one line for each report of the fit
 ``preview.png``             the middle of the result so far
 ``model.onnx``              written by the export
@@ -19,23 +20,25 @@ history is appended to. Nothing is pickled.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from self2self.errors import FileFormatError, InputError, UsageError, writing
 from self2self.imaging.noise import Noise
-from self2self.machine.files import atomic_write, holds_only_leftovers, remove_leftovers
-from self2self.machine.locks import folder_lock
+from self2self.machine.cache_folder import cache_folder
+from self2self.machine.files import atomic_write, holds_only_leftovers, is_temporary, remove_leftovers
+from self2self.machine.locks import folder_lock, use_of
 from self2self.model.contract import PRECISIONS, Contract, Nodata, checked_flag, checked_nodata, checked_range
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
-RUNS = Path("runs")
-"""Default folder of run folders."""
+LOCAL_RUNS = Path("runs")
+"""Folder in the working directory in which earlier versions kept the runs that nobody named; they are still found."""
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
 PREVIEW, ONNX_MODEL, PLAIN = "preview.png", "model.onnx", "plain.safetensors"
 RUN_FORMAT = 1
@@ -104,21 +107,35 @@ class RunConfig:
         )
 
     @property
+    def init(self) -> str:
+        """`start` as ``--init`` has it: ``"pretrained"`` for ``"natural"``, which is its older name."""
+        return "pretrained" if self.start == "natural" else self.start
+
+    @property
     def noisy_share(self) -> float:
         """Share of the difference between image and prediction that stays in the result."""
         removed_share = 1.0 if self.noise is None else self.noise.removed_share
         return 1 - min(1.0, self.strength) * removed_share
 
     def same_fit(self, other: RunConfig) -> bool:
-        """Whether continuing a fit with the settings `other` gives the same result as a new fit with these settings."""
-        return replace(self.beside(other), image=other.image, device=other.device) == other
+        """Whether continuing a fit with the settings `other` gives the same weights as a new fit with these settings.
+
+        Where it does, all that may differ is how much of the noisy image stays in the result (`noisy_share`).
+        """
+        same_place = replace(self.beside(other), image=other.image, device=other.device, strength=other.strength)
+        return same_place == other and self._told_strength == other._told_strength
 
     def same_question(self, other: RunConfig) -> bool:
         """Whether the noise of `other` is to be found in the same values and with the same options."""
         questions = [
-            (config.image_sha256, config.whole_range, config.sigma, config.strength) for config in (self, other)
+            (config.image_sha256, config.whole_range, config.sigma, config._told_strength) for config in (self, other)
         ]
         return questions[0] == questions[1]
+
+    @property
+    def _told_strength(self) -> float:
+        """The part of `strength` that a fit sees: up to 1, it acts on the result alone."""
+        return max(1.0, self.strength)
 
     def beside(self, other: RunConfig) -> RunConfig:
         """A copy to compare with `other`: without the fields that an earlier version did not record in `other`."""
@@ -130,6 +147,11 @@ class RunConfig:
         )
 
 
+def cached_runs() -> Path:
+    """Folder of the runs that nobody named; it need not exist."""
+    return cache_folder() / "runs"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run folder on disk; creating the object does not touch the disk."""
@@ -137,26 +159,24 @@ class Run:
     folder: Path
 
     @classmethod
-    def for_image(cls, image: Path, image_sha256: str, root: Path = RUNS) -> Run:
-        """The default folder for a fit of `image`."""
+    def for_image(cls, image: Path, image_sha256: str) -> Run:
+        """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder."""
         stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
-        return cls(root / f"{stem}-{image_sha256[:8]}")
+        name = f"{stem}-{image_sha256[:8]}"
+        return cls((LOCAL_RUNS if (LOCAL_RUNS / name).is_dir() else cached_runs()) / name)
 
     @classmethod
-    def latest(cls, root: Path = RUNS) -> Run:
-        """The run that was fitted or exported last.
+    def latest(cls, *roots: Path) -> Run:
+        """The run that was used last of those in `roots`; by default in the cache folder and in `LOCAL_RUNS`.
 
         Raises:
             InputError: there is no run.
         """
-        configs = list(root.glob(f"*/{CONFIG}"))
-        if not configs:
-            raise InputError(f"{root}/ holds no run yet. Fit an image first: self2self fit IMAGE")
-
-        def last_change(config: Path) -> float:
-            return max(p.stat().st_mtime for p in config.parent.iterdir() if p.is_file())
-
-        return cls(max(configs, key=last_change).parent)
+        places = roots or (cached_runs(), LOCAL_RUNS)
+        runs = [cls(config.parent) for root in places for config in root.glob(f"*/{CONFIG}")]
+        if not runs:
+            raise InputError(f"{places[0]}: holds no run yet. Fit an image first: self2self fit IMAGE")
+        return max(runs, key=cls.last_use)
 
     @property
     def config_path(self) -> Path:
@@ -202,6 +222,33 @@ class Run:
     def plain_onnx_path_for(self, precision: str) -> Path:
         """Path of the plain model in `precision`: ``model.plain.onnx``, or ``model.plain.fp16.onnx``."""
         return self.onnx_path.with_suffix(".plain.onnx" if precision == "fp32" else f".plain.{precision}.onnx")
+
+    def last_use(self) -> float:
+        """When the run was written or used last, in seconds since 1970; 0 for an empty or missing folder."""
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Record a use of the run, which until the end of the block keeps other processes from removing it.
+
+        Any number of processes may use a run at once. Where the folder is no run or cannot be written, nothing is
+        recorded.
+        """
+        with suppress(OSError):
+            os.utime(self.config_path)
+        with use_of(self.config_path):
+            yield
+
+    def foreign_files(self) -> list[str]:
+        """Names of what lies in the folder and is no part of a run, sorted; of a folder that is no run, all of them."""
+        if self.stored_config() is None:
+            return sorted(path.name for path in self.folder.iterdir())
+        paths = (self.config_path, self.model_path, self.state_path, self.history_path, self.preview_path)
+        exports = (path_for(p) for path_for in (self.onnx_path_for, self.plain_onnx_path_for) for p in PRECISIONS)
+        known = {path.name for path in (*paths, self.plain_path, *exports)} | {"engines", "pages"}
+        others = (path for path in self.folder.iterdir() if path.name not in known and path.suffix != ".dtmodel")
+        return sorted(path.name for path in others if not is_temporary(path))
 
     def is_fitted(self) -> bool:
         """Whether the fit is finished."""
@@ -270,17 +317,20 @@ class Run:
 
     def clear(self) -> None:
         """Remove the files of an earlier fit from the folder, all but `config.json`, and no other file."""
-        files = (self.model_path, self.state_path, self.history_path, self.preview_path)
-        for path in (*files, *map(self.onnx_path_for, PRECISIONS)):
-            with writing(path, ELSEWHERE):
-                path.unlink(missing_ok=True)
-        self.clear_plain()
+        _remove(self.model_path, self.state_path, self.history_path, self.preview_path, self.plain_path)
+        self.clear_exports()
 
     def clear_plain(self) -> None:
         """Remove the weights for a single pass and their exports, which belong to an earlier state of the fit."""
-        for path in (self.plain_path, *map(self.plain_onnx_path_for, PRECISIONS)):
-            with writing(path, ELSEWHERE):
-                path.unlink(missing_ok=True)
+        _remove(self.plain_path, *map(self.plain_onnx_path_for, PRECISIONS))
+
+    def clear_exports(self) -> None:
+        """Remove all exported models."""
+        _remove(*map(self.onnx_path_for, PRECISIONS), *map(self.plain_onnx_path_for, PRECISIONS))
+
+    def drop_state(self) -> None:
+        """Remove the state to continue from, most of the folder's bytes: a finished fit has nothing to continue."""
+        _remove(self.state_path)
 
     def config(self) -> RunConfig:
         """Read `config.json`.
@@ -334,6 +384,12 @@ class Run:
             return self.config()
         except (InputError, FileFormatError):
             return None
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        with writing(path, ELSEWHERE):
+            path.unlink(missing_ok=True)
 
 
 class History:

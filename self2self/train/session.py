@@ -151,7 +151,8 @@ def fit_run(
         else:
             # The order matters: a kill in between leaves a fit that has not begun, never old weights with new settings.
             run.clear()
-            run.create(config)
+        # A fit that goes on may have another strength.
+        run.create(config)
         history.restart(state.step)
         reporter = Reporter(run, config, pixels, missing, reference, black_and_white, history, on_report, quality)
         with interrupts() as interrupted:
@@ -170,6 +171,7 @@ def fit_run(
             report = reporter.finish(state)
             # The weights are written last: a fit that has them has everything else, too.
             save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
+            run.drop_state()
             if interrupted.is_set():
                 raise InterruptedRun(f"interrupted; the fit is finished and saved in {run.folder}. {GO_ON}")
         return report

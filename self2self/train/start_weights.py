@@ -58,7 +58,7 @@ def pretrained_weights(channels: int, sigma: float) -> dict[str, torch.Tensor]:
         UsageError: there are none for this number of channels.
     """
     if not has_pretrained_weights(channels):
-        raise UsageError(f"--init natural has no weights for {channels} channels. Use --init scratch.")
+        raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
     tensors = _told_weights(channels)
     return {
         name: tensor + sigma / GREY_LEVELS_PER_UNIT * tensors[slope_name(name)] if name.endswith(BIAS) else tensor

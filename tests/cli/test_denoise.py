@@ -1,9 +1,6 @@
 """The command `self2self denoise`: one image, and an existing fit that is finished, interrupted or damaged."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.model import load_model
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run
-from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
+from tests.commands import FAST, ctrl_c, parse_json, picture, run_cli, unfinish, write_noisy
 
 
 def test_denoise_runs_all_steps_and_prints_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +137,7 @@ def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) ->
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
 def test_denoise_fits_anew_where_a_run_is_damaged_but_only_by_force(work: Path, name: str) -> None:
-    run = Run(next(work.glob("runs/*")))
-    if name == "state.safetensors":
-        run.model_path.unlink()
+    run = Run(unfinish(work) if name == "state.safetensors" else next(work.glob("runs/*")))
     damaged = run.folder / name
     damaged.write_bytes(damaged.read_bytes()[:100])
     command = ("denoise", "noisy.png", *FAST, "--passes", "1")
@@ -162,20 +157,9 @@ def test_denoise_exports_a_damaged_model_again(work: Path) -> None:
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
 
 
-def test_the_message_of_an_interrupted_denoise_names_no_option_that_it_lacks(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from self2self.train import session
-
-    @contextmanager
-    def pressed() -> Iterator[threading.Event]:
-        event = threading.Event()
-        event.set()
-        yield event
-
-    with monkeypatch.context() as patched:
-        patched.setattr(session, "interrupts", pressed)
-        command = ("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/cut")
+def test_the_message_of_an_interrupted_denoise_names_no_option_that_it_lacks(work: Path) -> None:
+    command = ("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/cut")
+    with ctrl_c():
         told = run_cli(*command, expect=130).stderr
         assert "interrupted after step 1 of 3; it is saved in runs/cut. The same command goes on." in told
         told = run_cli("fit", "noisy.png", "--steps", "3", "-o", "runs/fit", expect=130).stderr
@@ -184,11 +168,26 @@ def test_the_message_of_an_interrupted_denoise_names_no_option_that_it_lacks(
 
 
 def test_denoise_continues_an_interrupted_fit(work: Path) -> None:
-    run = Run(next(work.glob("runs/*")))
-    run.model_path.unlink()
-    run.onnx_path.unlink()
+    unfinish(work)
     result = run_cli("denoise", "noisy.png", *FAST, "--passes", "1")
     assert "continuing the interrupted fit" in result.stderr
+
+
+def test_another_strength_needs_no_other_fit(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    noisy, weights = picture(work / "noisy.png").astype(float), load_weights(model)[0]
+    results = {}
+    for strength in ("1", "0.5", "0"):
+        output = work / f"{strength}.png"
+        options = (*FAST, "--passes", "2", "--strength", strength, "-o", output.name)
+        assert "using the finished fit" in run_cli("denoise", "noisy.png", *options).stderr
+        results[strength] = picture(output).astype(float)
+    assert np.array_equal(results["0"], noisy)
+    # Half of what was removed is back, to the rounding of two files.
+    assert np.abs(results["0.5"] - (results["1"] + noisy) / 2).max() <= 1
+    assert all(np.array_equal(tensor, weights[name]) for name, tensor in load_weights(model)[0].items())
+    told = run_cli("denoise", "noisy.png", *FAST, "--strength", "1.5", "-o", "smooth.png", expect=2).stderr
+    assert "strength 0, asked for 1.5" in told
 
 
 def test_after_an_interrupt_in_the_passes_denoise_says_that_the_fit_is_kept(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run
-from tests.commands import FAST, parse_json, run_cli, write_noisy
+from tests.commands import FAST, parse_json, run_cli, unfinish, write_noisy
 
 
 def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work: Path) -> None:
@@ -24,27 +24,34 @@ def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work
 
 
 def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: Path) -> None:
-    run = Run(next(work.glob("runs/*")))
-    run.onnx_path.unlink()
-    run.model_path.unlink()
+    run = Run(unfinish(work))
     told = run_cli("fit", "noisy.png", "--steps", "5", expect=2).stderr
-    assert "holds an unfinished fit with other settings" in told
+    assert "holds an unfinished fit with other settings (steps 2, asked for 5)" in told
     run.state_path.unlink()
     told = run_cli("fit", "noisy.png", *FAST, "--resume", expect=3).stderr
     assert f"self2self fit IMAGE -o {run.folder.relative_to(work)} --force" in told
     run_cli("fit", "noisy.png", *FAST)
     assert run.is_fitted()
     run.model_path.unlink()
-    run.state_path.unlink()
     # A run without checkpoint accepts other settings, too.
     run_cli("denoise", "noisy.png", "--steps", "1", "--passes", "1")
     assert run.config().recipe.steps == 1
 
 
+def test_a_finished_fit_keeps_no_state_and_says_what_differs(work: Path) -> None:
+    run = Run(next(work.glob("runs/*")))
+    assert not run.state_path.exists()
+    # A process that was killed after it wrote the weights has left the state.
+    run.state_path.write_bytes(b"state")
+    assert "done already" in run_cli("fit", "noisy.png", *FAST, "--resume").stdout
+    assert not run.state_path.exists()
+    told = run_cli("fit", "noisy.png", "--steps", "9", expect=2).stderr
+    assert "holds a finished fit with other settings (steps 2, asked for 9)" in told
+
+
 def test_an_export_without_its_fit_is_kept(work: Path) -> None:
     run = Run(next(work.glob("runs/*")))
     run.model_path.unlink()
-    run.state_path.unlink()
     assert "holds an export without its fit; start anew" in run_cli("fit", "noisy.png", *FAST, expect=2).stderr
     assert run.onnx_path.is_file()
 
@@ -99,4 +106,6 @@ def test_drop_rates_follow_the_noise_and_an_option_wins(tmp_path: Path, monkeypa
     assert rates["weak"] < rates["strong"]
     assert rates["weak---drop-rate-0.3"] == (0.3, 0.3)
     run_cli("fit", "weak.png", "--steps", "1", "-o", "weak", "--resume")
-    assert "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told").stdout
+    assert (
+        "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told", "-v").stdout
+    )

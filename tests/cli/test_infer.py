@@ -77,7 +77,7 @@ def test_seed_changes_the_passes_and_batch_does_not(work: Path) -> None:
 
 
 def test_one_pass_has_no_known_error(work: Path) -> None:
-    assert "standard error unknown" in run_cli("infer", "--passes", "1").stdout
+    assert "standard error unknown" in run_cli("infer", "--passes", "1", "--verbose").stdout
     assert parse_json(run_cli("infer", "--passes", "1", "--force", "--json"))["standard_error"] is None
 
 

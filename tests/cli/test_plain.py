@@ -45,7 +45,7 @@ def test_denoise_takes_the_single_pass_and_says_so(work: Path) -> None:
     assert values["standard_error"] is None
     assert values["masks"] is None
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
-    again = run_cli("denoise", "noisy.png", *FAST, "--engine", "ort", "--force")
+    again = run_cli("denoise", "noisy.png", *FAST, "--engine", "ort", "--force", "--verbose")
     assert "a single pass without dropout, over 2 mirrored views, with CPUExecutionProvider" in again.stdout
 
 
@@ -139,6 +139,6 @@ def test_only_pages_that_differ_have_passes(work: Path, monkeypatch: pytest.Monk
     result = run_cli("denoise", "stack.tif", *FAST, "--engine", "ort", "--json")
     assert [page["passes"] > 2 for page in parse_json(result)["pages"]] == [False, True, False]
     assert "page 2: a single pass would be" in result.stderr
-    text = run_cli("denoise", "stack.tif", *FAST, "--engine", "ort", "-o", "again.tif").stdout
-    assert "3 pages written" in text
+    text = run_cli("denoise", "stack.tif", *FAST, "--engine", "ort", "-o", "again.tif", "-v").stdout
+    assert "written; 3 pages" in text
     assert "a single pass without dropout over 2 of them and " in text

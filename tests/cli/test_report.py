@@ -25,8 +25,10 @@ def write_correlated(path: Path) -> Path:
 
 
 def test_denoise_tells_noise_and_residual_and_a_report_changes_no_pixel(work: Path) -> None:
-    plain = run_cli("denoise", "noisy.png", *FAST, "--passes", "2", "-o", "plain.png")
+    plain = run_cli("denoise", "noisy.png", *FAST, "--passes", "2", "-o", "plain.png", "-v")
     assert re.search(r"noise of about (3[6-9]|4[0-3])\.\d grey levels: p 0\.2, 2 steps; removed: mean", plain.stdout)
+    line = r"plain\.png: written; noise found: sigma (3[6-9]|4[0-4]); removed: \d\d; \d+(\.\d)? s\n"
+    assert re.match(line, plain.stdout)
     assert "share their noise" not in plain.stderr
     arguments = ("denoise", "noisy.png", *FAST, "--passes", "2", "-o", "again.png", "--report", "page.html", "--json")
     values = parse_json(run_cli(*arguments))

@@ -111,7 +111,7 @@ def test_infer_goes_on_after_a_bad_image_and_says_how_many_were_written(work: Pa
     single = run_cli("infer", model, "noisy.png", "--passes", "1", "--force")
     assert "image 1" not in single.stderr
     assert result.stderr.endswith("note: 2 of 3 images written, 1 failed: bad.png\n")
-    assert result.stdout.count(": written after") == 2
+    assert result.stdout.count(": written; removed") == 2
 
 
 def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:

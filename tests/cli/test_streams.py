@@ -50,6 +50,12 @@ def test_an_image_for_stdout_that_is_full_or_closed(work: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_text_says_that_an_image_went_to_stdout(work: Path) -> None:
+    done = shell(f"self2self infer {next(work.glob('runs/*/model.onnx'))} noisy.png --passes 1 -o - > out.png", work)
+    assert done.stderr.startswith("-: sent to stdout; removed: ")
+    assert "written" not in done.stderr
+
+
 def test_an_image_from_stdin_that_is_closed(tmp_path: Path) -> None:
     done = shell("self2self denoise - -o x.png <&-", tmp_path)
     assert done.returncode == 3

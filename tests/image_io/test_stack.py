@@ -101,6 +101,21 @@ def test_pages_come_back_with_their_layout_axes_and_spacing(name: str, tmp_path:
             assert target.series[0].dataoffset is not None
 
 
+# A map has no alpha, and its channels lie side by side.
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"RGB planes", "RGB with alpha"}))
+def test_a_map_of_standard_deviations_keeps_the_axes(name: str, tmp_path: Path) -> None:
+    samples, options = LAYOUTS[name]
+    path, out = tmp_path / "stack.tif", tmp_path / "map.tif"
+    tifffile.imwrite(path, samples, **options)
+    with open_stack(path) as stack:
+        maps = (np.zeros((*stack.read_page(0).pixels.shape[1:], len(stack.read_page(0).pixels)), np.float32),)
+        stack.write(out, iter(maps * stack.pages), float_map=True)
+    with tifffile.TiffFile(path) as source, tifffile.TiffFile(out) as target:
+        assert (target.series[0].axes, target.series[0].shape) == (source.series[0].axes, source.series[0].shape)
+        assert target.series[0].dtype == np.float32
+        assert not target.series[0].asarray().any()
+
+
 def test_a_page_equals_the_same_image_in_a_file_of_its_own(tmp_path: Path) -> None:
     samples = noise((3, 20, 24), np.uint16)
     samples[1] //= 100

@@ -160,7 +160,7 @@ def test_strength_returns_a_part_or_tells_the_weights_more_noise(tmp_path: Path,
     assert config.noise.sigma == pytest.approx(max(1.0, strength) * found.noise.sigma)
     kept = 1 - found.noise.removed_share
     assert config.noisy_share == pytest.approx(1 - min(1.0, strength) * (1 - kept))
-    assert config.same_fit(found) == (strength == 1)
+    assert config.same_fit(found) == (strength <= 1)
 
 
 def test_sigma_of_the_user_is_the_level(tmp_path: Path) -> None:

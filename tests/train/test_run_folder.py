@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from self2self.errors import FileFormatError, InputError
-from self2self.train.run_folder import History, Run, RunConfig
+from self2self.train.run_folder import History, Run, RunConfig, cached_runs
 from tests.train.test_fit import TINY
 
 
@@ -107,8 +107,37 @@ def test_latest_is_the_run_that_was_touched_last(tmp_path: Path) -> None:
     assert Run.latest(tmp_path).folder.name == "a"
 
 
-def test_folder_name_is_stem_and_hash_and_safe() -> None:
-    assert Run.for_image(Path("x/cell 1 (a).tif"), "0123456789").folder == Path("runs/cell_1_a_-01234567")
+def test_folder_name_is_stem_and_hash_and_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELF2SELF_CACHE", "cache")
+    run = Run.for_image(Path("x/cell 1 (a).tif"), "0123456789")
+    assert run.folder == Path("cache/runs/cell_1_a_-01234567")
+
+
+def test_a_run_that_an_earlier_version_kept_beside_the_image_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELF2SELF_CACHE", str(tmp_path / "cache"))
+    in_cache, earlier = Run.for_image(Path("new.png"), "0" * 64), Run(Path("runs/old-00000000"))
+    assert in_cache.folder == tmp_path / "cache" / "runs" / "new-00000000"
+    earlier.create(config_of())
+    assert Run.for_image(Path("old.png"), "0" * 64) == earlier
+    assert Run.latest() == earlier
+    in_cache.create(config_of())
+    os.utime(earlier.config_path, (1, 1))
+    assert Run.latest() == in_cache
+    with earlier.in_use():
+        pass
+    os.utime(in_cache.config_path, (2, 2))
+    assert Run.latest() == earlier, "its use counts"
+
+
+def test_without_a_choice_runs_go_to_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SELF2SELF_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cached_runs().parts[-2:] == ("self2self", "runs")
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        assert cached_runs() == tmp_path / "self2self" / "runs"
 
 
 def test_history_survives_a_line_cut_off_by_a_kill_and_restarts_without_repeats(tmp_path: Path) -> None:

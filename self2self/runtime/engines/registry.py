@@ -69,6 +69,16 @@ def get_engine(name: str, *, plain: bool = False) -> type[Engine]:
     return engine
 
 
+def check_engine_name(name: str) -> None:
+    """Refuse a name that no engine has, without loading one.
+
+    Raises:
+        UsageError: lists the names.
+    """
+    if name != "auto" and name not in ENGINES:
+        raise _unknown(name)
+
+
 def engine_class(name: str) -> type[Engine]:
     """The engine class called `name`, whether or not it works on this machine.
 
@@ -76,10 +86,14 @@ def engine_class(name: str) -> type[Engine]:
         UsageError: there is no engine of that name.
     """
     if name not in ENGINES:
-        raise UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
+        raise _unknown(name)
     module, _, attribute = ENGINES[name].partition(":")
     engine: type[Engine] = getattr(import_module(module), attribute)
     return engine
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
 
 
 def is_installed(module: str) -> bool:

@@ -9,7 +9,7 @@ from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
 from self2self.model.plain import MIRRORINGS
-from self2self.runtime.engines.registry import get_engine
+from self2self.runtime.engines.registry import check_engine_name, get_engine
 from self2self.runtime.ensemble.device_engine import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
 
@@ -58,6 +58,7 @@ class EnsembleOptions:
             UsageError: names the option.
         """
         self._check_types()
+        check_engine_name(self.engine)
         check_pass_plan(self.passes, self.tolerance)
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch is {self.batch}; expected at least 1, or auto.")
