@@ -11,7 +11,7 @@ Denoise an array with a model that was exported before::
 
     model = self2self.load_model("runs/noisy-1a2b3c4d/model.onnx")
     image = self2self.read_image("noisy.tif", whole_range=model.contract.whole_range)
-    ensemble = self2self.denoise(model, image.pixels, self2self.EnsembleOptions(passes=50))
+    ensemble = self2self.denoise_pixels(model, image.pixels, self2self.EnsembleOptions(passes=50))
     self2self.write_image("clean.tif", ensemble.image, like=image)
 
 All errors that a user can cause are subclasses of `Self2SelfError`; `self2self.errors` defines them. Importing the
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from self2self.jobs import StackResult as StackResult
     from self2self.jobs import denoise_job as denoise_job
     from self2self.model.masks import MaskMaker as MaskMaker
-    from self2self.runtime.ensemble.denoise import denoise as denoise
+    from self2self.runtime.ensemble.denoise import denoise_pixels as denoise_pixels
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
     from self2self.runtime.ensemble.tile_loop import EnsembleResult as EnsembleResult
     from self2self.runtime.model import Model as Model
@@ -56,7 +56,7 @@ _MODULE_OF_NAME = {
     "Self2SelfError": "self2self.errors",
     "EarlierResult": "self2self.jobs",
     "StackResult": "self2self.jobs",
-    "denoise": "self2self.runtime.ensemble.denoise",
+    "denoise_pixels": "self2self.runtime.ensemble.denoise",
     "denoise_job": "self2self.jobs",
     "load_model": "self2self.runtime.model",
     "read_image": "self2self.image_io",

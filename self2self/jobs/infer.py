@@ -62,6 +62,7 @@ def infer_job(
     options.check()
     outputs.check(images)
     check_nodata(nodata)
+    options = replace(options, uncertainty=outputs.needs_uncertainty)
     if len(images) > 1:
         outputs = outputs.for_several()
     batch = batch or ImageBatch(images, outputs)
@@ -100,7 +101,7 @@ def _infer_file(
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     outputs.check_model(model)
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options, outputs) else None
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
     if single_pass is not None:
         model = single_pass.model_for(prepared.pixels, str(path), seed=options.seed)
     if model.contract.image_sha256 not in ("", prepared.sha256):
@@ -139,6 +140,7 @@ def denoise_job(
     fitting.check()
     options.check()
     outputs.check([path])
+    options = replace(options, uncertainty=outputs.needs_uncertainty)
     with open_stack(path, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         outputs = replace(outputs, job=denoise_key(path, fitting, options))
         if stack.pages > 1:
@@ -150,7 +152,7 @@ def denoise_job(
     note_file(image, observer)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
-    fitted = with_cheapest_model(fitted, prepared.pixels, options, outputs, observer)
+    fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
     prepared = prepared.assessed_as(fitted.fit.config.noise)
     try:
         return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
@@ -179,7 +181,7 @@ def _infer_image(
     ensemble = run_passes(
         model,
         prepared,
-        replace(options, uncertainty=outputs.needs_uncertainty),
+        options,
         observer,
         # A report shows both the noisy image and the result.
         may_overwrite=outputs.report is None,

@@ -6,9 +6,10 @@ import numpy as np
 
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import expected_passes
+from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model
@@ -23,21 +24,27 @@ def run_passes(
     may_overwrite: bool,
     engine_holder: EngineHolder | None,
 ) -> EnsembleResult:
-    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise`.
+    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise_pixels`.
 
     Grey stored as colour stays grey: where all channels of the image are equal, the result has their mean.
 
     Raises:
-        Self2SelfError: as for `denoise`.
+        InterruptedRun: the observer cancels the job.
+        Self2SelfError: as for `denoise_pixels`.
     """
+
+    def on_progress(moments: PassSums) -> None:
+        observer.pass_run(moments, expected_passes(plan, moments))
+        observer.raise_if_cancelled(f"pass {moments.count}")
+
     plan = options.pass_plan_for(model.contract)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
-    result = denoise(
+    result = denoise_pixels(
         model,
         prepared.pixels,
         options,
-        on_progress=lambda moments: observer.pass_run(moments, expected_passes(plan, moments)),
+        on_progress=on_progress,
         on_note=observer.note,
         may_overwrite=may_overwrite,
         engine_holder=engine_holder,
