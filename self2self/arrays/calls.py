@@ -112,7 +112,7 @@ def _warn_of_spinning() -> None:
     from self2self import _torch_spins
 
     if _torch_spins:
-        warnings.warn(SPIN_WARNING, RuntimeWarning, stacklevel=6)
+        warnings.warn(SPIN_WARNING, RuntimeWarning, stacklevel=5)
 
 
 @contextmanager
