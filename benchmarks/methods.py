@@ -18,7 +18,7 @@ from benchmarks.rivals.rival import wavelet_sigma
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.imaging.noise import Noise, center_crop, measure_noise
 from self2self.jobs.prepared_image import wants_whole_range
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import Passes
 from self2self.train.checkpoint import tensors_sha256
@@ -117,7 +117,7 @@ def run_passes(pair: Pair, recipe: Recipe, noise: Noise | None, state: FitState,
     """Export the fitted network, run the ensemble as `self2self denoise` would, and score the result."""
     began = time.perf_counter()
     with exported(state, recipe, noise) as model:
-        denoised = denoise(model, pair.noisy, EnsembleOptions(passes=passes))
+        denoised = denoise_pixels(model, pair.noisy, EnsembleOptions(passes=passes))
     return {
         "ensemble_seconds": round(time.perf_counter() - began, 2),
         "passes": denoised.passes,

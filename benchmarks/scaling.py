@@ -32,7 +32,7 @@ from self2self.bench.benchmark_model import random_model
 from self2self.bench.cases import rotated
 from self2self.bench.measure import idle, spread
 from self2self.cli.options import parse_memory
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
@@ -51,7 +51,7 @@ class Square:
         self._options = EnsembleOptions(
             engine=engine, balanced=False, flips=False, batch=batch, memory=memory, uncertainty=False
         )
-        self._run = partial(denoise, model, pixels, engine_holder=self.engine_holder)
+        self._run = partial(denoise_pixels, model, pixels, engine_holder=self.engine_holder)
 
     def timing(self, passes: int) -> dict[str, Any]:
         """Run one ensemble; return nanoseconds per pixel and pass, engine, batch and number of tiles."""

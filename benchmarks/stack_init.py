@@ -24,7 +24,7 @@ from benchmarks.pairs import Pair, cut, parse_changes, sample
 from benchmarks.product import Weights, adapted, exported, start_weights_of
 from benchmarks.results_file import ResultsFile, Row, result_parser
 from self2self.imaging.noise import Noise
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.train.recipes import Recipe, following
 from self2self.train.synthetic_noise import add_noise
 
@@ -49,7 +49,7 @@ def fit_frame(pair: Pair, recipe: Recipe, noise: Noise | None, start: Weights | 
     watch = Stopwatch()
     state = clocked_fit(pair.noisy, recipe, start, watch)
     with exported(state, recipe, noise) as model:
-        result = denoise(model, pair.noisy).image
+        result = denoise_pixels(model, pair.noisy).image
     row = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, **watch.seconds("fit_")}
     return {**row, **pair.scores(result)}, state.weights()
 

@@ -1,21 +1,28 @@
-"""Denoise one image without any other image.
+"""Denoise an image without any clean or second noisy image.
 
-Fit and denoise, as the command `self2self denoise` does::
+An array, which may be a photograph or a stack, of any type and in any units::
 
     import self2self
 
-    result = self2self.denoise_job("noisy.tif", options=self2self.EnsembleOptions(passes=50))
+    result = self2self.denoise(noisy)          # noisy: NumPy array, or what numpy.asarray takes
+    result.image                               # denoised: same shape, dtype and units
+    result = self2self.denoise(stack, axes="TZYX", uncertainty=True, progress=True)
+
+A network that is fitted once and used for many images::
+
+    model = self2self.fit(noisy)
+    clean = model.predict(other).image
+    model.save("m.onnx")
+    self2self.load("m.onnx").predict(another)
+
+From file to file, as the command `self2self denoise`, with all metadata::
+
+    result = self2self.denoise_job("noisy.tif")
     print(result.output)
 
-Denoise an array with a model that was exported before::
-
-    model = self2self.load_model("runs/noisy-1a2b3c4d/model.onnx")
-    image = self2self.read_image("noisy.tif", whole_range=model.contract.whole_range)
-    ensemble = self2self.denoise(model, image.pixels, self2self.EnsembleOptions(passes=50))
-    self2self.write_image("clean.tif", ensemble.image, like=image)
-
 All errors that a user can cause are subclasses of `Self2SelfError`; `self2self.errors` defines them. Importing the
-package does not load torch or other heavy libraries.
+package does not load torch or other heavy libraries. It sets GOMP_SPINCOUNT, unless it or OMP_WAIT_POLICY is set, so
+that PyTorch's threads, if PyTorch is loaded later, do not spin.
 """
 
 from __future__ import annotations
@@ -23,8 +30,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from self2self.machine.system import limit_spin_wait
+
 if TYPE_CHECKING:
     # For type checkers and editors, which do not see the names that `__getattr__` provides.
+    from self2self.arrays.denoise import denoise as denoise
+    from self2self.arrays.model import Model as Model
+    from self2self.arrays.model import fit as fit
+    from self2self.arrays.model import load as load
+    from self2self.arrays.result import Denoised as Denoised
     from self2self.errors import Self2SelfError as Self2SelfError
     from self2self.image_io import read_image as read_image
     from self2self.image_io import write_image as write_image
@@ -36,34 +50,41 @@ if TYPE_CHECKING:
     from self2self.jobs import StackResult as StackResult
     from self2self.jobs import denoise_job as denoise_job
     from self2self.model.masks import MaskMaker as MaskMaker
-    from self2self.runtime.ensemble.denoise import denoise as denoise
+    from self2self.runtime.ensemble.denoise import denoise_pixels as denoise_pixels
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
     from self2self.runtime.ensemble.tile_loop import EnsembleResult as EnsembleResult
-    from self2self.runtime.model import Model as Model
     from self2self.runtime.model import load_model as load_model
 
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
-    "DenoiseResult": "self2self.jobs",
-    "EnsembleOptions": "self2self.runtime.ensemble.options",
-    "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
-    "FitOptions": "self2self.jobs",
-    "MaskMaker": "self2self.model.masks",
-    "Model": "self2self.runtime.model",
-    "Observer": "self2self.jobs",
-    "OutputOptions": "self2self.jobs",
-    "Self2SelfError": "self2self.errors",
-    "EarlierResult": "self2self.jobs",
-    "StackResult": "self2self.jobs",
-    "denoise": "self2self.runtime.ensemble.denoise",
+    "denoise": "self2self.arrays.denoise",
+    "Denoised": "self2self.arrays.result",
+    "fit": "self2self.arrays.model",
+    "load": "self2self.arrays.model",
+    "Model": "self2self.arrays.model",
     "denoise_job": "self2self.jobs",
-    "load_model": "self2self.runtime.model",
+    "FitOptions": "self2self.jobs",
+    "EnsembleOptions": "self2self.runtime.ensemble.options",
+    "OutputOptions": "self2self.jobs",
+    "Observer": "self2self.jobs",
+    "DenoiseResult": "self2self.jobs",
+    "StackResult": "self2self.jobs",
+    "EarlierResult": "self2self.jobs",
+    "Self2SelfError": "self2self.errors",
     "read_image": "self2self.image_io",
     "write_image": "self2self.image_io",
+    "load_model": "self2self.runtime.model",
+    "denoise_pixels": "self2self.runtime.ensemble.denoise",
+    "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
+    "MaskMaker": "self2self.model.masks",
 }
+"""The public names, those that people want first at the top, and where they are."""
 
-__all__ = ["__version__", *_MODULE_OF_NAME]
+__all__ = [*_MODULE_OF_NAME, "__version__"]
+
+_torch_spins = not limit_spin_wait()
+"""Whether the user's program has loaded PyTorch before, so that its threads spin while they wait."""
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from self2self import EnsembleOptions, MaskMaker, denoise, load_model
+from self2self import EnsembleOptions, MaskMaker, denoise_pixels, load_model
 from self2self.model.masks import Draws
 from tests.commands import ROOT, picture, write_noisy
 
@@ -49,7 +49,7 @@ def test_the_program_averages_passes_without_self2self(
         exec(PROGRAM, values := {"passes": 0})
     assert values["passes"] == PASSES
     options = EnsembleOptions(engine="ort", passes=PASSES, balanced=False, flips=False, restore=False)
-    expected = denoise(load_model("model.onnx"), pixels, options).image
+    expected = denoise_pixels(load_model("model.onnx"), pixels, options).image
     np.testing.assert_allclose(values["clean"], expected, atol=1e-4)
     assert np.abs(picture(Path("clean.png")).transpose(2, 0, 1) - (low + expected * (high - low))).max() < 0.6
     assert not np.array_equal(by_chance, picture(Path("clean.png")))

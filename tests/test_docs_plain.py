@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from self2self import EnsembleOptions, denoise, load_model
+from self2self import EnsembleOptions, denoise_pixels, load_model
 from self2self.export.plain import export_plain
 from self2self.model.network import Self2SelfNet
 from tests.commands import ROOT, picture, write_noisy
@@ -28,5 +28,5 @@ def test_the_program_denoises_without_self2self(tiny: Fitted, tmp_path: Path, mo
     pixels = ((picture(write_noisy(tmp_path / "image.png")).transpose(2, 0, 1) - np.float32(3)) / 247).clip(0, 1)
     exec(PROGRAM, {})
     options = EnsembleOptions(engine="ort", flips=False, restore=False)
-    expected = denoise(load_model("model.plain.onnx"), pixels, options).image
+    expected = denoise_pixels(load_model("model.plain.onnx"), pixels, options).image
     assert np.abs(picture(Path("clean.png")).transpose(2, 0, 1) - (3 + expected * 247)).max() < 0.6

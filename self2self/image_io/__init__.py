@@ -14,7 +14,7 @@ The modules:
 
 from self2self.image_io.image import MAX_PIXELS, MIN_SIDE, Image, Metadata, TiffLayout
 from self2self.image_io.read import check_readable, image_hash, read_image
-from self2self.image_io.stack import Stack, check_stack_output, open_stack
+from self2self.image_io.stack import ARRAY, Stack, check_stack_output, open_stack, stack_of_array
 from self2self.image_io.write import (
     EXTENSIONS,
     check_output,
@@ -24,6 +24,7 @@ from self2self.image_io.write import (
 )
 
 __all__ = [
+    "ARRAY",
     "EXTENSIONS",
     "MAX_PIXELS",
     "MIN_SIDE",
@@ -38,6 +39,7 @@ __all__ = [
     "image_hash",
     "open_stack",
     "read_image",
+    "stack_of_array",
     "write_float_map",
     "write_image",
 ]

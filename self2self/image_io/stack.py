@@ -1,28 +1,31 @@
-"""Opens image files of several pages; only one page at a time is in memory."""
+"""The pages of an image file, or of an array; of a file, only one page at a time is in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from self2self.errors import InputError, OutputError, UsageError
-from self2self.image_io.format import Pages
-from self2self.image_io.image import Array, Image, StoredImage
+from self2self.image_io.format import STORED_TYPES, ArrayPages, Format, Pages, split_alpha
+from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.missing import Nodata
 from self2self.image_io.read import decoding, format_of, image_from, open_pages
 from self2self.image_io.write import format_by_extension, map_metadata, write_pages
 from self2self.machine.marks import Mark
 
+ARRAY = Format("array", "array", lambda head, path: False, types=STORED_TYPES)
+"""What an array is in place of a file; no file is of this format."""
+
 
 class Stack:
-    """The pages of an image file, often only one. Use it as a context manager.
+    """The pages of an image file or of an array, often only one. Use it as a context manager.
 
     Attributes:
-        path: the file.
+        path: the file; for an array, what messages call it.
         pages: number of pages; 1 for an ordinary image.
         notes: notes for the user, one line each: what the output will lack.
         mosaic: as for `read_image`; a job sets it for all pages when it knows it from one.
@@ -30,30 +33,34 @@ class Stack:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
+        source_format: Format,
+        open_source: Callable[[], Pages],
         *,
         whole_range: bool = False,
         nodata: Nodata = None,
         mosaic: bool | None = None,
     ) -> None:
-        """Open the file and check the tags of every page; no pixels are read.
+        """Open the pages, and check what is known of every page before any pixels are read.
 
         Args:
-            path: of the file.
+            path: of the file, or a name for an array.
+            source_format: of the file, or `ARRAY`.
+            open_source: opens the pages.
             whole_range: as for `read_image`.
             nodata: as for `read_image`.
             mosaic: as for `read_image`.
 
         Raises:
-            InputError: the file cannot be used, is cut off, or its pages differ in shape or type.
+            InputError: the file or array cannot be used, is cut off, or its pages differ in shape or type.
         """
-        self.path = Path(path)
+        self.path = path
         self._whole_range = whole_range
         self._nodata: Nodata = nodata
         self.mosaic = mosaic
-        self._format = format_of(self.path)
+        self._format = source_format
         with decoding(self.path, self._format):
-            self._pages: Pages | None = open_pages(self._format, self.path)
+            self._pages: Pages | None = open_source()
             self.pages, self.notes = self._pages.count, self._pages.notes
 
     def read_page(self, index: int) -> Image:
@@ -168,7 +175,35 @@ def open_stack(
     Raises:
         InputError: see `Stack`.
     """
-    return Stack(path, whole_range=whole_range, nodata=nodata, mosaic=mosaic)
+    path = Path(path)
+    found = format_of(path)
+    return Stack(path, found, lambda: open_pages(found, path), whole_range=whole_range, nodata=nodata, mosaic=mosaic)
+
+
+def stack_of_array(
+    samples: Array, name: str, *, whole_range: bool = False, nodata: Nodata = None, mosaic: bool | None = None
+) -> Stack:
+    """The pages of an array, as if a file held them; for the options see `read_image`.
+
+    Args:
+        samples: (pages, H, W, C), of any type that a file may hold; C is 1 (grey), 3 (RGB), or 2 or 4 with alpha last.
+        name: what messages call the array.
+        whole_range: as for `read_image`.
+        nodata: as for `read_image`.
+        mosaic: as for `read_image`.
+
+    Raises:
+        InputError: the type or the size cannot be used.
+    """
+    values, alpha = split_alpha(samples)
+    return Stack(
+        Path(name),
+        ARRAY,
+        lambda: ArrayPages(values, Metadata(), alpha=alpha),
+        whole_range=whole_range,
+        nodata=nodata,
+        mosaic=mosaic,
+    )
 
 
 def check_stack_output(path: str | os.PathLike[str], pages: int) -> None:

@@ -151,14 +151,16 @@ def plain_job(
     return path, export_plain(network, replace(contract, precision=precision), path, size=size)
 
 
-def calibrate_run(run: Run, pixels: FloatArray) -> None:
+def calibrate_run(run: Run, pixels: FloatArray, observer: Observer) -> None:
     """Calibrate the network of `run` for a single pass without masks, and keep its weights in the run folder.
 
     Args:
         run: run folder of a finished fit.
         pixels: float32 (C, H, W), the fitted image.
+        observer: may cancel the job.
 
     Raises:
+        InterruptedRun: the job is cancelled.
         InputError, FileFormatError: the weights of the fit cannot be read.
         ResourceError, OutputError: memory ran out, or the weights cannot be written.
     """
@@ -167,7 +169,13 @@ def calibrate_run(run: Run, pixels: FloatArray) -> None:
 
     weights, recipe, contract = load_weights(run.model_path)
     with fit_memory_errors():
-        plain_weights = calibrate(weights, pixels, recipe, seed=contract.seed)
+        plain_weights = calibrate(
+            weights,
+            pixels,
+            recipe,
+            seed=contract.seed,
+            on_step=lambda step: observer.raise_if_cancelled(f"step {step} of the calibration"),
+        )
     save_model(run.plain_path, plain_weights, recipe, contract.as_plain())
 
 
@@ -177,7 +185,7 @@ def _calibrate_and_check(run: Run, observer: Observer) -> None:
 
     pixels = read_fitted_image(run.config()).pixels
     weights, recipe, contract = load_weights(run.model_path)
-    calibrate_run(run, pixels)
+    calibrate_run(run, pixels, observer)
     check = check_single_pass(weights, load_weights(run.plain_path)[0], pixels, recipe, seed=contract.seed)
     if not check.passed:
         observer.note(f"{run.folder}: a single pass is {check.text}; passes give a better image.")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from self2self.errors import UsageError
-from self2self.image_io import Image
+from self2self.image_io import ARRAY, Image
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
@@ -53,6 +53,7 @@ class FitOptions:
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
         sigma: standard deviation of the noise, in 8-bit grey levels; None to find it. It is the level that start
             weights are told.
+        stored_sigma: in place of `sigma`, the standard deviation in the units of the stored values.
         strength: factor of the denoising, from 0 to 2. Below 1, a part of what was removed returns; above 1, start
             weights are told as much more noise.
         wait: whether to wait while another process works in the run folder, instead of raising a `BusyError`.
@@ -74,6 +75,7 @@ class FitOptions:
     wait: bool = False
     nodata: Nodata = None
     mosaic: bool | None = None
+    stored_sigma: float | None = None
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -111,6 +113,23 @@ class FitOptions:
         if self.page is not None and self.fit_pages == "each":
             raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
 
+    def in_grey_levels(self, image: Image) -> FitOptions:
+        """A copy with `stored_sigma` as `sigma`, for the range of `image`, whose ends are 255 grey levels apart.
+
+        Raises:
+            UsageError: no image in this range has so little or so much noise.
+        """
+        if self.stored_sigma is None or (image.missing is not None and image.missing.all()):
+            return replace(self, stored_sigma=None)
+        unit = image.scale / 255
+        least, most = SMALLEST_TOLD * unit, LARGEST_TOLD * unit
+        if not least <= self.stored_sigma <= most:
+            raise UsageError(
+                f"sigma is {self.stored_sigma:g}; expected {least:.3g} to {most:.3g}, in the units of {image.path}, "
+                f"whose values span {image.scale:.3g}. To remove less, use strength."
+            )
+        return replace(self, sigma=self.stored_sigma / unit, stored_sigma=None)
+
     @property
     def wants_iqa(self) -> bool:
         """Whether the user asks for the image quality term."""
@@ -127,10 +146,11 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
     from self2self.train.fit import choose_device
     from self2self.train.session import start_weights
 
+    options = options.in_grey_levels(prepared.image)
     recipe, start = _recipe_and_start(prepared, options, observer)
     image = prepared.image
     config = RunConfig(
-        image=str(image.path.resolve()),
+        image=str(image.path if image.format == ARRAY.name else image.path.resolve()),
         image_sha256=prepared.sha256,
         channels=prepared.channels,
         recipe=recipe,

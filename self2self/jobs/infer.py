@@ -18,7 +18,7 @@ from self2self.jobs.job_key import denoise_identity, infer_identity
 from self2self.jobs.noise_notes import note_file, note_little_removed, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
-from self2self.jobs.passes import run_passes, unchanged
+from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
@@ -63,6 +63,7 @@ def infer_job(
     options.check_values()
     outputs.check(images)
     check_nodata(nodata)
+    options = replace(options, uncertainty=outputs.needs_uncertainty)
     if len(images) > 1:
         outputs = outputs.for_several()
     elif images:
@@ -106,7 +107,7 @@ def _infer_file(
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     outputs.check_model(model)
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options, outputs) else None
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
     if single_pass is not None:
         model = single_pass.model_for(prepared.pixels, str(path), seed=options.seed)
     if model.contract.image_sha256 not in ("", prepared.sha256):
@@ -145,6 +146,7 @@ def denoise_job(
     fitting.check()
     options.check_values()
     outputs.check([path])
+    options = replace(options, uncertainty=outputs.needs_uncertainty)
     # A file that cannot be read gets a message of its own below.
     with suppress(OSError):
         outputs = outputs.for_job(denoise_identity(path, fitting, options))
@@ -162,7 +164,7 @@ def denoise_job(
         return _infer_image(None, prepare_for_model(image, whole_range=False), options, outputs, observer, start=start)
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
-    fitted = with_cheapest_model(fitted, prepared.pixels, options, outputs, observer)
+    fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
     prepared = prepared.assessed_as(fitted.fit.config.noise)
     try:
         return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
@@ -188,19 +190,15 @@ def _infer_image(
     """
     image, noise = prepared.image, prepared.noise
     center = prepared.center()
-    options = replace(options, uncertainty=outputs.needs_uncertainty)
-    if model is None:
-        ensemble = unchanged(prepared, options)
-    else:
-        ensemble = run_passes(
-            model,
-            prepared,
-            options,
-            observer,
-            # A report shows both the noisy image and the result.
-            may_overwrite=outputs.report is None,
-            engine_holder=engine_holder,
-        )
+    ensemble = run_passes(
+        model,
+        prepared,
+        options,
+        observer,
+        # A report shows both the noisy image and the result.
+        may_overwrite=outputs.report is None,
+        engine_holder=engine_holder,
+    )
     output = outputs.output_for(image)
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from self2self.errors import InterruptedRun
+
 if TYPE_CHECKING:
     from self2self.runtime.ensemble.moments import PassSums
     from self2self.train.session import FitReport
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 def _ignore(*_: object) -> None:
     return None
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Observer:
         page_started: called before every page of a stack with its number, from 1, and the number of pages.
         build_step: called from any thread while TensorRT builds an engine, with the phase, its steps done and the total
             of its steps.
+        cancelled: asked after every training step and every run of the engine, from the thread of the job; true ends
+            the job with an `InterruptedRun`.
     """
 
     note: Callable[[str], None] = _ignore
@@ -38,3 +46,16 @@ class Observer:
     image_started: Callable[[Path, int, int], None] = _ignore
     page_started: Callable[[int, int], None] = _ignore
     build_step: Callable[[str, int, int], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+
+    def raise_if_cancelled(self, where: str) -> None:
+        """End the job if it is cancelled.
+
+        Args:
+            where: what has just been done, for the message, such as "pass 20".
+
+        Raises:
+            InterruptedRun: the job is cancelled.
+        """
+        if self.cancelled():
+            raise InterruptedRun(f"cancelled after {where}.")

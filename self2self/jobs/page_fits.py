@@ -9,11 +9,11 @@ import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from self2self.image_io import Image
-from self2self.jobs.fit_config import FitOptions
+from self2self.image_io import Image, Stack
+from self2self.jobs.fit_config import FitOptions, run_folder
 from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
-from self2self.jobs.prepared_image import prepare
+from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.jobs.results import FitResult
 from self2self.machine.files import remove_folder, remove_leftovers
 from self2self.runtime.model import Model
@@ -46,6 +46,20 @@ class PageFits:
     first_fit: FitResult | None = None
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls, stack: Stack, fitting: FitOptions, observer: Observer, *, force: bool = False
+    ) -> tuple[PageFits, PreparedImage]:
+        """The fits to the pages of `stack`, and the page of the first one: the first that holds something to denoise.
+
+        Raises:
+            Self2SelfError: the page cannot be used.
+        """
+        first_page = next((index for index in range(stack.pages) if not stack.read_page(index).is_empty), 0)
+        first = prepare(stack.read_page(first_page), fitting.recipe)
+        stack.mosaic = first.image.mosaic
+        return cls(fitting, first_page, run_folder(first, fitting), first.whole_range, observer, force), first
 
     def model_for(self, index: int, image: Image) -> Model:
         """Fit to page `index`, from 0, and export the model.

@@ -6,9 +6,10 @@ import numpy as np
 
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import expected_passes
+from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
@@ -16,8 +17,8 @@ from self2self.runtime.model import Model
 from self2self.train.run_folder import Run
 
 
-def unchanged(prepared: PreparedImage, options: EnsembleOptions) -> EnsembleResult:
-    """The result for an image that holds nothing to denoise (`Image.is_empty`): its own pixels, after no pass."""
+def _unchanged(prepared: PreparedImage, options: EnsembleOptions) -> EnsembleResult:
+    """The pixels of `prepared`, after no pass."""
     return EnsembleResult(
         image=prepared.pixels,
         uncertainty=np.zeros_like(prepared.pixels) if options.uncertainty else None,
@@ -33,7 +34,7 @@ def unchanged(prepared: PreparedImage, options: EnsembleOptions) -> EnsembleResu
 
 
 def run_passes(
-    model: Model,
+    model: Model | None,
     prepared: PreparedImage,
     options: EnsembleOptions,
     observer: Observer,
@@ -41,22 +42,31 @@ def run_passes(
     may_overwrite: bool,
     engine_holder: EngineHolder | None,
 ) -> EnsembleResult:
-    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise`.
+    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise_pixels`.
 
-    Grey stored as colour stays grey: where all channels of the image are equal, the result has their mean.
+    Without a model, the image holds nothing to denoise (`Image.is_empty`), and its own pixels are the result. Grey
+    stored as colour stays grey: where all channels of the image are equal, the result has their mean.
 
     Raises:
-        Self2SelfError: as for `denoise`.
+        InterruptedRun: the observer cancels the job.
+        Self2SelfError: as for `denoise_pixels`.
     """
+    if model is None:
+        return _unchanged(prepared, options)
+
+    def on_progress(moments: PassSums) -> None:
+        observer.pass_run(moments, expected_passes(plan, moments))
+        observer.raise_if_cancelled(f"pass {moments.count}")
+
     plan = options.pass_plan_for(model.contract)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
     with Run(model.path.parent).in_use():
-        result = denoise(
+        result = denoise_pixels(
             model,
             prepared.pixels,
             options,
-            on_progress=lambda moments: observer.pass_run(moments, expected_passes(plan, moments)),
+            on_progress=on_progress,
             on_note=observer.note,
             may_overwrite=may_overwrite,
             engine_holder=engine_holder,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from self2self.errors import EngineUnavailableError, FileFormatError
 from self2self.jobs.fitted_model import FittedModel
 from self2self.jobs.observer import Observer
-from self2self.jobs.output_options import OutputOptions
 from self2self.model.contract import Contract
 from self2self.runtime.engines.registry import NEEDS_GPU, get_engine, is_installed
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -32,13 +31,13 @@ passes over 200x200 pixels do, in an engine that is slower than that of the pass
 not a measured time, because the same command has to give the same image every time."""
 
 
-def allows_single_pass(contract: Contract, options: EnsembleOptions, outputs: OutputOptions) -> bool:
+def allows_single_pass(contract: Contract, options: EnsembleOptions) -> bool:
     """Whether the user's options leave it open how a model makes its image.
 
     A number of passes, their masks or flips, an uncertainty and the recipes of the paper ask for real passes. So does a
     GPU, where they are fast.
     """
-    is_open = not options.option_of_masks and options.flips is None and not outputs.needs_uncertainty
+    is_open = not options.option_of_masks and options.flips is None and not options.uncertainty
     return is_open and not contract.plain and not is_published_recipe(contract.recipe) and _has_engine(options)
 
 
@@ -108,7 +107,7 @@ class SinglePass:
         path = self.run.plain_onnx_path_for("fp32")
         try:
             if not self.run.plain_path.is_file() and self.fitted_pixels is not None:
-                calibrate_run(self.run, self.fitted_pixels)
+                calibrate_run(self.run, self.fitted_pixels, self.observer)
             elif path.is_file():
                 return load_model(path)
         except FileFormatError as error:
@@ -121,7 +120,6 @@ def with_cheapest_model(
     fitted: FittedModel,
     pixels: FloatArray,
     options: EnsembleOptions,
-    outputs: OutputOptions,
     observer: Observer,
     *,
     pages: int = 1,
@@ -132,13 +130,12 @@ def with_cheapest_model(
         fitted: the fit and its model with masks.
         pixels: float32 (C, H, W), the fitted image.
         options: of the ensemble.
-        outputs: where results go.
         observer: gets notes.
         pages: number of images of this size that the model is for.
     """
     start = time.perf_counter()
     _, height, width = pixels.shape
-    if pages * height * width < WORTHWHILE_PIXELS or not allows_single_pass(fitted.model.contract, options, outputs):
+    if pages * height * width < WORTHWHILE_PIXELS or not allows_single_pass(fitted.model.contract, options):
         return fitted
     run = fitted.fit.run
     model = SinglePass(run, fitted.model, observer, pixels).model_for(

@@ -7,16 +7,14 @@ import json
 import time
 from dataclasses import asdict, replace
 
-from self2self.image_io import Image, Stack
-from self2self.jobs.fit import read_fit_page
-from self2self.jobs.fit_config import FitOptions, configure, run_folder
-from self2self.jobs.fitted_model import fit_model
+from self2self.image_io import Stack
+from self2self.jobs.fit_config import FitOptions, configure
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_fits import PageFits
-from self2self.jobs.prepared_image import prepare, prepare_for_model
+from self2self.jobs.pages import OneModel, fit_for_pages
 from self2self.jobs.results import EarlierResult, StackResult
-from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
+from self2self.jobs.single_pass import SinglePass, allows_single_pass
 from self2self.jobs.stack_pages import StackJob
 from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.denoise import check_channels
@@ -47,8 +45,8 @@ def infer_stack(
     check_channels(model, first.pixels, f"{stack.path}: ")
     if (done := job.earlier_result(first)) is not None:
         return done
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options, outputs) else None
-    return _run_one_model(job, model, single_pass, start)
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, job.options) else None
+    return _run_one_model(job, OneModel(model, single_pass, options.seed), start)
 
 
 def denoise_stack(
@@ -66,28 +64,18 @@ def denoise_stack(
             return done
         if fitting.fit_pages == "each":
             return _run_model_each(job, fitting, start)
-        prepared = prepare(read_fit_page(stack, fitting, observer), fitting.recipe)
-        fitted = fit_model(prepared, fitting, observer, force=outputs.force)
-        cheapest = with_cheapest_model(fitted, prepared.pixels, options, outputs, job.observer, pages=stack.pages)
-        is_plain = cheapest.model.contract.plain
-        single_pass = SinglePass(fitted.fit.run, fitted.model, job.observer) if is_plain else None
-        result = _run_one_model(job, fitted.model, single_pass, start)
+        fitted, models = fit_for_pages(stack, fitting, job.options, job.observer, force=outputs.force)
+        result = _run_one_model(job, models, start)
     return replace(result, fit=fitted.fit, fit_seconds=fitted.fit.seconds, export_seconds=fitted.export_seconds)
 
 
-def _run_one_model(job: StackJob, model: Model, single_pass: SinglePass | None, start: float) -> StackResult:
-    """Run `model` over all pages, or its single pass over those pages on which that is as good."""
-
-    def model_for(index: int, image: Image) -> Model:
-        if single_pass is None:
-            return model
-        pixels = prepare_for_model(image, whole_range=model.contract.whole_range).pixels
-        return single_pass.model_for(pixels, f"page {index + 1}", seed=job.options.seed, crops=1)
-
+def _run_one_model(job: StackJob, models: OneModel, start: float) -> StackResult:
+    """Run one model over all pages, or its single pass over those pages on which that is as good."""
+    model = models.model
     job.stack.mosaic = model.contract.mosaic
-    ways = {"model": file_sha256(model.path)} | ({} if single_pass is None else {"way": "single pass"})
+    ways = {"model": file_sha256(model.path)} | ({} if models.single_pass is None else {"way": "single pass"})
     kept = job.begin(ways)
-    job.run(kept, model_for)
+    job.run(kept, models)
     records = job.write()
     job.finish()
     fitted_on = model.contract.image_sha256
@@ -100,17 +88,12 @@ def _run_one_model(job: StackJob, model: Model, single_pass: SinglePass | None, 
 
 
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
-    pages = range(job.stack.pages)
-    first_page = next((index for index in pages if not job.stack.read_page(index).is_empty), 0)
-    first = prepare(job.stack.read_page(first_page), fitting.recipe)
-    job.stack.mosaic = first.image.mosaic
+    fits, first = PageFits.of(job.stack, fitting, job.observer, force=job.outputs.force)
     config = configure(first, fitting, job.observer)
-    run = run_folder(first, fitting)
-    fits = PageFits(fitting, first_page, run, first.whole_range, job.observer, job.outputs.force)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()
-    job.run(kept, fits.model_for, fits.page_finished)
+    job.run(kept, fits)
     result = job.result(job.write(), kept, start)
     # The pages go last: as long as they are there, a repeated command does what is left.
     fits.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,20 +10,16 @@ from typing import Any
 
 from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
 from self2self.image_io import Image, Stack, check_stack_output
-from self2self.imaging.noise import Residual
-from self2self.jobs.noise_notes import note_file, note_residual
+from self2self.jobs.noise_notes import note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_cache import PageCache, PageRecord
-from self2self.jobs.passes import run_passes, unchanged
-from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
+from self2self.jobs.pages import PageModels, denoise_page
 from self2self.jobs.results import EarlierResult, StackResult
 from self2self.machine.marks import file_sha256
 from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
-from self2self.runtime.ensemble.tile_loop import EnsembleResult
-from self2self.runtime.model import Model
 
 SAME_COMMAND_HINT = "the same command goes on."
 """Hint for a user whose stack is not finished."""
@@ -113,19 +108,12 @@ class StackJob:
             self.observer.note(f"{self.output}: going on after page {kept} of {self.stack.pages}.")
         return kept
 
-    def run(
-        self,
-        kept: int,
-        model_for: Callable[[int, Image], Model],
-        page_finished: Callable[[int], None] = lambda index: None,
-    ) -> None:
+    def run(self, kept: int, models: PageModels) -> None:
         """Denoise the pages after the first `kept` ones, and store each in the cache.
 
         Args:
             kept: number of pages that are already in the cache.
-            model_for: returns the model for a page, from its number, counted from 0, and its image; it is not called
-                for pages that hold nothing to denoise.
-            page_finished: called with the number, counted from 0, of every page that is stored.
+            models: the models of the pages; pages that hold nothing to denoise need none.
 
         Raises:
             Self2SelfError: anything that a user can cause; finished pages stay in the cache.
@@ -133,7 +121,7 @@ class StackJob:
         for index in range(kept, self.stack.pages):
             self.observer.page_started(index + 1, self.stack.pages)
             try:
-                self._denoise_page(index, model_for)
+                self._denoise_page(index, models)
             except KeyboardInterrupt:
                 raise InterruptedRun(
                     f"interrupted; {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
@@ -142,31 +130,16 @@ class StackJob:
                 raise ResourceError(
                     f"{error} {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
                 ) from error
-            page_finished(index)
+            models.page_finished(index)
 
-    def _denoise_page(self, index: int, model_for: Callable[[int, Image], Model]) -> None:
-        image = self.stack.read_page(index)
-        note_file(image, self.observer, of_stack=True)
-        model = None if image.is_empty else model_for(index, image)
-        start = time.perf_counter()
-        prepared = prepare_for_model(image, whole_range=model is not None and model.contract.whole_range)
-        center = prepared.center()
-        options = replace(self.options, seed=(self.options.seed + index) % 2**32)
-        if model is None:
-            result = unchanged(prepared, options)
-        else:
-            result = run_passes(
-                model, prepared, options, self.observer, may_overwrite=True, engine_holder=self.engine_holder
-            )
-        residual = center.residual(result.image)
-        values = prepared.to_file_values(result.image)
-        deviation = None if result.uncertainty is None else prepared.deviations_to_file_values(result.uncertainty)
-        if residual.correlated and "correlated" not in self.notes_given and center.has_noise:
+    def _denoise_page(self, index: int, models: PageModels) -> None:
+        page = denoise_page(self.stack, index, models, self.options, self.observer, self.engine_holder)
+        values, deviations = page.values(), page.deviations()
+        if page.residual.correlated and "correlated" not in self.notes_given and page.has_noise:
             self.notes_given.add("correlated")
             where = f"{self.stack.path}: in what was removed from page {index + 1},"
-            note_residual(where, image, residual, self.observer)
-        seconds = time.perf_counter() - start
-        self.cache.keep(_record(index, prepared, options.seed, result, residual, seconds), values, deviation)
+            note_residual(where, page.prepared.image, page.residual, self.observer)
+        self.cache.keep(page.record(index), values, deviations)
 
     def write(self) -> list[PageRecord]:
         """Write the stack, except for files that are written already; returns the records of the pages.
@@ -247,26 +220,3 @@ class StackJob:
                 note(text)
 
         return note_once
-
-
-def _record(
-    index: int, prepared: PreparedImage, seed: int, result: EnsembleResult, residual: Residual, seconds: float
-) -> PageRecord:
-    return PageRecord(
-        page=index + 1,
-        image_sha256=prepared.sha256,
-        seed=seed,
-        engine=result.engine,
-        provider=result.provider,
-        tile=None if result.tile is None else list(result.tile),
-        fallback=result.fallback,
-        passes=result.passes,
-        standard_error=None if math.isnan(result.standard_error) else result.standard_error,
-        range=list(prepared.image.range),
-        sigma=round(residual.noise.sigma, 3),
-        residual_mean=round(residual.mean, 3),
-        residual_deviation=round(residual.standard_deviation, 3),
-        correlated=residual.correlated,
-        seconds=round(seconds, 3),
-        plain=result.plain,
-    )

@@ -41,16 +41,21 @@ def drop_wrong_thread_count() -> str:
     return f"OMP_NUM_THREADS is {requested!r}, which is no number of threads; it is ignored"
 
 
-def limit_spin_wait() -> None:
+def limit_spin_wait() -> bool:
     """Make PyTorch's threads sleep after about 30 microseconds of waiting for each other.
 
     Call this before PyTorch loads. By default the threads spin for a millisecond and more. If other programs use the
     processors, the spinning threads keep a processor from the thread that they wait for: steps of a fit took 14 to 30
     times as long as on a quiet machine, and 3 to 8 times as long with this setting (dev/log). GOMP_SPINCOUNT and
     OMP_WAIT_POLICY of the user stay as they are.
+
+    Returns:
+        whether that works; False if PyTorch is there already, because OpenMP reads its settings when it loads.
     """
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "10000"
+    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        return True
+    os.environ["GOMP_SPINCOUNT"] = "10000"
+    return "torch" not in sys.modules
 
 
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -52,7 +52,7 @@ class RunConfig:
     """The settings of a fit, as its run folder keeps them.
 
     Attributes:
-        image: absolute path of the noisy image.
+        image: absolute path of the noisy image; the name of an array, which is no file.
         image_sha256: `image_io.image_hash` of the image.
         channels: number of colour channels.
         recipe: the recipe, with the user's changes applied.

@@ -116,6 +116,7 @@ def fit_run(
     reference: FloatArray | None = None,
     black_and_white: tuple[float, float] = (0.0, 1.0),
     on_report: Callable[[FitReport], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> FitReport:
     """Fit `pixels` into the run folder `run`.
 
@@ -128,10 +129,11 @@ def fit_run(
         reference: clean image of the same shape as `pixels`; it is used for scores alone.
         black_and_white: the values of black and white in units of the pixels, for the scores.
         on_report: called after every step.
+        cancelled: asked after every step; true ends the fit as Ctrl-C does.
 
     Raises:
         InputError: the reference has another shape than the image.
-        InterruptedRun: Ctrl-C or SIGTERM; the state is saved.
+        InterruptedRun: Ctrl-C, SIGTERM or `cancelled`; the state is saved.
         BusyError: another command is fitting into the folder.
         Self2SelfError: anything else that a user can cause; the last checkpoint is on disk.
     """
@@ -159,7 +161,7 @@ def fit_run(
 
             def on_step(state: FitState) -> None:
                 reporter.step(state)
-                if interrupted.is_set() and state.step < recipe.steps:
+                if (interrupted.is_set() or cancelled()) and state.step < recipe.steps:
                     save_state(run, state)
                     raise InterruptedRun(
                         f"interrupted after step {state.step} of {recipe.steps}; it is saved in {run.folder}. {GO_ON}"
@@ -302,10 +304,13 @@ def interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that they never end a step halfway.
 
     A second signal raises KeyboardInterrupt at once. Outside the main thread signals cannot be
-    caught, and the event is never set.
+    caught, and the event is never set. A handler of a program that Python is embedded in stays.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    signals = (signal.SIGINT, signal.SIGTERM)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # Python cannot put back a handler that it has not set.
+    if not in_main_thread or None in map(signal.getsignal, signals):
         yield event
         return
 
@@ -314,7 +319,7 @@ def interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in signals}
     try:
         yield event
     finally:

@@ -12,7 +12,7 @@ Crops that it did not learn from then show whether it is as good as the passes (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -106,7 +106,13 @@ class Lesson(NamedTuple):
 
 
 def calibrate(
-    weights: dict[str, Tensor], pixels: FloatArray, recipe: Recipe, *, seed: int = 0, steps: int = STEPS
+    weights: dict[str, Tensor],
+    pixels: FloatArray,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Tensor]:
     """Weights of the network without masks; they are a function of the arguments alone.
 
@@ -116,6 +122,7 @@ def calibrate(
         recipe: of the fit.
         seed: of the crops and the masks of the passes.
         steps: number of steps.
+        on_step: called after every step with the number of steps so far.
     """
     crops = crops_of(pixels, seed, range(CROPS), impulses=recipe.removes_impulses)
     lessons = [Lesson(torch.from_numpy(crop), torch.from_numpy(_target(weights, crop, recipe, seed))) for crop in crops]
@@ -136,6 +143,7 @@ def calibrate(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        on_step(step + 1)
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
 
 

@@ -14,7 +14,7 @@ from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.registry import NEEDS_GPU, get_engine
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted, MakeFitted
@@ -97,8 +97,8 @@ def test_a_damaged_engine_is_built_again(engine: type[Engine], model: Model) -> 
 
 def test_the_mean_equals_that_of_the_cpu(engine: type[Engine], model: Model) -> None:
     pixels = picture(model.contract, (70, 90))[0]
-    reference = denoise(model, pixels, EnsembleOptions(engine="ort", passes=20, seed=1))
-    result = denoise(model, pixels, EnsembleOptions(engine=engine.name, passes=20, seed=1, mask_source="host"))
+    reference = denoise_pixels(model, pixels, EnsembleOptions(engine="ort", passes=20, seed=1))
+    result = denoise_pixels(model, pixels, EnsembleOptions(engine=engine.name, passes=20, seed=1, mask_source="host"))
     assert result.engine == engine.name
     tolerance = TF32_TOLERANCE if engine.rounds_to == "tf32" else TOLERANCE
     assert np.abs(result.image - reference.image).max() <= tolerance
@@ -156,10 +156,10 @@ def test_the_mean_with_device_masks_does_not_depend_on_the_batch(
     if not torch.cuda.is_available():
         pytest.skip("PyTorch, which makes the masks, cannot use CUDA here")
     pixels = picture(model.contract, (70, 90))[0]
-    expected = denoise(
+    expected = denoise_pixels(
         model, pixels, EnsembleOptions(engine=engine.name, passes=40, batch=4, seed=1, mask_source="device")
     )
-    got = denoise(
+    got = denoise_pixels(
         model, pixels, EnsembleOptions(engine=engine.name, passes=40, batch=batch, seed=1, mask_source="device")
     )
     assert got.mask_source == "device"

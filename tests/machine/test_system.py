@@ -79,22 +79,38 @@ def test_waiting_threads_sleep_unless_the_user_sets_otherwise(user_sets: str, mo
     assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(user_sets)
 
 
-def test_the_command_sets_it_before_pytorch_loads() -> None:
+def test_importing_the_package_sets_it_before_pytorch_loads() -> None:
     script = """
 import os, sys
-from self2self import cli
-sys.argv = ["self2self", "--version"]
-try:
-    cli.main()
-except SystemExit:
-    pass
+import self2self
 print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
 """
+    assert output_without_settings(script).splitlines()[-1] == "10000 False"
+
+
+def test_a_program_that_loads_pytorch_first_is_warned_in_its_own_line() -> None:
+    script = """
+import sys, warnings
+sys.modules["torch"] = torch = type(sys)("torch")
+import self2self
+del sys.modules["torch"]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+        self2self.denoise([[0, 1], [2, 3]])
+    except self2self.Self2SelfError as error:
+        print(error)
+print([(warning.category.__name__, warning.filename, "GOMP_SPINCOUNT" in str(warning.message)) for warning in caught])
+"""
+    assert output_without_settings(script).splitlines()[-1] == "[('RuntimeWarning', '<string>', True)]"
+
+
+def output_without_settings(script: str) -> str:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "10000 False"
+    return done.stdout
 
 
 def test_a_cpu_without_amx_or_vnni_costs_no_pytorch(tmp_path: Path) -> None:

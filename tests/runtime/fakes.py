@@ -66,7 +66,7 @@ class IdentityEngine(FakeEngine):
 
 
 def use_engine(patch: pytest.MonkeyPatch, engine: type[FakeEngine]) -> list[FakeEngine]:
-    """Make `denoise` use `engine`; the returned list gets every instance that it creates."""
+    """Make `denoise_pixels` use `engine`; the returned list gets every instance that it creates."""
     instances: list[FakeEngine] = []
 
     class RecordedEngine(engine):  # type: ignore[valid-type, misc]

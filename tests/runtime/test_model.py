@@ -314,11 +314,11 @@ def other_channels(proto: onnx.ModelProto) -> None:
 def test_a_graph_that_loads_but_does_not_run(
     changed: Callable[[Change], Path], tiny: Fitted, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from self2self.runtime.ensemble.denoise import denoise
+    from self2self.runtime.ensemble.denoise import denoise_pixels
 
     model = Model(changed(other_channels), tiny.contract)
     with pytest.raises(FileFormatError, match=r"changed\.onnx: ONNX Runtime cannot (load|run) it"):
-        denoise(model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(engine="ort", passes=1))
+        denoise_pixels(model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(engine="ort", passes=1))
     capfd.readouterr()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from self2self.runtime.engines.onnxruntime.cpu import installed_packages
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
 
@@ -57,12 +57,12 @@ for name in ("torch", "onnxscript", "torchvision"):
     sys.modules[name] = None  # importing it raises ImportError
 import numpy as np
 from self2self.errors import EngineUnavailableError
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.engines.registry import engine_statuses, get_engine
 from self2self.runtime.model import load_model
 pixels = np.load(sys.argv[2])
-result = denoise(load_model(sys.argv[1]), pixels, EnsembleOptions(passes=5, seed=3))
+result = denoise_pixels(load_model(sys.argv[1]), pixels, EnsembleOptions(passes=5, seed=3))
 np.save(sys.argv[3], result.image)
 try:
     get_engine("torch")
@@ -84,7 +84,7 @@ def test_denoising_without_torch(tiny_model: Model, tmp_path: Path) -> None:
     assert works["ort"]
     assert not works["torch"]
     assert done.stderr == ""
-    expected = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, seed=3)).image
+    expected = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, seed=3)).image
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-4)
 
 

@@ -43,7 +43,7 @@ MAXIMUM_IMAGES_HELD = 4
 """Largest number of float32 images that reading, denoising and writing hold at a time, if the input is kept."""
 
 
-def denoise(
+def denoise_pixels(
     model: Model,
     pixels: FloatArray,
     options: EnsembleOptions = DEFAULTS,

@@ -318,7 +318,7 @@ class _DeviceLoop:
 
 
 def ensemble_on(engine: Engine, seed: int) -> Callable[[int, int], PassesResult]:
-    """A function that runs plain ensembles on `engine` as `denoise` does: with device masks if the engine takes them.
+    """A function that runs plain ensembles on `engine` as `denoise_pixels` does: with device masks if it takes them.
 
     Args:
         engine: a prepared engine.

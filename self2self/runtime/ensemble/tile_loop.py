@@ -78,16 +78,16 @@ class EnsembleResult:
 
 @dataclass(slots=True)
 class TileLoop:
-    """The checked arguments of `denoise`, and the loop over the tiles of a plan.
+    """The checked arguments of `denoise_pixels`, and the loop over the tiles of a plan.
 
-    `denoise` may run it several times, each time with smaller tiles.
+    `denoise_pixels` may run it several times, each time with smaller tiles.
 
     Attributes:
-        model, pixels, on_progress, on_note: as for `denoise`.
+        model, pixels, on_progress, on_note: as for `denoise_pixels`.
         engine: class of an engine that works on this machine.
         options: options of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
         engine_holder: provides the engine and keeps it; None for a holder that closes the engine after the run.
-        missing: as for `denoise`.
+        missing: as for `denoise_pixels`.
         finished_lines: number of finished lines of the output.
     """
 

@@ -23,7 +23,7 @@ from self2self.runtime.engines.registry import NEEDS_GPU, engine_class
 from self2self.runtime.engines.tensorrt import builder as tensorrt
 from self2self.runtime.engines.tensorrt.builder import TENSORRT, TENSORRT_RTX, parse
 from self2self.runtime.ensemble import denoise as denoise_module
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
 from tests.runtime.gpu_machine import installed as packages  # `installed` is a test parameter here
@@ -303,10 +303,10 @@ def test_a_session_that_fell_back_is_replaced_only_where_that_is_allowed(
     with pytest.raises(
         EngineUnavailableError, match="ONNX Runtime left the model, or a part of it, to the CPU"
     ) as caught:
-        denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=1, mask_source="host"))
+        denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=1, mask_source="host"))
     assert caught.value.cause == Obstacle.FELL_BACK
     notes: list[str] = []
-    done = denoise(
+    done = denoise_pixels(
         tiny_model,
         pixels,
         EnsembleOptions(engine="ort-cuda", passes=1, mask_source="host", allow_fallback=True),

@@ -1,4 +1,4 @@
-"""`denoise`: images of any size, the value range of the result, the memory budget, and errors."""
+"""`denoise_pixels`: images of any size, the value range of the result, the memory budget, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from self2self.errors import InputError, UsageError
 from self2self.model.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.ensemble import denoise as module
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
@@ -25,7 +25,7 @@ from tests.runtime.fakes import FakeEngine, Predict, fake_model, hide_pixels, re
 
 
 class Uses:
-    """Makes `denoise` use a fake engine; `last` is the last instance that it created."""
+    """Makes `denoise_pixels` use a fake engine; `last` is the last instance that it created."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
@@ -68,7 +68,7 @@ def test_the_identity_returns_the_image(
     with pytest.MonkeyPatch.context() as monkeypatch:
         uses = Uses(monkeypatch)
         uses(repeat_image)
-        result = denoise(fake_model(channels), pixels, EnsembleOptions(passes=passes, batch=batch))
+        result = denoise_pixels(fake_model(channels), pixels, EnsembleOptions(passes=passes, batch=batch))
     assert np.array_equal(result.image, pixels)
     assert np.array_equal(pixels, kept), "the caller's image was changed"
     assert result.uncertainty.shape == pixels.shape
@@ -85,7 +85,7 @@ def test_the_identity_returns_the_image(
 def test_the_identity_returns_images_smaller_than_the_padding(uses: Uses, size: tuple[int, int]) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((3, *size), dtype=np.float32)
-    assert np.array_equal(denoise(fake_model(), pixels, EnsembleOptions(passes=1)).image, pixels)
+    assert np.array_equal(denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=1)).image, pixels)
 
 
 @pytest.mark.parametrize("fixed", [None, (128, 192)])
@@ -97,7 +97,7 @@ def test_a_budget_below_the_smallest_tiles_gives_one_note(uses: Uses, fixed: tup
 
     def notes_for(memory: int | None) -> list[str]:
         notes: list[str] = []
-        denoise(model, pixels, EnsembleOptions(passes=2, memory=memory), on_note=notes.append)
+        denoise_pixels(model, pixels, EnsembleOptions(passes=2, memory=memory), on_note=notes.append)
         return notes
 
     (note,) = notes_for(100 * 10**6)
@@ -115,10 +115,11 @@ def test_pixels_may_have_any_memory_layout_and_float_type(uses: Uses) -> None:
     uses(repeat_image)
     pixels = np.random.default_rng(0).random((70, 90, 3), dtype=np.float32)
     assert np.array_equal(
-        denoise(fake_model(), pixels.transpose(2, 0, 1), EnsembleOptions(passes=1)).image, pixels.transpose(2, 0, 1)
+        denoise_pixels(fake_model(), pixels.transpose(2, 0, 1), EnsembleOptions(passes=1)).image,
+        pixels.transpose(2, 0, 1),
     )
     eighths = (pixels * 8).astype(np.uint8).transpose(2, 0, 1) / 8.0
-    assert np.array_equal(denoise(fake_model(), eighths, EnsembleOptions(passes=1)).image, eighths)
+    assert np.array_equal(denoise_pixels(fake_model(), eighths, EnsembleOptions(passes=1)).image, eighths)
 
 
 def test_the_result_stays_within_the_range(uses: Uses) -> None:
@@ -128,7 +129,7 @@ def test_the_result_stays_within_the_range(uses: Uses) -> None:
     uses(stretch)
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
     for restore in (False, True):
-        image = denoise(fake_model(), pixels, EnsembleOptions(passes=2, restore=restore)).image
+        image = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=2, restore=restore)).image
         assert (image.min(), image.max()) == (0, 1)
         if not restore:
             np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
@@ -145,7 +146,7 @@ def test_the_network_sees_no_outliers_and_the_result_keeps_them(uses: Uses) -> N
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
     pixels[0, 3:5, 4:6], pixels[2, 30:32, 35:37] = [[17, 9], [9, 4]], [[-5, -2], [-2, -2]]
     before = pixels.copy()
-    image = denoise(fake_model(), pixels, EnsembleOptions(passes=2)).image
+    image = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=2)).image
     assert (min(x.min() for x in seen), max(x.max() for x in seen)) == (0, 1)
     # This network predicts its input, so its predictions support every outlier.
     assert np.array_equal(image, before)
@@ -159,11 +160,11 @@ def test_hot_pixels_do_not_affect_the_result(uses: Uses, may_overwrite: bool) ->
     noisy = clean.copy()
     noisy[0, 3, 4], noisy[2, 0, 39], noisy[2, 30, 35] = 17, 2.9, -5
     before = noisy.copy()
-    image = denoise(fake_model(), noisy, EnsembleOptions(passes=4), may_overwrite=may_overwrite).image
+    image = denoise_pixels(fake_model(), noisy, EnsembleOptions(passes=4), may_overwrite=may_overwrite).image
     for channel, row, column in ((0, 3, 4), (2, 0, 39), (2, 30, 35)):
         around = np.pad(clean[channel], 1, mode="reflect")[row : row + 3, column : column + 3].ravel()
         clean[channel, row, column] = np.median(np.delete(around, 4))
-    np.testing.assert_array_equal(image, denoise(fake_model(), clean, EnsembleOptions(passes=4)).image)
+    np.testing.assert_array_equal(image, denoise_pixels(fake_model(), clean, EnsembleOptions(passes=4)).image)
     assert may_overwrite or np.array_equal(noisy, before)
 
 
@@ -189,7 +190,7 @@ def test_local_means_are_restored_except_for_the_paper_recipes(
     pixels = np.random.default_rng(0).uniform(0.1, 0.9, (3, 70, 40)).astype(np.float32)
     model = fake_model()
     model = replace(model, contract=replace(model.contract, recipe=recipe))
-    image = denoise(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
+    image = denoise_pixels(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
     np.testing.assert_allclose(image, pixels if kept else pixels + shift, atol=1e-5)
 
 
@@ -209,7 +210,7 @@ def test_the_result_contains_the_noisy_share_of_the_image(
     model = replace(model, contract=replace(model.contract, recipe=recipe, noisy_share=0.8))
     pixels = np.random.default_rng(0).uniform(0.2, 0.8, (3, 96, 64)).astype(np.float32)
     pixels[0, 40, 30] = 1.5
-    image = denoise(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
+    image = denoise_pixels(model, pixels.copy(), EnsembleOptions(passes=1, restore=restore)).image
     np.testing.assert_allclose(
         np.delete(image - pixels, 40, axis=1), (1 - share) * np.delete(wrong, 40, axis=0)[None].repeat(3, 0), atol=1e-4
     )
@@ -225,7 +226,7 @@ def test_mean_and_uncertainty_equal_those_of_single_passes(tiny: Fitted, tiny_mo
     options = EnsembleOptions(
         engine=name, passes=passes, balanced=False, flips=False, batch=4, seed=seed, restore=False
     )
-    result = denoise(tiny_model, pixels, options)
+    result = denoise_pixels(tiny_model, pixels, options)
 
     # Pad 50 to 64 rows and 70 to 96 columns with numpy alone.
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), (7, 7), (13, 13)], mode="reflect")[None])
@@ -258,7 +259,7 @@ def test_progress_is_reported_after_every_run(uses: Uses) -> None:
     def on_progress(moments: Moments) -> None:
         seen.append(moments.count)
 
-    denoise(
+    denoise_pixels(
         fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=7, batch=3), on_progress=on_progress
     )
     assert seen == [3, 6, 7]
@@ -275,7 +276,7 @@ def test_progress_is_reported_after_every_run(uses: Uses) -> None:
 )
 def test_another_number_of_channels_is_refused(fitted: int, image: int, text: str) -> None:
     with pytest.raises(InputError, match=text) as caught:
-        denoise(fake_model(fitted), np.zeros((image, 20, 20), np.float32))
+        denoise_pixels(fake_model(fitted), np.zeros((image, 20, 20), np.float32))
     assert str(caught.value).endswith("self2self denoise IMAGE")
     assert caught.value.exit_code == 3
 
@@ -293,7 +294,7 @@ def test_another_number_of_channels_is_refused(fitted: int, image: int, text: st
 )
 def test_arrays_that_are_no_image_are_refused(pixels: FloatArray, text: str) -> None:
     with pytest.raises(InputError, match=text):
-        denoise(fake_model(), pixels)
+        denoise_pixels(fake_model(), pixels)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,9 @@ def test_batch_and_seed_out_of_range_are_refused(batch: int | None, seed: int, t
     assert str(caught.value) == text
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError):
-        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1, batch=batch, seed=seed))
+        denoise_pixels(
+            fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1, batch=batch, seed=seed)
+        )
 
 
 def test_batch_and_seed_at_the_ends_of_their_ranges_are_accepted() -> None:
@@ -341,7 +344,7 @@ def test_batch_and_seed_at_the_ends_of_their_ranges_are_accepted() -> None:
 
 def test_the_engine_is_closed_at_the_end(uses: Uses) -> None:
     uses(hide_pixels)
-    denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1))
+    denoise_pixels(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=1))
     assert uses.last is not None
     assert uses.last.closed == 1
 
@@ -353,7 +356,7 @@ def test_the_engine_is_closed_when_a_pass_fails(uses: Uses, error: type[BaseExce
 
     uses(fail)
     with pytest.raises(error):
-        denoise(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=3))
+        denoise_pixels(fake_model(), np.zeros((3, 20, 20), np.float32), EnsembleOptions(passes=3))
     assert uses.last is not None
     assert uses.last.closed == 1
 

@@ -19,7 +19,7 @@ from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
 from self2self.runtime.engines.registry import engine_class
 from self2self.runtime.ensemble import denoise as denoise_module
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.device_engine import (
     TRIAL_BATCHES,
     DeviceEngine,
@@ -301,9 +301,9 @@ def test_a_batch_that_does_not_fit_leaves_no_buffers_behind(tiny_model: Model, m
 def test_the_result_names_the_mask_source(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoise_module, "get_engine", lambda name, *, plain: CudaOnTheCpu)
     pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
-    device = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2))
-    again = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, batch=2, seed=2))
-    host = denoise(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2, mask_source="host"))
+    device = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2))
+    again = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, batch=2, seed=2))
+    host = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2, mask_source="host"))
     assert (device.mask_source, host.mask_source) == ("device", "host")
     np.testing.assert_allclose(again.image, device.image, rtol=0, atol=1e-6)
     # Other masks of the same probability: another sample of the same mean.
@@ -319,7 +319,7 @@ def test_progress_contains_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((moments.tile, moments.count, moments.tiles))
 
     pixels = np.random.default_rng(0).random((3, 64, 300), dtype=np.float32)
-    result = denoise(fake_model(), pixels, EnsembleOptions(passes=4, batch=2, memory=1), on_progress=on_progress)
+    result = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=4, batch=2, memory=1), on_progress=on_progress)
     assert (result.mask_source, result.tiles > 1) == ("device", True)
     assert [entry for entry in seen if entry[1] == 4] == [(tile, 4, result.tiles) for tile in range(result.tiles)]
 
@@ -335,8 +335,8 @@ def test_a_fallback_is_noted_and_stands_in_the_result(tiny_model: Model, monkeyp
 
     monkeypatch.setattr(denoise_module, "get_engine", get)
     with pytest.raises(EngineUnavailableError):
-        denoise(tiny_model, pixels, EnsembleOptions(engine="trt", passes=2))
-    done = denoise(
+        denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="trt", passes=2))
+    done = denoise_pixels(
         tiny_model,
         pixels,
         EnsembleOptions(engine="trt", passes=2, mask_source="device", allow_fallback=True),
@@ -345,4 +345,6 @@ def test_a_fallback_is_noted_and_stands_in_the_result(tiny_model: Model, monkeyp
     assert (done.engine, done.mask_source) == ("ort", "host")
     assert done.fallback == "engine trt: there is no NVIDIA driver. Use --engine ort."
     assert notes == [done.fallback + " Falling back to ort, as --allow-fallback says."]
-    assert denoise(tiny_model, pixels, EnsembleOptions(engine="ort", passes=2, allow_fallback=True)).fallback == ""
+    assert (
+        denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort", passes=2, allow_fallback=True)).fallback == ""
+    )

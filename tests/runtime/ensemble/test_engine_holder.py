@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from self2self.errors import ResourceError
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from tests.runtime.fakes import FakeEngine, IdentityEngine, fake_model, use_engine
@@ -20,7 +20,7 @@ def test_one_engine_serves_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -
         for count, size in ((1, (60, 90)), (1, (64, 96)), (2, (64, 128)), (3, (64, 96))):
             pixels = rng.random((3, *size), dtype=np.float32)
             assert np.array_equal(
-                denoise(model, pixels, EnsembleOptions(passes=1), engine_holder=engine_holder).image, pixels
+                denoise_pixels(model, pixels, EnsembleOptions(passes=1), engine_holder=engine_holder).image, pixels
             )
             assert len(made) == count
             assert [engine.closed for engine in made] == [1] * (count - 1) + [0], "two engines at a time"
@@ -35,7 +35,7 @@ def test_if_memory_is_short_the_engine_is_closed_before_the_result_is_written(
     with EngineHolder() as engine_holder:
         for memory, closed in ((10**9, 0), (1, 1)):
             pixels = np.ones((3, 64, 96), np.float32)
-            denoise(
+            denoise_pixels(
                 model, pixels, EnsembleOptions(passes=1, memory=memory), may_overwrite=True, engine_holder=engine_holder
             )
             assert [engine.closed for engine in made] == [closed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
 
@@ -39,7 +39,7 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_result_is_finite_and_in_range(name: str, tiny_model: Model) -> None:
     pixels = IMAGES[name]
-    result = denoise(tiny_model, pixels.copy(), OPTIONS)
+    result = denoise_pixels(tiny_model, pixels.copy(), OPTIONS)
     assert result.image.shape == pixels.shape
     assert result.image.dtype == np.float32
     assert np.isfinite(result.image).all()
@@ -54,7 +54,7 @@ def test_a_value_near_the_float_limit_spoils_nothing(value: float, tiny_model: M
     """It stands alone, so it is a hot pixel; the rest of the image is what it is without it."""
     pixels = uniform()
     pixels[0, 10, 11] = value
-    result = denoise(tiny_model, pixels, OPTIONS)
+    result = denoise_pixels(tiny_model, pixels, OPTIONS)
     assert np.isfinite(result.image).all()
     # What lies beside the pixel sees another image.
     assert result.image[:, :, :4].min() >= 0

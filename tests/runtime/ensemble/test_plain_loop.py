@@ -50,7 +50,7 @@ def test_large_images_are_cut_into_tiles_and_put_together(monkeypatch: pytest.Mo
     monkeypatch.setattr(denoising, "get_engine", lambda name, *, plain: Shifting)
     monkeypatch.setattr(denoising, "LARGEST_PLAIN_TILE", 128)
     pixels = image(200, 300)[0]
-    result = denoising.denoise(PLAIN, pixels, EnsembleOptions(restore=False))
+    result = denoising.denoise_pixels(PLAIN, pixels, EnsembleOptions(restore=False))
     assert result.tiles > 1
     assert result.plain
     assert result.uncertainty is None

@@ -15,7 +15,7 @@ from self2self.imaging.metrics import psnr
 from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
 from self2self.runtime.engines.engine import FloatArray
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import load_model
 from self2self.train.fit import new_state
@@ -41,9 +41,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[FloatArray, Float
     path = tmp_path_factory.mktemp("seams") / "model.onnx"
     to_onnx(network.eval(), Contract(3, masks, recipe=recipe.name), path)
     model = load_model(path)
-    whole = denoise(model, noisy, OPTIONS)
-    tiles = denoise(model, noisy, replace(OPTIONS, memory=1))
-    other = denoise(model, noisy, replace(OPTIONS, seed=1))
+    whole = denoise_pixels(model, noisy, OPTIONS)
+    tiles = denoise_pixels(model, noisy, replace(OPTIONS, memory=1))
+    other = denoise_pixels(model, noisy, replace(OPTIONS, seed=1))
     assert (whole.tiles, tiles.tiles, tiles.tile) == (1, 2, (128, 128))
     return whole.image, tiles.image, other.image
 

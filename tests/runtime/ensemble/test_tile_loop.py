@@ -16,7 +16,7 @@ from self2self.model.contract import INPUT_MASK
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.ensemble import tile_loop as tile_loop_module
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.moments import Moments
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
@@ -29,9 +29,9 @@ SMALL = 1
 def test_the_result_of_tiles_is_close_to_that_of_the_whole(tiny_model: Model) -> None:
     rng = np.random.default_rng(0)
     pixels = np.clip(0.5 + 0.1 * rng.standard_normal((3, 200, 231)), 0, 1).astype(np.float32)
-    whole = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8))
-    cut = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8, memory=SMALL))
-    other = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8, seed=1))
+    whole = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8))
+    cut = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8, memory=SMALL))
+    other = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=24, batch=8, seed=1))
     assert (whole.tile, whole.tiles) == (None, 1)
     assert (cut.tile, cut.tiles) == ((128, 128), 9)
     assert cut.image.shape == pixels.shape
@@ -60,9 +60,9 @@ def test_without_masks_tiles_equal_the_whole(make_fitted: object, tmp_path: Path
     to_onnx(fitted.network, fitted.contract, tmp_path / "calm.onnx")
     model = load_model(tmp_path / "calm.onnx")
     pixels = np.random.default_rng(0).random((1, 230, 270), dtype=np.float32)
-    whole = denoise(model, pixels, EnsembleOptions(engine="torch", passes=1)).image
+    whole = denoise_pixels(model, pixels, EnsembleOptions(engine="torch", passes=1)).image
     assert 0 < whole.min() < whole.max() < 1
-    cut = denoise(model, pixels, EnsembleOptions(engine="torch", passes=1, memory=SMALL))
+    cut = denoise_pixels(model, pixels, EnsembleOptions(engine="torch", passes=1, memory=SMALL))
     assert cut.tiles == 12
     error = np.abs(cut.image - whole)
     assert error.max() < 0.02 * np.ptp(whole)
@@ -75,8 +75,8 @@ def test_tiles_do_not_depend_on_the_batch(tiny_model: Model, batch: int) -> None
     # A memory budget would limit the batch, so the limit is replaced for this test.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tile_loop_module, "largest_host_batch", lambda *_: 8)
-        got = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=batch, memory=SMALL))
-        reference = denoise(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=5, memory=SMALL))
+        got = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=batch, memory=SMALL))
+        reference = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="torch", passes=5, batch=5, memory=SMALL))
     assert got.batch == batch
     assert got.tiles > 1
     np.testing.assert_allclose(got.image, reference.image, atol=5e-6)
@@ -90,9 +90,9 @@ def test_batches_above_the_useful_batch_are_not_tried(monkeypatch: pytest.Monkey
 
     made = use_engine(monkeypatch, OneByOne)
     pixels = np.ones((3, 64, 64), np.float32)
-    assert denoise(fake_model(), pixels, EnsembleOptions(passes=5)).batch == 1
+    assert denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=5)).batch == 1
     assert made[0].counts == [1, 1, 1, 1, 1]
-    assert denoise(fake_model(), pixels, EnsembleOptions(passes=5, batch=3)).batch == 3
+    assert denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=5, batch=3)).batch == 3
     assert made[1].counts == [3, 2]
 
 
@@ -104,7 +104,7 @@ def test_one_engine_serves_all_tiles_and_progress_counts_them(monkeypatch: pytes
     def on_progress(moments: Moments) -> None:
         seen.append((moments.tile, moments.count, moments.tiles))
 
-    result = denoise(
+    result = denoise_pixels(
         fake_model(),
         pixels,
         EnsembleOptions(passes=4, batch=2, memory=SMALL, uncertainty=False),
@@ -124,7 +124,7 @@ def test_the_deviation_is_computed_only_on_request(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(Moments, "standard_deviation")
     pixels = np.random.default_rng(0).random((3, 64, 64), dtype=np.float32)
     np.testing.assert_allclose(
-        denoise(fake_model(), pixels, EnsembleOptions(passes=3, uncertainty=False)).image, pixels, atol=1e-6
+        denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=3, uncertainty=False)).image, pixels, atol=1e-6
     )
 
 
@@ -142,7 +142,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile(monkeypatch: pytest.Monkey
     use_engine(monkeypatch, Small)
     pixels = np.random.default_rng(0).random((3, 256, 512), dtype=np.float32)
     notes: list[str] = []
-    result = denoise(fake_model(), pixels, EnsembleOptions(passes=4, batch=4), on_note=notes.append)
+    result = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=4, batch=4), on_note=notes.append)
     np.testing.assert_allclose(result.image, pixels, atol=1e-6)
     assert tried[:3] == [(4, 512), (2, 512), (1, 512)]
     assert result.tile is not None
@@ -161,7 +161,7 @@ def test_too_little_memory_for_the_smallest_tile_is_an_error(monkeypatch: pytest
 
     use_engine(monkeypatch, Full)
     with pytest.raises(ResourceError, match="a single pass does not fit"):
-        denoise(fake_model(), np.zeros((3, 300, 300), np.float32), EnsembleOptions(passes=1))
+        denoise_pixels(fake_model(), np.zeros((3, 300, 300), np.float32), EnsembleOptions(passes=1))
 
 
 def test_an_image_is_overwritten_only_if_allowed_and_necessary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_an_image_is_overwritten_only_if_allowed_and_necessary(monkeypatch: pyte
     use_engine(monkeypatch, Zero)
     for allowed, memory, overwritten in ((False, SMALL, False), (True, 10**9, False), (True, SMALL, True)):
         pixels = np.ones((3, 200, 200), np.float32)
-        result = denoise(fake_model(), pixels, EnsembleOptions(passes=1, memory=memory), may_overwrite=allowed)
+        result = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=1, memory=memory), may_overwrite=allowed)
         assert (result.image == 0).all()
         assert (result.image is pixels) == overwritten
         assert pixels.max() == (0 if overwritten else 1)
@@ -181,7 +181,7 @@ def test_an_image_is_overwritten_only_if_allowed_and_necessary(monkeypatch: pyte
 SCRIPT = """
 import sys, numpy as np
 from pathlib import Path
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import load_model
 model = load_model(sys.argv[1])
@@ -192,7 +192,7 @@ def peak_memory_bytes():
 before = peak_memory_bytes()
 pixels = np.random.default_rng(0).random((3, 1536, 1536), dtype=np.float32)
 options = EnsembleOptions(engine="ort", passes=1, memory=int(sys.argv[2]), uncertainty=False)
-done = denoise(model, pixels, options, may_overwrite=True)
+done = denoise_pixels(model, pixels, options, may_overwrite=True)
 print(done.tiles, peak_memory_bytes() - before)
 """
 

@@ -14,7 +14,7 @@ from self2self.errors import UsageError
 from self2self.imaging.padding import Padding
 from self2self.model.contract import INPUT_MASK, Contract
 from self2self.model.masks import MaskMaker
-from self2self.runtime.ensemble.denoise import denoise
+from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tiles import (
     OVERLAP,
@@ -134,7 +134,7 @@ def test_the_tile_size_depends_on_budget_image_and_engine(tiny_model: Model) -> 
     fixed = Model(tiny_model.path, tiny_model.contract, (512, 512))
     assert side_for(fixed, (512, 512), 0) == 512
     with pytest.raises(UsageError, match="--memory is 0 bytes"):
-        denoise(tiny_model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(memory=0))
+        denoise_pixels(tiny_model, np.zeros((3, 64, 64), np.float32), EnsembleOptions(memory=0))
 
 
 def test_a_larger_tile_that_takes_less_memory_is_found(tiny_model: Model) -> None:

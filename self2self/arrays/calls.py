@@ -1,0 +1,159 @@
+"""What all calls of this room share: their turn on the processors, cancelling, progress, notes, and the run folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from self2self.errors import EngineUnavailableError, InterruptedRun
+from self2self.jobs.observer import Observer
+
+if TYPE_CHECKING:
+    from self2self.runtime.ensemble.moments import PassSums
+    from self2self.train.session import FitReport
+
+_turn = threading.Lock()
+_POLL_SECONDS = 0.05
+
+SPIN_WARNING = (
+    "PyTorch was loaded before self2self, so its threads spin while they wait, which can triple the processor time of "
+    "a fit. Import self2self first, or start Python with GOMP_SPINCOUNT=10000."
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of `denoise`, `fit` or `Model.predict`.
+
+    Attributes:
+        cancel: the event that ends the call; None for none.
+        progress: whether to show bars.
+        notes: lines that the user should know, each once.
+    """
+
+    cancel: threading.Event | None = None
+    progress: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def observed(self) -> Iterator[Observer]:
+        """Wait for the turn of this call, and yield the observer of its jobs.
+
+        Each call uses all processors, and PyTorch's number of threads belongs to the whole process. So calls from
+        several threads take turns, and each has the bits and nearly the time that it has alone.
+
+        Raises:
+            InterruptedRun: the call is cancelled.
+            EngineUnavailableError: progress is asked for, and tqdm is missing.
+        """
+        bars = _Bars() if self.progress else None
+        while not _turn.acquire(timeout=_POLL_SECONDS):
+            if self._is_cancelled():
+                raise InterruptedRun("cancelled before its turn; another call is at work.")
+        try:
+            _warn_of_spinning()
+            observer = Observer(note=self._note, cancelled=self._is_cancelled)
+            if bars is not None:
+                observer = Observer(
+                    note=self._note,
+                    cancelled=self._is_cancelled,
+                    fit_step=bars.fit_step,
+                    pass_run=bars.pass_run,
+                    page_started=bars.page_started,
+                )
+            yield observer
+        finally:
+            _turn.release()
+            if bars is not None:
+                bars.close()
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _is_cancelled(self) -> bool:
+        return self.cancel is not None and self.cancel.is_set()
+
+
+def given_options(**values: Any) -> dict[str, Any]:
+    """The arguments that the user gave: those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def run_folder_for(run: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The run folder of a call: `run`, or a temporary one that is removed in the end.
+
+    A fit keeps its state, and an engine reads its model, in files; none of them outlives the call unless it is asked
+    for.
+
+    Raises:
+        InterruptedRun: the call is cancelled.
+    """
+    if run is not None:
+        yield Path(run)
+        return
+    with temporary_folder() as folder:
+        try:
+            yield folder / "run"
+        except InterruptedRun:
+            raise InterruptedRun("cancelled; nothing is kept. To go on later, give a folder: run=...") from None
+
+
+def _warn_of_spinning() -> None:
+    # The package offers this room's names, so it is imported when it is needed.
+    from self2self import _torch_spins
+
+    if _torch_spins:
+        warnings.warn(SPIN_WARNING, RuntimeWarning, stacklevel=5)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder outside the user's, which is removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+class _Bars:
+    """Progress bars of tqdm, in a terminal or a notebook: one at a time, for the fit and for the passes."""
+
+    def __init__(self) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise EngineUnavailableError(
+                "progress=True: needs tqdm, which is not installed. Install it: pip install 'self2self[progress]'"
+            ) from error
+        self._make: Any = tqdm
+        self._bar: Any = None
+        self._name = self._page = ""
+
+    def fit_step(self, report: FitReport) -> None:
+        self._show(f"fit{self._page}", report.step, report.steps, " steps")
+
+    def pass_run(self, moments: PassSums, expected: int) -> None:
+        done = moments.tile * expected + moments.count
+        self._show(f"denoise{self._page}", done, moments.tiles * expected, " passes")
+
+    def page_started(self, number: int, pages: int) -> None:
+        self._page = f" page {number} of {pages}" if pages > 1 else ""
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self, name: str, done: int, total: int, unit: str) -> None:
+        if self._bar is None or name != self._name:
+            self.close()
+            self._name, self._bar = name, self._make(total=total, desc=name, unit=unit)
+        self._bar.total = max(done, total)
+        self._bar.update(done - self._bar.n)

@@ -1,0 +1,92 @@
+"""`self2self.denoise`: from a noisy array to a denoised one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+from numpy.typing import ArrayLike
+
+from self2self.arrays.axes import Layout, as_numpy, axes_of
+from self2self.arrays.calls import Call, given_options, run_folder_for
+from self2self.arrays.channels import NAME, groups_of
+from self2self.arrays.result import Denoised, denoised
+from self2self.image_io import stack_of_array
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.in_memory import denoise_in_memory
+from self2self.model.contract import Nodata
+from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.pass_plan import Passes
+
+
+def denoise(
+    noisy: ArrayLike,
+    *,
+    axes: str | None = None,
+    channel_axis: int | None = None,
+    uncertainty: bool = False,
+    seed: int | None = None,
+    progress: bool = False,
+    cancel: threading.Event | None = None,
+    sigma: float | None = None,
+    strength: float | None = None,
+    passes: Passes | None = None,
+    engine: str | None = None,
+    nodata: Nodata = None,
+    run: str | os.PathLike[str] | None = None,
+    fit_options: FitOptions | None = None,
+    pass_options: EnsembleOptions | None = None,
+) -> Denoised:
+    """Denoise an array: a photograph, a stack of pages, or a microscope's channels.
+
+    A network is fitted to the array alone, and the result is the mean of its predictions, as the command
+    `self2self denoise` makes it. Nothing is written unless `run` is given::
+
+        result = self2self.denoise(noisy)
+        result.image                       # shape, dtype and units of `noisy`
+
+    Args:
+        noisy: array of 8 to 32-bit integers or 16 to 64-bit floats in any units: NumPy, xarray, dask, zarr, a torch
+            tensor, or what `numpy.asarray` takes. NaN and `nodata` stay as they are. It is not changed.
+        axes: a letter for each axis, as in ImageJ and OME: T time, Z depth, C channel, S sample of a colour (RGB or
+            RGBA), Y row, X column; for example ``"TZYX"``. None takes the names of an xarray's dimensions, or guesses
+            from the shape: YX; a last axis of 1, 3 or 4 is S; axes before rows and columns are pages (T, Z).
+        channel_axis: number of the axis C, in place of `axes`. Three channels are denoised together, as colours, where
+            their noise is about the same (within a factor of two). Other channels are fitted apart, as they differ.
+        uncertainty: whether to return the standard deviation over the passes, too.
+        seed: of weights, masks and crops; the same seed gives the same bits. None for 0.
+        progress: whether to show progress bars (tqdm), also in notebooks.
+        cancel: event that another thread may set, to end the call with an `InterruptedRun` after the current step.
+        sigma: standard deviation of the noise, in the units of `noisy`; None to find it.
+        strength: factor of the denoising, from 0 to 2. None for 1.
+        passes: number of predictions that are averaged, or ``"auto"``; None for the recipe's.
+        engine: name of the engine, as `self2self engines` lists them. None for ``"auto"``.
+        nodata: value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the values
+            tell.
+        run: folder that keeps the fit. The same call with the same folder goes on where it was stopped, and uses a
+            finished fit again. Channels that are fitted apart have a folder each in it. None keeps nothing.
+        fit_options: further options of the fit; the arguments above replace theirs.
+        pass_options: further options of the passes; the arguments above replace theirs.
+
+    Raises:
+        Self2SelfError: anything that a user can cause, with one line that says what to do.
+    """
+    start = time.perf_counter()
+    array = as_numpy(noisy)
+    layout = Layout(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
+    given = given_options(seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run)
+    fitting = replace(fit_options or FitOptions(), **given)
+    given = given_options(seed=seed, passes=passes, engine=engine)
+    options = replace(pass_options or EnsembleOptions(), **given, uncertainty=uncertainty)
+    pages = layout.pages_of(array)
+    call = Call(cancel, progress)
+    with call.observed() as observer, run_folder_for(fitting.run) as folder:
+        groups = groups_of(pages, fitting)
+        results = []
+        for number, group in enumerate(groups, 1):
+            stack = stack_of_array(group, NAME, nodata=fitting.nodata, mosaic=fitting.mosaic)
+            own_folder = folder if len(groups) == 1 else folder / f"channel-{number}"
+            results.append(denoise_in_memory(stack, replace(fitting, run=own_folder), options, observer))
+    return denoised(results, layout, array, call.notes, time.perf_counter() - start)

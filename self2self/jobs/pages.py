@@ -1,0 +1,164 @@
+"""Denoise one page of a file or of an array: choose its model, run the passes, and look at what was removed."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from self2self.image_io import Image, Stack
+from self2self.imaging.noise import Residual
+from self2self.jobs.fit import read_fit_page
+from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fitted_model import FittedModel, fit_model
+from self2self.jobs.noise_notes import note_file
+from self2self.jobs.observer import Observer
+from self2self.jobs.page_cache import PageRecord
+from self2self.jobs.passes import run_passes
+from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
+from self2self.jobs.single_pass import SinglePass, with_cheapest_model
+from self2self.runtime.ensemble.engine_holder import EngineHolder
+from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.runtime.ensemble.tile_loop import EnsembleResult
+from self2self.runtime.model import Model
+
+
+class PageModels(Protocol):
+    """The models of the pages."""
+
+    def model_for(self, index: int, image: Image) -> Model:
+        """The model for page `index`, from 0, which is `image` and holds something to denoise."""
+
+    def page_finished(self, index: int) -> None:
+        """Called when page `index`, from 0, is denoised and kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneModel:
+    """One model for all pages, or its single pass for those pages on which that is as good.
+
+    Attributes:
+        model: the model.
+        single_pass: its single pass; None without.
+        seed: of the crops on which the single pass is checked.
+    """
+
+    model: Model
+    single_pass: SinglePass | None = None
+    seed: int = 0
+
+    def model_for(self, index: int, image: Image) -> Model:
+        """The model for page `index`, from 0, which is `image`."""
+        if self.single_pass is None:
+            return self.model
+        pixels = prepare_for_model(image, whole_range=self.model.contract.whole_range).pixels
+        return self.single_pass.model_for(pixels, f"page {index + 1}", seed=self.seed, crops=1)
+
+    def page_finished(self, index: int) -> None:
+        """Do nothing: the model serves the next page, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisedPage:
+    """A denoised page.
+
+    Attributes:
+        prepared: the noisy page; its pixels may have become those of the result.
+        ensemble: the result in the range of the network, and how it was made.
+        seed: of its masks.
+        residual: statistics of what was removed.
+        has_noise: whether the page has measurable noise.
+        seconds: time from after reading on, without the fit.
+    """
+
+    prepared: PreparedImage
+    ensemble: EnsembleResult
+    seed: int
+    residual: Residual
+    has_noise: bool
+    seconds: float
+
+    def values(self) -> NDArray[Any]:
+        """The result as a file stores it, (H, W, C), in the stored type."""
+        return self.prepared.to_file_values(self.ensemble.image)
+
+    def deviations(self) -> NDArray[Any] | None:
+        """Standard deviations over the passes in stored units, float32 (H, W, C); None if they are not kept."""
+        deviations = self.ensemble.uncertainty
+        return None if deviations is None else self.prepared.deviations_to_file_values(deviations)
+
+    def record(self, index: int) -> PageRecord:
+        """How the page, the one with number `index` from 0, was made."""
+        result, residual = self.ensemble, self.residual
+        return PageRecord(
+            page=index + 1,
+            image_sha256=self.prepared.sha256,
+            seed=self.seed,
+            engine=result.engine,
+            provider=result.provider,
+            tile=None if result.tile is None else list(result.tile),
+            fallback=result.fallback,
+            passes=result.passes,
+            standard_error=None if math.isnan(result.standard_error) else result.standard_error,
+            range=list(self.prepared.image.range),
+            sigma=round(residual.noise.sigma, 3),
+            residual_mean=round(residual.mean, 3),
+            residual_deviation=round(residual.standard_deviation, 3),
+            correlated=residual.correlated,
+            seconds=round(self.seconds, 3),
+            plain=result.plain,
+        )
+
+
+def page_to_fit(stack: Stack, fitting: FitOptions, observer: Observer) -> PreparedImage:
+    """The page of `stack` that the options or its pixels choose for the fit (`read_fit_page`), prepared for it.
+
+    Raises:
+        UsageError, InputError: the page does not exist or cannot be used.
+    """
+    return prepare(read_fit_page(stack, fitting, observer), fitting.recipe)
+
+
+def fit_for_pages(
+    stack: Stack, fitting: FitOptions, options: EnsembleOptions, observer: Observer, *, force: bool = False
+) -> tuple[FittedModel, OneModel]:
+    """Fit once for all pages; returns the fit and what its pages run: real passes, or the single pass of the fit.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    prepared = page_to_fit(stack, fitting, observer)
+    fitted = fit_model(prepared, fitting, observer, force=force)
+    cheapest = with_cheapest_model(fitted, prepared.pixels, options, observer, pages=stack.pages)
+    if stack.pages == 1 or not cheapest.model.contract.plain:
+        return fitted, OneModel(cheapest.model)
+    # The check on the fitted page says nothing about the others, so each of them is checked.
+    return fitted, OneModel(fitted.model, SinglePass(fitted.fit.run, fitted.model, observer), options.seed)
+
+
+def denoise_page(
+    stack: Stack,
+    index: int,
+    models: PageModels,
+    options: EnsembleOptions,
+    observer: Observer,
+    engine_holder: EngineHolder,
+) -> DenoisedPage:
+    """Denoise page `index`, from 0. Page 0 has the seed of `options`, and each following page the next seed.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    image = stack.read_page(index)
+    note_file(image, observer, of_stack=stack.pages > 1)
+    model = None if image.is_empty else models.model_for(index, image)
+    start = time.perf_counter()
+    prepared = prepare_for_model(image, whole_range=model is not None and model.contract.whole_range)
+    center = prepared.center()
+    options = replace(options, seed=(options.seed + index) % 2**32)
+    result = run_passes(model, prepared, options, observer, may_overwrite=True, engine_holder=engine_holder)
+    residual = center.residual(result.image)
+    return DenoisedPage(prepared, result, options.seed, residual, center.has_noise, time.perf_counter() - start)
