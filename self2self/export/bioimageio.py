@@ -41,7 +41,9 @@ PAPER = {
 }
 
 
-def export_bioimageio(network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], name: str) -> Verification:
+def export_bioimageio(
+    network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], name: str
+) -> Verification:
     """Write `network` as a BioImage.IO package, after its graph was verified against PyTorch.
 
     Args:
@@ -142,8 +144,8 @@ def _readme(contract: Contract, name: str) -> str:
     black, white = contract.image_range or (0.0, 1.0)
     return (
         f"# {name}\n\n"
-        "A Self2Self+ network that was fitted to one noisy image, without any clean one. It denoises images of the same "
-        "instrument and settings in one pass.\n\n"
+        "A Self2Self+ network that was fitted to one noisy image, without any clean one. It denoises images of the "
+        "same instrument and settings in one pass.\n\n"
         f"- Input: images with {contract.channels} channel(s), as they are stored. Values from {black:g} to {white:g} "
         "are the range of the fitted image; what is outside is clipped.\n"
         "- Noise: the network removes noise like that of the fitted image. Fit again where the noise differs.\n"

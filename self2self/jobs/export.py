@@ -18,7 +18,7 @@ from self2self.machine.files import check_new, remove_leftovers
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
-from self2self.train.checkpoint import load_network, load_weights, save_model
+from self2self.train.checkpoint import load_network
 from self2self.train.run_folder import Run
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def plain_job(
     force: bool = False,
     observer: Observer,
 ) -> tuple[Path, Verification]:
-    """`self2self export --plain`: write and verify a plain model, after calibrating the run for a single pass.
+    """`self2self export --plain`: write and verify a plain model, after making the single pass of the run.
 
     Args:
         run: run folder of a finished fit.
@@ -146,7 +146,7 @@ def plain_job(
     )
     check_new(path, force=force)
     if not run.plain_path.is_file():
-        _calibrate_and_check(run, observer)
+        _make_and_check_single_pass(run, observer)
     if is_package:
         return path, _export_package(run, path, file_format, name)
     network, contract = load_network(run.plain_path)
@@ -154,7 +154,7 @@ def plain_job(
 
 
 def _export_package(run: Run, path: Path, file_format: str, name: str) -> Verification:
-    """Write the plain model of a calibrated run as a package for another program."""
+    """Write the plain model of a run as a package for another program."""
     from self2self.export.bioimageio import export_bioimageio
     from self2self.export.dtmodel import export_dtmodel
 
@@ -166,34 +166,14 @@ def _export_package(run: Run, path: Path, file_format: str, name: str) -> Verifi
     return export_dtmodel(network, contract, path, name, ends)
 
 
-def calibrate_run(run: Run, pixels: FloatArray) -> None:
-    """Calibrate the network of `run` for a single pass without masks, and keep its weights in the run folder.
+def _make_and_check_single_pass(run: Run, observer: Observer) -> None:
+    """Make the single pass of `run`, with a note where a single pass falls short of the mean of passes."""
+    from self2self.train.single_pass import check_run, make_single_pass
 
-    Args:
-        run: run folder of a finished fit.
-        pixels: float32 (C, H, W), the fitted image.
-
-    Raises:
-        InputError, FileFormatError: the weights of the fit cannot be read.
-        ResourceError, OutputError: memory ran out, or the weights cannot be written.
-    """
-    from self2self.train.session import fit_memory_errors
-    from self2self.train.single_pass import calibrate
-
-    weights, recipe, contract = load_weights(run.model_path)
-    with fit_memory_errors():
-        plain_weights = calibrate(weights, pixels, recipe, seed=contract.seed)
-    save_model(run.plain_path, plain_weights, recipe, contract.as_plain())
-
-
-def _calibrate_and_check(run: Run, observer: Observer) -> None:
-    """Calibrate `run` on its image, with a note where a single pass falls short of the mean of passes."""
-    from self2self.train.single_pass import check_single_pass
-
-    pixels = read_fitted_image(run.config()).pixels
-    weights, recipe, contract = load_weights(run.model_path)
-    calibrate_run(run, pixels)
-    check = check_single_pass(weights, load_weights(run.plain_path)[0], pixels, recipe, seed=contract.seed)
+    config = run.config()
+    pixels = read_fitted_image(config).pixels
+    make_single_pass(run, pixels)
+    check = check_run(run, pixels, seed=config.seed)
     if not check.passed:
         observer.note(f"{run.folder}: a single pass is {check.text}; passes give a better image.")
 

@@ -30,7 +30,8 @@ def run_passes(
     Raises:
         Self2SelfError: as for `denoise`.
     """
-    plan = options.pass_plan_for(model.contract)
+    _, height, width = prepared.pixels.shape
+    plan = options.pass_plan_for(model.contract, height, width)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
     result = denoise(
