@@ -114,9 +114,12 @@ def run_recipe(
 
 
 def run_passes(pair: Pair, recipe: Recipe, noise: Noise | None, state: FitState, passes: Passes | None) -> Row:
-    """Export the fitted network, run the ensemble as `self2self denoise` would, and score the result."""
+    """Export the fitted network, run it as `self2self denoise` would, and score the result.
+
+    A given number of passes asks for real passes; otherwise a single pass takes their place where there is one.
+    """
     began = time.perf_counter()
-    with exported(state, recipe, noise) as model:
+    with exported(state, recipe, noise, single_pass=passes is None and recipe.init == "natural") as model:
         denoised = denoise_pixels(model, pair.noisy, EnsembleOptions(passes=passes))
     return {
         "ensemble_seconds": round(time.perf_counter() - began, 2),

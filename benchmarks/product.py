@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from self2self.export import export_model
+from self2self.export.plain import export_plain
 from self2self.imaging.noise import Noise
 from self2self.model.contract import Contract
 from self2self.model.network import Self2SelfNet
@@ -20,6 +21,7 @@ from self2self.runtime.model import Model, load_model
 from self2self.train.fit import FitState
 from self2self.train.noise_assessment import assess_noise
 from self2self.train.recipes import Recipe
+from self2self.train.single_pass import transferred
 from self2self.train.start_weights import has_pretrained_weights, pretrained_weights
 
 FloatArray = NDArray[np.float32]
@@ -46,17 +48,26 @@ def start_weights_of(recipe: Recipe, channels: int, noise: Noise | None = None) 
     return pretrained_weights(channels, LEVEL_WITHOUT_NOISE if noise is None else noise.sigma)
 
 
-def network_with(weights: Weights, recipe: Recipe, channels: int) -> Self2SelfNet:
+def network_with(weights: Weights, recipe: Recipe, channels: int, *, single_pass: bool = False) -> Self2SelfNet:
     """Return the network of `recipe` for images of `channels` with `weights`, in evaluation mode, on the CPU."""
-    masks = recipe.pass_masks(channels)
-    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, masks[-1].keep_probability)
+    keep_probability = 1.0 if single_pass else recipe.pass_masks(channels)[-1].keep_probability
+    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, keep_probability)
     network.load_state_dict(weights)
     return network.eval()
 
 
 @contextmanager
-def exported(state: FitState, recipe: Recipe, noise: Noise | None = None) -> Iterator[Model]:
-    """Export the model of a finished fit to an image with `noise`; its file exists until the block ends."""
+def exported(
+    state: FitState, recipe: Recipe, noise: Noise | None = None, *, single_pass: bool = False
+) -> Iterator[Model]:
+    """Export the model of a finished fit to an image with `noise`; its file exists until the block ends.
+
+    Args:
+        state: the fit, from the start weights for `noise` if the model is for a single pass.
+        recipe: of the fit.
+        noise: as the product assesses it.
+        single_pass: whether the model is the one for a single pass without masks.
+    """
     channels = state.network.channels
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -68,5 +79,9 @@ def exported(state: FitState, recipe: Recipe, noise: Noise | None = None) -> Ite
             noisy_share=0.0 if noise is None else 1 - noise.removed_share,
             removes_impulses=recipe.removes_impulses,
         )
-        export_model(network_with(state.weights(), recipe, channels), contract, path)
+        if single_pass and noise is not None:
+            network = network_with(transferred(state.weights(), noise.sigma), recipe, channels, single_pass=True)
+            export_plain(network, contract.as_plain(), path)
+        else:
+            export_model(network_with(state.weights(), recipe, channels), contract, path)
         yield load_model(path)

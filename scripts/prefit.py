@@ -6,6 +6,11 @@ starts from these weights needs a hundred steps instead of thousands.
 
     python scripts/prefit.py FOLDER... -o pretrained.safetensors --start self2self/weights/pretrained.safetensors
 
+With `--single-pass` nothing is hidden or dropped, and only the decoder learns, from the start weights on. The result is
+for passes without masks (`self2self.train.single_pass`):
+
+    python scripts/prefit.py FOLDER... -o single-pass.safetensors --single-pass --steps 12000 --decay 9000 --rate 1e-4
+
 The script saves its whole state beside the output every two minutes, and continues from there when it is started again:
 on a CPU with the same bits as without the stop. The learning rate is constant after a warm-up and falls to zero over
 the last `--decay` steps. Until the fall begins, a run can be prolonged by a larger `--steps`.
@@ -32,8 +37,10 @@ from torch.utils.data import DataLoader
 from self2self.errors import Self2SelfError
 from self2self.model.contract import MaskSpec, mask_specs
 from self2self.model.network import Self2SelfNet, initialise, to_channels_last
+from self2self.train.calibration import CALIBRATED
 from self2self.train.fit import StepMasks, choose_device
 from self2self.train.muon import Muon
+from self2self.train.start_weights import PRETRAINED_FILE
 
 CHANNELS = 3
 ENCODER_WIDTH = 48
@@ -66,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=2e-4, help="of Adam, for biases, slopes and the last convolution")
     parser.add_argument("--matrix-rate", type=float, default=3e-3, help="of Muon, for all other weights")
     parser.add_argument("--decoder-drop-rate", type=float, default=0.03)
+    parser.add_argument("--single-pass", action="store_true", help="for passes without masks")
     parser.add_argument("--size", type=int, default=96, help="side of a crop, a multiple of 32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -73,6 +81,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes that draw samples; else the main one does")
     parser.add_argument("--bfloat16", action="store_true", help="of activations and products: half the time with AMX")
     args = parser.parse_args()
+    if args.single_pass:
+        if args.start is None:
+            args.start = PRETRAINED_FILE
+        args.decoder_drop_rate = 0.0
     try:
         args.device = choose_device(args.device)
     except Self2SelfError as error:
@@ -103,7 +115,7 @@ def main() -> None:
             losses = []
         if is_last or now - saved > SAVE_SECONDS:
             training.save(state_path)
-            save_weights(args.output, training.average)
+            save_weights(args.output, training.learnt)
             saved = now
         if is_last:
             break
@@ -116,6 +128,8 @@ def new_network(args: argparse.Namespace) -> Self2SelfNet:
     add_slopes(network)
     if args.start:
         load_weights(args.start, network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not args.single_pass or name.startswith(CALIBRATED))
     return to_channels_last(network, args.device)
 
 
@@ -127,7 +141,7 @@ def dropout_specs(args: argparse.Namespace) -> tuple[MaskSpec, ...]:
 def load_batches(args: argparse.Namespace, first_step: int) -> Iterable[Sample]:
     """The batches of all steps from `first_step` on: samples of tensors with a first axis for the batch."""
     indices = range(first_step * args.batch, args.steps * args.batch)
-    samples = Samples(args.folders, args.size, args.seed)
+    samples = Samples(args.folders, args.size, args.seed, hides=not args.single_pass)
     return DataLoader(samples, args.batch, sampler=indices, num_workers=args.workers)
 
 
@@ -172,6 +186,12 @@ class Training:
         self.guard = GradientGuard()
         self.step = 0
         self.average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+    @property
+    def learnt(self) -> dict[str, Tensor]:
+        """The averages of those weights that learn."""
+        learning = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
+        return {name: tensor for name, tensor in self.average.items() if name in learning}
 
     def update(self, loss: Tensor, rate: float) -> None:
         """Take one step down the gradient of `loss`, unless the gradient is refused."""

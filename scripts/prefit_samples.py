@@ -53,13 +53,15 @@ class Samples:
         folders: folders of photographs, .png.
         size: side of a crop, in pixels.
         seed: seed of all samples.
+        hides: whether values of the input are hidden.
     """
 
-    def __init__(self, folders: list[Path], size: int, seed: int) -> None:
+    def __init__(self, folders: list[Path], size: int, seed: int, *, hides: bool = True) -> None:
         self._photographs = load_photographs(folders)
         self._reduced = load_photographs(folders, parts=(2, 3))
         self._size = size
         self._seed = seed
+        self._hides = hides
 
     def __getitem__(self, index: int) -> Sample:
         rng = generator(self._seed, index, Stream.CROP)
@@ -67,7 +69,9 @@ class Samples:
         is_soft = rng.random() < SOFT_SHARES.get(kind, SOFT_SHARE)
         crop = soft(self._reduced, self._size, rng) if is_soft else sample_clean(self._photographs, self._size, rng)
         clean, noisy = noisy_pair(crop, kind, rng)
-        return Sample(clean, noisy, told_level(clean, noisy, rng), draw_input_mask(clean.shape, kind, rng))
+        level = told_level(clean, noisy, rng)
+        mask = draw_input_mask(clean.shape, kind, rng) if self._hides else np.ones(clean.shape, bool)
+        return Sample(clean, noisy, level, mask)
 
 
 def told_level(clean: NDArray[np.float32], noisy: NDArray[np.float32], rng: np.random.Generator) -> np.float32:

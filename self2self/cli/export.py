@@ -90,7 +90,7 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="Format of the plain export: onnx, or dtmodel for darktable.  [default: onnx]",
+            help="Format of the plain export: onnx, dtmodel for darktable, or bioimageio.  [default: onnx]",
             metavar="NAME",
             show_default=False,
         ),

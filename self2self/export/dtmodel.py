@@ -7,13 +7,12 @@ network, which is fitted to the range of its image's own values, gets its input 
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
 from typing import TYPE_CHECKING
 
 from self2self.errors import UsageError
+from self2self.export.package import packed
 from self2self.export.plain import build_plain_model, verify_plain
 from self2self.export.to_onnx import serialise
 from self2self.export.verify import Verification
@@ -27,8 +26,6 @@ TILE = 768
 """Side of the tiles that darktable gives to the network, in pixels."""
 OPSET = 20
 VERSION = "1.0"
-_TIMESTAMP = (1980, 1, 1, 0, 0, 0)
-"""The earliest time of a ZIP file: equal models give equal bytes."""
 
 
 def export_dtmodel(
@@ -61,17 +58,12 @@ def export_dtmodel(
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
         check = verify_plain(network, contract, temporary, size=(TILE, TILE), source=os.fspath(path), ends=ends)
-        temporary.write_bytes(packed(data, name))
+        temporary.write_bytes(packed(_files(data, name)))
     return check
 
 
-def packed(model: bytes, name: str) -> bytes:
-    """The bytes of the package.
-
-    Args:
-        model: the ONNX file.
-        name: of the model.
-    """
+def _files(model: bytes, name: str) -> dict[str, bytes]:
+    """The files of the package of `model`, an ONNX file, by name."""
     identifier = f"denoise-{name}"
     config = {
         "id": identifier,
@@ -82,8 +74,4 @@ def packed(model: bytes, name: str) -> bytes:
         "version": VERSION,
         "num_inputs": 1,
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as package:
-        for file, content in (("config.json", json.dumps(config, indent=2).encode()), ("model.onnx", model)):
-            package.writestr(zipfile.ZipInfo(f"{identifier}/{file}", _TIMESTAMP), content, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
+    return {f"{identifier}/config.json": json.dumps(config, indent=2).encode(), f"{identifier}/model.onnx": model}

@@ -18,7 +18,7 @@ from self2self.machine.files import check_new, remove_leftovers
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
-from self2self.train.checkpoint import load_network, load_weights, save_model
+from self2self.train.checkpoint import load_network
 from self2self.train.run_folder import Run
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-PLAIN_FORMATS = ("onnx", "dtmodel")
-"""File formats of `plain_job`."""
+PLAIN_SUFFIXES = {"onnx": ".onnx", "dtmodel": ".dtmodel", "bioimageio": ".bioimageio.zip"}
+"""Suffixes of the file formats of `plain_job`. All but ``onnx`` are packages for other programs."""
 
 
 def export_job(
@@ -115,78 +115,65 @@ def plain_job(
     force: bool = False,
     observer: Observer,
 ) -> tuple[Path, Verification]:
-    """`self2self export --plain`: write and verify a plain model, after calibrating the run for a single pass.
+    """`self2self export --plain`: write and verify a plain model, after making the single pass of the run.
 
     Args:
         run: run folder of a finished fit.
         output: None for ``RUN/model.plain.onnx``, in half precision ``RUN/model.plain.fp16.onnx``, or
-            ``RUN/RUN.dtmodel``.
+            ``RUN/RUN.SUFFIX`` for packages.
         size: fixed (height, width); None for any size.
         precision: ``"fp32"`` or ``"fp16"``.
-        file_format: ``"onnx"``, or ``"dtmodel"`` for a model package of darktable.
+        file_format: ``"onnx"``, ``"dtmodel"`` for a model package of darktable, or ``"bioimageio"`` for one of
+            BioImage.IO.
         force: whether an existing file may be replaced.
         observer: gets a note if a single pass falls short of the mean of passes.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    from self2self.export.dtmodel import export_dtmodel
     from self2self.export.plain import export_plain
 
-    if file_format not in PLAIN_FORMATS:
-        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_FORMATS)}.")
-    is_package = file_format == "dtmodel"
+    if file_format not in PLAIN_SUFFIXES:
+        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_SUFFIXES)}.")
+    is_package = file_format != "onnx"
     if is_package and (size is not None or precision != "fp32"):
-        raise UsageError("--format dtmodel has a size and a precision of its own; leave out --size and --precision.")
+        raise UsageError(
+            f"--format {file_format} has a size and a precision of its own; leave out --size and --precision."
+        )
     name = re.sub(r"[^a-z0-9]+", "-", run.folder.resolve().name.lower()).strip("-")
-    path = output or (run.folder / f"{name}.dtmodel" if is_package else run.plain_onnx_path_for(precision))
+    path = output or (
+        run.folder / (name + PLAIN_SUFFIXES[file_format]) if is_package else run.plain_onnx_path_for(precision)
+    )
     check_new(path, force=force)
     if not run.plain_path.is_file():
-        _calibrate_and_check(run, observer)
-    network, contract = load_network(run.plain_path)
+        _make_and_check_single_pass(run, observer)
     if is_package:
-        black, white = read_fitted_image(run.config()).black_and_white
-        ends = -black / (white - black), (1 - black) / (white - black)
-        return path, export_dtmodel(network, contract, path, name, ends)
+        return path, _export_package(run, path, file_format, name)
+    network, contract = load_network(run.plain_path)
     return path, export_plain(network, replace(contract, precision=precision), path, size=size)
 
 
-def calibrate_run(run: Run, pixels: FloatArray, observer: Observer) -> None:
-    """Calibrate the network of `run` for a single pass without masks, and keep its weights in the run folder.
+def _export_package(run: Run, path: Path, file_format: str, name: str) -> Verification:
+    """Write the plain model of a run as a package for another program."""
+    from self2self.export.bioimageio import export_bioimageio
+    from self2self.export.dtmodel import export_dtmodel
 
-    Args:
-        run: run folder of a finished fit.
-        pixels: float32 (C, H, W), the fitted image.
-        observer: may cancel the job.
-
-    Raises:
-        InterruptedRun: the job is cancelled.
-        InputError, FileFormatError: the weights of the fit cannot be read.
-        ResourceError, OutputError: memory ran out, or the weights cannot be written.
-    """
-    from self2self.train.session import fit_memory_errors
-    from self2self.train.single_pass import calibrate
-
-    weights, recipe, contract = load_weights(run.model_path)
-    with fit_memory_errors():
-        plain_weights = calibrate(
-            weights,
-            pixels,
-            recipe,
-            seed=contract.seed,
-            on_step=lambda step: observer.raise_if_cancelled(f"step {step} of the calibration"),
-        )
-    save_model(run.plain_path, plain_weights, recipe, contract.as_plain())
+    network, contract = load_network(run.plain_path)
+    if file_format == "bioimageio":
+        return export_bioimageio(network, contract, path, name)
+    black, white = read_fitted_image(run.config()).black_and_white
+    ends = -black / (white - black), (1 - black) / (white - black)
+    return export_dtmodel(network, contract, path, name, ends)
 
 
-def _calibrate_and_check(run: Run, observer: Observer) -> None:
-    """Calibrate `run` on its image, with a note where a single pass falls short of the mean of passes."""
-    from self2self.train.single_pass import check_single_pass
+def _make_and_check_single_pass(run: Run, observer: Observer) -> None:
+    """Make the single pass of `run`, with a note where a single pass falls short of the mean of passes."""
+    from self2self.train.single_pass import check_run, make_single_pass
 
-    pixels = read_fitted_image(run.config()).pixels
-    weights, recipe, contract = load_weights(run.model_path)
-    calibrate_run(run, pixels, observer)
-    check = check_single_pass(weights, load_weights(run.plain_path)[0], pixels, recipe, seed=contract.seed)
+    config = run.config()
+    pixels = read_fitted_image(config).pixels
+    make_single_pass(run, pixels, observer.calibration_step)
+    check = check_run(run, pixels, seed=config.seed)
     if not check.passed:
         observer.note(f"{run.folder}: a single pass is {check.text}; passes give a better image.")
 

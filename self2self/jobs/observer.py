@@ -48,6 +48,14 @@ class Observer:
     build_step: Callable[[str, int, int], None] = _ignore
     cancelled: Callable[[], bool] = _never
 
+    def calibration_step(self, step: int) -> None:
+        """End the job after step `step` of a calibration if it is cancelled.
+
+        Raises:
+            InterruptedRun: the job is cancelled.
+        """
+        self.raise_if_cancelled(f"step {step} of the calibration")
+
     def raise_if_cancelled(self, where: str) -> None:
         """End the job if it is cancelled.
 

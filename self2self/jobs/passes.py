@@ -58,7 +58,8 @@ def run_passes(
         observer.pass_run(moments, expected_passes(plan, moments))
         observer.raise_if_cancelled(f"pass {moments.count}")
 
-    plan = options.pass_plan_for(model.contract)
+    _, height, width = prepared.pixels.shape
+    plan = options.pass_plan_for(model.contract, height, width)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)
     with Run(model.path.parent).in_use():

@@ -1,7 +1,8 @@
 """Decide whether an image needs real passes, or whether a single pass without dropout gives the same.
 
-The network without masks is calibrated once for each fit (`train.single_pass`), where that is worth its time, and kept
-in the run folder. For every image it is compared with real passes on crops; where it falls short, real passes are run.
+The network without masks is made once for each fit (`train.single_pass`) and kept in the run folder, unless making it
+takes longer than it saves. For every image it is compared with real passes on crops; where it falls short, real passes
+are run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from self2self.train.run_folder import Run
 FloatArray = NDArray[np.float32]
 
 WORTHWHILE_PIXELS = 2**19
-"""Pixels of all images together from which the calibration takes less time than it saves. It computes as much as 50
+"""Pixels of all images together from which a calibration takes less time than it saves. It computes as much as 50
 passes over 200x200 pixels do, in an engine that is slower than that of the passes. The limit is a number of pixels and
 not a measured time, because the same command has to give the same image every time."""
 
@@ -59,7 +60,7 @@ class SinglePass:
         run: finished fit, whose folder keeps the calibrated weights and their plain model.
         model: the model with masks of the same fit.
         observer: gets notes.
-        fitted_pixels: float32 (C, H, W), the fitted image, to calibrate with; None where that was done before.
+        fitted_pixels: float32 (C, H, W), the fitted image; None where the single pass was made before.
     """
 
     run: Run
@@ -85,15 +86,12 @@ class SinglePass:
             crops: number of crops; None for the usual number.
 
         Raises:
-            Self2SelfError: as for `export.calibrate_run` and `export.plain_job`.
+            Self2SelfError: as for `train.single_pass.make_single_pass` and `export.plain_job`.
         """
-        from self2self.train.checkpoint import load_weights
-        from self2self.train.single_pass import CHECKED_CROPS, check_single_pass
+        from self2self.train.single_pass import CHECKED_CROPS, check_run
 
         plain_model = self._plain_model
-        (weights, recipe, _), (plain_weights, _, _) = map(load_weights, (self.run.model_path, self.run.plain_path))
-        crops = CHECKED_CROPS if crops is None else crops
-        check = check_single_pass(weights, plain_weights, pixels, recipe, seed=seed, crops=crops)
+        check = check_run(self.run, pixels, seed=seed, crops=CHECKED_CROPS if crops is None else crops)
         if check.passed:
             return plain_model
         self.observer.note(f"{name}: a single pass would be {check.text}; running real passes.")
@@ -102,12 +100,13 @@ class SinglePass:
     @cached_property
     def _plain_model(self) -> Model:
         """The plain model; what is missing of it is calibrated and exported now."""
-        from self2self.jobs.export import calibrate_run, plain_job
+        from self2self.jobs.export import plain_job
+        from self2self.train.single_pass import make_single_pass
 
         path = self.run.plain_onnx_path_for("fp32")
         try:
             if not self.run.plain_path.is_file() and self.fitted_pixels is not None:
-                calibrate_run(self.run, self.fitted_pixels, self.observer)
+                make_single_pass(self.run, self.fitted_pixels, self.observer.calibration_step)
             elif path.is_file():
                 return load_model(path)
         except FileFormatError as error:
@@ -134,11 +133,18 @@ def with_cheapest_model(
         pages: number of images of this size that the model is for.
     """
     start = time.perf_counter()
-    _, height, width = pixels.shape
-    if pages * height * width < WORTHWHILE_PIXELS or not allows_single_pass(fitted.model.contract, options):
-        return fitted
     run = fitted.fit.run
+    if not allows_single_pass(fitted.model.contract, options) or not _is_worthwhile(run, pixels, pages):
+        return fitted
     model = SinglePass(run, fitted.model, observer, pixels).model_for(
         pixels, str(fitted.fit.config.image), seed=options.seed
     )
     return replace(fitted, model=model, calibration_seconds=time.perf_counter() - start)
+
+
+def _is_worthwhile(run: Run, pixels: FloatArray, pages: int) -> bool:
+    """Whether the single pass of `run` takes less time for `pages` images like `pixels` than passes do."""
+    from self2self.train.session import starts_from_shipped_weights
+
+    _, height, width = pixels.shape
+    return starts_from_shipped_weights(run.config()) or pages * height * width >= WORTHWHILE_PIXELS

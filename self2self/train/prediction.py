@@ -14,7 +14,7 @@ from self2self.imaging.outliers import clip_to_range
 from self2self.imaging.padding import Padding
 from self2self.model.masks import MaskMaker
 from self2self.model.network import Self2SelfNet, to_channels_last
-from self2self.model.plain import MIRRORINGS
+from self2self.model.plain import mirrorings_for
 from self2self.train.fused_forward import fastest_forward
 from self2self.train.recipes import Recipe
 
@@ -60,7 +60,7 @@ def mirrored_passes(
 
 @torch.no_grad()
 def predict_plain(weights: dict[str, Tensor], image: FloatArray, recipe: Recipe) -> FloatArray:
-    """The mean prediction of a network without masks over `MIRRORINGS`; arguments and result are those of `predict`."""
+    """The mean prediction of a network without masks over mirrored views; else as `predict`."""
     channels, height, width = image.shape
     padding = Padding.for_size(height, width)
     device = next(iter(weights.values())).device
@@ -68,7 +68,9 @@ def predict_plain(weights: dict[str, Tensor], image: FloatArray, recipe: Recipe)
     network.load_state_dict(weights)
     forward = fastest_forward(to_channels_last(network, device), recipe)
     padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(device)
-    views = [undo_orientation(forward(oriented(padded, mirroring)), mirroring) for mirroring in MIRRORINGS]
+    views = [
+        undo_orientation(forward(oriented(padded, mirroring)), mirroring) for mirroring in mirrorings_for(height, width)
+    ]
     mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()
     return np.ascontiguousarray(padding.crop(mean))
 

@@ -22,7 +22,7 @@ from self2self.imaging.metrics import from_black_to_white, psnr, ssim
 from self2self.imaging.noise import center_crop
 from self2self.imaging.outliers import remove_outliers, restore_outliers
 from self2self.machine.files import atomic_write
-from self2self.train.checkpoint import load_state, load_weights, save_model, save_state
+from self2self.train.checkpoint import load_state, load_weights, save_model, save_state, tensors_sha256
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
 from self2self.train.iqa import IqaTerm
 from self2self.train.prediction import predict
@@ -84,9 +84,21 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     if config.start == "scratch":
         return None
     if config.start in INITS:
-        return pretrained_weights(config.channels, config.noise.sigma if config.noise else 0.0)
+        return pretrained_weights(config.channels, told_level(config))
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
+
+
+def told_level(config: RunConfig) -> float:
+    """The noise level that start weights are told, in 8-bit grey levels."""
+    return config.noise.sigma if config.noise else 0.0
+
+
+def starts_from_shipped_weights(config: RunConfig) -> bool:
+    """Whether the fit started from the start weights that ship with this version."""
+    if config.start != "natural" or config.start_sha256 is None:
+        return False
+    return config.start_sha256 == tensors_sha256(pretrained_weights(config.channels, told_level(config)))
 
 
 @contextmanager

@@ -1,65 +1,53 @@
-"""Calibrates the fitted network to give in one pass, without masks, what the mean of its passes gives.
+"""Makes the network that gives in one pass, without masks, what the mean of its passes gives.
 
 A network that was fitted with dropout sees other activations when dropout is switched off, and predicts worse than the
 mean of passes (Li et al. 2019, "Understanding the disharmony between dropout and batch normalization by variance
-shift"). A few steps mend that: the network without masks learns to predict the mean of passes over mirrored images, on
-crops of the fitted image. It learns from the passes alone, which have removed the noise already, so it needs no hidden
-pixels and cannot memorise the noise.
+shift"). There are two ways to mend that:
 
-Crops that it did not learn from then show whether it is as good as the passes (`Check`).
+- A fit that started from the start weights takes no further step. There are start weights for passes without masks,
+  too, and what the fit has added to its own is added to those (`transferred`).
+- Any other fit is calibrated: the network without masks learns to predict the mean of passes over mirrored images, on
+  crops of the fitted image (`calibrate`). It learns from the passes alone, which have removed the noise already, so it
+  needs no hidden pixels and cannot memorise the noise.
+
+Crops of the image then show whether the single pass is as good as the passes (`Check`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from self2self.imaging.noise import GREY_LEVELS
-from self2self.imaging.orientation import oriented
-from self2self.imaging.outliers import clip_to_range, remove_outliers
-from self2self.model.contract import MINIMUM_SIZE
-from self2self.model.masks import Stream, generator
-from self2self.model.network import Self2SelfNet, to_channels_last
-from self2self.train.fused_forward import fastest_forward
+from self2self.train.calibration import CROPS, ROUNDS, calibrate, crops_of
+from self2self.train.checkpoint import load_weights, save_model
 from self2self.train.prediction import mirrored_passes, predict_plain
 from self2self.train.recipes import Recipe
-from self2self.train.samples import CropSampler
+from self2self.train.run_folder import Run
+from self2self.train.session import fit_memory_errors, starts_from_shipped_weights, told_level
+from self2self.train.start_weights import pretrained_weights
 
 FloatArray = NDArray[np.float32]
 
-STEPS = 80
-LEARNING_RATE = 3e-4
-"""Steps and the rate of the first of them, which falls to zero along a straight line (dev/log)."""
-BETAS = (0.9, 0.99)
-CALIBRATED = ("decoder", "head")
-"""Parts of the network that learn. Dropout is before the convolutions of the decoder, so without it theirs are the
-activations that change. An encoder that learnt as well would gain nothing on other crops, and take half as long again
-(dev/log)."""
-BATCH = 2
-"""Patches of a step, with `MINIMUM_SIZE` pixels a side."""
-CROP = 128
-"""Side of the crops on which passes are run, in pixels."""
-CROPS, CHECKED_CROPS = 8, 3
-"""Largest number of crops to learn from, and number of crops to check with."""
-ROUNDS = 2
-"""Passes over each crop in each of the mirror orientations. More passes with fewer crops teach no more."""
+CHECKED_CROPS = 2
+"""Number of crops to check with."""
+
 LEAST_WORTH = 6.0
-"""The single pass counts as good if it is as near to the mean of infinitely many passes as the mean of this number of
-independent passes is."""
-LEAST_DISTANCE = 0.25
-"""Distance from the mean of passes, in 8-bit grey levels, that never matters: the standard error at which an ensemble
-ends (`runtime.ensemble.pass_plan.TOLERANCE`)."""
-LARGEST_EXCESS = 3.0
-"""Largest excess of the error at hidden pixels over that of the passes, in standard errors of the difference."""
-HIDDEN_SPACING = 5
-"""Distance between the hidden pixels of a check along rows and columns."""
+"""A calibrated single pass counts as good if it is as near to the mean of infinitely many passes as the mean of this
+number of independent passes is."""
+LARGEST_DEPARTURE = 0.25
+"""A transferred single pass counts as good if its distance from the mean of passes is at most this share of what the
+passes remove. It is a better estimate than the mean of passes as often as a worse one, so it need not be near; a
+network that fails is further away (dev/log)."""
+LEAST_DISTANCE, LEAST_DEPARTURE = 0.25, 2.0
+"""Distances from the mean of passes, in 8-bit grey levels, that never matter for a calibrated and for a transferred
+single pass. The first is the standard error at which an ensemble ends (`runtime.ensemble.pass_plan.TOLERANCE`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +57,14 @@ class Check:
     Attributes:
         distance: RMS distance from the mean of infinitely many passes, in 8-bit grey levels.
         pass_deviation: RMS standard deviation of a real pass, in 8-bit grey levels.
-        excess: mean squared error at hidden pixels minus that of the passes, in standard errors of this difference;
-            0 where it is not known.
+        removed: RMS of what the passes remove, in 8-bit grey levels.
+        transferred: whether the single pass was transferred, not calibrated.
     """
 
     distance: float
     pass_deviation: float
-    excess: float
+    removed: float
+    transferred: bool
 
     @property
     def worth(self) -> float:
@@ -85,8 +74,9 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the single pass may stand in for the passes."""
-        near = self.distance <= LEAST_DISTANCE or self.worth >= LEAST_WORTH
-        return near and self.excess <= LARGEST_EXCESS
+        if self.transferred:
+            return self.distance <= max(LEAST_DEPARTURE, LARGEST_DEPARTURE * self.removed)
+        return self.distance <= LEAST_DISTANCE or self.worth >= LEAST_WORTH
 
     @property
     def text(self) -> str:
@@ -98,61 +88,68 @@ class Check:
         return {key: round(value, 4) for key, value in asdict(self).items()}
 
 
-class Lesson(NamedTuple):
-    """A crop and what the network without masks shall predict for it, both [C, H, W]."""
+def transferred(weights: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
+    """Weights for a single pass, of a fit that started from the start weights.
 
-    noisy: Tensor
-    target: Tensor
-
-
-def calibrate(
-    weights: dict[str, Tensor],
-    pixels: FloatArray,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    steps: int = STEPS,
-    on_step: Callable[[int], None] = lambda step: None,
-) -> dict[str, Tensor]:
-    """Weights of the network without masks; they are a function of the arguments alone.
+    What a fit adds to its start weights is also right for other start weights of the same network (Ilharco et al. 2023,
+    "Editing models with task arithmetic").
 
     Args:
-        weights: the fitted weights, for passes with masks; the steps run on their device.
-        pixels: float32 (C, H, W), the fitted image.
-        recipe: of the fit.
-        seed: of the crops and the masks of the passes.
-        steps: number of steps.
-        on_step: called after every step with the number of steps so far.
+        weights: the fitted weights, for passes with masks.
+        sigma: the noise level that the start weights of the fit were told, in 8-bit grey levels.
     """
-    crops = crops_of(pixels, seed, range(CROPS), impulses=recipe.removes_impulses)
-    lessons = [Lesson(torch.from_numpy(crop), torch.from_numpy(_target(weights, crop, recipe, seed))) for crop in crops]
-    device = next(iter(weights.values())).device
-    network = Self2SelfNet(len(pixels), recipe.encoder_width, recipe.decoder_widths, 1.0)
-    network.load_state_dict(weights)
-    network = to_channels_last(network, device)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(CALIBRATED))
-    forward = fastest_forward(network, recipe)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, LEARNING_RATE, BETAS)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - step / steps)
-        noisy, target = (patches.to(device) for patches in _patches(lessons, seed, step))
-        loss = (forward(noisy) - target).square().mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        on_step(step + 1)
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    channels = len(weights["head.bias"])
+    start, single = (pretrained_weights(channels, sigma, single_pass=flag) for flag in (False, True))
+    return {name: tensor.cpu() + (single[name] - start[name]) for name, tensor in weights.items()}
+
+
+def make_single_pass(run: Run, pixels: FloatArray, on_step: Callable[[int], None] = lambda step: None) -> None:
+    """Make the weights of `run` for a single pass without masks, and keep them in the run folder.
+
+    Args:
+        run: run folder of a finished fit.
+        pixels: float32 (C, H, W), the fitted image, for a calibration.
+        on_step: called after every step of a calibration with the number of steps so far; an exception ends it.
+
+    Raises:
+        InputError, FileFormatError: the weights of the fit cannot be read.
+        ResourceError, OutputError: memory ran out, or the weights cannot be written.
+    """
+    config = run.config()
+    weights, recipe, contract = load_weights(run.model_path)
+    with fit_memory_errors():
+        if starts_from_shipped_weights(config):
+            single = transferred(weights, told_level(config))
+        else:
+            single = calibrate(weights, pixels, recipe, seed=contract.seed, on_step=on_step)
+    save_model(run.plain_path, single, recipe, contract.as_plain())
+
+
+def check_run(run: Run, pixels: FloatArray, *, seed: int = 0, crops: int = CHECKED_CROPS) -> Check:
+    """Compare the single pass of `run` with real passes on crops of `pixels`, float32 (C, H, W).
+
+    Args:
+        run: a run folder that has both kinds of weights.
+        pixels: the fitted image or another one.
+        seed: of the crops and of the masks.
+        crops: largest number of crops.
+
+    Raises:
+        InputError, FileFormatError: weights cannot be read.
+    """
+    weights, recipe, _ = load_weights(run.model_path)
+    single, _, _ = load_weights(run.plain_path)
+    is_transferred = starts_from_shipped_weights(run.config())
+    return check_single_pass(weights, single, pixels, recipe, transferred=is_transferred, seed=seed, crops=crops)
 
 
 def check_single_pass(
     weights: dict[str, Tensor],
-    plain_weights: dict[str, Tensor],
+    single: dict[str, Tensor],
     pixels: FloatArray,
     recipe: Recipe,
     *,
+    transferred: bool = False,
     seed: int = 0,
     crops: int = CHECKED_CROPS,
 ) -> Check:
@@ -160,29 +157,23 @@ def check_single_pass(
 
     Args:
         weights: the fitted weights, for passes with masks.
-        plain_weights: from `calibrate`.
+        single: weights for the single pass, from `transferred` or `calibrate`.
         pixels: float32 (C, H, W), the fitted image or another one.
         recipe: of the fit.
+        transferred: whether `single` is from `transferred`.
         seed: of the crops and the masks of the passes.
         crops: largest number of crops.
     """
-    squares = variances = 0.0
-    excesses: list[NDArray[np.float64]] = []
-    drawn = crops_of(pixels, seed, range(CROPS, CROPS + crops), impulses=recipe.removes_impulses)
-    for number, crop in enumerate(drawn):
+    distances, variances, removed = [], [], []
+    for crop in crops_of(pixels, seed, range(CROPS, CROPS + crops), impulses=recipe.removes_impulses):
         passes = np.stack(mirrored_passes(weights, crop, recipe, ROUNDS, seed=seed))
-        single = predict_plain(plain_weights, crop, recipe)
-        squares += squared_distance(single, passes) / len(drawn)
-        variances += _pass_variance(passes) / len(drawn)
-        if number == 0:
-            excesses.append(_excess_at_hidden(weights, plain_weights, crop, recipe, seed))
-    excess = np.concatenate(excesses)
-    error = float(excess.std(ddof=1)) / math.sqrt(excess.size) if excess.size > 1 else 0.0
-    return Check(
-        distance=GREY_LEVELS * math.sqrt(max(0.0, squares)),
-        pass_deviation=GREY_LEVELS * math.sqrt(variances),
-        excess=float(excess.mean()) / error if error else 0.0,
+        distances.append(squared_distance(predict_plain(single, crop, recipe), passes))
+        variances.append(_pass_variance(passes))
+        removed.append(float(np.square(passes.mean(axis=0) - crop).mean(dtype=np.float64)))
+    distance, deviation, taken = (
+        GREY_LEVELS * math.sqrt(max(0.0, float(np.mean(squares)))) for squares in (distances, variances, removed)
     )
+    return Check(distance, deviation, taken, transferred)
 
 
 def squared_distance(single: FloatArray, passes: FloatArray) -> float:
@@ -203,69 +194,3 @@ def squared_distance(single: FloatArray, passes: FloatArray) -> float:
 def _pass_variance(passes: FloatArray) -> float:
     """Mean variance of passes around the mean of all orientations, (N, C, H, W)."""
     return float(passes.var(axis=0, ddof=1).mean(dtype=np.float64))
-
-
-def crops_of(pixels: FloatArray, seed: int, numbers: Sequence[int], *, impulses: bool = False) -> list[FloatArray]:
-    """Crops of at most `CROP` pixels a side at random places of the image, clipped to [0, 1] and without outliers.
-
-    An image that is smaller along an axis is padded there to a size that the network accepts. No more crops are
-    returned than would cover the image, except for one.
-
-    Args:
-        pixels: float32 (C, H, W).
-        seed: of the places.
-        numbers: of the crops; each has a place of its own.
-        impulses: as for `remove_outliers`.
-    """
-    sampler = CropSampler(pixels, CROP, seed)
-    height, width = sampler.image.shape[1:]
-    enough = max(1, math.ceil(height * width / CROP**2))
-    crops = []
-    for number in list(numbers)[:enough]:
-        rows, columns, _, _ = sampler.window(number)
-        crops.append(
-            np.ascontiguousarray(clip_to_range(remove_outliers(sampler.image[:, rows, columns], impulses=impulses)))
-        )
-    return crops
-
-
-def _target(weights: dict[str, Tensor], crop: FloatArray, recipe: Recipe, seed: int) -> FloatArray:
-    target: FloatArray = np.mean(mirrored_passes(weights, crop, recipe, ROUNDS, seed=seed), axis=0, dtype=np.float32)
-    return target
-
-
-def _patches(lessons: Sequence[Lesson], seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a step, [BATCH, C, side, side] each, in random orientations."""
-    rng = generator(seed, step, Stream.PLAIN)
-    noisy: list[Tensor] = []
-    targets: list[Tensor] = []
-    for _ in range(BATCH):
-        lesson = lessons[int(rng.integers(len(lessons)))]
-        top, left = (int(rng.integers(side - MINIMUM_SIZE + 1)) for side in lesson.noisy.shape[1:])
-        orientation = int(rng.integers(8))
-        for patches, whole in ((noisy, lesson.noisy), (targets, lesson.target)):
-            patch = whole[:, top : top + MINIMUM_SIZE, left : left + MINIMUM_SIZE]
-            patches.append(oriented(patch, orientation))
-    return torch.stack(noisy).contiguous(memory_format=torch.channels_last), torch.stack(targets)
-
-
-def _excess_at_hidden(
-    weights: dict[str, Tensor], plain_weights: dict[str, Tensor], crop: FloatArray, recipe: Recipe, seed: int
-) -> NDArray[np.float64]:
-    """Squared errors of the single pass at hidden pixels minus those of the passes, one value for each pixel value.
-
-    Hidden pixels get the mean of their four neighbours, so neither of the two sees their values. Independent noise adds
-    the same to both errors (Batson and Royer 2019, "Noise2Self").
-    """
-    _, height, width = crop.shape
-    rows, columns = (np.arange(HIDDEN_SPACING // 2, side - 1, HIDDEN_SPACING) for side in (height, width))
-    chosen = np.ix_(np.arange(len(crop)), rows, columns)
-    hidden = crop.copy()
-    beside = ((-1, 0), (1, 0), (0, -1), (0, 1))
-    around = [crop[:, rows[:, None] + down, columns + right] for down, right in beside]
-    hidden[chosen] = np.mean(around, axis=0)
-    passes = np.stack(mirrored_passes(weights, hidden, recipe, ROUNDS, seed=seed)).mean(axis=0)[chosen]
-    single = predict_plain(plain_weights, hidden, recipe)[chosen]
-    truth = crop[chosen].astype(np.float64)
-    excess: NDArray[np.float64] = (np.square(single - truth) - np.square(passes - truth)).ravel()
-    return excess

@@ -6,6 +6,9 @@ them depends on more than the user's image; with ``--init scratch`` it depends o
 One file serves all noise levels: every bias has a slope in the level. For a given level, bias and slope fold into an
 ordinary bias, so neither the network nor its engines know of levels. The file serves grey images, too: a network for
 colours that sees three equal channels is one for a single channel.
+
+A second file has other weights of the decoder, for passes in which nothing is hidden and nothing dropped: a *single
+pass* (`train.single_pass`).
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 PRETRAINED_FILE = Path(__file__).parent.parent / "weights" / "pretrained.safetensors"
 """Start weights for colour, with a tensor of slopes beside each bias."""
+SINGLE_PASS_FILE = PRETRAINED_FILE.with_name("single-pass.safetensors")
+"""Tensors of `PRETRAINED_FILE` that differ for passes without masks."""
 SLOPE, BIAS = "slope", "bias"
 """Last part of the names of slopes and biases."""
 GREY_LEVELS_PER_UNIT = 10.0
@@ -47,19 +52,20 @@ def has_pretrained_weights(channels: int) -> bool:
     return channels in CHANNELS and PRETRAINED_FILE.is_file()
 
 
-def pretrained_weights(channels: int, sigma: float) -> dict[str, torch.Tensor]:
+def pretrained_weights(channels: int, sigma: float, *, single_pass: bool = False) -> dict[str, torch.Tensor]:
     """The start weights that are told a noise level, float32 by name.
 
     Args:
         channels: channels of the image.
         sigma: standard deviation of the noise, in 8-bit grey levels.
+        single_pass: whether they are for passes without masks.
 
     Raises:
         UsageError: there are none for this number of channels.
     """
     if not has_pretrained_weights(channels):
         raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
-    tensors = _told_weights(channels)
+    tensors = _told_weights(channels, single_pass)
     return {
         name: tensor + sigma / GREY_LEVELS_PER_UNIT * tensors[slope_name(name)] if name.endswith(BIAS) else tensor
         for name, tensor in tensors.items()
@@ -73,11 +79,12 @@ def slope_name(bias: str) -> str:
 
 
 @lru_cache
-def _told_weights(channels: int) -> dict[str, torch.Tensor]:
+def _told_weights(channels: int, single_pass: bool) -> dict[str, torch.Tensor]:
     """Weights, biases and slopes, float32 by name; the caller must not change them."""
     from self2self.train.checkpoint import read_tensors
 
-    tensors = {name: tensor.float() for name, tensor in read_tensors(PRETRAINED_FILE)[0].items()}
+    files = (PRETRAINED_FILE, SINGLE_PASS_FILE) if single_pass else (PRETRAINED_FILE,)
+    tensors = {name: tensor.float() for file in files for name, tensor in read_tensors(file)[0].items()}
     return tensors if channels == max(CHANNELS) else for_one_channel(tensors)
 
 

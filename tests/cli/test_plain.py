@@ -15,7 +15,7 @@ from self2self.train import single_pass
 from self2self.train.single_pass import Check
 from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
 
-GOOD, BAD = Check(0.5, 3.0, 0.0), Check(2.5, 3.0, 0.0)
+GOOD, BAD = Check(0.5, 3.0, 9.0, transferred=True), Check(2.5, 3.0, 9.0, transferred=True)
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def denoise(*options: str) -> Any:
 def test_denoise_takes_the_single_pass_and_says_so(work: Path) -> None:
     values = denoise("--engine", "ort")
     assert values["plain"]
-    assert values["passes"] == 2
+    assert values["passes"] == 4
     assert values["standard_error"] is None
     assert values["masks"] is None
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
     again = run_cli("denoise", "noisy.png", *FAST, "--engine", "ort", "--force", "--verbose")
-    assert "a single pass without dropout, over 2 mirrored views, with CPUExecutionProvider" in again.stdout
+    assert "a single pass without dropout, over 4 mirrored views, with CPUExecutionProvider" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,17 @@ def test_passes_are_run_where_the_single_pass_falls_short(work: Path, monkeypatc
     assert "running real passes" in result.stderr
 
 
-def test_small_images_have_passes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_from_scratch_is_calibrated_for_large_images_alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrated = []
+    monkeypatch.setattr(single_pass, "calibrate", lambda weights, *rest, **options: calibrated.append(1) or weights)
     monkeypatch.setattr(job, "WORTHWHILE_PIXELS", 64 * 70 + 1)
-    assert not denoise("--engine", "ort")["plain"]
+    scratch = ("--engine", "ort", "--init", "scratch", "--run", "scratch")
+    assert not denoise(*scratch)["plain"]
+    assert denoise("--engine", "ort")["plain"]
+    assert not calibrated
+    monkeypatch.setattr(job, "WORTHWHILE_PIXELS", 64 * 70)
+    assert denoise(*scratch)["plain"]
+    assert calibrated
 
 
 def test_infer_uses_the_single_pass_of_a_run(plain_run: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +145,7 @@ def test_only_pages_that_differ_have_passes(work: Path, monkeypatch: pytest.Monk
         second = prepare_for_model(stack.read_page(1), whole_range=False).pixels
     monkeypatch.setattr(single_pass, "check_single_pass", check)
     result = run_cli("denoise", "stack.tif", *FAST, "--engine", "ort", "--json")
-    assert [page["passes"] > 2 for page in parse_json(result)["pages"]] == [False, True, False]
+    assert [page["passes"] > 4 for page in parse_json(result)["pages"]] == [False, True, False]
     assert "page 2: a single pass would be" in result.stderr
     text = run_cli("denoise", "stack.tif", *FAST, "--engine", "ort", "-o", "again.tif", "-v").stdout
     assert "written; 3 pages" in text

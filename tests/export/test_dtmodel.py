@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 
 from self2self.errors import UsageError
 from self2self.export import dtmodel
-from self2self.export.dtmodel import export_dtmodel, packed
+from self2self.export.dtmodel import export_dtmodel
 from self2self.export.plain import finished_by_torch
 from self2self.model.network import Self2SelfNet
 from tests.conftest import Fitted
@@ -52,12 +51,6 @@ def test_a_package_denoises_values_from_black_to_white(
     (denoised,) = ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"image": image})
     inner = finished_by_torch(plain.network, plain.contract, np.clip(2 * image - 0.5, 0, 1))
     np.testing.assert_allclose(denoised, 0.25 + 0.5 * inner, atol=1e-5)
-
-
-def test_equal_models_give_equal_packages() -> None:
-    assert packed(b"model", "name") == packed(b"model", "name")
-    with zipfile.ZipFile(io.BytesIO(packed(b"model", "name"))) as package:
-        assert package.testzip() is None
 
 
 def test_grey_networks_are_refused(make_fitted: MakeFitted, tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_every_bias_has_a_slope_and_weights_are_half_as_large(run: Run) -> None:
     assert all(weights[name].abs().max() > 0 for name in slopes)
 
 
+def test_a_single_pass_changes_the_decoder_alone(run: Run, tmp_path: Path) -> None:
+    start = run("start")
+    single = run("single", "--single-pass", "--start", str(tmp_path / "start.safetensors"))
+    assert single.keys() == {name for name in start if name.startswith(("decoder", "head"))}
+    assert not any(torch.equal(single[name], start[name]) for name in single if name.endswith("weight"))
+
+
 def test_it_stops_after_the_given_time_and_goes_on_from_there(run: Run) -> None:
     run("out", "--minutes", "0", steps=8)
     weights = run("out", steps=8)

@@ -1,4 +1,4 @@
-"""The network without masks, calibrated to predict the mean of passes."""
+"""The network without masks, for a single pass in place of the mean of passes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from self2self.model.network import Self2SelfNet, initialise
-from self2self.train import single_pass
+from self2self.train.calibration import calibrate
 from self2self.train.prediction import mirrored_passes, predict, predict_plain
 from self2self.train.recipes import RECIPES, Recipe
-from self2self.train.single_pass import CROP, Check, calibrate, check_single_pass, crops_of, squared_distance
+from self2self.train.single_pass import Check, check_single_pass, squared_distance, transferred
+from self2self.train.start_weights import pretrained_weights
 
 RECIPE = replace(RECIPES["fast"], encoder_width=6, decoder_widths=(8, 8, 8, 8, 6), decoder_drop_rate=0.2)
 Weights = dict[str, torch.Tensor]
@@ -36,21 +37,6 @@ def weights_of(recipe: Recipe, seed: int = 0) -> Weights:
 
 def rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
-
-def test_a_calibrated_network_is_nearer_to_the_mean_of_passes() -> None:
-    image, weights = noisy_image((96, 80)), weights_of(RECIPE)
-    mean = np.mean(mirrored_passes(weights, image, RECIPE, 10, seed=5), axis=0)
-    before = rms(predict_plain(weights, image, RECIPE) - mean)
-    after = rms(predict_plain(calibrate(weights, image, RECIPE, steps=20), image, RECIPE) - mean)
-    assert after < 0.7 * before
-
-
-def test_calibration_is_a_function_of_its_arguments() -> None:
-    image, weights = noisy_image((64, 64)), weights_of(RECIPE)
-    first, again, other = (calibrate(weights, image, RECIPE, steps=2, seed=seed) for seed in (0, 0, 1))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("size", [(20, 33), (64, 64), (300, 70)])
@@ -83,37 +69,42 @@ def test_a_network_that_predicts_something_else_fails_the_check() -> None:
     assert check.worth < 1
 
 
-def test_a_wrong_brightness_shows_at_hidden_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_pass, "mirrored_passes", lambda weights, crop, recipe, rounds, seed: [crop] * 4 * rounds)
-    for error, excess in ((0.05, 3.0), (0.0, 0.0)):
-        monkeypatch.setattr(single_pass, "predict_plain", lambda weights, crop, recipe, by=error: crop + np.float32(by))
-        check = check_single_pass({}, {}, noisy_image((256, 256)), RECIPE)
-        assert check.excess >= excess
-        assert check.passed is (error == 0)
-
-
 @pytest.mark.parametrize(
-    ("distance", "deviation", "excess", "passed"),
+    ("check", "passed"),
     [
-        (1.0, 3.0, 0.0, True),
-        (2.0, 3.0, 0.0, False),
-        (0.2, 0.2, 0.0, True),
-        (0.0, 0.0, 0.0, True),
-        (0.5, 3.0, 9.0, False),
+        (Check(1.0, 3.0, 20.0, transferred=False), True),
+        (Check(2.0, 3.0, 20.0, transferred=False), False),
+        (Check(0.2, 0.2, 20.0, transferred=False), True),
+        (Check(0.0, 0.0, 0.0, transferred=False), True),
+        (Check(2.5, 3.0, 20.0, transferred=True), True),
+        (Check(6.0, 3.0, 20.0, transferred=True), False),
+        (Check(1.5, 0.2, 2.0, transferred=True), True),
+        (Check(2.5, 9.0, 2.0, transferred=True), False),
     ],
 )
-def test_what_passes_a_check(distance: float, deviation: float, excess: float, passed: bool) -> None:
-    assert Check(distance, deviation, excess).passed is passed
+def test_what_passes_a_check(check: Check, passed: bool) -> None:
+    assert check.passed is passed
 
 
-def test_crops_lie_inside_the_image_and_are_clipped() -> None:
-    image = noisy_image((300, 400))
-    image[0, 100, 100] = 9
-    crops = crops_of(image, 0, range(20))
-    assert len(crops) == 8
-    assert all(crop.shape == (1, CROP, CROP) and crop.max() <= 1 for crop in crops)
-    assert len({crop.tobytes() for crop in crops}) == len(crops)
-    assert len(crops_of(noisy_image((100, 100)), 0, range(20))) == 1
+def test_what_a_fit_adds_is_added_to_the_weights_of_the_single_pass() -> None:
+    start, single = (pretrained_weights(1, 12.0, single_pass=flag) for flag in (False, True))
+    change = {name: torch.randn(tensor.shape) for name, tensor in start.items()}
+    moved = transferred({name: tensor + change[name] for name, tensor in start.items()}, 12.0)
+    for name, tensor in moved.items():
+        torch.testing.assert_close(tensor, single[name] + change[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
+def test_start_weights_for_a_single_pass_are_as_good_as_passes_and_better_than_dropout_left_out(channels: int) -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    clean = skimage_data.chelsea()[80:208, 100:228].transpose(2, 0, 1)[:channels].astype(np.float32) / 255
+    noisy = clean + np.random.default_rng(0).normal(0, 25 / 255, clean.shape).astype(np.float32)
+    recipe = RECIPES["fast"]
+    start, single = (pretrained_weights(channels, 25.0, single_pass=flag) for flag in (False, True))
+    passes = rms(np.mean(mirrored_passes(start, noisy, recipe, 2), axis=0) - clean)
+    assert rms(predict_plain(single, noisy, recipe) - clean) < 1.01 * passes
+    assert rms(predict_plain(start, noisy, recipe) - clean) > 1.01 * passes
 
 
 def test_a_constant_image_needs_no_passes() -> None:

@@ -8,7 +8,7 @@ from numbers import Integral
 from self2self.errors import EngineUnavailableError, UsageError
 from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
-from self2self.model.plain import MIRRORINGS
+from self2self.model.plain import mirrorings_for
 from self2self.runtime.engines.registry import check_engine_name, get_engine
 from self2self.runtime.ensemble.device_engine import MASK_SOURCES, choose_mask_source
 from self2self.runtime.ensemble.pass_plan import Passes, PassPlan, check_pass_plan, is_published_recipe, pass_plan_for
@@ -107,8 +107,8 @@ class EnsembleOptions:
         """
         return pass_plan_for(recipe, self.passes, self.tolerance, self.balanced, self.flips)
 
-    def pass_plan_for(self, contract: Contract) -> PassPlan:
-        """Decide how to draw passes for a model: as `pass_plan`, or one for each view of a plain model.
+    def pass_plan_for(self, contract: Contract, height: int, width: int) -> PassPlan:
+        """Decide how to draw passes over an image of this size: as `pass_plan`, or one for each view of a plain model.
 
         Raises:
             UsageError: as for `pass_plan`; or an option needs passes with masks, which a plain model does not have.
@@ -120,7 +120,8 @@ class EnsembleOptions:
                 f"{option} is about passes with masks, and the model is plain, without masks. Leave it out, or use the "
                 "model with masks: self2self infer RUN IMAGE"
             )
-        return PassPlan(len(self.mirrorings), tolerance=None, balanced=False, flips=len(self.mirrorings) > 1)
+        views = len(self.mirrorings(height, width))
+        return PassPlan(views, tolerance=None, balanced=False, flips=views > 1)
 
     @property
     def option_of_masks(self) -> str:
@@ -132,10 +133,10 @@ class EnsembleOptions:
         }
         return next((option for option, is_set in asked.items() if is_set), "")
 
-    @property
-    def mirrorings(self) -> tuple[int, ...]:
-        """The views of the image whose predictions by a plain model are averaged."""
-        return MIRRORINGS if self.flips is not False else MIRRORINGS[:1]
+    def mirrorings(self, height: int, width: int) -> tuple[int, ...]:
+        """The views of an image of this size whose predictions by a plain model are averaged."""
+        mirrorings = mirrorings_for(height, width)
+        return mirrorings if self.flips is not False else mirrorings[:1]
 
     def restores(self, recipe: str) -> bool:
         """Whether what the passes lose of the image returns to the result, for a model of `recipe`."""

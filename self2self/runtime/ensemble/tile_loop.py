@@ -105,7 +105,8 @@ class TileLoop:
     @property
     def pass_plan(self) -> PassPlan:
         """How passes are drawn, given the place where masks are made."""
-        plan = self.options.pass_plan_for(self.model.contract)
+        _, height, width = self.pixels.shape
+        plan = self.options.pass_plan_for(self.model.contract, height, width)
         return device_pass_plan(plan) if self.options.mask_source == "device" else plan
 
     @property
@@ -209,7 +210,8 @@ class TileLoop:
         """Run all passes over tile `index`, at `place`, with masks from the source that the options name."""
         tile = (index, plan.count)
         if self.model.contract.plain:
-            return run_plain(running, self.options.mirrorings, on_progress=self.on_progress, tile=tile)
+            mirrorings = self.options.mirrorings(*self.pixels.shape[1:])
+            return run_plain(running, mirrorings, on_progress=self.on_progress, tile=tile)
         if self.options.mask_source == "device":
             return self._run_on_device(running, plan.axes, place, batch, tile)
         if self._maker is None:
