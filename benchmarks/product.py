@@ -45,7 +45,8 @@ def start_weights_of(recipe: Recipe, channels: int, noise: Noise | None = None) 
     """Return the shipped weights from which a fit with `recipe` starts, told the level of `noise`; None for random."""
     if recipe.init != "natural":
         return None
-    return pretrained_weights(channels, LEVEL_WITHOUT_NOISE if noise is None else noise.sigma)
+    level = LEVEL_WITHOUT_NOISE if noise is None else noise.sigma
+    return pretrained_weights(channels, level, single_pass=recipe.starts_for_single_pass)
 
 
 def network_with(weights: Weights, recipe: Recipe, channels: int, *, single_pass: bool = False) -> Self2SelfNet:
@@ -79,8 +80,11 @@ def exported(
             noisy_share=0.0 if noise is None else 1 - noise.removed_share,
             removes_impulses=recipe.removes_impulses,
         )
-        if single_pass and noise is not None:
-            network = network_with(transferred(state.weights(), noise.sigma), recipe, channels, single_pass=True)
+        start = start_weights_of(recipe, channels, noise)
+        if single_pass and noise is not None and start is not None:
+            single_start = pretrained_weights(channels, noise.sigma, single_pass=True)
+            single = transferred(state.weights(), start, single_start)
+            network = network_with(single, recipe, channels, single_pass=True)
             export_plain(network, contract.as_plain(), path)
         else:
             export_model(network_with(state.weights(), recipe, channels), contract, path)

@@ -67,11 +67,12 @@ DEFINES_NETWORKS = {
 }
 """Modules outside `train` that cannot be read without torch; import them inside functions."""
 
-AT_THE_TOP_OF_FRONT = {"errors", *FRONT}
+AT_THE_TOP_OF_FRONT = {"errors", "machine.early_interrupt", *FRONT}
 """What the command line may load before it knows the command."""
 
-AT_THE_TOP_OF_THE_PACKAGE = {"machine.system"}
-"""What `import self2self` may load: the setting of OpenMP has to be there before torch."""
+AT_THE_TOP_OF_THE_PACKAGE = {"machine.early_interrupt", "machine.system"}
+"""What `import self2self` and `python -m self2self` may load: the setting of OpenMP has to be there before torch, and
+Ctrl-C is answered from the first moment on."""
 
 
 @dataclass(frozen=True)

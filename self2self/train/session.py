@@ -84,7 +84,7 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
     if config.start == "scratch":
         return None
     if config.start in INITS:
-        return pretrained_weights(config.channels, told_level(config))
+        return pretrained_weights(config.channels, told_level(config), single_pass=config.recipe.starts_for_single_pass)
     weights, _, _ = load_weights(Run(Path(config.start)).model_path)
     return weights
 
@@ -96,9 +96,8 @@ def told_level(config: RunConfig) -> float:
 
 def starts_from_shipped_weights(config: RunConfig) -> bool:
     """Whether the fit started from the start weights that ship with this version."""
-    if config.start != "natural" or config.start_sha256 is None:
-        return False
-    return config.start_sha256 == tensors_sha256(pretrained_weights(config.channels, told_level(config)))
+    start = start_weights(config) if config.start == "natural" else None
+    return start is not None and config.start_sha256 == tensors_sha256(start)
 
 
 @contextmanager

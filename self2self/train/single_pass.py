@@ -30,7 +30,7 @@ from self2self.train.checkpoint import load_weights, save_model
 from self2self.train.prediction import mirrored_passes, predict_plain
 from self2self.train.recipes import Recipe
 from self2self.train.run_folder import Run
-from self2self.train.session import fit_memory_errors, starts_from_shipped_weights, told_level
+from self2self.train.session import fit_memory_errors, start_weights, starts_from_shipped_weights, told_level
 from self2self.train.start_weights import pretrained_weights
 
 FloatArray = NDArray[np.float32]
@@ -88,7 +88,9 @@ class Check:
         return {key: round(value, 4) for key, value in asdict(self).items()}
 
 
-def transferred(weights: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
+def transferred(
+    weights: dict[str, Tensor], start: dict[str, Tensor], single_start: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Weights for a single pass, of a fit that started from the start weights.
 
     What a fit adds to its start weights is also right for other start weights of the same network (Ilharco et al. 2023,
@@ -96,11 +98,10 @@ def transferred(weights: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
 
     Args:
         weights: the fitted weights, for passes with masks.
-        sigma: the noise level that the start weights of the fit were told, in 8-bit grey levels.
+        start: the start weights of the fit.
+        single_start: the start weights for a single pass.
     """
-    channels = len(weights["head.bias"])
-    start, single = (pretrained_weights(channels, sigma, single_pass=flag) for flag in (False, True))
-    return {name: tensor.cpu() + (single[name] - start[name]) for name, tensor in weights.items()}
+    return {name: tensor.cpu() + (single_start[name] - start[name]) for name, tensor in weights.items()}
 
 
 def make_single_pass(run: Run, pixels: FloatArray, on_step: Callable[[int], None] = lambda step: None) -> None:
@@ -118,8 +119,10 @@ def make_single_pass(run: Run, pixels: FloatArray, on_step: Callable[[int], None
     config = run.config()
     weights, recipe, contract = load_weights(run.model_path)
     with fit_memory_errors():
-        if starts_from_shipped_weights(config):
-            single = transferred(weights, told_level(config))
+        start = start_weights(config)
+        if start is not None and starts_from_shipped_weights(config):
+            single_start = pretrained_weights(config.channels, told_level(config), single_pass=True)
+            single = transferred(weights, start, single_start)
         else:
             single = calibrate(weights, pixels, recipe, seed=contract.seed, on_step=on_step)
     save_model(run.plain_path, single, recipe, contract.as_plain())

@@ -76,7 +76,7 @@ def noise(sigma: float, kind: NoiseKind = NoiseKind.INDEPENDENT) -> Noise:
     return Noise(sigma, sigma, 0.0, kind)
 
 
-FOLLOWING = ("input_drop_rate", "pass_drop_rate", "fitted_share", "target")
+FOLLOWING = ("input_drop_rate", "pass_drop_rate", "decoder_drop_rate", "fitted_share", "target")
 
 
 @pytest.mark.parametrize("kind", NoiseKind)

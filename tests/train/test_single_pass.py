@@ -89,7 +89,7 @@ def test_what_passes_a_check(check: Check, passed: bool) -> None:
 def test_what_a_fit_adds_is_added_to_the_weights_of_the_single_pass() -> None:
     start, single = (pretrained_weights(1, 12.0, single_pass=flag) for flag in (False, True))
     change = {name: torch.randn(tensor.shape) for name, tensor in start.items()}
-    moved = transferred({name: tensor + change[name] for name, tensor in start.items()}, 12.0)
+    moved = transferred({name: tensor + change[name] for name, tensor in start.items()}, start, single)
     for name, tensor in moved.items():
         torch.testing.assert_close(tensor, single[name] + change[name])
 
