@@ -91,11 +91,10 @@ def note_little_removed(path: Path, config: RunConfig, removed: float, observer:
         observer: gets the note.
     """
     noise = config.noise
-    if noise is None:
+    # The level for correlated noise is what start weights are told, which is more than there is.
+    if noise is None or noise.correlated:
         return
-    # A fit is told more than the level of the noise if it is correlated, or by --strength.
-    raised = max(1.0, config.strength) * (1 + 2 * noise.correlation if noise.correlated else 1)
-    expected = noise.sigma / raised * min(1.0, config.strength) * noise.removed_share
+    expected = noise.sigma * min(config.strength, 1 / config.strength) * noise.removed_share
     if expected >= FOUND_NOISE and removed < HARDLY_REMOVED * expected:
         observer.note(
             f"{path}: noise of about {noise.sigma:.0f} grey levels was found, but only {removed:.1f} were removed. "

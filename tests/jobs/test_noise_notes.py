@@ -48,3 +48,10 @@ def test_who_sees_hardly_anything_removed_learns_what_to_try(
     note_little_removed(Path("x.png"), config, removed, Observer(note=notes.append))
     assert bool(notes) == told
     assert all("x.png: noise of about 25" in note and "--strength 1.5" in note for note in notes)
+
+
+def test_the_level_that_is_told_for_correlated_noise_is_not_taken_for_what_was_found() -> None:
+    noise = Noise(sigma=8.0, independent=0.0, correlation=0.5, kind=NoiseKind.CORRELATED)
+    notes: list[str] = []
+    note_little_removed(Path("x.png"), config_of(noise=noise), 0.8, Observer(note=notes.append))
+    assert not notes
