@@ -34,11 +34,14 @@ onload="setTimeout(() => document.documentElement.replaceWith(
 whole document."""
 
 
-def dump_dom(path: Path, width: int = 1200, until: str = "") -> str:
-    """The document of the page at `path` for a width in pixels, after its scripts ran and wrote the text `until`."""
+def dump_dom(path: Path | str, width: int = 1200, until: str = "") -> str:
+    """The document of a page for a width in pixels, after its scripts ran and wrote the text `until`.
+
+    The page is a file or has a loopback address; in a window narrower than chromium's it is a file.
+    """
     text = ""
     for budget in VIRTUAL_TIME_BUDGETS:
-        if width >= MINIMUM_WINDOW_WIDTH:
+        if isinstance(path, str) or width >= MINIMUM_WINDOW_WIDTH:
             text = _chromium(path, width, budget, "--dump-dom")
         else:
             text = _narrow_dom(path, width, budget)
@@ -61,7 +64,7 @@ def screenshot(path: Path, out: Path, width: int = 1200, height: int = 2000) -> 
     return out
 
 
-def _chromium(path: Path, width: int, budget: int, action: str, height: int = 2000) -> str:
+def _chromium(path: Path | str, width: int, budget: int, action: str, height: int = 2000) -> str:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("chromium is not installed; install it: apt install chromium")
@@ -74,7 +77,7 @@ def _chromium(path: Path, width: int, budget: int, action: str, height: int = 20
                 f"--virtual-time-budget={budget}",
                 f"--window-size={width},{height}",
                 action,
-                path.resolve().as_uri(),
+                path if isinstance(path, str) else path.resolve().as_uri(),
             ],
             capture_output=True,
             text=True,
