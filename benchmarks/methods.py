@@ -18,6 +18,7 @@ from benchmarks.rivals.rival import wavelet_sigma
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
 from self2self.imaging.noise import Noise, center_crop, measure_noise
 from self2self.jobs.prepared_image import wants_whole_range
+from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import Passes
@@ -25,6 +26,7 @@ from self2self.train.checkpoint import tensors_sha256
 from self2self.train.fit import FitState
 from self2self.train.prediction import predict
 from self2self.train.recipes import LATER_FIELDS, Recipe, recipe_for
+from self2self.train.start_weights import SINGLE_PASS_FILE
 
 LOOK_PASSES = 32
 """Passes of an interim score during a fit."""
@@ -62,6 +64,7 @@ def recipe_inputs(recipe: Recipe, pair: Pair, noise: Noise | None = None) -> Row
     start = start_weights_of(recipe, len(pair.noisy), noise)
     if start is not None:
         values["start_sha256"] = tensors_sha256(start)[:16]
+        values["single_sha256"] = file_sha256(SINGLE_PASS_FILE)[:16]
     if (pair.offset, pair.scale) == (0, 1):
         return {"recipe": values}
     return {"recipe": values, "range": [round(pair.offset, 6), round(pair.offset + pair.scale, 6)]}
