@@ -34,6 +34,8 @@ def test_a_better_file_is_proposed_unless_the_image_is_raw(tmp_path: Path) -> No
         (25.0, 1.0, 1.0, 4.0, True),
         # The user asked for it.
         (25.0, 1.0, 0.1, 2.4, False),
+        (25.0, 1.0, 0.0, 0.0, False),
+        (25.0, 1.0, 2.0, 11.0, False),
         # Texture stays where noise is weak, which has a note of its own.
         (6.0, 0.2, 1.0, 1.0, False),
         (1.0, 1.0, 1.0, 0.1, False),
