@@ -75,7 +75,7 @@ def test_a_fit_from_other_start_weights_is_another_fit(tmp_path: Path, monkeypat
     assert configured(start).same_fit(from_run)
     assert configured("natural").same_fit(natural)
     write_weights(Run(Path(start)), 1.0)
-    monkeypatch.setattr(session, "pretrained_weights", lambda *_: {"head.bias": torch.ones(3)})
+    monkeypatch.setattr(session, "pretrained_weights", lambda *_, **__: {"head.bias": torch.ones(3)})
     for init, old in ((start, from_run), ("natural", natural)):
         now = configured(init)
         assert not now.same_fit(old)
