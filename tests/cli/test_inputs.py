@@ -105,7 +105,8 @@ def test_nothing_goes_to_stdout_if_stdin_is_no_image(work: Path) -> None:
 
 def test_every_error_among_several_images_names_its_file(work: Path) -> None:
     # No start weights are for CMYK, and without steps there is no fit from scratch.
-    Image.fromarray(np.zeros((64, 64, 4), np.uint8), "CMYK").save("cmyk.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    Image.fromarray(noise, "CMYK").save("cmyk.jpg")
     write_noisy(work / "b.png", seed=1)
     result = run_cli("denoise", "cmyk.jpg", "b.png", "--steps", "0", *PASSES, expect=2)
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

@@ -227,6 +227,7 @@ def test_disk_full_while_writing_the_image(work: Path) -> None:
 def test_interrupted_passes_leave_no_file(work: Path) -> None:
     code, error = interrupt("infer", "--passes", "100000", folder=work, after_seconds=6)
     assert code == 130, error
-    assert error.startswith("error: interrupted")
-    assert len(error.splitlines()) == 1
+    # An estimate of the time may stand before it.
+    assert error.splitlines()[-1].startswith("error: interrupted")
+    assert all(line.startswith("note: ") for line in error.splitlines()[:-1])
     assert not (work / "noisy.denoised.png").exists()
