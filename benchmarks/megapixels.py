@@ -182,7 +182,7 @@ def main() -> None:
     # The photographs may be large, and Pillow warns of images that might be attacks.
     Image.MAX_IMAGE_PIXELS = None
     settings = {"sigma": arguments.sigma, "engine": arguments.engine}
-    results = ResultsFile(arguments.output, "benchmarks.megapixels", settings)
+    results = ResultsFile(arguments.output, "python -m benchmarks.megapixels", settings)
     photos = read_photos(arguments.photos)
     more = ["--engine", arguments.engine]
     for megapixels in arguments.megapixels:

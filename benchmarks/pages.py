@@ -1,0 +1,125 @@
+"""Fill the tables of a page from results files, so that every figure on it is one of a result.
+
+    python -m benchmarks.pages docs/quality.md
+
+A table stands between two comments. The first one says what it shows, as JSON:
+
+    <!-- table {"results": {"PSNR": "protocol-polyu.json"}, "methods": {"noisy": "noisy", "self2self": "`fast`"}} -->
+    <!-- end of table -->
+
+- ``results``: files in `benchmarks/results`, by name of their column.
+- ``methods``: methods of the files, by the name that the page gives them. The best of a column is bold.
+- ``scores`` (with a single file): the columns, instead of PSNR alone: ``psnr``, ``ssim``, ``gmsd``.
+- ``by``: ``"method"`` (the default) has a line for each method, with means over the images that all methods share;
+  ``"image"`` has a line for each image and a column for each method, with PSNR.
+- ``images``: only images whose names contain this text.
+
+With ``--check`` nothing is written, and the exit code is 1 if a table differs from its results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.tables import table
+
+RESULTS = Path(__file__).parent / "results"
+TABLE = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end of table -->", re.DOTALL)
+DIGITS = {"psnr": 2, "ssim": 3, "gmsd": 4}
+SMALLER_IS_BETTER = {"gmsd"}
+Scores = dict[str, dict[str, float]]
+"""Scores by method and image."""
+
+
+def filled(text: str, folder: Path = RESULTS) -> str:
+    """`text` with all tables made anew from the results in `folder`.
+
+    Raises:
+        KeyError: a table asks for a method that its result does not have.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        lines = made_table(json.loads(found[1]), folder)
+        return f"<!-- table {found[1]} -->\n{lines}\n<!-- end of table -->"
+
+    return TABLE.sub(fill, text)
+
+
+def made_table(what: Mapping[str, Any], folder: Path) -> str:
+    """The table, as Markdown, that `what` describes."""
+    methods, part = what["methods"], what.get("images", "")
+    if what.get("by", "method") == "image":
+        (file,) = what["results"].values()
+        return by_image(scores_of(folder / file, "psnr", methods, part), methods)
+    scores = what.get("scores", ["psnr"])
+    columns = [
+        (name if len(scores) == 1 else score.upper(), score, scores_of(folder / file, score, methods, part))
+        for name, file in what["results"].items()
+        for score in scores
+    ]
+    cells = [column_of(values, methods, score) for _, score, values in columns]
+    lines = [[shown, *(column[row] for column in cells)] for row, shown in enumerate(methods.values())]
+    return table(["method", *(name for name, _, _ in columns)], lines)
+
+
+def scores_of(path: Path, score: str, methods: Mapping[str, str], part: str) -> Scores:
+    """The scores of `methods` in a results file, for the images that all of them have finished."""
+    rows = [row for row in json.loads(path.read_text())["rows"] if score in row and not row.get("unfinished")]
+    by_method = {
+        method: {row["image"]: row[score] for row in rows if row["method"] == method and part in row["image"]}
+        for method in methods
+    }
+    if missing := [method for method, values in by_method.items() if not values]:
+        raise KeyError(f"{path.name} has no {score} of {', '.join(missing)}")
+    shared = [image for image in next(iter(by_method.values())) if all(image in v for v in by_method.values())]
+    return {method: {image: values[image] for image in shared} for method, values in by_method.items()}
+
+
+def column_of(scores: Scores, methods: Mapping[str, str], score: str) -> list[str]:
+    """The means of one score in the order of `methods`, with the best in bold."""
+    return with_best_bold([fmean(scores[method].values()) for method in methods], score)
+
+
+def by_image(scores: Scores, methods: Mapping[str, str]) -> str:
+    """A line for each image, and the mean."""
+    images = list(next(iter(scores.values())))
+    lines = [[image, *with_best_bold([scores[method][image] for method in methods], "psnr")] for image in images]
+    lines.append(["mean", *column_of(scores, methods, "psnr")])
+    return table(["image", *methods.values()], lines)
+
+
+def with_best_bold(values: Sequence[float], score: str) -> list[str]:
+    """The values as text; the best, as the text shows it, is bold."""
+    texts = [f"{value:.{DIGITS[score]}f}" for value in values]
+    best = (min if score in SMALLER_IS_BETTER else max)(texts, key=float)
+    return [f"**{text}**" if text == best else text for text in texts]
+
+
+def main() -> None:
+    """Fill the tables of the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", type=Path, nargs="+", metavar="PAGE")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    differ = []
+    for page in arguments.pages:
+        text = page.read_text("utf-8")
+        made = filled(text)
+        if made != text:
+            differ.append(page)
+            if not arguments.check:
+                page.write_text(made, "utf-8")
+    if arguments.check and differ:
+        print(f"not as the results are: {', '.join(map(str, differ))}. Make them: python -m benchmarks.pages PAGE")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
