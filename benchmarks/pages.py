@@ -12,6 +12,7 @@ A table stands between two comments. The first one says what it shows, as JSON:
 - ``scores`` (with a single file): the columns, instead of PSNR alone: ``psnr``, ``ssim``, ``gmsd``.
 - ``by``: ``"method"`` (the default) has a line for each method, with means over the images that all methods share;
   ``"image"`` has a line for each image and a column for each method, with PSNR.
+- ``fields`` (with a single file and method): a line for each image, and a column for each of these fields of its row.
 - ``images``: only images whose names contain this text.
 
 With ``--check`` nothing is written, and the exit code is 1 if a table differs from its results.
@@ -55,6 +56,9 @@ def filled(text: str, folder: Path = RESULTS) -> str:
 def made_table(what: Mapping[str, Any], folder: Path) -> str:
     """The table, as Markdown, that `what` describes."""
     methods, part = what["methods"], what.get("images", "")
+    if "fields" in what:
+        (file,), (method,) = what["results"].values(), methods
+        return fields_by_image(folder / file, method, what["fields"])
     if what.get("by", "method") == "image":
         (file,) = what["results"].values()
         return by_image(scores_of(folder / file, "psnr", methods, part), methods)
@@ -93,6 +97,13 @@ def by_image(scores: Scores, methods: Mapping[str, str]) -> str:
     lines = [[image, *with_best_bold([scores[method][image] for method in methods], "psnr")] for image in images]
     lines.append(["mean", *column_of(scores, methods, "psnr")])
     return table(["image", *methods.values()], lines)
+
+
+def fields_by_image(path: Path, method: str, fields: Mapping[str, str]) -> str:
+    """A line for each image of `method`, with its numbers in `fields`."""
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["method"] == method]
+    lines = [[row["image"], *(f"{row[field]:.2f}" for field in fields)] for row in rows]
+    return table(["image", *fields.values()], lines)
 
 
 def with_best_bold(values: Sequence[float], score: str) -> list[str]:

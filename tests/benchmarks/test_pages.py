@@ -47,6 +47,11 @@ def test_a_line_for_each_image(folder: Path) -> None:
     assert "| a | 20.00 | **30.00** |\n| mean | 20.00 | **30.00** |" in filled(page(what), folder)
 
 
+def test_fields_of_a_single_method(folder: Path) -> None:
+    what = {"results": {"r": "r.json"}, "methods": {"noisy": ""}, "fields": {"psnr": "dB", "gmsd": "GMSD"}}
+    assert "| image | dB | GMSD |\n| --- | --- | --- |\n| a | 20.00 | 0.20 |" in filled(page(what), folder)
+
+
 def test_a_method_without_results_is_reported(folder: Path) -> None:
     with pytest.raises(KeyError, match=r"r\.json has no psnr of theirs"):
         filled(page({"results": {"r": "r.json"}, "methods": {"theirs": "theirs"}}), folder)
