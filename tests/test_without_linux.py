@@ -35,12 +35,18 @@ pathlib.Path.read_text = lambda path, original=pathlib.Path.read_text, **options
 )
 pathlib.Path.is_file = lambda path, original=pathlib.Path.is_file: not is_away(path) and original(path)
 """
-"""psutil reads /proc by itself, as it reads what other systems have; so it is loaded before all this."""
+PSUTIL = """
+import psutil
+# A name of the module comes before the one of builtins.
+for module in (psutil, psutil._common, psutil._psplatform):
+    module.open = open
+"""
+"""psutil reads /proc by itself, as it reads what other systems have."""
 
 
 def run(code: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", f"import psutil\n{TAKEN_AWAY}\n{code}"],
+        [sys.executable, "-c", f"{PSUTIL}\n{TAKEN_AWAY}\n{code}"],
         capture_output=True,
         text=True,
         check=False,

@@ -119,10 +119,12 @@ def test_the_shell_completes_commands_and_options(shell: str) -> None:
     assert "engines" not in done.stdout
 
 
-def test_the_examples_of_the_package_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_package_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import self2self
     from self2self.train.recipes import RECIPES
 
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "noisy.png")
     monkeypatch.setitem(RECIPES, "fast", RECIPES["fast"].with_options(steps=1))
     assert self2self.__doc__ is not None
     blocks = re.findall(r"::\n\n((?:    .*\n|\n)+)", self2self.__doc__)
@@ -130,8 +132,8 @@ def test_the_examples_of_the_package_run(work: Path, monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(0)
     names = {name: rng.random((64, 64), np.float32) for name in ("noisy", "other", "another")}
     exec(code, {**names, "stack": rng.random((1, 2, 64, 64), np.float32)})
-    assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
-    assert (work / "m.onnx").is_file()
+    assert picture(tmp_path / "noisy.denoised.png").shape == (64, 70, 3)
+    assert (tmp_path / "m.onnx").is_file()
 
 
 @pytest.mark.slow

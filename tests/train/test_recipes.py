@@ -87,7 +87,8 @@ def test_only_fast_follows_the_noise_and_only_in_some_settings(sigma: float, kin
     assert chosen.for_noise(noise(25.0)) == RECIPES["fast"].for_noise(noise(25.0)), "it can be chosen again"
     weaker = RECIPES["fast"].for_noise(noise(sigma / 2, kind))
     assert weaker.input_drop_rate <= chosen.input_drop_rate
-    assert weaker.rate_of_passes <= chosen.rate_of_passes <= chosen.input_drop_rate
+    assert weaker.rate_of_passes <= chosen.rate_of_passes or weaker.target != chosen.target
+    assert chosen.rate_of_passes <= chosen.input_drop_rate
     assert chosen.fitted_share > 0
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
         assert other.for_noise(noise(sigma, kind)) == other
