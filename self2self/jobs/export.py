@@ -168,12 +168,12 @@ def _export_package(run: Run, path: Path, file_format: str, name: str) -> Verifi
 
 def _make_and_check_single_pass(run: Run, observer: Observer) -> None:
     """Make the single pass of `run`, with a note where a single pass falls short of the mean of passes."""
-    from self2self.train.single_pass import check_run, make_single_pass
+    from self2self.train.single_pass import BothWeights, make_single_pass
 
     config = run.config()
     pixels = read_fitted_image(config).pixels
     make_single_pass(run, pixels, observer.calibration_step)
-    check = check_run(run, pixels, seed=config.seed)
+    check = BothWeights.of(run).check(pixels, seed=config.seed)
     if not check.passed:
         observer.note(f"{run.folder}: a single pass is {check.text}; passes give a better image.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import is_published_recipe
 from self2self.runtime.model import Model, load_model
 from self2self.train.run_folder import Run
+
+if TYPE_CHECKING:
+    from self2self.train.single_pass import BothWeights
 
 FloatArray = NDArray[np.float32]
 
@@ -88,18 +92,25 @@ class SinglePass:
         Raises:
             Self2SelfError: as for `train.single_pass.make_single_pass` and `export.plain_job`.
         """
-        from self2self.train.single_pass import CHECKED_CROPS, check_run
+        from self2self.train.single_pass import CHECKED_CROPS
 
         plain_model = self._plain_model
-        check = check_run(self.run, pixels, seed=seed, crops=CHECKED_CROPS if crops is None else crops)
+        check = self._weights.check(pixels, seed=seed, crops=CHECKED_CROPS if crops is None else crops)
         if check.passed:
             return plain_model
         self.observer.note(f"{name}: a single pass would be {check.text}; running real passes.")
         return self.model
 
     @cached_property
+    def _weights(self) -> BothWeights:
+        """The weights that are compared on every page, read once."""
+        from self2self.train.single_pass import BothWeights
+
+        return BothWeights.of(self.run)
+
+    @cached_property
     def _plain_model(self) -> Model:
-        """The plain model; what is missing of it is calibrated and exported now."""
+        """The plain model; what is missing of it is made and exported now."""
         from self2self.jobs.export import plain_job
         from self2self.train.single_pass import make_single_pass
 
@@ -144,7 +155,7 @@ def with_cheapest_model(
 
 def _is_worthwhile(run: Run, pixels: FloatArray, pages: int) -> bool:
     """Whether the single pass of `run` takes less time for `pages` images like `pixels` than passes do."""
-    from self2self.train.session import starts_from_shipped_weights
+    from self2self.train.session import shipped_start_weights
 
     _, height, width = pixels.shape
-    return starts_from_shipped_weights(run.config()) or pages * height * width >= WORTHWHILE_PIXELS
+    return shipped_start_weights(run.config()) is not None or pages * height * width >= WORTHWHILE_PIXELS

@@ -94,10 +94,10 @@ def told_level(config: RunConfig) -> float:
     return config.noise.sigma if config.noise else 0.0
 
 
-def starts_from_shipped_weights(config: RunConfig) -> bool:
-    """Whether the fit started from the start weights that ship with this version."""
+def shipped_start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
+    """The start weights of the fit if they are those that ship with this version, else None."""
     start = start_weights(config) if config.start == "natural" else None
-    return start is not None and config.start_sha256 == tensors_sha256(start)
+    return start if start is not None and config.start_sha256 == tensors_sha256(start) else None
 
 
 @contextmanager

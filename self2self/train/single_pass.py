@@ -30,7 +30,7 @@ from self2self.train.checkpoint import load_weights, save_model
 from self2self.train.prediction import mirrored_passes, predict_plain
 from self2self.train.recipes import Recipe
 from self2self.train.run_folder import Run
-from self2self.train.session import fit_memory_errors, start_weights, starts_from_shipped_weights, told_level
+from self2self.train.session import fit_memory_errors, shipped_start_weights, told_level
 from self2self.train.start_weights import pretrained_weights
 
 FloatArray = NDArray[np.float32]
@@ -119,31 +119,47 @@ def make_single_pass(run: Run, pixels: FloatArray, on_step: Callable[[int], None
     config = run.config()
     weights, recipe, contract = load_weights(run.model_path)
     with fit_memory_errors():
-        start = start_weights(config)
-        if start is not None and starts_from_shipped_weights(config):
+        start = shipped_start_weights(config)
+        if start is None:
+            single = calibrate(weights, pixels, recipe, seed=contract.seed, on_step=on_step)
+        else:
             single_start = pretrained_weights(config.channels, told_level(config), single_pass=True)
             single = transferred(weights, start, single_start)
-        else:
-            single = calibrate(weights, pixels, recipe, seed=contract.seed, on_step=on_step)
     save_model(run.plain_path, single, recipe, contract.as_plain())
 
 
-def check_run(run: Run, pixels: FloatArray, *, seed: int = 0, crops: int = CHECKED_CROPS) -> Check:
-    """Compare the single pass of `run` with real passes on crops of `pixels`, float32 (C, H, W).
+@dataclass(frozen=True, slots=True)
+class BothWeights:
+    """The weights of a fit for passes with masks, and those for its single pass.
 
-    Args:
-        run: a run folder that has both kinds of weights.
-        pixels: the fitted image or another one.
-        seed: of the crops and of the masks.
-        crops: largest number of crops.
-
-    Raises:
-        InputError, FileFormatError: weights cannot be read.
+    Attributes:
+        masked: for passes with masks.
+        single: for the single pass.
+        recipe: of the fit.
+        transferred: whether `single` is from `transferred`, not from `calibrate`.
     """
-    weights, recipe, _ = load_weights(run.model_path)
-    single, _, _ = load_weights(run.plain_path)
-    is_transferred = starts_from_shipped_weights(run.config())
-    return check_single_pass(weights, single, pixels, recipe, transferred=is_transferred, seed=seed, crops=crops)
+
+    masked: dict[str, Tensor]
+    single: dict[str, Tensor]
+    recipe: Recipe
+    transferred: bool
+
+    @classmethod
+    def of(cls, run: Run) -> BothWeights:
+        """The weights of `run`, after `make_single_pass`.
+
+        Raises:
+            InputError, FileFormatError: they cannot be read.
+        """
+        masked, recipe, _ = load_weights(run.model_path)
+        single, _, _ = load_weights(run.plain_path)
+        return cls(masked, single, recipe, shipped_start_weights(run.config()) is not None)
+
+    def check(self, pixels: FloatArray, *, seed: int = 0, crops: int = CHECKED_CROPS) -> Check:
+        """Compare the two on crops of `pixels`, as `check_single_pass` does."""
+        return check_single_pass(
+            self.masked, self.single, pixels, self.recipe, transferred=self.transferred, seed=seed, crops=crops
+        )
 
 
 def check_single_pass(
