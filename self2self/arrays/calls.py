@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from self2self.errors import EngineUnavailableError, InterruptedRun
 from self2self.jobs.observer import Observer
+from self2self.runtime.ensemble.moments import passes_of_image
 
 if TYPE_CHECKING:
     from self2self.runtime.ensemble.moments import PassSums
@@ -140,8 +141,7 @@ class _Bars:
         self._show(f"fit{self._page}", report.step, report.steps, " steps")
 
     def pass_run(self, moments: PassSums, expected: int) -> None:
-        done = moments.tile * expected + moments.count
-        self._show(f"denoise{self._page}", done, moments.tiles * expected, " passes")
+        self._show(f"denoise{self._page}", *passes_of_image(moments, expected), " passes")
 
     def page_started(self, number: int, pages: int) -> None:
         self._page = f" page {number} of {pages}" if pages > 1 else ""

@@ -253,11 +253,13 @@ class Bars:
 
     def pass_run(self, moments: PassSums, passes: int) -> None:
         """Move the bar of the ensemble."""
+        from self2self.runtime.ensemble.moments import passes_of_image
+
         error = moments.standard_error()
         detail = "" if math.isnan(error) else f"± {standard_error_text(error)}"
         if moments.tiles > 1:
             detail = f"tile {moments.tile + 1}/{moments.tiles}"
-        self._move("passes", moments.tile * passes + moments.count, moments.tiles * passes, detail)
+        self._move("passes", *passes_of_image(moments, passes), detail)
 
     def benchmark_step(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""

@@ -43,13 +43,14 @@ class Estimate:
 
     def watching(self, observer: Observer) -> Observer:
         """A copy of `observer` whose callbacks are watched."""
+        from self2self.runtime.ensemble.moments import passes_of_image
 
         def fit_step(report: FitReport) -> None:
             self.progress("the fit", report.step, report.steps)
             observer.fit_step(report)
 
         def pass_run(moments: PassSums, passes: int) -> None:
-            self.progress("the passes", moments.tile * passes + moments.count, moments.tiles * passes)
+            self.progress("the passes", *passes_of_image(moments, passes))
             observer.pass_run(moments, passes)
 
         def page_started(page: int, pages: int) -> None:

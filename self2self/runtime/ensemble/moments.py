@@ -45,6 +45,11 @@ class PassSums(Protocol):
         """Standard error of the mean: RMS over all values, in 8-bit grey levels; NaN where it is not known."""
 
 
+def passes_of_image(moments: PassSums, passes: int) -> tuple[int, int]:
+    """How many passes over tiles are done, and how many there will be if each tile has `passes`."""
+    return moments.tile * passes + moments.count, moments.tiles * passes
+
+
 class Moments:
     """Running mean and variance of predictions, and the standard error of their mean.
 
