@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
 from self2self.train.checkpoint import load_network
-from self2self.train.run_folder import Run
+from self2self.train.run_folder import PACKAGE_SUFFIXES, Run
 
 if TYPE_CHECKING:
     from self2self.export.precision import PrecisionCheck
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-PLAIN_SUFFIXES = {"onnx": ".onnx", "dtmodel": ".dtmodel", "bioimageio": ".bioimageio.zip"}
-"""Suffixes of the file formats of `plain_job`. All but ``onnx`` are packages for other programs."""
+PLAIN_FORMATS = ("onnx", *PACKAGE_SUFFIXES)
+"""File formats of `plain_job`. All but ``onnx`` are packages for other programs."""
 
 
 def export_job(
@@ -133,37 +132,34 @@ def plain_job(
     """
     from self2self.export.plain import export_plain
 
-    if file_format not in PLAIN_SUFFIXES:
-        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_SUFFIXES)}.")
-    is_package = file_format != "onnx"
+    if file_format not in PLAIN_FORMATS:
+        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_FORMATS)}.")
+    is_package = file_format in PACKAGE_SUFFIXES
     if is_package and (size is not None or precision != "fp32"):
         raise UsageError(
             f"--format {file_format} has a size and a precision of its own; leave out --size and --precision."
         )
-    name = re.sub(r"[^a-z0-9]+", "-", run.folder.resolve().name.lower()).strip("-")
-    path = output or (
-        run.folder / (name + PLAIN_SUFFIXES[file_format]) if is_package else run.plain_onnx_path_for(precision)
-    )
+    path = output or (run.package_path_for(file_format) if is_package else run.plain_onnx_path_for(precision))
     check_new(path, force=force)
     if not run.plain_path.is_file():
         _make_and_check_single_pass(run, observer)
     if is_package:
-        return path, _export_package(run, path, file_format, name)
+        return path, _export_package(run, path, file_format)
     network, contract = load_network(run.plain_path)
     return path, export_plain(network, replace(contract, precision=precision), path, size=size)
 
 
-def _export_package(run: Run, path: Path, file_format: str, name: str) -> Verification:
+def _export_package(run: Run, path: Path, file_format: str) -> Verification:
     """Write the plain model of a run as a package for another program."""
     from self2self.export.bioimageio import export_bioimageio
     from self2self.export.dtmodel import export_dtmodel
 
     network, contract = load_network(run.plain_path)
     if file_format == "bioimageio":
-        return export_bioimageio(network, contract, path, name)
+        return export_bioimageio(network, contract, path, run.package_name)
     black, white = read_fitted_image(run.config()).black_and_white
     ends = -black / (white - black), (1 - black) / (white - black)
-    return export_dtmodel(network, contract, path, name, ends)
+    return export_dtmodel(network, contract, path, run.package_name, ends)
 
 
 def _make_and_check_single_pass(run: Run, observer: Observer) -> None:

@@ -41,6 +41,8 @@ LOCAL_RUNS = Path("runs")
 """Folder in the working directory in which earlier versions kept the runs that nobody named; they are still found."""
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
 PREVIEW, ONNX_MODEL, PLAIN = "preview.png", "model.onnx", "plain.safetensors"
+PACKAGE_SUFFIXES = {"dtmodel": ".dtmodel", "bioimageio": ".bioimageio.zip"}
+"""Suffixes of plain models that are packed for other programs, by format (`export --format`)."""
 RUN_FORMAT = 1
 """Version of `config.json`."""
 ELSEWHERE = "choose another run folder (fit -o RUN, denoise --run RUN)"
@@ -223,6 +225,15 @@ class Run:
         """Path of the plain model in `precision`: ``model.plain.onnx``, or ``model.plain.fp16.onnx``."""
         return self.onnx_path.with_suffix(".plain.onnx" if precision == "fp32" else f".plain.{precision}.onnx")
 
+    def package_path_for(self, file_format: str) -> Path:
+        """Path of the plain model as a package in a format of `PACKAGE_SUFFIXES`, named after the folder."""
+        return self.folder / (self.package_name + PACKAGE_SUFFIXES[file_format])
+
+    @property
+    def package_name(self) -> str:
+        """Name of the model in packages: that of the folder in small letters, digits and hyphens."""
+        return re.sub(r"[^a-z0-9]+", "-", self.folder.resolve().name.lower()).strip("-")
+
     def last_use(self) -> float:
         """When the run was written or used last, in seconds since 1970; 0 for an empty or missing folder."""
         files = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -247,7 +258,8 @@ class Run:
         paths = (self.config_path, self.model_path, self.state_path, self.history_path, self.preview_path)
         exports = (path_for(p) for path_for in (self.onnx_path_for, self.plain_onnx_path_for) for p in PRECISIONS)
         known = {path.name for path in (*paths, self.plain_path, *exports)} | {"engines", "pages"}
-        others = (path for path in self.folder.iterdir() if path.name not in known and path.suffix != ".dtmodel")
+        packages = tuple(PACKAGE_SUFFIXES.values())
+        others = (path for path in self.folder.iterdir() if path.name not in known and not path.name.endswith(packages))
         return sorted(path.name for path in others if not is_temporary(path))
 
     def is_fitted(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from self2self.jobs.export import PLAIN_FORMATS
 from self2self.jobs.observer import Observer
 from self2self.jobs.runs import list_runs, removable_runs, remove_runs
 from self2self.machine.files import remove_folder
@@ -74,6 +75,16 @@ def test_only_runs_that_were_not_used_for_long_go_and_all_only_by_all() -> None:
     assert "removed 1 run" in run_cli("runs", "clean", "--all", "--yes").stdout
     assert not new.folder.exists()
     assert named.config_path.is_file()
+
+
+@pytest.mark.parametrize("file_format", PLAIN_FORMATS)
+def test_exports_belong_to_their_run(file_format: str) -> None:
+    run = make_run("exported")
+    path = run.package_path_for(file_format) if file_format != "onnx" else run.plain_onnx_path_for("fp32")
+    path.write_bytes(b"model")
+    assert run.foreign_files() == []
+    assert [stored.run for stored in remove_runs(removable_runs(0), Observer())] == [run]
+    assert not run.folder.exists()
 
 
 def test_nothing_but_runs_is_removed(cache: Path, tmp_path: Path) -> None:
