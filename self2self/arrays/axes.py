@@ -118,6 +118,12 @@ class Layout:
         """Number of samples of a colour (S); 1 without such an axis."""
         return self._length("S")
 
+    @classmethod
+    def of(cls, noisy: ArrayLike, axes: str | None, channel_axis: int | None) -> tuple[Array, Layout]:
+        """The values of `noisy` in NumPy, and their layout; arguments and errors are those of `as_numpy`, `axes_of`."""
+        array = as_numpy(noisy)
+        return array, cls(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
+
     def pages_of(self, array: Array) -> Array:
         """The array, of this layout, as (pages, channels, H, W, samples); a view where that is possible."""
         moved = array.transpose([self.axes.index(letter) for letter in self._order])

@@ -8,17 +8,21 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from self2self.errors import EngineUnavailableError, InterruptedRun
 from self2self.jobs.observer import Observer
 from self2self.runtime.ensemble.moments import passes_of_image
 
 if TYPE_CHECKING:
+    from self2self.jobs.fit_config import FitOptions
     from self2self.runtime.ensemble.moments import PassSums
+    from self2self.runtime.ensemble.options import EnsembleOptions
     from self2self.train.session import FitReport
+
+Options = TypeVar("Options", "FitOptions", "EnsembleOptions")
 
 _turn = threading.Lock()
 _POLL_SECONDS = 0.05
@@ -83,9 +87,9 @@ class Call:
         return self.cancel is not None and self.cancel.is_set()
 
 
-def given_options(**values: Any) -> dict[str, Any]:
-    """The arguments that the user gave: those that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
+def with_given(options: Options, **values: Any) -> Options:
+    """A copy of `options` with those of the arguments that the user gave: the ones that are not None."""
+    return replace(options, **{name: value for name, value in values.items() if value is not None})
 
 
 @contextmanager

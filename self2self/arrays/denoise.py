@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
-from self2self.arrays.axes import Layout, as_numpy, axes_of
-from self2self.arrays.calls import Call, given_options, run_folder_for
+from self2self.arrays.axes import Layout
+from self2self.arrays.calls import Call, run_folder_for, with_given
 from self2self.arrays.channels import NAME, groups_of
 from self2self.arrays.result import Denoised, denoised
 from self2self.image_io import stack_of_array
@@ -41,8 +41,8 @@ def denoise(
 ) -> Denoised:
     """Denoise an array: a photograph, a stack of pages, or a microscope's channels.
 
-    A network is fitted to the array alone, and the result is the mean of its predictions, as the command
-    `self2self denoise` makes it. Nothing is written unless `run` is given::
+    A network is fitted to the array, and predicts the result, as the command `self2self denoise` does.
+    Nothing is written unless `run` is given::
 
         result = self2self.denoise(noisy)
         result.image                       # shape, dtype and units of `noisy`
@@ -61,7 +61,7 @@ def denoise(
         cancel: event that another thread may set, to end the call with an `InterruptedRun` after the current step.
         sigma: standard deviation of the noise, in the units of `noisy`; None to find it.
         strength: factor of the denoising, from 0 to 2. None for 1.
-        passes: number of predictions that are averaged, or ``"auto"``; None for the recipe's.
+        passes: number of predictions that are averaged, or ``"auto"``; None for a single pass where that is as good.
         engine: name of the engine, as `self2self engines` lists them. None for ``"auto"``.
         nodata: value of pixels that hold no measurement; ``"none"`` if no value stands for them; None if the values
             tell.
@@ -74,12 +74,13 @@ def denoise(
         Self2SelfError: anything that a user can cause, with one line that says what to do.
     """
     start = time.perf_counter()
-    array = as_numpy(noisy)
-    layout = Layout(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
-    given = given_options(seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run)
-    fitting = replace(fit_options or FitOptions(), **given)
-    given = given_options(seed=seed, passes=passes, engine=engine)
-    options = replace(pass_options or EnsembleOptions(), **given, uncertainty=uncertainty)
+    array, layout = Layout.of(noisy, axes, channel_axis)
+    fitting = with_given(
+        fit_options or FitOptions(), seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run
+    )
+    options = with_given(
+        pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty
+    )
     pages = layout.pages_of(array)
     call = Call(cancel, progress)
     with call.observed() as observer, run_folder_for(fitting.run) as folder:

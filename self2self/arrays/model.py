@@ -12,8 +12,8 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from self2self.arrays.axes import Array, Layout, as_numpy, axes_of
-from self2self.arrays.calls import Call, given_options, run_folder_for, temporary_folder
+from self2self.arrays.axes import Array, Layout
+from self2self.arrays.calls import Call, run_folder_for, temporary_folder, with_given
 from self2self.arrays.channels import NAME, apart, as_colours, groups_of
 from self2self.arrays.result import Denoised, denoised
 from self2self.errors import InputError, UsageError
@@ -77,11 +77,11 @@ class Model:
             Self2SelfError: anything else that a user can cause.
         """
         start = time.perf_counter()
-        array = as_numpy(noisy)
-        layout = Layout(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
+        array, layout = Layout.of(noisy, axes, channel_axis)
         check_nodata(nodata)
-        given = given_options(seed=seed, passes=passes, engine=engine)
-        options = replace(pass_options or EnsembleOptions(), **given, uncertainty=uncertainty)
+        options = with_given(
+            pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty
+        )
         if uncertainty and self.contract.plain:
             raise UsageError("uncertainty=True needs passes with masks, and this model is plain. Load that with masks.")
         call = Call(cancel, progress)
@@ -179,10 +179,10 @@ def fit(
     Raises:
         Self2SelfError: anything that a user can cause, with one line that says what to do.
     """
-    array = as_numpy(noisy)
-    layout = Layout(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
-    given = given_options(seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run)
-    fitting = replace(fit_options or FitOptions(), **given)
+    array, layout = Layout.of(noisy, axes, channel_axis)
+    fitting = with_given(
+        fit_options or FitOptions(), seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run
+    )
     with Call(cancel, progress).observed() as observer, run_folder_for(fitting.run) as folder:
         groups = groups_of(layout.pages_of(array), fitting)
         if len(groups) > 1:
