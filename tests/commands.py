@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,17 @@ from self2self.cli import app
 
 ROOT = Path(__file__).parents[1]
 FAST = ["--steps", "2"]
+
+
+def run_program(code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh process that finds this checkout, in the working directory."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def picture(path: Path) -> np.ndarray:

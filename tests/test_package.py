@@ -1,28 +1,20 @@
 """The package as a whole: cheap to import, and what it promises is there."""
 
 import ast
-import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import self2self
+from tests.commands import run_program
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "tifffile", "tensorrt", "rich.progress")
 
 
 def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    return done.stdout
+    return run_program(code).stdout
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import FAST, ROOT, parse_json, run_cli, unfinish
+from tests.commands import FAST, parse_json, run_cli, run_program, unfinish
 
 PASSES = ("--passes", "2", "--engine", "ort", "--batch", "1")
 
@@ -87,13 +85,7 @@ except SystemExit as end:
     assert end.code == 2
 print(sorted({"torch", "onnx", "onnxruntime", "MNN", "PIL", "tifffile", "matplotlib"} & sys.modules.keys()))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run_program(code)
     assert done.stderr.startswith("error: noisy.denoised.png: exists already. Replace it with --force")
     assert done.stdout == "[]\n"
 
