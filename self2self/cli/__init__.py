@@ -34,9 +34,9 @@ app = typer.Typer(
     name="self2self",
     help=(
         "Denoise an image without any clean or second noisy image.\n\n"
-        "self2self denoise photo.png fits a small network to the noisy image. The result is the mean of many "
-        "predictions (passes) of that network with random dropout. The fast recipe starts from weights pretrained on "
-        "other photographs; --init scratch starts from random weights."
+        "self2self denoise photo.png fits a small network to the noisy image. That network predicts the result in a "
+        "single pass, or in many passes with random dropout where you ask for them. The fast recipe starts from "
+        "weights pretrained on other photographs; --init scratch starts from random weights."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
