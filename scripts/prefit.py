@@ -6,10 +6,10 @@ starts from these weights needs a hundred steps instead of thousands.
 
     python scripts/prefit.py FOLDER... -o pretrained.safetensors --start self2self/weights/pretrained.safetensors
 
-With `--single-pass` nothing is hidden or dropped, and only the decoder learns, from the start weights on. The result is
-for passes without masks (`self2self.train.single_pass`):
+With `--single-pass` nothing is hidden or dropped, and learning goes on from the weights for a single pass. The result
+is for passes without masks (`self2self.train.single_pass`):
 
-    python scripts/prefit.py FOLDER... -o single-pass.safetensors --single-pass --steps 12000 --decay 9000 --rate 1e-4
+    python scripts/prefit.py FOLDER... -o single-pass.safetensors --single-pass --batch 4 --steps 9500 --decay 7500
 
 The script saves its whole state beside the output every two minutes, and continues from there when it is started again:
 on a CPU with the same bits as without the stop. The learning rate is constant after a warm-up and falls to zero over
@@ -37,10 +37,9 @@ from torch.utils.data import DataLoader
 from self2self.errors import Self2SelfError
 from self2self.model.contract import MaskSpec, mask_specs
 from self2self.model.network import Self2SelfNet, initialise, to_channels_last
-from self2self.train.calibration import CALIBRATED
 from self2self.train.fit import StepMasks, choose_device
 from self2self.train.muon import Muon
-from self2self.train.start_weights import PRETRAINED_FILE
+from self2self.train.start_weights import SINGLE_PASS_FILE
 
 CHANNELS = 3
 ENCODER_WIDTH = 48
@@ -83,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.single_pass:
         if args.start is None:
-            args.start = PRETRAINED_FILE
+            args.start = SINGLE_PASS_FILE
         args.decoder_drop_rate = 0.0
     try:
         args.device = choose_device(args.device)
@@ -115,7 +114,7 @@ def main() -> None:
             losses = []
         if is_last or now - saved > SAVE_SECONDS:
             training.save(state_path)
-            save_weights(args.output, training.learnt)
+            save_weights(args.output, training.average)
             saved = now
         if is_last:
             break
@@ -128,8 +127,6 @@ def new_network(args: argparse.Namespace) -> Self2SelfNet:
     add_slopes(network)
     if args.start:
         load_weights(args.start, network)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not args.single_pass or name.startswith(CALIBRATED))
     return to_channels_last(network, args.device)
 
 
@@ -186,12 +183,6 @@ class Training:
         self.guard = GradientGuard()
         self.step = 0
         self.average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-
-    @property
-    def learnt(self) -> dict[str, Tensor]:
-        """The averages of those weights that learn."""
-        learning = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
-        return {name: tensor for name, tensor in self.average.items() if name in learning}
 
     def update(self, loss: Tensor, rate: float) -> None:
         """Take one step down the gradient of `loss`, unless the gradient is refused."""

@@ -7,8 +7,8 @@ One file serves all noise levels: every bias has a slope in the level. For a giv
 ordinary bias, so neither the network nor its engines know of levels. The file serves grey images, too: a network for
 colours that sees three equal channels is one for a single channel.
 
-A second file has other weights of the decoder, for passes in which nothing is hidden and nothing dropped: a *single
-pass* (`train.single_pass`).
+A second file has other weights of the same network, for passes in which nothing is hidden and nothing dropped: a
+*single pass* (`train.single_pass`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PRETRAINED_FILE = Path(__file__).parent.parent / "weights" / "pretrained.safetensors"
 """Start weights for colour, with a tensor of slopes beside each bias."""
 SINGLE_PASS_FILE = PRETRAINED_FILE.with_name("single-pass.safetensors")
-"""Tensors of `PRETRAINED_FILE` that differ for passes without masks."""
+"""Start weights for passes without masks; the tensors are those of `PRETRAINED_FILE`."""
 SLOPE, BIAS = "slope", "bias"
 """Last part of the names of slopes and biases."""
 GREY_LEVELS_PER_UNIT = 10.0
@@ -83,8 +83,8 @@ def _told_weights(channels: int, single_pass: bool) -> dict[str, torch.Tensor]:
     """Weights, biases and slopes, float32 by name; the caller must not change them."""
     from self2self.train.checkpoint import read_tensors
 
-    files = (PRETRAINED_FILE, SINGLE_PASS_FILE) if single_pass else (PRETRAINED_FILE,)
-    tensors = {name: tensor.float() for file in files for name, tensor in read_tensors(file)[0].items()}
+    path = SINGLE_PASS_FILE if single_pass else PRETRAINED_FILE
+    tensors = {name: tensor.float() for name, tensor in read_tensors(path)[0].items()}
     return tensors if channels == max(CHANNELS) else for_one_channel(tensors)
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,10 +92,24 @@ def test_every_bias_has_a_slope_and_weights_are_half_as_large(run: Run) -> None:
     assert all(weights[name].abs().max() > 0 for name in slopes)
 
 
-def test_a_single_pass_changes_the_decoder_alone(run: Run, tmp_path: Path) -> None:
+def test_for_a_single_pass_nothing_is_hidden(
+    prefit: ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = run("start")
+    shown: list[bool] = []
+    take_step = prefit.take_step
+
+    def watched(args: Any, training: Any, masks: Any, batch: Any) -> float:
+        shown.append(bool(batch.input_mask.all()))
+        dropout = masks.make(training.step, len(batch.level))
+        shown.append(all(bool(mask.all()) for mask in dropout))
+        return float(take_step(args, training, masks, batch))
+
+    monkeypatch.setattr(prefit, "take_step", watched)
     single = run("single", "--single-pass", "--start", str(tmp_path / "start.safetensors"))
-    assert single.keys() == {name for name in start if name.startswith(("decoder", "head"))}
+    assert shown
+    assert all(shown)
+    assert single.keys() == start.keys()
     assert not any(torch.equal(single[name], start[name]) for name in single if name.endswith("weight"))
 
 
