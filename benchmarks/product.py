@@ -45,7 +45,7 @@ def start_weights_of(recipe: Recipe, channels: int, noise: Noise | None = None) 
     """Return the shipped weights from which a fit with `recipe` starts, told the level of `noise`; None for random."""
     if recipe.init != "natural":
         return None
-    level = LEVEL_WITHOUT_NOISE if noise is None else noise.sigma
+    level = LEVEL_WITHOUT_NOISE if noise is None else noise.told
     return pretrained_weights(channels, level, single_pass=recipe.starts_for_single_pass)
 
 
@@ -82,7 +82,7 @@ def exported(
         )
         start = start_weights_of(recipe, channels, noise)
         if single_pass and noise is not None and start is not None:
-            single_start = pretrained_weights(channels, noise.sigma, single_pass=True)
+            single_start = pretrained_weights(channels, noise.told, single_pass=True)
             single = transferred(state.weights(), start, single_start)
             network = network_with(single, recipe, channels, single_pass=True)
             export_plain(network, contract.as_plain(), path)

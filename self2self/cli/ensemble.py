@@ -51,9 +51,7 @@ def print_finished(console: Console, finished: list[Result]) -> None:
 
 def _result_text(item: DenoiseResult) -> str:
     """What was found and removed, for anyone."""
-    # The level for correlated noise is what start weights are told, which is more than there is.
-    noise = None if item.noise is None or item.noise.correlated else item.noise
-    found = "" if noise is None else f"noise found: sigma {_rounded(noise.sigma)}; "
+    found = "" if item.noise is None else f"noise found: sigma {_rounded(item.noise.sigma)}; "
     removed = _rounded(item.residual.standard_deviation)
     return f"{found}removed: {removed}; {_seconds(item.seconds)}{range_text(item.range)}"
 

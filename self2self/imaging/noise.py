@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -95,7 +95,9 @@ class Noise:
     """The noise of an image, estimated from the image itself. It is decided once, stored, and read by all later steps.
 
     Attributes:
-        sigma: standard deviation, in 8-bit grey levels; with start weights, the level that they are told.
+        sigma: standard deviation, in 8-bit grey levels.
+        told: level that start weights are told, in the same unit: more than `sigma` where noise depends on the
+            brightness, and for weak noise of cameras.
         independent: standard deviation of the part that each value has of its own, in the same unit.
         correlation: correlation of neighbouring pixels, mean of both directions; 0 for independent pixels.
         kind: what a value's noise depends on.
@@ -106,6 +108,7 @@ class Noise:
     """
 
     sigma: float
+    told: float
     independent: float
     correlation: float
     kind: NoiseKind = NoiseKind.INDEPENDENT
@@ -126,6 +129,7 @@ class Noise:
         """Return the value of ``"noise"`` in the JSON of a command; `from_json` reads it."""
         return {
             "sigma": self.sigma,
+            "told": self.told,
             "independent": self.independent,
             "correlation": self.correlation,
             "kind": str(self.kind),
@@ -136,17 +140,19 @@ class Noise:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Noise:
-        """Read what `to_json` returned.
+        """Read what `to_json` returned, also in earlier versions, which told start weights `sigma`.
 
         Raises:
             KeyError, TypeError, ValueError: a value is missing, or has the wrong type or range.
         """
-        numbers = [float(values[key]) for key in ("sigma", "independent", "correlation", "removed_share")]
-        sigma, independent, correlation, removed_share = numbers
-        if not (all(map(math.isfinite, numbers)) and sigma >= 0 and independent >= 0 and 0 <= removed_share <= 1):
+        values = {"told": values["sigma"], **values}
+        numbers = [float(values[key]) for key in ("sigma", "told", "independent", "correlation", "removed_share")]
+        sigma, told, independent, correlation, removed_share = numbers
+        if not (all(map(math.isfinite, numbers)) and min(sigma, told, independent) >= 0 and 0 <= removed_share <= 1):
             raise ValueError(f"noise {values!r}")
         return cls(
             sigma,
+            told,
             independent,
             correlation,
             NoiseKind(values["kind"]),
@@ -203,15 +209,15 @@ def measure_noise(pixels: FloatArray) -> Noise:
         pixels: (C, H, W) of at least 8x8, finite. An affine scale of the values scales the strength and does not change
             the correlation.
     """
-    sigma = independent_sigma(pixels)
+    noise = independent_noise(pixels)
     correlation = estimate_correlation(pixels)
     kind = NoiseKind.CORRELATED if correlation > CORRELATION_THRESHOLD else NoiseKind.INDEPENDENT
-    return Noise(sigma, sigma, correlation, kind)
+    return Noise(noise.sigma, noise.dominant, noise.sigma, correlation, kind)
 
 
 def has_noise(pixels: FloatArray) -> bool:
     """Return whether (C, H, W) has any noise; an empty page has none, so its difference to a result is not noise."""
-    return independent_sigma(pixels) > 0
+    return independent_noise(pixels).sigma > 0
 
 
 def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
@@ -250,8 +256,21 @@ def neighbour_correlation(lags: tuple[tuple[float, ...], ...]) -> float:
     return (lags[0][1] + lags[1][0]) / 2
 
 
-def independent_sigma(pixels: FloatArray) -> float:
-    """Estimate the standard deviation of noise that each value has of its own, in 8-bit grey levels.
+class IndependentNoise(NamedTuple):
+    """The strength of noise that each value has of its own, in 8-bit grey levels.
+
+    Attributes:
+        sigma: standard deviation over the whole image.
+        dominant: the same where most of the noise is: the root mean square over the image, weighted by the variance of
+            the noise. It equals `sigma` for noise that is the same everywhere, and is larger for photon noise.
+    """
+
+    sigma: float
+    dominant: float
+
+
+def independent_noise(pixels: FloatArray) -> IndependentNoise:
+    """Estimate the strength of noise that each value has of its own.
 
     Small patches of an image, all channels together, lie close to a space of few dimensions; such noise fills all
     dimensions alike. So the smallest variances along the principal components of the patches are those of the noise
@@ -264,18 +283,27 @@ def independent_sigma(pixels: FloatArray) -> float:
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
     """
-    by_channel = [_independent_deviation(channel[None]) for channel in pixels]
-    if len(pixels) == 1 or not min(by_channel) > 0:
-        return GREY_LEVELS * math.sqrt(float(np.mean(np.square(by_channel))))
-    # Of unequal channels, the smallest variances are those of the channel with the weakest noise. With channels that
-    # were scaled to equal noise they are not, but the scales are uncertain.
-    scaled = _independent_deviation(pixels / np.array(by_channel)[:, None, None])
-    scaled = min(1.0, scaled) * math.sqrt(float(np.mean(np.square(by_channel))))
-    return GREY_LEVELS * max(scaled, _independent_deviation(pixels))
+    variances = [_independent_variances(channel[None]) for channel in pixels]
+    by_channel = np.array([values.mean() for values in variances])
+    mean = float(by_channel.mean())
+    variance = mean
+    if len(pixels) > 1 and min(by_channel) > 0:
+        # Of unequal channels, the smallest variances are those of the channel with the weakest noise. With channels
+        # that were scaled to equal noise they are not, but the scales are uncertain.
+        scaled = float(_independent_variances(pixels / np.sqrt(by_channel)[:, None, None]).mean())
+        variance = max(min(1.0, scaled) * mean, float(_independent_variances(pixels).mean()))
+    sigma = GREY_LEVELS * math.sqrt(variance)
+    together = np.concatenate(variances)
+    unevenness = math.sqrt(float(np.square(together).mean())) / mean if mean > 0 else 1.0
+    return IndependentNoise(sigma, unevenness * sigma)
 
 
-def _independent_deviation(pixels: FloatArray) -> float:
-    """The standard deviation of independent noise of equal strength in all channels, in the unit of `pixels`."""
+def _independent_variances(pixels: FloatArray) -> Plane:
+    """The variance of independent noise of equal strength in all channels, in the squared unit of `pixels`.
+
+    Returns:
+        a value for each group of patches of similar brightness, from bright to dark; the groups are of equal size.
+    """
     patches = _patches(pixels)
     variances, components = np.linalg.eigh(np.cov(patches, rowvar=False, bias=True))
     count = _noise_components(variances)
@@ -286,19 +314,20 @@ def _independent_deviation(pixels: FloatArray) -> float:
     energies = np.square(structure @ components[:, :count]).mean(axis=1)
     groups = by_brightness(brightness, MINIMUM_PATCHES_PER_GROUP)
     calm = np.array([np.quantile(energies[group], CALM_QUANTILE) for group in groups])
-    variance = float(np.minimum.accumulate(calm[::-1]).mean()) / _calm_share(count)
+    falling: Plane = np.minimum.accumulate(calm[::-1]) / _calm_share(count)
     # An even patch leaves only rounding errors, which are not noise.
-    return math.sqrt(variance) if variance > 1e-24 * float(np.square(patches).mean()) else 0.0
+    return falling if falling.mean() > 1e-24 * float(np.square(patches).mean()) else np.zeros_like(falling)
 
 
-def sigma_with_outliers(pixels: FloatArray) -> float:
-    """Estimate the same as `independent_sigma`, but let all patches count alike: those with impulses, but also edges.
+def noise_with_outliers(pixels: FloatArray) -> IndependentNoise:
+    """Estimate the same as `independent_noise`, but let all patches count alike: those with impulses, but also edges.
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
     """
     variances = np.linalg.eigvalsh(np.cov(_patches(pixels), rowvar=False, bias=True))
-    return GREY_LEVELS * math.sqrt(max(0.0, float(variances[: _noise_components(variances)].mean())))
+    sigma = GREY_LEVELS * math.sqrt(max(0.0, float(variances[: _noise_components(variances)].mean())))
+    return IndependentNoise(sigma, sigma)
 
 
 def _not_cut_off_above(patches: Plane) -> NDArray[np.bool_]:

@@ -188,7 +188,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
         noise = stored.noise
     else:
         noise = _found_noise(prepared, recipe, options)
-    if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.sigma), part, recipe):
+    if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.told), part, recipe):
         observer.note(
             "the start weights make no image of this one; fitting from scratch, which takes longer "
             "(--init pretrained starts from them all the same)."
@@ -203,7 +203,7 @@ def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -
 
     told = partial(pretrained_weights, prepared.channels)
     noise = assess_noise(prepared.center().pixels, told, recipe, options.sigma)
-    return replace(noise, sigma=min(LARGEST_TOLD, noise.sigma * max(1.0, options.strength)))
+    return replace(noise, told=min(LARGEST_TOLD, noise.told * max(1.0, options.strength)))
 
 
 def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Observer) -> tuple[Recipe, str]:

@@ -91,12 +91,9 @@ def note_little_removed(path: Path, config: RunConfig, removed: float, observer:
         observer: gets the note.
     """
     noise = config.noise
-    # The level for correlated noise is what start weights are told, which is more than there is.
-    if noise is None or noise.correlated:
+    if noise is None:
         return
-    # A strength above 1 is part of the level that start weights are told.
-    asked = min(config.strength, 1 / max(1.0, config.strength))
-    expected = noise.sigma * asked * noise.removed_share
+    expected = noise.sigma * min(1.0, config.strength) * noise.removed_share
     if expected >= FOUND_NOISE and removed < HARDLY_REMOVED * expected:
         observer.note(
             f"{path}: noise of about {noise.sigma:.0f} grey levels was found, but only {removed:.1f} were removed. "

@@ -6,7 +6,7 @@ so on until both agree. This works for every kind of noise that the network has 
 neighbours or the other channels share, where a measurement in the image alone fails.
 
 What is removed also shows the kind of the noise, by its correlation between neighbours and by how much of it each value
-has of its own (`imaging.noise.independent_sigma`). The limits below separate the kinds with a margin (dev/log); where
+has of its own (`imaging.noise.independent_noise`). The limits below separate the kinds with a margin (dev/log); where
 two kinds touch, the settings blend.
 """
 
@@ -25,9 +25,9 @@ from self2self.imaging.noise import (
     NoiseKind,
     autocorrelation,
     center_crop,
-    independent_sigma,
+    independent_noise,
     neighbour_correlation,
-    sigma_with_outliers,
+    noise_with_outliers,
 )
 from self2self.imaging.noise_curve import to_blocks
 from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
@@ -49,9 +49,8 @@ MEAN_SIDE = 16
 """Side of the squares whose mean does not count in what is removed, in pixels."""
 TRIAL_DROP_RATE = 0.02
 """Drop rate of the input in the trials: the network sees nearly all of the image."""
-HIDDEN_LOW_FREQUENCIES = 2.0
-"""The level of correlated noise is what was removed times 1 plus this factor times its correlation between neighbours:
-the network leaves the coarse part of such noise in the image."""
+NOISE_IN_REMOVED = 0.9
+"""Share of what the network removes that is noise where neighbours or channels share it; the rest is texture."""
 LARGEST_KURTOSIS = 6.0
 """Largest kurtosis of what the network removes (median over squares) up to which it counts as one kind of noise. Above
 it, impulses are the noise. It is up to 3.8 for other noise and for texture, and from 11 on for impulses."""
@@ -74,7 +73,7 @@ LARGEST_LOSS = 4.0
 without noise."""
 LEVELS_WITHOUT_LOSS = (8.0, 14.0)
 """Standard deviation of what is removed, in 8-bit grey levels, from which lost detail does not matter beside noise."""
-LEAST_COARSE_LEVEL = 8.0
+LEAST_COARSE_LEVEL = 5.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
 CORRELATED_FROM = 0.1
@@ -128,20 +127,23 @@ def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: flo
     removed = trial(find_level(lambda level: trial(level).removed)).removed
     seen = trial(removed, passes=2)
     rare = seen.kurtosis > LARGEST_KURTOSIS
-    independent = (sigma_with_outliers if rare else independent_sigma)(middle)
+    own = (noise_with_outliers if rare else independent_noise)(middle)
+    independent = own.sigma
     correlation = seen.correlation
     ratio = independent / removed if removed else 1.0
     is_independent = smooth_step(ratio - CORRELATION_WEIGHT * max(0.0, correlation), *INDEPENDENT_EVIDENCE)
     coarse = smooth_step(correlation, *CORRELATIONS) * smooth_step(removed, *LEAST_REMOVED)
-    coarse_level = removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation))
-    coarse_level = max(coarse_level, LEAST_COARSE_LEVEL * coarse)
-    level = is_independent * independent + (1 - is_independent) * coarse_level
+    # The network leaves the coarse part of correlated noise in the image.
+    coarse_level = NOISE_IN_REMOVED * removed * (1 + max(0.0, correlation))
+    level = _between(coarse_level, independent, is_independent)
+    told = _between(max(coarse_level, LEAST_COARSE_LEVEL * coarse), own.dominant, is_independent)
     certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
     removed_share = max(_noise_share(independent, removed), (1 - is_independent) * certain)
     if sigma is not None:
-        level, removed_share = sigma, _noise_share(sigma, trial(sigma).removed)
+        level, told, removed_share = sigma, sigma, _noise_share(sigma, trial(sigma).removed)
     return Noise(
         _rounded(level),
+        _rounded(told),
         _rounded(independent),
         round(correlation, 2),
         NoiseKind.IMPULSES if rare else _kind(is_independent, correlation),
@@ -217,6 +219,11 @@ def _kurtosis(difference: FloatArray) -> float:
     noisy = variances > 0
     kurtoses = np.square(squared[noisy]).mean(axis=(1, 2)) / np.square(variances[noisy])
     return float(np.median(kurtoses)) if len(kurtoses) else 0.0
+
+
+def _between(first: float, second: float, share: float) -> float:
+    """`first` where `share` is 0, `second` where it is 1."""
+    return (1 - share) * first + share * second
 
 
 def _in_range(level: float) -> float:

@@ -91,7 +91,7 @@ def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
 
 def told_level(config: RunConfig) -> float:
     """The noise level that start weights are told, in 8-bit grey levels."""
-    return config.noise.sigma if config.noise else 0.0
+    return config.noise.told if config.noise else 0.0
 
 
 def shipped_start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:

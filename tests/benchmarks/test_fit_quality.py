@@ -154,7 +154,9 @@ def test_means_are_of_finished_fits() -> None:
 
 def test_start_weights_and_their_level_are_part_of_what_a_row_depends_on() -> None:
     def inputs(recipe: Recipe, channels: int = 3, sigma: float = 25.0) -> dict[str, Any]:
-        found: dict[str, Any] = methods.recipe_inputs(recipe, blank(channels), Noise(sigma, sigma, 0.0))["recipe"]
+        found: dict[str, Any] = methods.recipe_inputs(recipe, blank(channels), Noise(sigma, sigma, sigma, 0.0))[
+            "recipe"
+        ]
         return found
 
     fast = RECIPES["fast"]

@@ -90,7 +90,7 @@ def test_correlated_noise_is_simulated_unless_the_start_weights_are_to_stay(
     assert values["loss"] is None
     assert (tmp_path / "image.denoised.png").is_file()
     weights, _, _ = load_weights(Path(values["run"]) / "model.safetensors")
-    start = pretrained_weights(3, values["noise"]["sigma"], single_pass=True)
+    start = pretrained_weights(3, values["noise"]["told"], single_pass=True)
     assert all(torch.equal(tensor, start[name].float()) for name, tensor in weights.items())
     run_cli("denoise", "image.png", *unfitted, "--force")
     assert "fitted in 0 steps and" in run_cli("fit", "image.png", "-o", "again", "--steps", "0").stdout

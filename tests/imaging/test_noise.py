@@ -15,7 +15,7 @@ from self2self.imaging.noise import (
     center_crop,
     estimate_correlation,
     has_noise,
-    independent_sigma,
+    independent_noise,
     measure_noise,
     measure_residual,
 )
@@ -45,39 +45,54 @@ def spread(noise: np.ndarray, weight: float) -> np.ndarray:
 def test_sigma_of_white_noise_on_photographs_is_found(name: str, sigma: float) -> None:
     clean = photograph(name)
     # The noise is not clipped, because clipping makes strong noise weaker.
-    assert independent_sigma(clean + white(clean.shape, sigma)) == pytest.approx(sigma, rel=0.08, abs=0.8)
+    assert independent_noise(clean + white(clean.shape, sigma)).sigma == pytest.approx(sigma, rel=0.08, abs=0.8)
 
 
 @pytest.mark.parametrize("sigma", [5, 25, 75])
 def test_sigma_on_flat_and_sloping_ground_is_found_within_six_percent(sigma: float) -> None:
     slope = np.linspace(0, 2, 128)[None, None, :] + np.zeros((3, 128, 1))
     for clean in (np.zeros_like(slope), slope):
-        assert independent_sigma(clean + white(clean.shape, sigma)) == pytest.approx(sigma, rel=0.06)
+        assert independent_noise(clean + white(clean.shape, sigma)).sigma == pytest.approx(sigma, rel=0.06)
 
 
 def test_noise_of_photons_counts_with_its_mean_variance() -> None:
     clean = photograph("camera") ** 2
     noisy = np.random.default_rng(0).poisson(60 * clean) / 60
-    assert independent_sigma(noisy) == pytest.approx(255 * np.sqrt(clean.mean() / 60), rel=0.1)
+    assert independent_noise(noisy).sigma == pytest.approx(255 * np.sqrt(clean.mean() / 60), rel=0.1)
+
+
+def test_where_most_noise_is_counts_with_the_variance_there() -> None:
+    clean = photograph("camera") ** 2
+    noisy = np.random.default_rng(0).poisson(60 * clean) / 60
+    expected = 255 * np.sqrt(np.square(clean).mean() / clean.mean() / 60)
+    assert independent_noise(noisy).dominant == pytest.approx(expected, rel=0.1)
+    even = independent_noise(photograph("chelsea") + white((3, 256, 256), 20))
+    assert even.dominant == pytest.approx(even.sigma, rel=0.03)
+
+
+def test_noise_of_earlier_versions_was_told_as_it_was_found() -> None:
+    stored = Noise(8.0, 9.0, 2.0, 0.5, NoiseKind.CORRELATED).to_json()
+    del stored["told"]
+    assert Noise.from_json(stored).told == 8.0
 
 
 def test_edges_are_no_noise() -> None:
     page = np.atleast_3d(data.page()).transpose(2, 0, 1)[:, :180, :256] / 255
-    assert independent_sigma(page + white(page.shape, 5)) == pytest.approx(5, rel=0.15)
+    assert independent_noise(page + white(page.shape, 5)).sigma == pytest.approx(5, rel=0.15)
 
 
 def test_noise_that_channels_or_neighbours_share_does_not_count() -> None:
     grey = np.repeat(white((1, 128, 128), 20), 3, axis=0)
-    assert independent_sigma(grey) == pytest.approx(0, abs=1e-6)
-    assert independent_sigma(grey + white(grey.shape, 2, 1)) == pytest.approx(2, rel=0.05)
+    assert independent_noise(grey).sigma == pytest.approx(0, abs=1e-6)
+    assert independent_noise(grey + white(grey.shape, 2, 1)).sigma == pytest.approx(2, rel=0.05)
     wide = sum(np.roll(white((1, 128, 128), 20), (y, x), (1, 2)) for y in range(4) for x in range(4)) / 4
-    assert independent_sigma(wide) < 5
+    assert independent_noise(wide).sigma < 5
 
 
 @pytest.mark.parametrize("sigma", [10, 25])
 def test_photon_noise_at_mid_grey_and_eight_bits(sigma: float) -> None:
     noisy = add_noise(np.full((1, 128, 128), 0.5, np.float32), "poisson", sigma, np.random.default_rng(0))
-    assert independent_sigma(noisy) == pytest.approx(sigma, rel=0.05)
+    assert independent_noise(noisy).sigma == pytest.approx(sigma, rel=0.05)
     assert not measure_noise(noisy).correlated
 
 
@@ -85,7 +100,7 @@ def test_cut_off_highlights_do_not_hide_the_noise() -> None:
     clean = np.full((1, 128, 128), 0.5)
     clean[:, :, :80] = 1.3
     noisy = np.clip(clean + white(clean.shape, 20), 0, 1)
-    assert independent_sigma(noisy) == pytest.approx(20, rel=0.1)
+    assert independent_noise(noisy).sigma == pytest.approx(20, rel=0.1)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0, -7.0])
@@ -101,7 +116,7 @@ def test_an_even_image_has_no_noise(shape: tuple[int, ...], value: float) -> Non
 
 
 def test_the_smallest_images_get_an_estimate_of_the_right_size() -> None:
-    estimates = [independent_sigma(white((3, 8, 8), 20, seed)) for seed in range(30)]
+    estimates = [independent_noise(white((3, 8, 8), 20, seed)).sigma for seed in range(30)]
     assert np.mean(estimates) == pytest.approx(20, rel=0.3)
     assert 8 < min(estimates) < max(estimates) < 40
 
@@ -164,7 +179,7 @@ def test_json_holds_plain_numbers() -> None:
 
 @pytest.mark.parametrize("kind", NoiseKind)
 def test_noise_survives_json(kind: NoiseKind) -> None:
-    noise = Noise(12.5, 3.25, 0.41, kind, 0.75)
+    noise = Noise(12.5, 14.0, 3.25, 0.41, kind, 0.75)
     assert Noise.from_json(json.loads(json.dumps(noise.to_json()))) == noise
 
 
@@ -173,7 +188,7 @@ def test_noise_survives_json(kind: NoiseKind) -> None:
 )
 def test_damaged_noise_is_refused(change: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        Noise.from_json(Noise(1.0, 1.0, 0.0).to_json() | change)
+        Noise.from_json(Noise(1.0, 1.0, 1.0, 0.0).to_json() | change)
 
 
 @settings(max_examples=40)

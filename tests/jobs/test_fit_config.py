@@ -202,7 +202,7 @@ def test_correlated_noise_is_simulated_except_from_scratch(tmp_path: Path, monke
     start = earlier_run(tmp_path / "first", "natural")
     notes: list[str] = []
     prepared = prepared_in_own_range(write_noisy(tmp_path / "noisy.png"))
-    correlated = Noise(10.0, 2.0, 0.5, NoiseKind.CORRELATED)
+    correlated = Noise(10.0, 10.0, 2.0, 0.5, NoiseKind.CORRELATED)
     monkeypatch.setattr(noise_assessment, "assess_noise", lambda *_: correlated)
     without_run = configure(prepared, FitOptions(), Observer()).recipe
     assert (without_run.target, without_run.steps) == ("simulated", recipe_for("fast").steps)

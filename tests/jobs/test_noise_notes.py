@@ -35,7 +35,7 @@ def test_a_better_file_is_proposed_unless_the_image_is_raw(tmp_path: Path) -> No
         # The user asked for it.
         (25.0, 1.0, 0.1, 2.4, False),
         (25.0, 1.0, 0.0, 0.0, False),
-        (25.0, 1.0, 2.0, 11.0, False),
+        (25.0, 1.0, 2.0, 30.0, False),
         # Texture stays where noise is weak, which has a note of its own.
         (6.0, 0.2, 1.0, 1.0, False),
         (1.0, 1.0, 1.0, 0.1, False),
@@ -44,7 +44,9 @@ def test_a_better_file_is_proposed_unless_the_image_is_raw(tmp_path: Path) -> No
 def test_who_sees_hardly_anything_removed_learns_what_to_try(
     sigma: float, share: float, strength: float, removed: float, told: bool
 ) -> None:
-    noise = Noise(sigma=sigma, independent=sigma, correlation=0.0, kind=NoiseKind.INDEPENDENT, removed_share=share)
+    noise = Noise(
+        sigma=sigma, told=sigma, independent=sigma, correlation=0.0, kind=NoiseKind.INDEPENDENT, removed_share=share
+    )
     notes: list[str] = []
     config = config_of(noise=noise, strength=strength)
     note_little_removed(Path("x.png"), config, removed, Observer(note=notes.append))
@@ -53,7 +55,7 @@ def test_who_sees_hardly_anything_removed_learns_what_to_try(
 
 
 def test_the_level_that_is_told_for_correlated_noise_is_not_taken_for_what_was_found() -> None:
-    noise = Noise(sigma=8.0, independent=0.0, correlation=0.5, kind=NoiseKind.CORRELATED)
+    noise = Noise(sigma=1.0, told=8.0, independent=0.0, correlation=0.5, kind=NoiseKind.CORRELATED)
     notes: list[str] = []
     note_little_removed(Path("x.png"), config_of(noise=noise), 0.8, Observer(note=notes.append))
     assert not notes

@@ -73,7 +73,7 @@ def test_paper_takes_all_its_steps_from_any_weights() -> None:
 
 
 def noise(sigma: float, kind: NoiseKind = NoiseKind.INDEPENDENT) -> Noise:
-    return Noise(sigma, sigma, 0.0, kind)
+    return Noise(sigma, sigma, sigma, 0.0, kind)
 
 
 FOLLOWING = ("input_drop_rate", "pass_drop_rate", "decoder_drop_rate", "fitted_share", "target")

@@ -124,7 +124,7 @@ def test_it_removes_what_the_start_weights_leave(channels: int) -> None:
     shapes = np.where((x // 32 + y // 32) % 2, 0.3, 0.6) + 0.05 * np.sin(x / 6)
     clean = np.repeat(shapes[None], channels, 0).astype(np.float32)
     noisy = add_noise(clean, "camera", 12, rng)
-    recipe = recipe_for("fast").for_noise(Noise(12.0, 2.0, 0.5, NoiseKind.CORRELATED))
+    recipe = recipe_for("fast").for_noise(Noise(12.0, 12.0, 2.0, 0.5, NoiseKind.CORRELATED))
     assert recipe.target == "simulated"
     start = pretrained_weights(channels, 12.0)
     before = new_state(recipe, channels, 0, CPU, start).weights()
