@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from self2self.arrays.model import Model as Model
     from self2self.arrays.model import fit as fit
     from self2self.arrays.model import load as load
+    from self2self.arrays.progress import Progress as Progress
     from self2self.arrays.result import Denoised as Denoised
     from self2self.errors import Self2SelfError as Self2SelfError
     from self2self.image_io import read_image as read_image
@@ -63,6 +64,7 @@ _MODULE_OF_NAME = {
     "fit": "self2self.arrays.model",
     "load": "self2self.arrays.model",
     "Model": "self2self.arrays.model",
+    "Progress": "self2self.arrays.progress",
     "denoise_job": "self2self.jobs",
     "FitOptions": "self2self.jobs",
     "EnsembleOptions": "self2self.runtime.ensemble.options",

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from self2self.errors import EngineUnavailableError, InterruptedRun
+from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
+from self2self.errors import InterruptedRun
 from self2self.jobs.observer import Observer
-from self2self.runtime.ensemble.moments import passes_of_image
 
 if TYPE_CHECKING:
     from self2self.jobs.fit_config import FitOptions
-    from self2self.runtime.ensemble.moments import PassSums
     from self2self.runtime.ensemble.options import EnsembleOptions
-    from self2self.train.session import FitReport
 
 Options = TypeVar("Options", "FitOptions", "EnsembleOptions")
 
@@ -39,13 +37,14 @@ class Call:
 
     Attributes:
         cancel: the event that ends the call; None for none.
-        progress: whether to show bars.
+        progress: whether to show bars, or the function that gets the progress.
         notes: lines that the user should know, each once.
     """
 
     cancel: threading.Event | None = None
-    progress: bool = False
+    progress: ShowProgress = False
     notes: list[str] = field(default_factory=list)
+    _steps: ProgressSteps | None = None
 
     @contextmanager
     def observed(self) -> Iterator[Observer]:
@@ -56,28 +55,31 @@ class Call:
 
         Raises:
             InterruptedRun: the call is cancelled.
-            EngineUnavailableError: progress is asked for, and tqdm is missing.
+            EngineUnavailableError: bars are asked for, and tqdm is missing.
         """
-        bars = _Bars() if self.progress else None
+        bars = Bars() if self.progress is True else None
+        show = bars.show if bars is not None else self.progress or None
         while not _turn.acquire(timeout=_POLL_SECONDS):
             if self._is_cancelled():
                 raise InterruptedRun("cancelled before its turn; another call is at work.")
         try:
             _warn_of_spinning()
             observer = Observer(note=self._note, cancelled=self._is_cancelled)
-            if bars is not None:
-                observer = Observer(
-                    note=self._note,
-                    cancelled=self._is_cancelled,
-                    fit_step=bars.fit_step,
-                    pass_run=bars.pass_run,
-                    page_started=bars.page_started,
+            if callable(show):
+                self._steps = steps = ProgressSteps(show)
+                observer = replace(
+                    observer, fit_step=steps.fit_step, pass_run=steps.pass_run, page_started=steps.page_started
                 )
             yield observer
         finally:
             _turn.release()
             if bars is not None:
                 bars.close()
+
+    def part_started(self, number: int, parts: int) -> None:
+        """Say that the call goes on with channel `number`, from 1, of `parts` that are fitted apart."""
+        if self._steps is not None:
+            self._steps.part_started(number, parts)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -125,39 +127,3 @@ def temporary_folder() -> Iterator[Path]:
     """A folder outside the user's, which is removed in the end."""
     with tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-class _Bars:
-    """Progress bars of tqdm, in a terminal or a notebook: one at a time, for the fit and for the passes."""
-
-    def __init__(self) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise EngineUnavailableError(
-                "progress=True: needs tqdm, which is not installed. Install it: pip install 'self2self[progress]'"
-            ) from error
-        self._make: Any = tqdm
-        self._bar: Any = None
-        self._name = self._page = ""
-
-    def fit_step(self, report: FitReport) -> None:
-        self._show(f"fit{self._page}", report.step, report.steps, " steps")
-
-    def pass_run(self, moments: PassSums, expected: int) -> None:
-        self._show(f"denoise{self._page}", *passes_of_image(moments, expected), " passes")
-
-    def page_started(self, number: int, pages: int) -> None:
-        self._page = f" page {number} of {pages}" if pages > 1 else ""
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _show(self, name: str, done: int, total: int, unit: str) -> None:
-        if self._bar is None or name != self._name:
-            self.close()
-            self._name, self._bar = name, self._make(total=total, desc=name, unit=unit)
-        self._bar.total = max(done, total)
-        self._bar.update(done - self._bar.n)

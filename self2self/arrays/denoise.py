@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from self2self.arrays.axes import Layout
 from self2self.arrays.calls import Call, run_folder_for, with_given
 from self2self.arrays.channels import NAME, groups_of
+from self2self.arrays.progress import ShowProgress
 from self2self.arrays.result import Denoised, denoised
 from self2self.image_io import stack_of_array
 from self2self.jobs.fit_config import FitOptions
@@ -28,7 +29,7 @@ def denoise(
     channel_axis: int | None = None,
     uncertainty: bool = False,
     seed: int | None = None,
-    progress: bool = False,
+    progress: ShowProgress = False,
     cancel: threading.Event | None = None,
     sigma: float | None = None,
     strength: float | None = None,
@@ -57,7 +58,8 @@ def denoise(
             their noise is about the same (within a factor of two). Other channels are fitted apart, as they differ.
         uncertainty: whether to return the standard deviation over the passes, too.
         seed: of weights, masks and crops; the same seed gives the same bits. None for 0.
-        progress: whether to show progress bars (tqdm), also in notebooks.
+        progress: whether to show progress bars (tqdm), also in notebooks; or a function that is called with a
+            `Progress` after every step.
         cancel: event that another thread may set, to end the call with an `InterruptedRun` after the current step.
         sigma: standard deviation of the noise, in the units of `noisy`; None to find it.
         strength: factor of the denoising, from 0 to 2. None for 1.
@@ -87,6 +89,7 @@ def denoise(
         groups = groups_of(pages, fitting)
         results = []
         for number, group in enumerate(groups, 1):
+            call.part_started(number, len(groups))
             stack = stack_of_array(group, NAME, nodata=fitting.nodata, mosaic=fitting.mosaic)
             own_folder = folder if len(groups) == 1 else folder / f"channel-{number}"
             results.append(denoise_in_memory(stack, replace(fitting, run=own_folder), options, observer))

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from self2self.arrays.axes import Array, Layout
 from self2self.arrays.calls import Call, run_folder_for, temporary_folder, with_given
 from self2self.arrays.channels import NAME, apart, as_colours, groups_of
+from self2self.arrays.progress import ShowProgress
 from self2self.arrays.result import Denoised, denoised
 from self2self.errors import InputError, UsageError
 from self2self.image_io import stack_of_array
@@ -49,7 +50,7 @@ class Model:
         channel_axis: int | None = None,
         uncertainty: bool = False,
         seed: int | None = None,
-        progress: bool = False,
+        progress: ShowProgress = False,
         cancel: threading.Event | None = None,
         passes: Passes | None = None,
         engine: str | None = None,
@@ -86,21 +87,18 @@ class Model:
             raise UsageError("uncertainty=True needs passes with masks, and this model is plain. Load that with masks.")
         call = Call(cancel, progress)
         with call.observed() as observer, self._opened() as model:
-            results = [
-                infer_in_memory(
-                    model,
-                    stack_of_array(
-                        group,
-                        NAME,
-                        whole_range=self.contract.whole_range,
-                        nodata=self.contract.nodata if nodata is None else nodata,
-                        mosaic=self.contract.mosaic,
-                    ),
-                    options,
-                    observer,
+            groups = self._groups_of(layout.pages_of(array))
+            results = []
+            for number, group in enumerate(groups, 1):
+                call.part_started(number, len(groups))
+                stack = stack_of_array(
+                    group,
+                    NAME,
+                    whole_range=self.contract.whole_range,
+                    nodata=self.contract.nodata if nodata is None else nodata,
+                    mosaic=self.contract.mosaic,
                 )
-                for group in self._groups_of(layout.pages_of(array))
-            ]
+                results.append(infer_in_memory(model, stack, options, observer))
         return denoised(results, layout, array, call.notes, time.perf_counter() - start)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -151,7 +149,7 @@ def fit(
     axes: str | None = None,
     channel_axis: int | None = None,
     seed: int | None = None,
-    progress: bool = False,
+    progress: ShowProgress = False,
     cancel: threading.Event | None = None,
     sigma: float | None = None,
     strength: float | None = None,

@@ -213,6 +213,36 @@ def test_progress_shows_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert "4/4" in shown
 
 
+def test_progress_goes_to_a_function() -> None:
+    # Channels whose noise differs are fitted apart.
+    given = np.stack([[noisy(seed=page), noisy(sigma=2, seed=page)] for page in range(2)]).astype(np.float32)
+    seen: list[self2self.Progress] = []
+    self2self.denoise(given, axes="TCYX", progress=seen.append, passes=2, fit_options=FEW_STEPS)
+    fits = [(at.part, at.done) for at in seen if at.phase == "fit"]
+    assert fits == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    ends = [(at.part, at.page) for at in seen if at.phase == "denoise" and at.done == at.total == 2]
+    assert ends == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert seen[0].where == "fit channel 1 of 2"
+    assert seen[-1].where == "denoise channel 2 of 2 page 2 of 2"
+
+
+def test_a_fit_and_a_prediction_tell_their_progress() -> None:
+    seen: list[self2self.Progress] = []
+    model = self2self.fit(as_bytes(noisy()), progress=seen.append, fit_options=FEW_STEPS)
+    assert [(at.phase, at.done, at.total) for at in seen] == [("fit", 1, 2), ("fit", 2, 2)]
+    seen.clear()
+    model.predict(np.stack([noisy(seed=1), noisy(seed=2)]), axes="CYX", progress=seen.append, passes=2)
+    assert [(at.part, at.parts) for at in seen if at.done == at.total] == [(1, 2), (2, 2)]
+
+
+def test_what_a_progress_function_raises_ends_the_call() -> None:
+    def stop(progress: self2self.Progress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        self2self.denoise(as_bytes(noisy()), progress=stop, fit_options=FEW_STEPS)
+
+
 def test_a_result_shows_itself_in_a_notebook() -> None:
     result = self2self.denoise(as_bytes(noisy()), **QUICK)
     page = result._repr_html_()
