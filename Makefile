@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+NAPARI_VENV := .venv-napari
+NAPARI_BIN := $(NAPARI_VENV)/bin
 DEMO := demo
 
 # pyiqa may be used for non-commercial purposes only, so no other target installs it; and without most of what it asks
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test soak docs gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
+.PHONY: demo test soak docs napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -30,6 +32,17 @@ soak: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# napari brings Qt, about 500 MB. Its environment sees the packages of .venv, which stays without it. napari and Qt warn
+# of each other while pytest loads their plugins, so a warning is no error here. Without xvfb-run, tests that need OpenGL skip.
+napari-test: $(STAMP)
+	test -x $(NAPARI_BIN)/python || $(PYTHON) -m venv $(NAPARI_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(NAPARI_VENV)/packages.pth
+	mv $(NAPARI_VENV)/packages.pth "$$($(NAPARI_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(NAPARI_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'napari[pyqt6]' pytest-qt
+	$(NAPARI_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$$(command -v xvfb-run >/dev/null && echo xvfb-run -a || echo env QT_QPA_PLATFORM=offscreen) \
+	  $(NAPARI_BIN)/python -m pytest -o filterwarnings=default --disable-warnings tests/napari_plugin
 
 gpu-test: $(STAMP)
 	$(BIN)/python cli.py engines
@@ -70,5 +83,5 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NAPARI_VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -37,6 +37,10 @@ HEAVY = {
     "pillow_heif",
     "pydicom",
     "rawpy",
+    "napari",
+    "pint",
+    "qtpy",
+    "skimage",
 }
 
 ALLOWED: dict[str, set[str]] = {
@@ -53,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Rooms that each room may import anywhere beside itself; `FRONT`, `FREE` and __init__ may import everything."""
 
-FREE = {"jobs", "arrays"}
+FREE = {"jobs", "arrays", "napari_plugin"}
 """Rooms that do the work for people, and may import everything but the command line."""
 
 DEFINES_NETWORKS = {
@@ -66,6 +70,9 @@ DEFINES_NETWORKS = {
     "runtime.engines.torch_cpu.int8_network",
 }
 """Modules outside `train` that cannot be read without torch; import them inside functions."""
+
+DEFINES_WIDGETS = {"napari_plugin.boxes", "napari_plugin.widget"}
+"""Modules that cannot be read without Qt and napari."""
 
 AT_THE_TOP_OF_FRONT = {"errors", "machine.early_interrupt", *FRONT}
 """What the command line may load before it knows the command."""
@@ -118,7 +125,7 @@ def problems(name: str, source: str) -> list[str]:
         where = f"self2self.{name}, line {entry.line}: imports {entry.target}"
         top = entry.target.partition(".")[0]
         at_import = not entry.lazy and not entry.typing
-        if top in HEAVY and at_import and room != "train" and name not in DEFINES_NETWORKS:
+        if top in HEAVY and at_import and room != "train" and name not in DEFINES_NETWORKS | DEFINES_WIDGETS:
             found.append(f"{where} at module level; put it into the function that needs it")
         if top != "self2self" or entry.target == "self2self":
             continue
@@ -170,6 +177,7 @@ def test_imports_follow_the_design(path: Path) -> None:
         ("cli", "from self2self import jobs"),
         ("", "from self2self.train import fit"),
         ("arrays", "from self2self.cli.console import print_message"),
+        ("napari_plugin.selection", "from napari.layers import Image"),
         ("brand_new", "from self2self import errors"),
     ],
 )
@@ -187,6 +195,7 @@ def test_the_rules_catch_what_they_are_for(name: str, source: str) -> None:
         ("train.fit", "import torch"),
         ("cli", "def f():\n    from self2self.jobs import fit_job"),
         ("arrays", "from self2self.jobs import fit_job"),
+        ("napari_plugin.widget", "from napari.layers import Image"),
     ],
 )
 def test_the_rules_allow_what_is_meant(name: str, source: str) -> None:

@@ -47,3 +47,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     assert "noisy.denoised.png: written" in run(*command, folder=work, packages=packages)
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)
     assert (work / "page.html").is_file()
+    # What napari looks for.
+    entries = "from importlib.metadata import entry_points; print(*entry_points(group='napari.manifest'))"
+    assert "self2self.napari_plugin:napari.yaml" in run("-c", entries, folder=work, packages=packages)
+    assert (packages / "self2self" / "napari_plugin" / "napari.yaml").is_file()
