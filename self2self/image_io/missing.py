@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from self2self.image_io.image import Array, MissingPixels, StoredImage
-from self2self.imaging.missing import BoolArray, constant_around, fill
+from self2self.imaging.missing import BoolArray, constant_around, fill, in_all_channels
 
 Nodata = float | Literal["none"] | None
 """The stored value of missing pixels; ``"none"`` if no value stands for them; None if the file tells, or its values."""
@@ -59,7 +59,7 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
     values = stored.values
     found: list[tuple[BoolArray, str]] = []
     if values.dtype.kind == "f":
-        found.append((np.logical_not(np.isfinite(values).all(axis=2)), "not finite"))
+        found.append((~in_all_channels(np.isfinite(values)), "not finite"))
     if (alpha := _meaningful_alpha(stored)) is not None:
         found.append((alpha == 0, "fully transparent"))
     if nodata is None:
@@ -68,7 +68,7 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
         known = ~np.logical_or.reduce([where for where, _ in found]) if found else None
         found += [(where, f"all {value:g}, far from the others") for where, value in _far_constants(values, known)]
     elif nodata != "none":
-        found.append(((values == _as_type(nodata, values.dtype)).all(axis=2), f"all {nodata:g}"))
+        found.append((in_all_channels(values == _as_type(nodata, values.dtype)), f"all {nodata:g}"))
     found = [(where, kind) for where, kind in found if where.any()]
     where = np.logical_or.reduce([where for where, _ in found]) if found else np.zeros(values.shape[:2], bool)
     if nodata != "none" and is_free_of_noise(values, where):
@@ -130,7 +130,7 @@ def _specks(values: Array) -> BoolArray:
         values[row : row + height - 2, column : column + width - 2]
         for row, column in ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
     ]
-    alike = np.logical_and.reduce([(one == other).all(axis=2) for one, other in pairwise(ring)])
+    alike = np.logical_and.reduce([in_all_channels(one == other) for one, other in pairwise(ring)])
     return np.asarray(alike & (values[1:-1, 1:-1] != ring[0]).any(axis=2))
 
 
@@ -168,9 +168,13 @@ def _far_constants(values: Array, known: BoolArray | None) -> list[tuple[BoolArr
     for extreme in (np.min, np.max):
         if not rest.any():
             break
-        value = extreme(values, where=rest[..., None], initial=values[np.unravel_index(rest.argmax(), rest.shape)][0])
-        where = rest & (values == value).all(axis=2)
-        if _is_far(value, values, rest & ~where) and _covers_areas(where):
+        if rest.all():
+            value = extreme(values)
+        else:
+            first = values[np.unravel_index(rest.argmax(), rest.shape)][0]
+            value = extreme(values, where=rest[..., None], initial=first)
+        where = rest & in_all_channels(values == value)
+        if _covers_areas(where) and _is_far(value, values, rest & ~where):
             found.append((where, float(value)))
             rest &= ~where
     return found

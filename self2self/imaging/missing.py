@@ -181,10 +181,18 @@ def constant_around(values: NDArray[Any]) -> BoolArray:
     Returns:
         bool (H, W).
     """
-    beside = (values[:, 1:] == values[:, :-1]).all(axis=2)
-    below = (values[1:] == values[:-1]).all(axis=2)
+    beside = in_all_channels(values[:, 1:] == values[:, :-1])
+    below = in_all_channels(values[1:] == values[:-1])
     rows = _both(beside, 1)
     return np.asarray(_both(below, 0) & _neighbours_all(rows))
+
+
+def in_all_channels(where: BoolArray) -> BoolArray:
+    """`where` (H, W, C) reduced to (H, W): true where all channels are.
+
+    NumPy's `all` along a short last axis takes ten times as long.
+    """
+    return np.asarray(np.logical_and.reduce([where[..., channel] for channel in range(where.shape[2])]))
 
 
 def _both(equal: BoolArray, axis: int) -> BoolArray:
