@@ -51,7 +51,7 @@ def _has_engine(options: EnsembleOptions) -> bool:
     try:
         if options.engine != "auto":
             return get_engine(options.engine).runs_plain
-        return get_engine("auto").name not in NEEDS_GPU and get_engine("auto", plain=True).runs_plain
+        return get_engine("auto").name not in NEEDS_GPU and get_engine("auto", plain_pixels=0).runs_plain
     except EngineUnavailableError:
         return False
 

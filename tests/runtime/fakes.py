@@ -74,7 +74,7 @@ def use_engine(patch: pytest.MonkeyPatch, engine: type[FakeEngine]) -> list[Fake
             super().__init__(model, image)
             instances.append(self)
 
-    patch.setattr(denoise, "get_engine", lambda _, *, plain: RecordedEngine)
+    patch.setattr(denoise, "get_engine", lambda _, *, plain_pixels: RecordedEngine)
     return instances
 
 

@@ -52,6 +52,9 @@ class Engine(ABC):
     """Called with one line that the user should read while the engine is prepared."""
     first_pass: int = 0
     """Index of the first pass of the next run, for an engine whose passes differ by more than their masks."""
+    whole_image: FloatArray | None = None
+    """The image, float32 (C, H, W) of any size, of which all images of the engine are tiles; None where they are not.
+    An engine that lays out its numbers for an image does so for this one, so that tiles agree."""
     copy_seconds: float | None = None
     """Seconds that `run` spent on copying masks in and predictions out; None if copies cannot be timed apart."""
     rounds_to: ClassVar[Literal["tf32", "bfloat16", "int8"] | None] = None

@@ -82,8 +82,10 @@ def denoise_pixels(
     check_channels(model, pixels)
     pixels = remove_outliers(pixels, impulses=model.contract.removes_impulses, in_place=may_overwrite)
 
+    plain_pixels = pixels[0].size if model.contract.plain else None
+
     def run(options: EnsembleOptions) -> EnsembleResult:
-        engine = get_engine(options.engine, plain=model.contract.plain)
+        engine = get_engine(options.engine, plain_pixels=plain_pixels)
         loop = TileLoop(
             model,
             pixels,
@@ -101,7 +103,7 @@ def denoise_pixels(
     except EngineUnavailableError as error:
         if not options.allow_fallback or options.engine == "auto":
             raise
-        other = get_engine("auto", plain=model.contract.plain).name
+        other = get_engine("auto", plain_pixels=plain_pixels).name
         on_note(f"{error} Falling back to {other}, as --allow-fallback says.")
         reason = str(error)
     # The other engine may not support the requested mask source.

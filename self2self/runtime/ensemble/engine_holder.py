@@ -19,8 +19,22 @@ class EngineHolder:
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
-    def engine_for(self, kind: type[Engine], model: Model, image: FloatArray, on_note: Callable[[str], None]) -> Engine:
+    def engine_for(
+        self,
+        kind: type[Engine],
+        model: Model,
+        image: FloatArray,
+        on_note: Callable[[str], None],
+        whole: FloatArray | None = None,
+    ) -> Engine:
         """Return an engine of class `kind` that is prepared for `image`, float32 [1, C, H, W].
+
+        Args:
+            kind: class of the engine.
+            model: the model to run.
+            image: the image, or a tile of `whole`.
+            on_note: gets what the user should know.
+            whole: `Engine.whole_image`.
 
         Raises:
             Self2SelfError: as for `Engine` and its `prepare`.
@@ -28,6 +42,7 @@ class EngineHolder:
         """
         kept = self._engine
         if kept is not None and type(kept) is kind and kept.model is model and kept.image.shape == image.shape:
+            kept.whole_image = whole
             try:
                 kept.set_image(image)
             except MemoryError as error:
@@ -40,6 +55,7 @@ class EngineHolder:
             self.close()
             engine = kind(model, image)
             engine.note = on_note
+            engine.whole_image = whole
             self._engine = kept = engine.__enter__()
         kept.note = on_note
         return kept

@@ -69,7 +69,8 @@ def run_plain(
     upright = engine.image
     mean = PlainMean(upright.shape[1:], *tile)
     pass_seconds = reduce_seconds = 0.0
-    for mirroring in mirrorings:
+    for number, mirroring in enumerate(mirrorings):
+        engine.first_pass = number
         start = time.perf_counter()
         try:
             if mirroring:

@@ -156,7 +156,8 @@ class TileLoop:
         with ExitStack() as stack:
             engine_holder = self.engine_holder or stack.enter_context(EngineHolder())
             for index, (row, column, tile) in enumerate(self._tiles(plan)):
-                running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note)
+                whole = self.pixels if plan.count > 1 else None
+                running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note, whole)
                 if index == 0:
                     seconds["prepare"] = time.perf_counter() - start
                 place = place_of(plan.rows.starts[row], plan.columns.starts[column])

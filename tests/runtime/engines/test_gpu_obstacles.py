@@ -297,7 +297,7 @@ def test_a_session_that_fell_back_is_replaced_only_where_that_is_allowed(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        denoise_module, "get_engine", lambda name, *, plain: FellBack if name == "ort-cuda" else OrtEngine
+        denoise_module, "get_engine", lambda name, *, plain_pixels: FellBack if name == "ort-cuda" else OrtEngine
     )
     pixels = np.random.default_rng(1).random((3, 64, 64), dtype=np.float32)
     with pytest.raises(

@@ -40,7 +40,7 @@ class Uses:
                 self.predict = predict  # type: ignore[method-assign]
                 uses.last = self
 
-        def get(name: str, *, plain: bool) -> type[Engine]:
+        def get(name: str, *, plain_pixels: int | None) -> type[Engine]:
             return RecordedEngine
 
         self.monkeypatch.setattr(module, "get_engine", get)

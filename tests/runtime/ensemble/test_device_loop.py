@@ -299,7 +299,7 @@ def test_a_batch_that_does_not_fit_leaves_no_buffers_behind(tiny_model: Model, m
 
 
 def test_the_result_names_the_mask_source(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoise_module, "get_engine", lambda name, *, plain: CudaOnTheCpu)
+    monkeypatch.setattr(denoise_module, "get_engine", lambda name, *, plain_pixels: CudaOnTheCpu)
     pixels = np.random.default_rng(1).random((3, 64, 70), dtype=np.float32)
     device = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, seed=2))
     again = denoise_pixels(tiny_model, pixels, EnsembleOptions(engine="ort-cuda", passes=6, batch=2, seed=2))
@@ -328,7 +328,7 @@ def test_a_fallback_is_noted_and_stands_in_the_result(tiny_model: Model, monkeyp
     pixels = np.random.default_rng(1).random((3, 64, 64), dtype=np.float32)
     notes: list[str] = []
 
-    def get(name: str, *, plain: bool) -> type[Engine]:
+    def get(name: str, *, plain_pixels: int | None) -> type[Engine]:
         if name == "trt":
             raise EngineUnavailableError("engine trt: there is no NVIDIA driver. Use --engine ort.")
         return OrtEngine

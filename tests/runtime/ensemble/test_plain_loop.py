@@ -10,6 +10,7 @@ import pytest
 
 from self2self.errors import EngineUnavailableError, FileFormatError, UsageError
 from self2self.model.masks import BoolArray
+from self2self.runtime.engines import registry
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble import denoise as denoising
@@ -47,7 +48,7 @@ def test_the_mean_of_the_views() -> None:
 
 
 def test_large_images_are_cut_into_tiles_and_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoising, "get_engine", lambda name, *, plain: Shifting)
+    monkeypatch.setattr(denoising, "get_engine", lambda name, *, plain_pixels: Shifting)
     monkeypatch.setattr(denoising, "LARGEST_PLAIN_TILE", 128)
     pixels = image(200, 300)[0]
     result = denoising.denoise_pixels(PLAIN, pixels, EnsembleOptions(restore=False))
@@ -88,4 +89,34 @@ def test_an_engine_that_needs_masks_says_so() -> None:
 
 
 def test_auto_is_an_engine_that_runs_plain_models() -> None:
-    assert get_engine("auto", plain=True).runs_plain
+    assert get_engine("auto", plain_pixels=0).runs_plain
+
+
+def test_a_small_image_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few views, rounding errors are not averaged out, so low precision is for images that take long."""
+    monkeypatch.setattr(registry, "AUTO", ("rounding", "exact"))
+    rounding = type("Rounding", (Shifting,), {"rounds_to": "int8"})
+    kinds = {"rounding": rounding, "exact": Shifting}
+    monkeypatch.setattr(registry, "engine_class", kinds.__getitem__)
+    assert get_engine("auto", plain_pixels=registry.ROUNDED_PIXELS - 1) is Shifting
+    assert get_engine("auto", plain_pixels=registry.ROUNDED_PIXELS) is rounding
+    assert get_engine("auto") is rounding
+
+
+def test_tiles_tell_the_engine_of_the_whole_image_and_views_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Noting(Shifting):
+        def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+            seen.append((self.whole_image, self.first_pass))
+            return super().run(masks)
+
+    monkeypatch.setattr(denoising, "get_engine", lambda name, *, plain_pixels: Noting)
+    monkeypatch.setattr(denoising, "LARGEST_PLAIN_TILE", 128)
+    pixels = image(200, 300)[0]
+    tiles = denoising.denoise_pixels(PLAIN, pixels, EnsembleOptions(restore=False)).tiles
+    assert [number for _, number in seen] == [0, 1, 2, 3] * tiles
+    assert all(whole is pixels for whole, _ in seen)
+    seen.clear()
+    denoising.denoise_pixels(PLAIN, pixels[:, :64, :96], EnsembleOptions(restore=False))
+    assert all(whole is None for whole, _ in seen)

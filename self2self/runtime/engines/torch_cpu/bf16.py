@@ -37,7 +37,7 @@ class TorchAmxEngine(ParallelPassesEngine):
     def _network_for(self, image: Tensor) -> LowPrecisionNetwork:
         from self2self.runtime.engines.torch_cpu.bf16_network import Bf16Network
 
-        return Bf16Network(network_of(self.model), image, compute_threads(), self._side_by_side)
+        return Bf16Network(network_of(self.model), image, compute_threads(), self._side_by_side, sets=self._weight_sets)
 
     def provider(self) -> str:
         """Always the CPU."""

@@ -135,7 +135,7 @@ class Bf16Network:
         self._strip_values = strip_values
         self.use_image(image)
 
-    def use_image(self, image: Tensor) -> None:
+    def use_image(self, image: Tensor, whole: Tensor | None = None) -> None:
         """Replace the image, float32 [1, C, H, W]."""
         high = image.to(torch.bfloat16)
         # The rounding error of `high` has channels of its own, so that the noise of a 16-bit image is not rounded away.
@@ -147,7 +147,7 @@ class Bf16Network:
         """Compute one pass.
 
         Args:
-            masks: bool [1, ...], as for `Self2SelfNet`; fastest in the memory format channels last.
+            masks: bool [1, ...], as for `Self2SelfNet`; fastest in the memory format channels last. None for no masks.
             index: index of the pass; it selects the weight set.
             shared: whether the workers share the strips of the layers at full resolution. Otherwise one strip follows
                 the other. The layers in between use PyTorch's threads.
@@ -156,7 +156,8 @@ class Bf16Network:
             float32 [1, C, H, W].
         """
         weights = self._weight_sets[index % len(self._weight_sets)]
-        input_mask, *dropout = masks
+        given: Sequence[Tensor | None] = masks or [None] * (1 + 2 * LEVELS)
+        input_mask, *dropout = given
         run = self._side_by_side if shared else in_turn
         skip, pooled = self._enter(weights, input_mask, run)
         below = self._middle(weights, pooled, dropout[:-2])
@@ -186,16 +187,17 @@ class Bf16Network:
         run(work, workers)
         return [torch.cat(part, dim=2) for part in zip(*parts, strict=True)]
 
-    def _enter(self, weights: _WeightSet, input_mask: Tensor, run: SideBySide) -> list[Tensor]:
+    def _enter(self, weights: _WeightSet, input_mask: Tensor | None, run: SideBySide) -> list[Tensor]:
         """The layers up to the first pooling: the activations of the first skip connection, and the pooled ones."""
         height = self._planes.shape[2]
 
         def compute(rows: slice) -> tuple[Tensor, Tensor]:
             window = _Window.around(rows, _ENTER_HALO, height)
-            mask = input_mask[:, :, window.rows]
             planes = self._planes[:, :, window.rows]
-            repeated = mask.repeat(1, planes.shape[1] // mask.shape[1], 1, 1)
-            x = weights.stem(window.pad(planes, mask=repeated))
+            mask = None
+            if input_mask is not None:
+                mask = input_mask[:, :, window.rows].repeat(1, planes.shape[1] // input_mask.shape[1], 1, 1)
+            x = weights.stem(window.pad(planes, mask=mask))
             x = weights.encoder[0](window.pad(x))
             x = x[:, :, window.within(rows)]
             return x, F.max_pool2d(x, 2)
@@ -203,7 +205,7 @@ class Bf16Network:
         return self._over_strips(compute, run)
 
     @staticmethod
-    def _middle(weights: _WeightSet, pooled: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    def _middle(weights: _WeightSet, pooled: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
         """The layers between the first pooling and the last upsampling, for the whole image."""
         skips = []
         x = pooled
@@ -222,18 +224,21 @@ class Bf16Network:
         return x
 
     def _leave(
-        self, weights: _WeightSet, below: Tensor, skip: Tensor, masks: Sequence[Tensor], run: SideBySide
+        self, weights: _WeightSet, below: Tensor, skip: Tensor, masks: Sequence[Tensor | None], run: SideBySide
     ) -> Tensor:
         """The layers from the last upsampling on: the prediction, float32 [1, C, H, W]."""
         height = skip.shape[2]
         first, second = weights.decoder[-1]
 
+        def of(mask: Tensor | None, rows: slice) -> Tensor | None:
+            return None if mask is None else mask[:, :, rows]
+
         def compute(rows: slice) -> tuple[Tensor]:
             window = _Window.around(rows, _LEAVE_HALO, height)
             x = upsample_rows(below, window.rows)
-            x = first(window.pad(x, skip[:, :, window.rows], mask=masks[0][:, :, window.rows]))
+            x = first(window.pad(x, skip[:, :, window.rows], mask=of(masks[0], window.rows)))
             x = F.leaky_relu_(x, NEGATIVE_SLOPE)
-            x = F.leaky_relu_(second(window.pad(x, mask=masks[1][:, :, window.rows])), NEGATIVE_SLOPE)
+            x = F.leaky_relu_(second(window.pad(x, mask=of(masks[1], window.rows))), NEGATIVE_SLOPE)
             x = weights.head(window.pad(x)).float()
             return (x[:, :, window.within(rows)],)
 

@@ -34,7 +34,7 @@ class ActivationRanges:
     Args:
         network: the network in float32, on the CPU.
         image: float32 [1, C, H, W].
-        specs: the network's masks.
+        specs: the network's masks; none for passes without masks.
         names: names of the modules of `network` to observe.
 
     Attributes:
@@ -63,14 +63,20 @@ class ActivationRanges:
             return observe
 
         hooks = [network.get_submodule(name).register_forward_hook(observer(name)) for name in names]
+        # An image that is cut into tiles may have outliers, which its tiles do not have.
         tiles = calibration_tiles(image)
         values = max(network.decoder_widths) * sum(tile.shape[2] * tile.shape[3] for tile in tiles)
-        passes = tiles * min(_MAXIMUM_REPEATS, -(-_MINIMUM_VALUES // values))
+        # Without masks, all passes over a tile are the same.
+        passes = tiles * (min(_MAXIMUM_REPEATS, -(-_MINIMUM_VALUES // values)) if specs else 1)
         try:
             for index, tile in enumerate(passes):
                 axes = {"H": tile.shape[2], "W": tile.shape[3]}
-                masks = MaskMaker(specs, axes, 0, Stream.FIT, channels_last=True).make(index, 1)
-                network(tile.contiguous(memory_format=torch.channels_last), *map(torch.from_numpy, masks.values()))
+                maker = MaskMaker(specs, axes, 0, Stream.FIT, channels_last=True) if specs else None
+                masks = {} if maker is None else maker.make(index, 1)
+                network(
+                    tile.clamp(0, 1).contiguous(memory_format=torch.channels_last),
+                    *map(torch.from_numpy, masks.values()),
+                )
         finally:
             for hook in hooks:
                 hook.remove()
@@ -108,7 +114,7 @@ def calibration_tiles(image: Tensor) -> list[Tensor]:
 def _tile_slices(length: int) -> list[slice]:
     """Cut a side of `length` pixels into tiles of at most `LARGEST_TILE_SIDE`.
 
-    `length` is a multiple of 32 and at least 64, and so is each tile's side.
+    `length` is at least 64. Each tile's side is a multiple of 32, so up to 31 pixels are left out at the end.
     """
     count = -(-length // LARGEST_TILE_SIDE)
     edges = [32 * (length // 32 * index // count) for index in range(count + 1)]

@@ -60,7 +60,15 @@ class TorchInt8Engine(ParallelPassesEngine):
         from self2self.runtime.engines.torch_cpu.int8_network import Int8Network
 
         network = to_channels_last(network_of(self.model), torch.device("cpu"))
-        return Int8Network(network, image, self.model.contract.masks, compute_threads(), self._side_by_side)
+        return Int8Network(
+            network,
+            image,
+            self.model.contract.mask_inputs,
+            compute_threads(),
+            self._side_by_side,
+            sets=self._weight_sets,
+            whole=self._whole_tensor,
+        )
 
     def provider(self) -> str:
         """Always the CPU."""

@@ -178,9 +178,10 @@ class Int8Weights:
 
     Args:
         network: the network in float32, on the CPU.
-        image: float32 [1, C, H, W].
-        specs: the network's masks.
+        image: float32 [1, C, H, W]; its activations decide what bytes mean.
+        specs: the network's masks; none for passes without masks.
         sets: number of weight sets.
+        size: height and width of the images to predict; None for those of `image`.
 
     Attributes:
         finite: whether all weights and observed activations are finite. If not, `stem` and `weight_sets` are missing.
@@ -190,10 +191,17 @@ class Int8Weights:
         weight_sets: the other convolutions.
     """
 
-    def __init__(self, network: Self2SelfNet, image: Tensor, specs: Sequence[MaskSpec], sets: int) -> None:
+    def __init__(
+        self,
+        network: Self2SelfNet,
+        image: Tensor,
+        specs: Sequence[MaskSpec],
+        sets: int,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         # The stem is not one of bytes.
         inputs = {name: makers for name, makers in weighted_inputs(network.layers).items() if name != "stem"}
-        height, width = image.shape[2:]
+        height, width = image.shape[2:] if size is None else size
         self.sizes = {layer.name: (height // layer.stride, width // layer.stride) for layer in network.layers}
         ranges = ActivationRanges(network, image, specs, ["stem", *inputs])
         self.finite = ranges.is_finite() and all(bool(value.isfinite().all()) for value in network.parameters())

@@ -72,11 +72,12 @@ class Int8Network:
     Args:
         network: the network in float32, on the CPU.
         image: float32 [1, C, H, W].
-        specs: the network's masks.
+        specs: the network's masks; none for passes without masks.
         workers: maximum number of strips that are computed at the same time.
         side_by_side: runs the workers.
         strip_values: see `STRIP_VALUES`.
         sets: number of weight sets; see `bf16_network.WEIGHT_SETS`.
+        whole: as for `use_image`.
     """
 
     # Two forms of activations. A frame is uint8 [1, C, H + 2, W + 2] with a reflected border, as a convolution reads
@@ -92,35 +93,50 @@ class Int8Network:
         side_by_side: SideBySide,
         strip_values: int = STRIP_VALUES,
         sets: int = WEIGHT_SETS,
+        whole: Tensor | None = None,
     ) -> None:
         self._network, self._specs, self._set_count = network, specs, sets
         self._workers, self._side_by_side = workers, side_by_side
         self._strip_values = strip_values
         self._image: Tensor | None = None
+        """The image that the layers were made for; None before the first."""
         _silence_quantisation_warning()
-        self.use_image(image)
+        self.use_image(image, whole)
 
-    def use_image(self, image: Tensor) -> None:
-        """Replace the image, float32 [1, C, H, W]; all layers are made again, unless it mirrors the image before."""
-        before = self._image
-        if before is None or not any(
-            torch.equal(oriented(before, index), image) for index in range(MIRROR_ORIENTATIONS)
-        ):
+    def use_image(self, image: Tensor, whole: Tensor | None = None) -> None:
+        """Replace the image, float32 [1, C, H, W].
+
+        Args:
+            image: the image to predict.
+            whole: float32 [1, C, H, W] of any size, of which `image` is a tile; the layers are made for it, and kept
+                for all of its tiles. None where `image` is no tile: all layers are made again, unless it mirrors the
+                image before.
+        """
+        if not self._fits(image, whole):
+            made_for = image.clone() if whole is None else whole
             with torch.inference_mode():
-                weights = Int8Weights(self._network, image, self._specs, self._set_count)
+                size = image.shape[2], image.shape[3]
+                weights = Int8Weights(self._network, made_for, self._specs, self._set_count, size)
                 zero_rows = {
                     name: _ZeroRow(quantisation, weights.sizes[name][1])
                     for name, quantisation in weights.quantisations.items()
                 }
             # Assigned together, so that an error leaves the image before and its layers in place.
-            self._weights, self._zero_rows, self._image = weights, zero_rows, image.clone()
+            self._weights, self._zero_rows, self._image = weights, zero_rows, made_for
         self._planes = torch.cat([torch.ones_like(image), image], dim=1).contiguous(memory_format=torch.channels_last)
+
+    def _fits(self, image: Tensor, whole: Tensor | None) -> bool:
+        """Whether the layers were made for `whole`, or without it for `image` or a mirrored copy."""
+        before = self._image
+        if before is None or whole is not None:
+            return before is not None and before is whole
+        return any(torch.equal(oriented(before, index), image) for index in range(MIRROR_ORIENTATIONS))
 
     def __call__(self, masks: Sequence[Tensor], index: int, *, shared: bool) -> Tensor:
         """Compute one pass.
 
         Args:
-            masks: bool [1, ...], as for `Self2SelfNet`; fastest in the memory format channels last.
+            masks: bool [1, ...], as for `Self2SelfNet`; fastest in the memory format channels last. None for no masks.
             index: index of the pass; it selects the weight set.
             shared: whether the workers share the strips of a layer. Otherwise one strip follows the other.
 
@@ -130,10 +146,10 @@ class Int8Network:
         if not self._weights.finite:
             return torch.full_like(self._planes[:, self._network.channels :], torch.nan)
         weights = self._weights.weight_sets[index % self._set_count]
-        input_mask, *dropout = masks
-        factors = [mask.view(torch.uint8).contiguous(memory_format=torch.channels_last) for mask in dropout]
+        factors = [mask.view(torch.uint8).contiguous(memory_format=torch.channels_last) for mask in masks[1:]]
         run = self._side_by_side if shared else in_turn
-        frame = pad_and_join((self._planes,), as_factors(input_mask.repeat(1, 2, 1, 1), torch.float32))
+        kept = as_factors(masks[0].repeat(1, 2, 1, 1), torch.float32) if masks else None
+        frame = pad_and_join((self._planes,), kept)
         frame = self._gated_convolution("stem", self._weights.stem, frame, run)
         skips: list[Tensor] = []
         for level, gated in enumerate(weights.encoder):
@@ -196,7 +212,7 @@ class Int8Network:
         reflect_border(out)
         return out
 
-    def _joined_frame(self, level: int, below: Tensor, skip: Tensor, mask: Tensor, rows: slice) -> Tensor:
+    def _joined_frame(self, level: int, below: Tensor, skip: Tensor, mask: Tensor | None, rows: slice) -> Tensor:
         """The frame of a strip that a decoder level reads: upsampled `below` and `skip`, concatenated and masked.
 
         It is made strip by strip, because a frame of all rows would be the largest array of a pass.
@@ -205,19 +221,22 @@ class Int8Network:
             level: decoder level.
             below: offsets of the level below, uint8 [1, C, H / 2, W / 2].
             skip: offsets of the skip connection, uint8 [1, C, H, W].
-            mask: factors 0 and 1 for the channels of both, uint8 [1, sum of C, H, W].
+            mask: factors 0 and 1 for the channels of both, uint8 [1, sum of C, H, W]; None masks nothing.
             rows: the strip.
         """
         zero_row = self._zero_rows[f"decoder.{level}.joined"]
         split = below.shape[1]
-        _, channels, height, width = mask.shape
+        _, skipped, height, width = skip.shape
+        channels = split + skipped
         first, last = max(0, rows.start - 1), min(height, rows.stop + 1)
         above, under = first < rows.start, last > rows.stop
         out = _empty_frame(channels, rows.stop - rows.start, width)
         inner = out[:, :, 1 - above : out.shape[2] - 1 + under, 1:-1]
         inner[:, :split] = upsample_rows(below, slice(first, last))
         inner[:, split:] = skip[:, :, first:last]
-        inner.mul_(mask[:, :, first:last]).add_(zero_row.bytes)
+        if mask is not None:
+            inner.mul_(mask[:, :, first:last])
+        inner.add_(zero_row.bytes)
         reflect_border(out, above=above, below=under)
         return out
 
@@ -231,18 +250,21 @@ class Int8Network:
             layer: the convolution.
             below: offsets of the level below, uint8 [1, C, H / 2, W / 2].
             skip: offsets of the skip connection, uint8 [1, C, H, W].
-            masks: factors 0 and 1, uint8, for the convolution's input and for its result.
+            masks: factors 0 and 1, uint8, for the convolution's input and for its result; none for no masks.
             run: runs the workers.
         """
-        before, after = masks
+        before, after = masks or (None, None)
         zero_row = self._zero_rows[f"decoder_first.{level}"]
-        _, channels, height, width = after.shape
+        channels, (height, width) = zero_row.bytes.shape[1], skip.shape[2:]
         out = _empty_frame(channels, height, width)
 
         def compute(rows: slice) -> None:
             joined = self._joined_frame(level, below, skip, before, rows)
-            x = _activated(layer, joined, zero_row).sub_(zero_row.bytes).mul_(after[:, :, rows])
-            torch.add(x, zero_row.bytes, out=_inner_rows(out, rows))
+            x = _activated(layer, joined, zero_row)
+            if after is None:
+                _inner_rows(out, rows).copy_(x)
+            else:
+                torch.add(x.sub_(zero_row.bytes).mul_(after[:, :, rows]), zero_row.bytes, out=_inner_rows(out, rows))
 
         self._over_strips(compute, height, channels * width, run)
         reflect_border(out)

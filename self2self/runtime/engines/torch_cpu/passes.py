@@ -13,8 +13,9 @@ from self2self.errors import EngineUnavailableError, Obstacle, pytorch_memory
 from self2self.machine.system import compute_threads, trim_heap
 from self2self.machine.workers import Work, Workers
 from self2self.model.contract import Contract
-from self2self.model.masks import BoolArray
-from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.model.masks import PASSES_PER_BLOCK, BoolArray
+from self2self.model.plain import MIRRORINGS
+from self2self.runtime.engines.engine import Engine, FloatArray, count_passes
 from self2self.runtime.engines.torch_cpu.reference import TorchEngine
 from self2self.runtime.memory_budget import pass_bytes
 from self2self.runtime.model import Model
@@ -41,13 +42,13 @@ class LowPrecisionNetwork(Protocol):
         """Compute pass `index`, float32 [1, C, H, W].
 
         Args:
-            masks: bool [1, ...], as for `Self2SelfNet`.
+            masks: bool [1, ...], as for `Self2SelfNet`; none for no masks.
             index: index of the pass; it selects the weight set.
             shared: whether threads share the pass.
         """
 
-    def use_image(self, image: Tensor) -> None:
-        """Replace the image, float32 [1, C, H, W]."""
+    def use_image(self, image: Tensor, whole: Tensor | None = None) -> None:
+        """Replace the image, float32 [1, C, H, W], which is a tile of `whole`, [1, C, H, W], if that is given."""
 
 
 class ParallelPassesEngine(Engine):
@@ -57,6 +58,7 @@ class ParallelPassesEngine(Engine):
     """
 
     host_channels_last = True
+    runs_plain = True
     copy_seconds: float = 0.0
     mask_element_bytes: ClassVar[float]
     """Memory of a pass, in bytes for each mask element; the masks are included."""
@@ -70,6 +72,12 @@ class ParallelPassesEngine(Engine):
         self._parallel_passes = compute_threads() if _passes_run_in_parallel(height, width) else 1
         """Maximum number of passes at the same time."""
         self._workers = Workers(compute_threads())
+        self._whole: tuple[FloatArray, Tensor] | None = None
+
+    @property
+    def _weight_sets(self) -> int:
+        """Number of weight sets: as many as there are passes in a block, or views of a plain model."""
+        return len(MIRRORINGS) if self.model.contract.plain else PASSES_PER_BLOCK
 
     @classmethod
     def pass_bytes(cls, contract: Contract, axes: Mapping[str, int]) -> int:
@@ -129,7 +137,18 @@ class ParallelPassesEngine(Engine):
 
         if self._network is not None:
             with pytorch_memory():
-                self._network.use_image(torch.from_numpy(self.image))
+                self._network.use_image(torch.from_numpy(self.image), self._whole_tensor)
+
+    @property
+    def _whole_tensor(self) -> Tensor | None:
+        """`whole_image` as [1, C, H, W]: the same tensor as long as it is the same image."""
+        import torch
+
+        if self.whole_image is None:
+            self._whole = None
+        elif self._whole is None or self._whole[0] is not self.whole_image:
+            self._whole = self.whole_image, torch.from_numpy(self.whole_image)[None]
+        return None if self._whole is None else self._whole[1]
 
     def _side_by_side(self, work: Work, count: int) -> None:
         """Call `work` with 0 to `count` - 1 in own threads; each may use an equal share of PyTorch's threads."""
@@ -157,8 +176,8 @@ class ParallelPassesEngine(Engine):
         import torch
 
         network: Any = self._network
-        count = len(next(iter(masks.values())))
-        mask_tensors = [torch.from_numpy(masks[spec.name]) for spec in self.model.contract.masks]
+        count = count_passes(masks)
+        mask_tensors = [torch.from_numpy(masks[spec.name]) for spec in self.model.contract.mask_inputs]
         predictions = np.empty((count, *self.image.shape[1:]), np.float32)
         threads = min(count, self._parallel_passes)
         copied = [0.0] * threads

@@ -200,6 +200,25 @@ def test_strips_and_threads_do_not_change_the_prediction(
 
 
 @torch.inference_mode()
+def test_tiles_share_the_layers_that_were_made_for_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _ = random_network()
+    network.decoder_keep = 1.0
+    whole = picture(150, 200)
+    tiles = whole[..., :64, :96].contiguous(), whole[..., 64:128, 64:160].contiguous()
+    int8 = Int8Network(network, tiles[0], (), 1, in_turn, whole=whole)
+    calls = []
+    original = int8_network.Int8Weights
+    monkeypatch.setattr(int8_network, "Int8Weights", lambda *arguments: calls.append(1) or original(*arguments))
+    int8.use_image(tiles[1], whole)
+    assert not calls
+    exact = network(tiles[1])
+    assert rms(int8((), 0, shared=False) - exact) < 0.04 * rms(exact - exact.mean())
+    int8.use_image(tiles[1], whole.clone())
+    int8.use_image(tiles[1])
+    assert len(calls) == 2
+
+
+@torch.inference_mode()
 def test_layers_are_made_again_for_another_image_but_not_for_a_mirrored_one(monkeypatch: pytest.MonkeyPatch) -> None:
     network, specs = random_network(4, 6)
     first, second = picture(64, 96), 0.1 * picture(64, 96, seed=6)
