@@ -34,11 +34,6 @@ MINIMUM_NAME_WIDTH = 12
 DETAIL_WIDTH = 26
 """Columns for loss and speed."""
 
-WHITE_VALUES = (255.0, 65535.0)
-"""Values of white in files of 8 and 16 bits."""
-FULL_RANGE_SHARE = 0.9
-"""Smallest share of the range from 0 to white for which grey levels need no explanation."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -177,18 +172,6 @@ class Console:
 
     def _log_note(self, text: str) -> None:
         log(f"note: {self.shown(text)}")
-
-
-def range_text(values: tuple[float, float] | None) -> str:
-    """Say which values of the file 255 grey levels span; empty where they span about the file's whole type."""
-    if values is None:
-        return ""
-    low, high = values
-    if low == high or any(
-        low >= 0 and high <= white and high - low >= FULL_RANGE_SHARE * white for white in WHITE_VALUES
-    ):
-        return ""
-    return f"; 255 grey levels are from {low:g} to {high:g}"
 
 
 def standard_error_text(grey_levels: float) -> str:

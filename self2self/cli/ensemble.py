@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from self2self.cli.console import Console, range_text, standard_error_text
+from self2self.cli.console import Console, standard_error_text
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,30 +41,12 @@ def print_finished(console: Console, finished: list[Result]) -> None:
         if isinstance(item, EarlierResult):
             console.line(f"{item.output}: done already. To make it anew: --force")
         elif isinstance(item, StackResult):
-            console.line(f"{what}; {_stack_text(item)}")
+            console.line(f"{what}; {item.summary}")
             console.detail(f"  {_way_of_stack(item)}")
         else:
-            console.line(f"{what}; {_result_text(item)}")
+            console.line(f"{what}; {item.summary}")
             for line in _details(item):
                 console.detail(f"  {line}")
-
-
-def _result_text(item: DenoiseResult) -> str:
-    """What was found and removed, for anyone."""
-    found = "" if item.noise is None else f"noise found: sigma {_rounded(item.noise.sigma)}; "
-    removed = _rounded(item.residual.standard_deviation)
-    return f"{found}removed: {removed}; {_seconds(item.seconds)}{range_text(item.range)}"
-
-
-def _rounded(grey_levels: float) -> str:
-    """A noise level: as a whole number where it has two digits, else with one decimal."""
-    return (
-        "unknown" if math.isnan(grey_levels) else f"{grey_levels:.0f}" if grey_levels >= 9.95 else f"{grey_levels:.1f}"
-    )
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
 
 
 def _details(item: DenoiseResult) -> list[str]:
@@ -109,11 +91,6 @@ def _way_text(done: EnsembleResult) -> str:
         f"{done.passes} passes with {done.provider}, {done.passes_per_second:.1f} a second, "
         f"standard error {standard_error_text(done.standard_error)}"
     )
-
-
-def _stack_text(item: StackResult) -> str:
-    kept = f", {item.kept} of them by an earlier run" if item.kept else ""
-    return f"{len(item.pages)} pages{kept}; {_seconds(item.seconds)}"
 
 
 def _way_of_stack(item: StackResult) -> str:

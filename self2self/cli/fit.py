@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from self2self.cli.console import Console, exits_with_code, range_text
+from self2self.cli.console import Console, exits_with_code
 from self2self.cli.groups import RecipeGroup, with_groups
 from self2self.cli.options import AsJson, Device, Force, Log, Page, Quiet, Seed, Verbose, Wait
 from self2self.errors import UsageError
@@ -82,5 +82,7 @@ def _text(fitted: FitResult) -> str:
 
 def _details(fitted: FitResult) -> list[str]:
     """The settings of a fit, and its loss."""
+    from self2self.jobs.results import range_text
+
     loss = "" if fitted.loss is None else f", loss {fitted.loss:.4g}"
     return [f"{fitted.settings()}{loss}{range_text(fitted.config.image_range)}", fitted.quality_text()]

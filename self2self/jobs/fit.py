@@ -150,6 +150,7 @@ def run_fit(
         reference=reference,
         black_and_white=prepared.image.black_and_white,
         on_report=observer.fit_step,
+        on_preview=observer.preview,
         cancelled=observer.cancelled,
     )
     seconds = time.perf_counter() - start

@@ -11,7 +11,7 @@ from self2self.errors import InterruptedRun
 
 if TYPE_CHECKING:
     from self2self.runtime.ensemble.moments import PassSums
-    from self2self.train.session import FitReport
+    from self2self.train.session import FitReport, OnPreview
 
 
 def _ignore(*_: object) -> None:
@@ -35,6 +35,8 @@ class Observer:
         page_started: called before every page of a stack with its number, from 1, and the number of pages.
         build_step: called from any thread while TensorRT builds an engine, with the phase, its steps done and the total
             of its steps.
+        preview: gets the middle of the image, noisy and as the fit predicts it now, float32 (C, h, w) each, about every
+            second; None leaves more of the time to the fit.
         cancelled: asked after every training step and every run of the engine, from the thread of the job; true ends
             the job with an `InterruptedRun`.
     """
@@ -46,6 +48,7 @@ class Observer:
     image_started: Callable[[Path, int, int], None] = _ignore
     page_started: Callable[[int, int], None] = _ignore
     build_step: Callable[[str, int, int], None] = _ignore
+    preview: OnPreview | None = None
     cancelled: Callable[[], bool] = _never
 
     def calibration_step(self, step: int) -> None:

@@ -13,6 +13,11 @@ from self2self.machine.system import peak_memory_bytes
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.train.run_folder import Run, RunConfig
 
+WHITE_VALUES = (255.0, 65535.0)
+"""Values of white in files of 8 and 16 bits."""
+FULL_RANGE_SHARE = 0.9
+"""Smallest share of the range from 0 to white for which grey levels need no explanation."""
+
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
@@ -131,6 +136,13 @@ class DenoiseResult:
     report: Path | None = None
     calibration_seconds: float = 0.0
 
+    @property
+    def summary(self) -> str:
+        """One line for anyone: the noise that was found, what was removed, and the time."""
+        found = "" if self.noise is None else f"noise found: sigma {_rounded(self.noise.sigma)}; "
+        removed = _rounded(self.residual.standard_deviation)
+        return f"{found}removed: {removed}; {_seconds_text(self.seconds)}{range_text(self.range)}"
+
     def to_json(self) -> dict[str, Any]:
         """The document that `infer --json` and `denoise --json` print for one image."""
         done = self.ensemble
@@ -219,6 +231,12 @@ class StackResult:
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
 
+    @property
+    def summary(self) -> str:
+        """One line for anyone: the number of pages, and the time."""
+        kept = f", {self.kept} of them by an earlier run" if self.kept else ""
+        return f"{len(self.pages)} pages{kept}; {_seconds_text(self.seconds)}"
+
     def to_json(self) -> dict[str, Any]:
         """The document that `infer --json` and `denoise --json` print for a stack."""
         values: dict[str, Any] = {
@@ -257,3 +275,26 @@ class StackResult:
         errors = [page.standard_error for page in self.pages if page.passes and not page.plain]
         known = [error for error in errors if error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known and len(known) == len(errors) else None
+
+
+def range_text(values: tuple[float, float] | None) -> str:
+    """Say which values of the file 255 grey levels span; empty where they span about the file's whole type."""
+    if values is None:
+        return ""
+    low, high = values
+    if low == high or any(
+        low >= 0 and high <= white and high - low >= FULL_RANGE_SHARE * white for white in WHITE_VALUES
+    ):
+        return ""
+    return f"; 255 grey levels are from {low:g} to {high:g}"
+
+
+def _rounded(grey_levels: float) -> str:
+    """A noise level: as a whole number where it has two digits, else with one decimal."""
+    return (
+        "unknown" if math.isnan(grey_levels) else f"{grey_levels:.0f}" if grey_levels >= 9.95 else f"{grey_levels:.1f}"
+    )
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"

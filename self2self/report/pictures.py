@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.imaging.picture import picture_of, png_of
 from self2self.report.html import inline_svg
 
 MAX_SIDE = 1600
@@ -34,12 +34,7 @@ class Picture:
 
 def picture(pixels: NDArray[np.floating]) -> Picture:
     """Embed float (C, H, W) pixels, C is 1, 3 or 4 (CMYK), as an 8-bit PNG; values are clipped to [0, 1]."""
-    from PIL import Image
-
-    bytes_ = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    mode = {1: "L", 3: "RGB", 4: "CMYK"}[bytes_.shape[2]]
-    image = Image.fromarray(np.ascontiguousarray(bytes_[..., 0] if mode == "L" else bytes_), mode)
-    return _embed_png(image.convert("RGB") if mode == "CMYK" else image)
+    return _embed_png(picture_of(pixels))
 
 
 def heat_map(values: NDArray[np.floating]) -> Picture:
@@ -112,7 +107,5 @@ def _embed_png(image: object) -> Picture:
     assert isinstance(image, Image.Image)  # noqa: S101 - for the type checker
     if max(image.size) > MAX_SIDE:
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
+    encoded = base64.b64encode(png_of(image)).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", *image.size)

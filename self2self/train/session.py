@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import signal
 import threading
@@ -21,6 +20,7 @@ from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
 from self2self.imaging.noise import center_crop
 from self2self.imaging.outliers import remove_outliers, restore_outliers
+from self2self.imaging.picture import picture_of, png_of
 from self2self.machine.files import atomic_write
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state, tensors_sha256
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
@@ -38,10 +38,14 @@ PREVIEW_SECONDS = 10.0
 """Shortest time between previews."""
 PREVIEW_SHARE = 0.05
 """Largest share of the time that previews and their scores take."""
+WATCHED_SECONDS, WATCHED_SHARE = 1.0, 0.2
+"""The same while somebody looks at the previews."""
 GO_ON = "The same command goes on."
 """Advice for a user who interrupts a fit."""
 PREVIEW_SIDE = 384
 """Largest side of the preview, which shows the middle of the image, in pixels."""
+
+OnPreview = Callable[[FloatArray, FloatArray], None]
 
 
 class Scores(NamedTuple):
@@ -127,6 +131,7 @@ def fit_run(
     reference: FloatArray | None = None,
     black_and_white: tuple[float, float] = (0.0, 1.0),
     on_report: Callable[[FitReport], None] | None = None,
+    on_preview: OnPreview | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> FitReport:
     """Fit `pixels` into the run folder `run`.
@@ -140,6 +145,8 @@ def fit_run(
         reference: clean image of the same shape as `pixels`; it is used for scores alone.
         black_and_white: the values of black and white in units of the pixels, for the scores.
         on_report: called after every step.
+        on_preview: gets the middle of the image as it is and as the fit predicts it now, float32 (C, h, w) each, at
+            once and about every second; this makes a fit slower by up to a quarter, and changes no bit of it.
         cancelled: asked after every step; true ends the fit as Ctrl-C does.
 
     Raises:
@@ -167,7 +174,9 @@ def fit_run(
         # A fit that goes on may have another strength.
         run.create(config)
         history.restart(state.step)
-        reporter = Reporter(run, config, pixels, missing, reference, black_and_white, history, on_report, quality)
+        reporter = Reporter(
+            run, config, pixels, missing, reference, black_and_white, history, on_report, quality, on_preview
+        )
         with interrupts() as interrupted:
 
             def on_step(state: FitState) -> None:
@@ -204,6 +213,7 @@ class Reporter:
         history: History,
         on_report: Callable[[FitReport], None] | None,
         quality: IqaTerm | None = None,
+        on_preview: OnPreview | None = None,
     ) -> None:
         self._run = run
         self._config = config
@@ -214,8 +224,13 @@ class Reporter:
         self._history = history
         self._on_report = on_report
         self._quality = quality
+        self._on_preview = on_preview
         self._losses: list[float] = []
         self._start = self._last_checkpoint = self._last_preview = time.monotonic()
+        self._preview_period, self._preview_share = PREVIEW_SECONDS, PREVIEW_SHARE
+        if on_preview is not None:
+            self._preview_period, self._preview_share = WATCHED_SECONDS, WATCHED_SHARE
+            self._last_preview = -math.inf
         # The first step is always written, so that a curve has a beginning.
         self._last_entry = -math.inf
         self._preview_seconds = 0.0
@@ -225,7 +240,7 @@ class Reporter:
         now = time.monotonic()
         self._losses.append(state.loss)
         scores = Scores()
-        if now - self._last_preview > max(PREVIEW_SECONDS, self._preview_seconds / PREVIEW_SHARE):
+        if now - self._last_preview > max(self._preview_period, self._preview_seconds / self._preview_share):
             scores = self._preview(state)
         # `finish` writes the entry of the last step, with its scores.
         last = state.step == self._config.recipe.steps
@@ -277,7 +292,9 @@ class Reporter:
         preview = np.empty_like(noisy)
         restore_outliers(predict(state.weights(), noisy, self._config.recipe), noisy, preview)
         preview += np.float32(self._config.noisy_share) * (noisy - preview)
-        atomic_write(self._run.preview_path, encode_preview(preview), ELSEWHERE)
+        if self._on_preview is not None:
+            self._on_preview(noisy, preview)
+        atomic_write(self._run.preview_path, png_of(picture_of(preview)), ELSEWHERE)
         self._last_preview = time.monotonic()
         self._preview_seconds = self._last_preview - start
         if self._reference is None:
@@ -292,22 +309,6 @@ class Reporter:
             return Scores(psnr(result[:, measured], clean[:, measured]) if measured.any() else None)
         # SSIM needs sides of at least 11 pixels.
         return Scores(psnr(result, clean), ssim(result, clean) if min(clean.shape[1:]) >= 11 else None)
-
-
-def encode_preview(pixels: FloatArray) -> bytes:
-    """Encode float32 (C, H, W) as an 8-bit PNG; values outside [0, 1], such as stars, become its nearest end."""
-    from PIL import Image
-
-    levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    if levels.shape[0] == 1:
-        picture = Image.fromarray(levels[0])
-    elif levels.shape[0] == 3:
-        picture = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
-    else:
-        picture = Image.merge("CMYK", [Image.fromarray(plane) for plane in levels]).convert("RGB")
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from self2self.cli.console import LINE_WIDTH_WITHOUT_NAME, Bars, Console, exits_with_code, range_text
+from self2self.cli.console import LINE_WIDTH_WITHOUT_NAME, Bars, Console, exits_with_code
 from self2self.train.session import FitReport
 
 
@@ -26,24 +26,6 @@ def drawn(name: str, *, columns: int = 80) -> list[str]:
     with shown.capture() as capture:
         shown.print(bars._progress.get_renderable())
     return capture.get().splitlines()
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        (None, ""),
-        ((0.0, 255.0), ""),
-        ((7.0, 240.0), ""),
-        ((10.0, 10.0), ""),
-        # A mask that is stored in 8 bits.
-        ((0.0, 1.0), "; 255 grey levels are from 0 to 1"),
-        ((3.0, 61.0), "; 255 grey levels are from 3 to 61"),
-        ((-5.0, 250.0), "; 255 grey levels are from -5 to 250"),
-        ((102.0, 4095.0), "; 255 grey levels are from 102 to 4095"),
-    ],
-)
-def test_the_range_of_grey_levels_is_printed_where_it_is_unusual(values: tuple[float, float] | None, text: str) -> None:
-    assert range_text(values) == text
 
 
 def test_bars_name_the_current_of_several_images() -> None:

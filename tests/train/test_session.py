@@ -17,7 +17,7 @@ from self2self.imaging.metrics import psnr
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import History, Run
-from self2self.train.session import PREVIEW_SIDE, FitReport, encode_preview, fit_run
+from self2self.train.session import PREVIEW_SIDE, FitReport, fit_run
 from tests.commands import ctrl_c
 from tests.train.test_fit import TINY, image_of
 from tests.train.test_run_folder import config_of
@@ -242,19 +242,26 @@ def test_preview_of_a_large_image_is_its_middle(tmp_path: Path) -> None:
     assert picture(run.preview_path).size == (PREVIEW_SIDE, 64)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_preview_is_a_png_that_anyone_can_open(channels: int, tmp_path: Path) -> None:
-    (tmp_path / "p.png").write_bytes(encode_preview(np.full((channels, 8, 9), 0.5, np.float32)))
-    shown = picture(tmp_path / "p.png")
-    assert (shown.mode, shown.size) == ("L" if channels == 1 else "RGB", (9, 8))
-
-
-def test_a_star_in_a_preview_is_white(tmp_path: Path) -> None:
-    pixels = np.full((1, 8, 9), 0.5, np.float32)
-    pixels[0, 2, 3], pixels[0, 4, 4] = 20.3, -3.7
-    (tmp_path / "p.png").write_bytes(encode_preview(pixels))
-    shown = np.asarray(picture(tmp_path / "p.png"))
-    assert (shown[2, 3], shown[4, 4]) == (255, 0)
+def test_who_watches_sees_the_middle_at_once_and_the_fit_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(session, "WATCHED_SHARE", 1e9)
+    image = image_of(64, PREVIEW_SIDE + 40)
+    plain, watched, seen = Run(tmp_path / "plain"), Run(tmp_path / "watched"), []
+    fit_run(plain, config_of(recipe=replace(TINY, steps=3)), image)
+    fit_run(
+        watched,
+        config_of(recipe=replace(TINY, steps=3)),
+        image,
+        on_preview=lambda noisy, now: seen.append((noisy.copy(), now.copy())),
+    )
+    assert_same_model(plain, watched)
+    assert len(seen) == 4  # one for each step, and one at the end
+    for noisy, now in seen:
+        np.testing.assert_array_equal(noisy, image[..., 20:-20])
+        assert now.shape == noisy.shape
+    assert not np.array_equal(seen[0][1], seen[-1][1])
 
 
 def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Measure what an installation takes on the disk, by extra, and whether `pip check` finds it whole.
+
+    python -m benchmarks.installation -o benchmarks/results/installation.json
+
+The documented lines run in a fresh virtual environment: first PyTorch for the CPU, then this checkout. Each extra is
+added to a copy of that environment. Packages come from where pip is set up to take them, PyTorch from `--torch`.
+The sizes are those of the installed files, without pip itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_file import provenance, result_parser, write_result
+
+ROOT = Path(__file__).parents[1]
+TORCH = "torch --index-url https://download.pytorch.org/whl/cpu"
+EXTRAS = ("mnn", "gpu", "formats", "heic", "raw", "report", "progress", "gui")
+MEGABYTE = 1e6
+
+
+def pip(environment: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pip in a virtual environment; its exit code is not checked."""
+    folder = "Scripts" if sys.platform == "win32" else "bin"
+    command = [str(environment / folder / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def install(environment: Path, *arguments: str) -> None:
+    """Install packages into a virtual environment.
+
+    Raises:
+        SystemExit: pip cannot.
+    """
+    done = pip(environment, "install", "--quiet", "--no-compile", *arguments)
+    if done.returncode:
+        raise SystemExit(f"pip install {' '.join(arguments)}: {done.stderr}")
+
+
+def measured(environment: Path) -> dict[str, Any]:
+    """The size of the packages in a virtual environment, and what `pip check` says of them."""
+    (packages,) = [path for path in environment.rglob("site-packages") if path.is_dir()][:1]
+    files = [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]
+    own = sum(path.stat().st_size for path in files if not path.relative_to(packages).parts[0].startswith("pip"))
+    check = pip(environment, "check")
+    # Wheels are compiled on first use, so the compiled files are no part of the installation.
+    return {"megabytes": round(own / MEGABYTE), "pip_check": (check.stdout + check.stderr).strip()}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = result_parser(__doc__)
+    parser.add_argument("--torch", default=TORCH, help=f"what pip installs first (default: {TORCH})")
+    parser.add_argument("--extra", action="append", help=f"an extra to measure (default: {', '.join(EXTRAS)})")
+    options = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain, added = folder / "plain", folder / "added"
+        subprocess.run([sys.executable, "-m", "venv", str(plain)], check=True)
+        wheel = subprocess.run(
+            [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if wheel.returncode:
+            raise SystemExit(f"the wheel cannot be built: {wheel.stderr}")
+        (package,) = folder.glob("self2self-*.whl")
+        install(plain, *options.torch.split())
+        rows["PyTorch alone"] = measured(plain)
+        install(plain, str(package))
+        rows["no extra"] = measured(plain)
+        for extra in options.extra or EXTRAS:
+            shutil.copytree(plain, added, symlinks=True)
+            install(added, f"{package}[{extra}]")
+            rows[extra] = measured(added)
+            shutil.rmtree(added)
+    for extra, row in rows.items():
+        row["added_megabytes"] = row["megabytes"] - rows["no extra"]["megabytes"]
+        print(f"{extra:16} {row['megabytes']:6} MB  {row['pip_check']}")
+    write_result(options.output, {**provenance("installation"), "torch": options.torch, "installations": rows})
+
+
+if __name__ == "__main__":
+    main()
