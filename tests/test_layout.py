@@ -41,6 +41,9 @@ HEAVY = {
     "pint",
     "qtpy",
     "skimage",
+    "nicegui",
+    "fastapi",
+    "uvicorn",
 }
 
 ALLOWED: dict[str, set[str]] = {
@@ -57,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Rooms that each room may import anywhere beside itself; `FRONT`, `FREE` and __init__ may import everything."""
 
-FREE = {"jobs", "arrays", "napari_plugin"}
+FREE = {"jobs", "arrays", "gui", "napari_plugin"}
 """Rooms that do the work for people, and may import everything but the command line."""
 
 DEFINES_NETWORKS = {

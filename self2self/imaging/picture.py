@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+PREVIEW_SIDE = 384
+"""Largest side of the preview of a fit, which shows the middle of the image, in pixels."""
+
 
 def picture_of(pixels: NDArray[np.floating]) -> Image.Image:
     """A picture of 8 bits, grey or RGB.

@@ -103,6 +103,27 @@ def remove_leftovers(folder: Path) -> None:
                     _remove(path)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent` for the time of the block, which no other user can read.
+
+    It is removed in the end. After a kill, it is a leftover that the next one removes.
+
+    Raises:
+        OutputError, ResourceError: it cannot be made.
+    """
+    folder = parent / f".{os.urandom(6).hex()}.partial"
+    with writing(parent, "name another folder by SELF2SELF_CACHE"):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent)
+        folder.mkdir(mode=0o700)
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove `folder` with all that is in it; a kill leaves it whole, or a leftover for `remove_leftovers`.
 

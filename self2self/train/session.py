@@ -20,7 +20,7 @@ from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
 from self2self.imaging.noise import center_crop
 from self2self.imaging.outliers import remove_outliers, restore_outliers
-from self2self.imaging.picture import picture_of, png_of
+from self2self.imaging.picture import PREVIEW_SIDE, picture_of, png_of
 from self2self.machine.files import atomic_write
 from self2self.train.checkpoint import load_state, load_weights, save_model, save_state, tensors_sha256
 from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_state
@@ -42,8 +42,6 @@ WATCHED_SECONDS, WATCHED_SHARE = 1.0, 0.2
 """The same while somebody looks at the previews."""
 GO_ON = "The same command goes on."
 """Advice for a user who interrupts a fit."""
-PREVIEW_SIDE = 384
-"""Largest side of the preview, which shows the middle of the image, in pixels."""
 
 OnPreview = Callable[[FloatArray, FloatArray], None]
 

@@ -19,6 +19,7 @@ from self2self.machine.files import (
     holds_only_leftovers,
     remove_folder,
     remove_leftovers,
+    scratch_folder,
 )
 
 
@@ -214,3 +215,30 @@ def test_a_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
     remove_folder(tmp_path / "none")
+
+
+def test_a_scratch_folder_is_private_and_goes_with_its_block(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path / "new") as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        (folder / "a").mkdir()
+        (folder / "a" / "file").write_bytes(b"1")
+        # A second one leaves the first alone.
+        with scratch_folder(tmp_path / "new") as second:
+            assert second != folder
+        assert (folder / "a" / "file").is_file()
+        _ = 1 / 0
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_next_scratch_folder_removes_that_of_a_killed_process(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom self2self.machine.files import scratch_folder\n"
+        "with scratch_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'private').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
+    (left,) = tmp_path.iterdir()
+    with scratch_folder(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not left.exists()

@@ -14,10 +14,11 @@ from PIL import Image
 
 from self2self.errors import BusyError, InputError, InterruptedRun, ResourceError
 from self2self.imaging.metrics import psnr
+from self2self.imaging.picture import PREVIEW_SIDE
 from self2self.train import session
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import History, Run
-from self2self.train.session import PREVIEW_SIDE, FitReport, fit_run
+from self2self.train.session import FitReport, fit_run
 from tests.commands import ctrl_c
 from tests.train.test_fit import TINY, image_of
 from tests.train.test_run_folder import config_of
