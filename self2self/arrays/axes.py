@@ -18,15 +18,20 @@ Array = NDArray[Any]
 LETTERS = "TZCSYX"
 COLOURS = (1, 3, 4)
 """Lengths of a last axis that is taken for the samples of a colour, and of an axis S: grey, RGB, RGB with alpha."""
+NARROWER = (np.uint16, np.int32, np.uint32)
+"""Types that take the place of integers of 64 bits. Not that of 8 bits, whose black and white are known: a table of
+small counts is no photograph."""
 EXAMPLE = 'for example axes="TZYX"'
 
 
 def as_numpy(noisy: ArrayLike) -> Array:
     """The values of `noisy` in NumPy: of NumPy, xarray, dask and zarr arrays, nested lists, and torch tensors.
 
+    A masked array stays one.
+
     Raises:
         UsageError: `noisy` is a path.
-        InputError: it is no array, or it has a mask.
+        InputError: it is no array.
     """
     if isinstance(noisy, str) or hasattr(noisy, "__fspath__"):
         raise UsageError(
@@ -34,9 +39,7 @@ def as_numpy(noisy: ArrayLike) -> Array:
             f"self2self.denoise_job({str(noisy)!r})"
         )
     if isinstance(noisy, np.ma.MaskedArray):
-        raise InputError(
-            "array: has a mask; expected plain values. Fill it, and name the value: denoise(a.filled(-1), nodata=-1)"
-        )
+        return noisy
     if hasattr(noisy, "detach"):
         # NumPy refuses tensors that need a gradient or are on a GPU.
         noisy = noisy.detach().cpu()
@@ -44,6 +47,25 @@ def as_numpy(noisy: ArrayLike) -> Array:
         return np.asarray(noisy)
     except (TypeError, ValueError) as error:
         raise InputError(f"array: numpy.asarray cannot convert it ({error}). Convert it first.") from error
+
+
+def storable(array: Array) -> Array:
+    """`array` in a type that files have, too: integers of 64 bits in the first of `NARROWER` that holds all of them.
+
+    Raises:
+        InputError: there is none.
+    """
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 or not array.size:
+        return array
+    values = np.ma.getdata(array)
+    least, most = int(values.min()), int(values.max())
+    for dtype in NARROWER:
+        if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
+            return array.astype(dtype)
+    raise InputError(
+        f"array: has {array.dtype} values from {least} to {most}; expected values of 32 bits, from "
+        f"{np.iinfo(np.int32).min} or up to {np.iinfo(np.uint32).max}. Convert it: noisy.astype(float)"
+    )
 
 
 def axes_of(noisy: ArrayLike, shape: tuple[int, ...], axes: str | None, channel_axis: int | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
-from self2self.arrays.axes import Layout
+from self2self.arrays.axes import Layout, storable
 from self2self.arrays.calls import Call, run_folder_for, with_given
 from self2self.arrays.channels import NAME, groups_of
 from self2self.arrays.progress import ShowProgress
@@ -49,8 +49,9 @@ def denoise(
         result.image                       # shape, dtype and units of `noisy`
 
     Args:
-        noisy: array of 8 to 32-bit integers or 16 to 64-bit floats in any units: NumPy, xarray, dask, zarr, a torch
-            tensor, or what `numpy.asarray` takes. NaN and `nodata` stay as they are. It is not changed.
+        noisy: array of integers (of 64 bits, if their values fit into 32) or 16 to 64-bit floats in any units: NumPy,
+            xarray, dask, zarr, a torch tensor, or what `numpy.asarray` takes. NaN, `nodata` and what a masked array
+            masks count for nothing and stay as they are. It is not changed.
         axes: a letter for each axis, as in ImageJ and OME: T time, Z depth, C channel, S sample of a colour (RGB or
             RGBA), Y row, X column; for example ``"TZYX"``. None takes the names of an xarray's dimensions, or guesses
             from the shape: YX; a last axis of 1, 3 or 4 is S; axes before rows and columns are pages (T, Z).
@@ -83,7 +84,7 @@ def denoise(
     options = with_given(
         pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty
     )
-    pages = layout.pages_of(array)
+    pages = layout.pages_of(storable(array))
     call = Call(cancel, progress)
     with call.observed() as observer, run_folder_for(fitting.run) as folder:
         groups = groups_of(pages, fitting)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from self2self.arrays.axes import Array, Layout
+from self2self.arrays.axes import Array, Layout, storable
 from self2self.arrays.calls import Call, run_folder_for, temporary_folder, with_given
 from self2self.arrays.channels import NAME, apart, as_colours, groups_of
 from self2self.arrays.progress import ShowProgress
@@ -26,6 +26,7 @@ from self2self.model.contract import Contract, Nodata
 from self2self.runtime import model as runtime_model
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import Passes
+from self2self.train.run_folder import Run
 
 COLOURS = {1: "grey", 3: "RGB", 4: "CMYK"}
 
@@ -37,10 +38,23 @@ class Model:
     Attributes:
         content: the bytes of the file.
         contract: what the file says of itself: channels, recipe, masks, value range.
+        single_pass: name and bytes of each file of a run folder that tells of the single pass; empty for a network
+            that predicts by passes alone.
     """
 
     content: bytes = field(repr=False)
     contract: Contract = field(repr=False)
+    single_pass: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def _at(cls, path: Path) -> Model:
+        """The model in the file `path`, with the single pass of the run folder that it lies in."""
+        contract = runtime_model.load_model(path).contract
+        run = Run(path.parent)
+        files = (run.config_path, run.model_path, run.plain_path, run.plain_onnx_path_for("fp32"))
+        is_whole = path.resolve() == run.onnx_path.resolve() and all(file.is_file() for file in files)
+        single_pass = tuple((file.name, file.read_bytes()) for file in files) if is_whole else ()
+        return cls(path.read_bytes(), contract, single_pass)
 
     def predict(
         self,
@@ -87,7 +101,7 @@ class Model:
             raise UsageError("uncertainty=True needs passes with masks, and this model is plain. Load that with masks.")
         call = Call(cancel, progress)
         with call.observed() as observer, self._opened() as model:
-            groups = self._groups_of(layout.pages_of(array))
+            groups = self._groups_of(layout.pages_of(storable(array)))
             results = []
             for number, group in enumerate(groups, 1):
                 call.part_started(number, len(groups))
@@ -104,7 +118,8 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ONNX file, which `load`, the command `self2self infer` and other programs read.
 
-        An existing file is replaced; the new one appears complete or not at all.
+        The file has the network with dropout alone, so what is loaded from it predicts by passes. An existing file is
+        replaced; the new one appears complete or not at all.
 
         Raises:
             OutputError, ResourceError: the file cannot be written.
@@ -138,8 +153,10 @@ class Model:
     def _opened(self) -> Iterator[runtime_model.Model]:
         """The model as engines take it: they read a file, and TensorRT keeps its engine beside that."""
         with temporary_folder() as folder:
-            path = folder / "model.onnx"
+            path = Run(folder).onnx_path
             path.write_bytes(self.content)
+            for name, content in self.single_pass:
+                (folder / name).write_bytes(content)
             yield runtime_model.load_model(path)
 
 
@@ -182,7 +199,7 @@ def fit(
         fit_options or FitOptions(), seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run
     )
     with Call(cancel, progress).observed() as observer, run_folder_for(fitting.run) as folder:
-        groups = groups_of(layout.pages_of(array), fitting)
+        groups = groups_of(layout.pages_of(storable(array)), fitting)
         if len(groups) > 1:
             raise InputError(
                 f"array: has {len(groups)} channels whose noise differs, and a model is for one of them. Fit to each: "
@@ -190,15 +207,16 @@ def fit(
             )
         stack = stack_of_array(groups[0], NAME, nodata=fitting.nodata, mosaic=fitting.mosaic)
         fitted = fit_in_memory(stack, replace(fitting, run=folder), observer)
-        return Model(fitted.model.path.read_bytes(), fitted.model.contract)
+        return Model._at(fitted.model.path)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
     """Load a model from an ONNX file of `Model.save`, of a run folder, or of `self2self export`.
 
+    From a run folder, its single pass comes along, if it has one.
+
     Raises:
         InputError: the file is missing or cannot be read.
         FileFormatError: it is damaged, or not a model of self2self.
     """
-    contract = runtime_model.load_model(path).contract
-    return Model(Path(path).read_bytes(), contract)
+    return Model._at(Path(path))

@@ -26,7 +26,7 @@ class Denoised:
     """A denoised array.
 
     Attributes:
-        image: the denoised array: shape, dtype and units of the input. Values of integer types are rounded.
+        image: the denoised array: shape, dtype, units and mask of the input. Values of integer types are rounded.
         uncertainty: float32 of the same shape, standard deviation over the passes, in the units of the input; 0 where
             nothing is measured. None if it was not asked for.
         sigma: standard deviation of the noise that was found, in the units of the input; of channels that were fitted
@@ -92,12 +92,12 @@ def denoised(
         notes: as `Denoised.notes`.
         seconds: time of the call.
     """
-    pages = layout.pages_of(array)
+    pages = layout.pages_of(np.ma.getdata(array))
     deviations = [result.deviations for result in results if result.deviations is not None]
     image = layout.array_of(joined([result.values for result in results], pages))
     return Denoised(
-        image=image.astype(array.dtype, copy=False),
-        uncertainty=layout.array_of(joined(deviations, pages)) if deviations else None,
+        image=_masked_like(array, image.astype(array.dtype, copy=False)),
+        uncertainty=_masked_like(array, layout.array_of(joined(deviations, pages))) if deviations else None,
         sigmas=tuple(result.noise.sigma * result.noise_unit for result in results),
         axes=layout.axes,
         pages=tuple(page for result in results for page in result.pages),
@@ -107,9 +107,14 @@ def denoised(
     )
 
 
+def _masked_like(array: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """`values` with the mask of `array`, if it has one."""
+    return np.ma.array(values, mask=array.mask) if isinstance(array, np.ma.MaskedArray) else values
+
+
 def _shown(layout: Layout, array: NDArray[Any]) -> NDArray[np.float64]:
     """The middle of the first page, float64 (C, H, W): grey or RGB, without alpha."""
     first = layout.pages_of(array)[0]
     channels = first[..., 0] if layout.colours == 1 else np.moveaxis(first[0], 2, 0)
     shown = channels[:3] if len(channels) >= 3 else channels[:1]
-    return center_crop(shown, SHOWN_SIDE).astype(np.float64)
+    return np.ma.filled(center_crop(shown, SHOWN_SIDE).astype(np.float64), np.nan)

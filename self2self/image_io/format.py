@@ -148,6 +148,7 @@ class ArrayPages:
         values: (pages, H, W, C), the stored dtype in any byte order; it may be mapped from the file.
         metadata: of every page.
         alpha: (pages, H, W), same dtype.
+        missing: (pages, H, W), as `StoredImage.missing`; None if the source has no mask.
         nodata: as `StoredImage.nodata`.
         image_notes: as `StoredImage.notes`, of every page.
     """
@@ -160,20 +161,22 @@ class ArrayPages:
         metadata: Metadata,
         *,
         alpha: Array | None = None,
+        missing: Array | None = None,
         nodata: float | None = None,
         image_notes: tuple[str, ...] = (),
     ) -> None:
         check_type(values.dtype)
         check_size(values.shape[2], values.shape[1])
         self.count = len(values)
-        self._values, self._alpha = values, alpha
+        self._values, self._alpha, self._missing = values, alpha, missing
         self._metadata, self._nodata, self._image_notes = metadata, nodata, image_notes
 
     def read(self, index: int) -> StoredImage:
         """As `Pages.read`."""
-        alpha = None if self._alpha is None else self._alpha[index]
+        alpha, missing = (None if all_pages is None else all_pages[index] for all_pages in (self._alpha, self._missing))
         values = np.ascontiguousarray(self._values[index], self._values.dtype.newbyteorder("="))
-        return StoredImage(values, alpha, self._metadata, notes=self._image_notes, nodata=self._nodata)
+        notes, nodata = self._image_notes, self._nodata
+        return StoredImage(values, alpha, self._metadata, notes=notes, nodata=nodata, missing=missing)
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""

@@ -93,6 +93,8 @@ class StoredImage:
     nodata: float | None = None
     """Value that the file declares to stand for a missing pixel (GDAL_NODATA, BLANK, PixelPaddingValue), as `values`
     has it; None if it declares none."""
+    missing: NDArray[np.bool_] | None = None
+    """(H, W), true where the source says that nothing is measured, as an array's mask does; None if it does not."""
     mosaic: bool = False
     """Whether the file says that its one channel is a mosaic of colour filters of 2x2 pixels (`imaging.mosaic`)."""
 

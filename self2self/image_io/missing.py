@@ -1,7 +1,7 @@
 """Find the pixels of a file that hold no measurement, and give them their stored values back.
 
 A file tells of them in several ways: NaN, a value that it declares (GDAL's tag, BLANK of FITS,
-PixelPaddingValue of DICOM), an alpha of 0, or a value that the user names. Where no one
+PixelPaddingValue of DICOM), an alpha of 0, the mask of an array, or a value that the user names. Where no one
 tells, a constant that lies far from all other values and covers whole areas is no measurement either, such as the
 padding of a CT or the outside of a field of view.
 
@@ -60,6 +60,8 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
     found: list[tuple[BoolArray, str]] = []
     if values.dtype.kind == "f":
         found.append((~in_all_channels(np.isfinite(values)), "not finite"))
+    if stored.missing is not None:
+        found.append((stored.missing, "masked"))
     if (alpha := _meaningful_alpha(stored)) is not None:
         found.append((alpha == 0, "fully transparent"))
     if nodata is None:

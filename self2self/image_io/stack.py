@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from self2self.errors import InputError, OutputError, UsageError
 from self2self.image_io.format import STORED_TYPES, ArrayPages, Format, Pages, split_alpha
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
@@ -187,6 +189,7 @@ def stack_of_array(
 
     Args:
         samples: (pages, H, W, C), of any type that a file may hold; C is 1 (grey), 3 (RGB), or 2 or 4 with alpha last.
+            A pixel of a masked array holds no measurement if any of its samples is masked.
         name: what messages call the array.
         whole_range: as for `read_image`.
         nodata: as for `read_image`.
@@ -195,11 +198,12 @@ def stack_of_array(
     Raises:
         InputError: the type or the size cannot be used.
     """
-    values, alpha = split_alpha(samples)
+    missing = np.any(np.ma.getmaskarray(samples), axis=3) if np.ma.is_masked(samples) else None
+    values, alpha = split_alpha(np.ma.getdata(samples))
     return Stack(
         Path(name),
         ARRAY,
-        lambda: ArrayPages(values, Metadata(), alpha=alpha),
+        lambda: ArrayPages(values, Metadata(), alpha=alpha, missing=missing),
         whole_range=whole_range,
         nodata=nodata,
         mosaic=mosaic,

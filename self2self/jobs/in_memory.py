@@ -21,6 +21,7 @@ from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.page_fits import PageFits
 from self2self.jobs.pages import DenoisedPage, OneModel, PageModels, denoise_page, fit_for_pages, page_to_fit
+from self2self.jobs.single_pass import SinglePass, allows_single_pass, worthwhile_single_pass
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
@@ -51,7 +52,7 @@ class PagesResult:
 
 
 def fit_in_memory(stack: Stack, fitting: FitOptions, observer: Observer) -> FittedModel:
-    """Fit to `stack`, and export the model.
+    """Fit to `stack`, and export the model, and beside it its single pass where that is sooner than passes.
 
     Args:
         stack: the noisy pages.
@@ -64,7 +65,10 @@ def fit_in_memory(stack: Stack, fitting: FitOptions, observer: Observer) -> Fitt
     fitting.check()
     prepared = page_to_fit(stack, fitting, observer)
     note_file(prepared.image, observer)
-    return fit_model(prepared, fitting, observer)
+    fitted = fit_model(prepared, fitting, observer)
+    if single_pass := worthwhile_single_pass(fitted, prepared.pixels, EnsembleOptions(uncertainty=False), observer):
+        single_pass.make()
+    return fitted
 
 
 def denoise_in_memory(stack: Stack, fitting: FitOptions, options: EnsembleOptions, observer: Observer) -> PagesResult:
@@ -93,10 +97,10 @@ def denoise_in_memory(stack: Stack, fitting: FitOptions, options: EnsembleOption
 
 
 def infer_in_memory(model: Model, stack: Stack, options: EnsembleOptions, observer: Observer) -> PagesResult:
-    """Denoise all pages of `stack` with `model`.
+    """Denoise all pages of `stack` with `model`, or with its single pass where `infer_job` does.
 
     Args:
-        model: an exported model.
+        model: an exported model; the run folder that it lies in has its single pass, if there is one.
         stack: the noisy pages, in the value range and of the mosaic of the model's contract.
         options: of the passes.
         observer: gets notes and progress, and may cancel the job.
@@ -105,7 +109,10 @@ def infer_in_memory(model: Model, stack: Stack, options: EnsembleOptions, observ
         Self2SelfError: anything that a user can cause.
     """
     options.check()
-    return _denoise_pages(stack, OneModel(model), options, observer, time.perf_counter())
+    start = time.perf_counter()
+    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
+    models = OneModel(model, single_pass, options.seed, crops=1 if stack.pages > 1 else None)
+    return _denoise_pages(stack, models, options, observer, start)
 
 
 def _denoise_pages(

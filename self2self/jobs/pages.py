@@ -44,18 +44,20 @@ class OneModel:
         model: the model.
         single_pass: its single pass; None without.
         seed: of the crops on which the single pass is checked.
+        crops: number of these crops of each page; None for that of a single image.
     """
 
     model: Model
     single_pass: SinglePass | None = None
     seed: int = 0
+    crops: int | None = 1
 
     def model_for(self, index: int, image: Image) -> Model:
         """The model for page `index`, from 0, which is `image`."""
         if self.single_pass is None:
             return self.model
         pixels = prepare_for_model(image, whole_range=self.model.contract.whole_range).pixels
-        return self.single_pass.model_for(pixels, f"page {index + 1}", seed=self.seed, crops=1)
+        return self.single_pass.model_for(pixels, f"page {index + 1}", seed=self.seed, crops=self.crops)
 
     def page_finished(self, index: int) -> None:
         """Do nothing: the model serves the next page, too."""

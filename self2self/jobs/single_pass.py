@@ -80,6 +80,14 @@ class SinglePass:
             return None
         return cls(run, model, observer)
 
+    def make(self) -> None:
+        """Make and export what is missing of it in the run folder.
+
+        Raises:
+            Self2SelfError: as for `train.single_pass.make_single_pass` and `export.plain_job`.
+        """
+        _ = self._plain_model
+
     def model_for(self, pixels: FloatArray, name: str, *, seed: int = 0, crops: int | None = None) -> Model:
         """The plain model if it is as good as the passes on crops of an image, otherwise the model with masks.
 
@@ -144,13 +152,21 @@ def with_cheapest_model(
         pages: number of images of this size that the model is for.
     """
     start = time.perf_counter()
+    single_pass = worthwhile_single_pass(fitted, pixels, options, observer, pages=pages)
+    if single_pass is None:
+        return fitted
+    model = single_pass.model_for(pixels, str(fitted.fit.config.image), seed=options.seed)
+    return replace(fitted, model=model, calibration_seconds=time.perf_counter() - start)
+
+
+def worthwhile_single_pass(
+    fitted: FittedModel, pixels: FloatArray, options: EnsembleOptions, observer: Observer, *, pages: int = 1
+) -> SinglePass | None:
+    """The single pass of `fitted`, if it is sooner, and the user leaves it open; arguments as `with_cheapest_model`."""
     run = fitted.fit.run
     if not allows_single_pass(fitted.model.contract, options) or not _is_worthwhile(run, pixels, pages):
-        return fitted
-    model = SinglePass(run, fitted.model, observer, pixels).model_for(
-        pixels, str(fitted.fit.config.image), seed=options.seed
-    )
-    return replace(fitted, model=model, calibration_seconds=time.perf_counter() - start)
+        return None
+    return SinglePass(run, fitted.model, observer, pixels)
 
 
 def _is_worthwhile(run: Run, pixels: FloatArray, pages: int) -> bool:

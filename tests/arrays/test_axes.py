@@ -99,10 +99,13 @@ def test_what_numpy_can_convert_is_an_array() -> None:
         np.testing.assert_array_equal(as_numpy(noisy), values)
 
 
-def test_paths_and_masks_are_refused_with_what_to_type() -> None:
+def test_a_masked_array_stays_one() -> None:
+    masked = np.ma.masked_less(np.arange(64.0).reshape(8, 8), 3)
+    assert as_numpy(masked) is masked
+
+
+def test_what_is_no_array_is_refused_with_what_to_type() -> None:
     with pytest.raises(UsageError, match="denoise_job"):
         as_numpy("photo.png")
-    with pytest.raises(InputError, match="nodata"):
-        as_numpy(np.ma.masked_less(np.arange(64.0).reshape(8, 8), 3))
     with pytest.raises(InputError, match="cannot convert"):
         as_numpy([[1, 2], [3]])

@@ -129,6 +129,43 @@ def test_missing_values_count_for_nothing_and_come_back() -> None:
     assert (same[lost] == -9999).all()
 
 
+@pytest.mark.parametrize("as_channels", [False, True])
+def test_masked_values_count_for_nothing_and_come_back(as_channels: bool) -> None:
+    values = as_bytes(noisy())
+    mask = np.zeros(values.shape, bool)
+    mask[20:30, 20:30] = mask[0, 0] = True
+    values[mask] = 255
+    given = np.ma.array(values, mask=mask)
+    axis = None
+    if as_channels:
+        given, axis = np.ma.stack([given, given[::-1]]), 0
+    result = self2self.denoise(given, channel_axis=axis, **QUICK, uncertainty=True)
+    assert isinstance(result.image, np.ma.MaskedArray)
+    assert isinstance(result.uncertainty, np.ma.MaskedArray)
+    assert result.image.dtype == np.uint8
+    np.testing.assert_array_equal(result.image.mask, given.mask)
+    np.testing.assert_array_equal(result.uncertainty.mask, given.mask)
+    image = result.image[0] if as_channels else result.image
+    assert (image.data[mask] == 255).all()
+    assert rms((image.data.astype(float) - CLEAN)[~mask]) < 0.6 * 20
+    assert result._repr_html_()
+    # It is what the same values without a measurement give where they are marked in another way.
+    marked = np.where(mask, np.nan, values.astype(np.float32))
+    assert rms((self2self.denoise(marked, **QUICK).image - image.data)[~mask]) < 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("int64", 0), ("int64", -40), ("uint64", 0), ("int64", 3 * 10**9), (">i8", 0), ("int32", -40)]
+)
+def test_integers_of_64_bits_are_denoised_as_those_that_hold_them(dtype: str, offset: int) -> None:
+    given = as_bytes(noisy()).astype(dtype) + offset
+    result = self2self.denoise(given, **QUICK).image
+    assert result.dtype == given.dtype
+    narrow = given.astype(np.uint32 if offset > 2**31 else np.int32 if offset < 0 else np.uint16)
+    np.testing.assert_array_equal(result, self2self.denoise(narrow, **QUICK).image)
+    assert rms(result - offset - CLEAN) < 0.6 * 20
+
+
 @pytest.mark.parametrize("value", [0, 7, -3.5])
 def test_a_constant_array_stays_as_it_is(value: float) -> None:
     given = np.full((20, 30), value, np.float32)
@@ -141,7 +178,8 @@ def test_a_constant_array_stays_as_it_is(value: float) -> None:
     ("given", "message"),
     [
         (np.zeros((4, 40)), "array: is 40x4 pixels; expected at least 8x8"),
-        (np.zeros((20, 20), np.int64), "int64"),
+        (np.full((20, 20), 2**40), r"array: has int64 values from \d+ to \d+; .* Convert it: noisy.astype\(float\)"),
+        (np.full((20, 20), 2**40, np.uint64), "uint64"),
         (np.zeros((20, 20), np.complex64), "complex64"),
         (np.zeros((20, 20), bool), "bool"),
     ],

@@ -55,6 +55,23 @@ def test_a_fit_and_its_prediction_are_what_denoise_gives() -> None:
     np.testing.assert_array_equal(fitted, self2self.denoise(given, fit_options=NO_STEPS, passes=2).image)
 
 
+def test_a_prediction_takes_the_single_pass_where_denoise_does(tmp_path: Path) -> None:
+    given = as_bytes(noisy())
+    fitted = self2self.fit(given, fit_options=NO_STEPS, run=tmp_path / "run")
+    expected = self2self.denoise(given, fit_options=NO_STEPS)
+    assert [page.plain for page in expected.pages] == [True]
+    loaded = self2self.load(tmp_path / "run" / "model.onnx")
+    for model in (fitted, pickle.loads(pickle.dumps(fitted)), loaded):
+        result = model.predict(given)
+        assert [page.plain for page in result.pages] == [True]
+        np.testing.assert_array_equal(result.image, expected.image)
+    # What needs passes gets them, and a file alone has no single pass.
+    fitted.save(tmp_path / "m.onnx")
+    saved = self2self.load(tmp_path / "m.onnx")
+    for model, options in ((fitted, {"uncertainty": True}), (fitted, {"passes": 2}), (saved, {})):
+        assert [page.plain for page in model.predict(given, **options).pages] == [False]
+
+
 def test_a_grey_model_takes_channels_one_by_one(model: self2self.Model) -> None:
     given = np.stack([as_bytes(noisy(seed=seed)) for seed in range(3)])
     result = model.predict(given, channel_axis=0, passes=2)
