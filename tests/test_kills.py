@@ -7,6 +7,7 @@ Each command is killed at a sample of the steps at which it changes a folder (`t
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from self2self.runtime.ensemble import kept_passes
 from tests.commands import write_noisy
 from tests.kills import Outcome, contents, run, seconds_of
 
@@ -45,8 +47,11 @@ COMMANDS: dict[str, list[str]] = {
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and runs for all commands; everything is imported before processes are forked."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with images and runs for all commands; everything is imported before processes are forked.
+
+    The forked processes keep every pass, which otherwise happens only after seconds.
+    """
     import matplotlib.figure
     import onnxruntime
     import torch
@@ -68,7 +73,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["export", "runs/exported"],
     ):
         assert_done(run(command, folder))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_passes, "INTERVAL_SECONDS", 0.0)
+        patch.setattr(kept_passes, "LARGEST_WRITE_SHARE", math.inf)
+        yield folder
 
 
 def assert_done(outcome: Outcome) -> None:

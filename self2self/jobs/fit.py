@@ -154,6 +154,11 @@ def run_fit(
         cancelled=observer.cancelled,
     )
     seconds = time.perf_counter() - start
+    if report.diverged_step is not None:
+        observer.note(
+            f"the fit diverged after step {report.diverged_step} of {config.recipe.steps}, so its weights are those of "
+            f"step {report.step}. Another --seed or fewer --steps may do better."
+        )
     return FitResult(
         run=run,
         config=config,

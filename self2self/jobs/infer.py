@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from self2self.errors import InterruptedRun
-from self2self.image_io import open_stack, write_float_map, write_image
+from self2self.image_io import Image, open_stack, write_float_map, write_image
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
@@ -102,8 +102,8 @@ def _infer_file(
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
     outputs.check_for(prepared.image)
-    if (mark := outputs.finished(prepared.image)) is not None:
-        return EarlierResult(path, outputs.output_for(prepared.image), mark.result or {})
+    if (done := _earlier_result(outputs, prepared.image)) is not None:
+        return done
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     outputs.check_model(model)
@@ -157,8 +157,8 @@ def denoise_job(
             return denoise_stack(stack, fitting, options, outputs, observer)
         image = read_fit_page(stack, fitting, observer)
     outputs.check_for(image)
-    if (mark := outputs.finished(image)) is not None:
-        return EarlierResult(path, outputs.output_for(image), mark.result or {})
+    if (done := _earlier_result(outputs, image)) is not None:
+        return done
     note_file(image, observer)
     if image.is_empty:
         return _infer_image(None, prepare_for_model(image, whole_range=False), options, outputs, observer, start=start)
@@ -171,6 +171,15 @@ def denoise_job(
     except KeyboardInterrupt:
         folder = fitted.fit.run.folder
         raise InterruptedRun(f"interrupted; the fit is kept in {folder}. {SAME_COMMAND_HINT}") from None
+
+
+def _earlier_result(outputs: OutputOptions, image: Image) -> EarlierResult | None:
+    """What an earlier run of the same job has written, if nothing of it is left to do; else None."""
+    mark = outputs.finished(image)
+    if mark is None:
+        return None
+    outputs.remove_kept(image)
+    return EarlierResult(image.path, outputs.output_for(image), mark.result or {})
 
 
 def _infer_image(
@@ -190,6 +199,7 @@ def _infer_image(
     """
     image, noise = prepared.image, prepared.noise
     center = prepared.center()
+    kept = outputs.kept_passes(image, observer.note)
     ensemble = run_passes(
         model,
         prepared,
@@ -198,6 +208,7 @@ def _infer_image(
         # A report shows both the noisy image and the result.
         may_overwrite=outputs.report is None,
         engine_holder=engine_holder,
+        kept=kept,
     )
     output = outputs.output_for(image)
     residual = center.residual(ensemble.image)
@@ -232,4 +243,6 @@ def _infer_image(
         if model is not None and model.contract.image_sha256 == prepared.sha256:
             history = model.path.parent / "history.jsonl"
         write_job_report(outputs.report, result, image, history, outputs.mark("report"))
+    if kept is not None:
+        kept.remove()
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from self2self.jobs.observer import Observer
 from self2self.machine.files import remove_leftovers
 from self2self.machine.marks import Mark, read_mark
 from self2self.report.html import check_available
+from self2self.runtime.ensemble.kept_passes import KeptPasses, remove_kept
 
 if TYPE_CHECKING:
     from self2self.runtime.model import Model
@@ -162,6 +164,17 @@ class OutputOptions:
             return None
         return read_mark(self.output_for(image), self.mark("image").job)
 
+    def kept_passes(self, image: Image | Path, note: Callable[[str], None]) -> KeptPasses | None:
+        """Where the passes of this job for `image` are kept until the result is written; None for an unknown job."""
+        if not self.job:
+            return None
+        output = self.output_for(image)
+        return KeptPasses(_passes_folder(output), self.job, lambda text: note(f"{output}: {text}"))
+
+    def remove_kept(self, image: Image | Path) -> None:
+        """Remove passes that a kill has left beside the finished result for `image`."""
+        remove_kept(_passes_folder(self.output_for(image)))
+
     def _files(self, image: Image | Path) -> dict[str, Path]:
         """The files of this job by their roles."""
         files = {"image": self.output_for(image), "uncertainty": self.uncertainty, "report": self.report}
@@ -189,6 +202,7 @@ class OutputOptions:
         if self.force or not output.is_file():
             return False
         observer.note(f"{output}: exists already, so {path} is skipped. To replace it: --force")
+        self.remove_kept(path)
         return True
 
     def output_for(self, image: Image | Path) -> Path:
@@ -196,3 +210,8 @@ class OutputOptions:
         if self.folder is not None:
             return self.folder / default_output(image).name
         return default_output(image) if self.output is None else Path(self.output)
+
+
+def _passes_folder(output: Path) -> Path:
+    target = output.resolve()
+    return target.with_name(f".{target.name}.passes")

@@ -6,6 +6,7 @@
 ``00003.std.npy``       standard deviation of page 3, if the user asked for it
 ``00003.json``          record of page 3; written last, so that a page with a record is whole
 ``deviations.written``  exists as soon as the stack of standard deviations is written
+``passes``              passes of the page in progress (`runtime.ensemble.kept_passes`)
 ======================  ==========================================================================
 
 Every file is written to a temporary name and renamed. The folder is removed when the output is written.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 from self2self.errors import FileFormatError, UsageError, writing
 from self2self.image_io.image import Array
 from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
+from self2self.runtime.ensemble.kept_passes import KeptPasses
 
 SETTINGS_FILE, DEVIATIONS_WRITTEN_FILE = "stack.json", "deviations.written"
 PAGE_CACHE_FORMAT = 2
@@ -135,6 +137,11 @@ class PageCache:
         if deviation is not None:
             self._save(self._path(index, ".std.npy"), deviation)
         atomic_write(self._path(index, ".json"), json.dumps(asdict(record)).encode())
+
+    def kept_passes(self, index: int, note: Callable[[str], None]) -> KeptPasses:
+        """Where the passes of page `index`, from 0, are kept until the page is."""
+        settings = (self.folder / SETTINGS_FILE).read_text(encoding="utf-8")
+        return KeptPasses(self.folder / "passes", f"page {index + 1} of {settings}", note)
 
     def pages(self, count: int, *, deviation: bool = False) -> Iterator[Array]:
         """Yield the values of all pages, or their standard deviations, one after the other.

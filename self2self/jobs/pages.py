@@ -21,6 +21,7 @@ from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.single_pass import SinglePass, with_cheapest_model
 from self2self.runtime.ensemble.engine_holder import EngineHolder
+from self2self.runtime.ensemble.kept_passes import KeptPasses
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.runtime.model import Model
@@ -148,8 +149,11 @@ def denoise_page(
     options: EnsembleOptions,
     observer: Observer,
     engine_holder: EngineHolder,
+    kept: KeptPasses | None = None,
 ) -> DenoisedPage:
     """Denoise page `index`, from 0. Page 0 has the seed of `options`, and each following page the next seed.
+
+    `kept` is as for `denoise_pixels`.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -161,6 +165,6 @@ def denoise_page(
     prepared = prepare_for_model(image, whole_range=model is not None and model.contract.whole_range)
     center = prepared.center()
     options = replace(options, seed=(options.seed + index) % 2**32)
-    result = run_passes(model, prepared, options, observer, may_overwrite=True, engine_holder=engine_holder)
+    result = run_passes(model, prepared, options, observer, may_overwrite=True, engine_holder=engine_holder, kept=kept)
     residual = center.residual(result.image)
     return DenoisedPage(prepared, result, options.seed, residual, center.has_noise, time.perf_counter() - start)

@@ -9,6 +9,7 @@ from self2self.jobs.prepared_image import PreparedImage
 from self2self.runtime.ensemble.denoise import denoise_pixels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import expected_passes
+from self2self.runtime.ensemble.kept_passes import KeptPasses
 from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan
@@ -41,8 +42,9 @@ def run_passes(
     *,
     may_overwrite: bool,
     engine_holder: EngineHolder | None,
+    kept: KeptPasses | None = None,
 ) -> EnsembleResult:
-    """Run the ensemble over `prepared`; `may_overwrite` and `engine_holder` are as for `denoise_pixels`.
+    """Run the ensemble over `prepared`; `may_overwrite`, `engine_holder` and `kept` are as for `denoise_pixels`.
 
     Without a model, the image holds nothing to denoise (`Image.is_empty`), and its own pixels are the result. Grey
     stored as colour stays grey: where all channels of the image are equal, the result has their mean.
@@ -72,6 +74,7 @@ def run_passes(
             may_overwrite=may_overwrite,
             engine_holder=engine_holder,
             missing=prepared.missing,
+            kept=kept,
         )
     if is_grey:
         result.image[:] = result.image.mean(axis=0)

@@ -133,13 +133,15 @@ class StackJob:
             models.page_finished(index)
 
     def _denoise_page(self, index: int, models: PageModels) -> None:
-        page = denoise_page(self.stack, index, models, self.options, self.observer, self.engine_holder)
+        kept = self.cache.kept_passes(index, lambda text: self.observer.note(f"page {index + 1}: {text}"))
+        page = denoise_page(self.stack, index, models, self.options, self.observer, self.engine_holder, kept)
         values, deviations = page.values(), page.deviations()
         if page.residual.correlated and "correlated" not in self.notes_given and page.has_noise:
             self.notes_given.add("correlated")
             where = f"{self.stack.path}: in what was removed from page {index + 1},"
             note_residual(where, page.prepared.image, page.residual, self.observer)
         self.cache.keep(page.record(index), values, deviations)
+        kept.remove()
 
     def write(self) -> list[PageRecord]:
         """Write the stack, except for files that are written already; returns the records of the pages.

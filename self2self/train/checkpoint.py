@@ -34,11 +34,12 @@ def save_state(run: Run, state: FitState) -> None:
     tensors: dict[str, torch.Tensor] = {f"network.{name}": tensor for name, tensor in parameters.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
     tensors |= {f"start.{name}": tensor for name, tensor in (state.start or {}).items()}
+    tensors |= {f"good.{name}": tensor for name, tensor in (state.good or {}).items()}
     for name, parameter in parameters.items():
         moments = state.optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(state.step), "loss": repr(state.loss)}
+    metadata = {"step": str(state.step), "loss": repr(state.loss), "good_step": str(state.good_step)}
     _write_tensors(run.state_path, on_cpu, metadata)
 
 
@@ -81,6 +82,9 @@ def load_state(run: Run, state: FitState) -> None:
                 name: torch.empty_like(parameter).copy_(tensors[f"start.{name}"])
                 for name, parameter in state.network.state_dict().items()
             }
+        good = {name.removeprefix("good."): tensor for name, tensor in tensors.items() if name.startswith("good.")}
+        # States of earlier versions have no good weights.
+        state.good, state.good_step = good or None, int(metadata.get("good_step", "0"))
         state.step = int(metadata["step"])
         state.loss = float(metadata["loss"])
     except (KeyError, ValueError, RuntimeError) as error:

@@ -40,6 +40,11 @@ from self2self.train.steps import QualityTerm, step_runner_for
 
 FloatArray = NDArray[np.float32]
 
+GOOD_STEPS = 50
+"""Steps after which the weights are kept, to go back to them if the fit diverges."""
+DIVERGED_ERROR = 1.0
+"""Mean error at the counted values, in units of the image's range, above which a fit that was better has diverged."""
+
 
 @dataclass
 class FitState:
@@ -53,6 +58,10 @@ class FitState:
         loss: loss of the last step; NaN before the first.
         start: weights that the fit started from, or None where neither inference nor the steps need them.
         fitted_share: `Recipe.fitted_share`.
+        good: weights for inference of the last step that is a multiple of `GOOD_STEPS`; None before.
+        good_step: their step.
+        diverged_step: the step after which the fit diverged and ended; None if it did not.
+        starts_fitted: whether it started from weights of another fit.
     """
 
     network: Self2SelfNet
@@ -62,17 +71,53 @@ class FitState:
     loss: float = math.nan
     start: dict[str, Tensor] | None = None
     fitted_share: float = 1.0
+    good: dict[str, Tensor] | None = None
+    good_step: int = 0
+    diverged_step: int | None = None
+    starts_fitted: bool = False
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to use for inference, float32 on the CPU: averaged ones if there are any.
 
         Weights between the start weights and the fitted ones often predict better than either (Wortsman et
         al. 2022, "Robust fine-tuning of zero-shot models"); `fitted_share` is the position between the two.
+        After a fit that diverged, these are the last good weights.
         """
+        if self.diverged_step is not None and self.good is not None:
+            return dict(self.good)
         source = self.network.state_dict() if self.average is None else self.average
         if self.start is not None:
             source = {name: self.start[name].lerp(tensor, self.fitted_share) for name, tensor in source.items()}
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in source.items()}
+
+    def has_diverged(self, error: float) -> bool:
+        """Whether the last step has made the fit useless.
+
+        Args:
+            error: mean error of the step, absolute or squared, in units of the image's range.
+        """
+        values = [*self.network.state_dict().values(), *(self.average or {}).values()]
+        norms = torch.stack(torch._foreach_norm(values))
+        if not (math.isfinite(self.loss) and bool(torch.isfinite(norms).all())):
+            return True
+        return self.good is not None and error > DIVERGED_ERROR
+
+    def keep_good_weights(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Keep the `weights` of `step`, as `weights` returned them, for the case that the fit diverges."""
+        self.good, self.good_step = weights, step
+
+    def go_back(self, recipe: Recipe) -> None:
+        """End the fit, which has diverged, with the last good weights.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if self.good is None:
+            raise UsageError(
+                f"the fit diverged at step {self.step} of {recipe.steps}, before it had learnt anything. "
+                "Start from the weights that ship with the program (--init pretrained), or try another --seed."
+            )
+        self.diverged_step, self.step = self.step, self.good_step
 
 
 def new_state(
@@ -105,6 +150,7 @@ def new_state(
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = to_channels_last(network, device)
     state = FitState(network, _new_optimiser(network, recipe, device), None, fitted_share=recipe.fitted_share)
+    state.starts_fitted = start is not None
     if recipe.average_decay is not None:
         state.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     if start is not None and (recipe.fitted_share < 1 or recipe.target != "hidden"):
@@ -151,8 +197,10 @@ def fit(
             padding.
         on_step: called after every step; an exception that it raises ends the fit between two steps.
 
+    A fit that diverges ends with the weights of an earlier step (`FitState.diverged_step`).
+
     Raises:
-        UsageError: the recipe learns from start weights, and `state` has none.
+        UsageError: the recipe learns from start weights, and `state` has none; or the fit diverged at once.
         ResourceError: memory ran out.
     """
     if state.step >= recipe.steps:
@@ -167,6 +215,9 @@ def fit(
     clipping = measure_clipping(clip_to_range(measured_part(image, missing))) if measures_clipping else None
     runner = step_runner_for(network, optimiser, recipe, samples.hidden_only, quality, clipping)
     network.train()
+    if state.step == 0 and state.starts_fitted:
+        state.keep_good_weights(0, state.weights())
+    unproven = state.weights() if state.step and state.step % GOOD_STEPS == 0 else None
     while state.step < recipe.steps:
         _set_learning_rate(optimiser, learning_rate(recipe, state.step))
         sample = samples.sample(state.step)
@@ -179,6 +230,15 @@ def fit(
         state.loss = loss.item()
         if state.average is not None and recipe.average_decay is not None:
             update_average(state.average, network, recipe.average_decay, state.step)
+        # With a term for the image quality, the loss is no error.
+        mean_error = state.loss if quality is None else 0.0
+        if state.has_diverged(mean_error):
+            state.go_back(recipe)
+            return state
+        if unproven is not None and mean_error <= DIVERGED_ERROR:
+            # Only the error of the next step tells whether weights are good.
+            state.keep_good_weights(state.step - 1, unproven)
+        unproven = state.weights() if state.step % GOOD_STEPS == 0 else None
         if on_step is not None:
             on_step(state)
     return state

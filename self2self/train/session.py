@@ -65,6 +65,8 @@ class FitReport:
         psnr, ssim: scores of the mean of a few passes against the clean reference; None where they were not measured.
         quality: mean score of the image quality term, 0 to 100, since the last history entry; None without the term.
         quality_seconds: time that the term adds to a step, gradient included.
+        diverged_step: the step after which the fit diverged, so that it ended with the weights of `step`; None if it
+            did not.
     """
 
     step: int
@@ -75,6 +77,7 @@ class FitReport:
     ssim: float | None = None
     quality: float | None = None
     quality_seconds: float | None = None
+    diverged_step: int | None = None
 
 
 def start_weights(config: RunConfig) -> dict[str, torch.Tensor] | None:
@@ -188,7 +191,7 @@ def fit_run(
             fit(pixels, recipe, state, seed=config.seed, missing=missing, quality=quality, on_step=on_step)
             save_state(run, state)
             run.clear_plain()
-            report = reporter.finish(state)
+            report = replace(reporter.finish(state), diverged_step=state.diverged_step)
             # The weights are written last: a fit that has them has everything else, too.
             save_model(run.model_path, state.weights(), recipe, config.contract(state.step))
             run.drop_state()

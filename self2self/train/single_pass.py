@@ -190,7 +190,7 @@ def check_single_pass(
         variances.append(_pass_variance(passes))
         removed.append(float(np.square(passes.mean(axis=0) - crop).mean(dtype=np.float64)))
     distance, deviation, taken = (
-        GREY_LEVELS * math.sqrt(max(0.0, float(np.mean(squares)))) for squares in (distances, variances, removed)
+        GREY_LEVELS * math.sqrt(np.maximum(0.0, np.mean(squares))) for squares in (distances, variances, removed)
     )
     return Check(distance, deviation, taken, transferred)
 

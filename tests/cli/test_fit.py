@@ -1,15 +1,17 @@
 """The command `self2self fit`: resuming, start from an earlier run, scores against a reference, and drop rates."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from self2self.train import fit
 from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import Run
-from tests.commands import FAST, parse_json, run_cli, unfinish, write_noisy
+from tests.commands import FAST, parse_json, picture, run_cli, unfinish, write_noisy
 
 
 def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work: Path) -> None:
@@ -109,3 +111,12 @@ def test_drop_rates_follow_the_noise_and_an_option_wins(tmp_path: Path, monkeypa
     assert (
         "p 0.3, 1 steps" in run_cli("fit", "weak.png", "--steps", "1", "--drop-rate", "0.3", "-o", "told", "-v").stdout
     )
+
+
+def test_a_fit_that_diverges_is_told_and_gives_a_finite_image(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "learning_rate", lambda recipe, done: math.inf if done == 2 else recipe.learning_rate)
+    result = run_cli("denoise", "noisy.png", "--steps", "4", "--passes", "2", "--run", "diverged")
+    assert result.stderr.count("the fit diverged after step 3 of 4, so its weights are those of step 0.") == 1
+    # Without a single step, the start weights are the fit.
+    run_cli("denoise", "noisy.png", "--steps", "0", "--passes", "2", "--run", "none", "-o", "none.png")
+    assert np.abs(picture(work / "noisy.denoised.png").astype(int) - picture(work / "none.png")).max() <= 2

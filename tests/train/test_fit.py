@@ -11,6 +11,7 @@ from self2self.errors import UsageError
 from self2self.imaging.metrics import psnr
 from self2self.imaging.orientation import oriented
 from self2self.model.contract import mask_specs
+from self2self.train import fit as fit_module
 from self2self.train.fit import FitState, StepMasks, fit, learning_rate, new_state
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe, recipe_for
@@ -243,3 +244,48 @@ def test_weights_for_inference_lie_between_start_and_fit() -> None:
 def test_random_weights_are_never_mixed_in() -> None:
     image = image_of(64, 64)
     assert same_weights(fitted(replace(TINY, fitted_share=0.25), image), fitted(TINY, image))
+
+
+def diverging_at(step: int, monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    """Let the optimiser leap in the step after `step` steps, and keep good weights every two steps."""
+    monkeypatch.setattr(fit_module, "GOOD_STEPS", 2)
+    monkeypatch.setattr(
+        fit_module, "learning_rate", lambda recipe, done: rate if done == step else recipe.learning_rate
+    )
+
+
+@pytest.mark.parametrize("rate", [math.inf, 1e30, 1e4])
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_fit_that_diverges_ends_with_its_last_good_weights(
+    rate: float, average: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, image = replace(TINY, schedule="constant", steps=9, average_decay=average), image_of(64, 64)
+    expected = fitted(replace(recipe, steps=4), image)
+    seen: list[int] = []
+    diverging_at(5, monkeypatch, rate)
+    state = new_state(recipe, 3, 0, CPU)
+    fit(image, recipe, state, on_step=lambda state: seen.append(state.step))
+    assert state.step == 4
+    assert state.diverged_step in (6, 7)
+    assert same_weights(state, expected)
+    # A checkpoint is written after a step, and it has to be one to go on from.
+    assert seen[-1] == state.diverged_step - 1
+
+
+def test_a_fit_that_diverges_at_once_falls_back_to_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = image_of(64, 64)
+    start = fitted(TINY, image).weights()
+    diverging_at(0, monkeypatch, math.inf)
+    state = fit(image, TINY, new_state(TINY, 3, 0, CPU, start))
+    assert (state.step, state.diverged_step) == (0, 1)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in state.weights().items())
+    with pytest.raises(UsageError, match=r"diverged at step 1 of 6, before it had learnt anything"):
+        fitted(TINY, image)
+
+
+def test_a_fit_from_random_weights_may_begin_with_a_large_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module, "GOOD_STEPS", 1)
+    state = new_state(TINY, 3, 0, CPU)
+    with torch.no_grad():
+        state.network.head.bias.fill_(30.0)
+    assert fit(image_of(64, 64), TINY, state).diverged_step is None

@@ -20,7 +20,7 @@ from self2self.train.checkpoint import load_weights
 from self2self.train.run_folder import History, Run
 from self2self.train.session import FitReport, fit_run
 from tests.commands import ctrl_c
-from tests.train.test_fit import TINY, image_of
+from tests.train.test_fit import TINY, diverging_at, image_of
 from tests.train.test_run_folder import config_of
 
 LONG = replace(TINY, steps=40)
@@ -276,3 +276,19 @@ def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
         process.communicate(timeout=60)
     # The lock ended with the process.
     fit_run(Run(tmp_path / "run"), config_of(recipe=LONG), image_of(64, 64), resume=False)
+
+
+def test_a_fit_that_diverges_gives_the_same_weights_after_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(recipe=replace(TINY, schedule="constant", steps=9))
+    diverging_at(5, monkeypatch, 1e4)
+    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    report = fit_run(whole, config, image_of(64, 64))
+    assert (report.step, report.diverged_step) == (4, 7)
+    for step in range(1, 7):
+        with ctrl_c(), pytest.raises(InterruptedRun, match=f"after step {step} of 9"):
+            fit_run(cut, config, image_of(64, 64), resume=step > 1)
+    assert fit_run(cut, config, image_of(64, 64), resume=True).diverged_step == 7
+    assert_same_model(cut, whole)
+    assert load_weights(cut.model_path)[2].steps == 4

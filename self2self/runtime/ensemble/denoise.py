@@ -20,6 +20,7 @@ from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_engine import choose_mask_source
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassTooLarge
+from self2self.runtime.ensemble.kept_passes import KeptPasses
 from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult, TileLoop
@@ -53,6 +54,7 @@ def denoise_pixels(
     may_overwrite: bool = False,
     engine_holder: EngineHolder | None = None,
     missing: NDArray[np.bool_] | None = None,
+    kept: KeptPasses | None = None,
 ) -> EnsembleResult:
     """Average stochastic passes of `model` over `pixels`, or the mirrored views of a plain model.
 
@@ -69,6 +71,8 @@ def denoise_pixels(
             `pixels` becomes the result, the engine is closed in either case.
         missing: bool (H, W), where nothing was measured and `pixels` are filled (`Image.missing`), so that what is
             restored does not depend on them; None for nowhere.
+        kept: keeps the passes so far on disk, and gives those of an earlier run to go on from. The caller removes it
+            once the result is written. None keeps nothing.
 
     Raises:
         UsageError: an option is wrong.
@@ -95,6 +99,7 @@ def denoise_pixels(
             on_note=on_note,
             engine_holder=engine_holder,
             missing=missing,
+            kept=kept,
         )
         return _run_within(loop, may_overwrite)
 
@@ -161,6 +166,9 @@ def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
         )
     if model.contract.plain:
         largest = min(largest, LARGEST_PLAIN_TILE)
+    # Less memory than in an earlier run asks for smaller tiles, but more memory is no reason to lose its passes.
+    if loop.kept is not None and (side := loop.kept.begin(loop.identity)) is not None:
+        largest = min(largest, side)
     out = pixels if in_place else np.empty(pixels.shape, np.float32)
     sides = [largest] if model.size is not None else list(tile_sizes(largest))
     for side, smaller in zip(sides, [*sides[1:], None], strict=True):

@@ -26,6 +26,8 @@ from self2self.runtime.ensemble.pass_plan import PassPlan
 if TYPE_CHECKING:
     import torch
 
+    from self2self.runtime.ensemble.kept_passes import KeptSums
+
 PASSES_PER_ROUND = 64
 """Passes after which the standard error is checked again; each check waits for the device. With flips, each orientation
 has a quarter of these passes."""
@@ -57,6 +59,15 @@ class DeviceMoments:
         self._sums[0] += total
         self._sums[1] += squares
         self.count += len(predictions)
+
+    def restore(self, moments: Moments) -> None:
+        """Go on from the sums of `moments`, which came from `to_host`."""
+        import torch
+
+        _, sums = moments.stored()
+        for target, source in zip(self._sums, (sums["sum 0"], sums["squares"]), strict=True):
+            target.copy_(torch.from_numpy(source))
+        self.count = moments.count
 
     def to_host(self) -> Moments:
         """Wait for the device and copy the sums."""
@@ -123,6 +134,7 @@ def run_device_ensemble(
     on_progress: Callable[[Moments], None] | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     tile: tuple[int, int] = (0, 1),
+    kept: KeptSums | None = None,
 ) -> PassesResult:
     """Run passes from 0 on, as many as `pass_plan` says, and sum up their predictions, all on the engine's device.
 
@@ -140,6 +152,7 @@ def run_device_ensemble(
         on_progress: called several times a second with the sums so far; an exception from it ends the loop.
         on_note: called when a batch did not fit.
         tile: number of the tile, from 0, and number of tiles, for `on_progress`.
+        kept: as for `run_ensemble`. Sums in float64 depend on the batch in their last bits.
 
     Raises:
         ResourceError: not even one pass at a time fits into memory.
@@ -147,7 +160,7 @@ def run_device_ensemble(
     """
     if isinstance(pass_plan, int):
         pass_plan = PassPlan(pass_plan, tolerance=None, balanced=False, flips=False)
-    loop = _DeviceLoop(engine, maker, pass_plan, batch, largest_batch, tile)
+    loop = _DeviceLoop(engine, maker, pass_plan, batch, largest_batch, tile, kept)
     return loop.run(on_progress, on_note)
 
 
@@ -162,8 +175,10 @@ class _DeviceLoop:
         batch: int | None,
         largest_batch: int,
         tile: tuple[int, int],
+        kept: KeptSums | None,
     ) -> None:
         self._engine = engine
+        self._kept = kept
         self._maker = maker
         self._passes, self._tolerance = pass_plan.passes, pass_plan.tolerance
         self._turns = MIRROR_ORIENTATIONS if pass_plan.flips else 1
@@ -185,6 +200,9 @@ class _DeviceLoop:
         self._capacity = self._slot = 0
         self._masks_made: tuple[int, int] | None = None
         """First pass and number of passes of the masks in the buffers `_slot`; None for no masks."""
+        if kept is not None and (earlier := kept.restored()) is not None:
+            moments, self._seconds = earlier
+            self._moments.restore(moments)
 
     def run(self, on_progress: Callable[[Moments], None] | None, on_note: Callable[[str], None]) -> PassesResult:
         """Run all passes; see `run_device_ensemble`."""
@@ -204,8 +222,11 @@ class _DeviceLoop:
             self._chooser.ran(count, ran - start)
             due = self._tolerance is not None and self._moments.count % PASSES_PER_ROUND == 0
             last = self._moments.count >= self._passes
-            if due or (on_progress is not None and (ran - reported >= PROGRESS_SECONDS or last)):
+            keeps = self._kept is not None and self._kept.due()
+            if due or keeps or (on_progress is not None and (ran - reported >= PROGRESS_SECONDS or last)):
                 reached = self._checked_moments()
+                if keeps and self._kept is not None:
+                    self._kept.keep(reached, self._seconds)
                 if on_progress is not None:
                     on_progress(reached)
                 reported = time.perf_counter()

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from self2self.runtime.engines.engine import Engine
 from self2self.runtime.ensemble.moments import Moments, PassSums
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
+
+if TYPE_CHECKING:
+    from self2self.runtime.ensemble.kept_passes import KeptSums
 
 TRIAL_BATCHES = (1, 2, 4, 8)
 TRIAL_RUNS = 2
@@ -60,6 +64,7 @@ def run_ensemble(
     largest_batch: int = TRIAL_BATCHES[-1],
     on_progress: Callable[[PassSums], None] | None = None,
     tile: tuple[int, int] = (0, 1),
+    kept: KeptSums | None = None,
 ) -> PassesResult:
     """Run passes from 0 on, as many as `pass_plan` says, and sum up their predictions.
 
@@ -74,6 +79,7 @@ def run_ensemble(
         largest_batch: largest batch that memory allows.
         on_progress: called after every run of the engine with the sums so far; an exception from it ends the loop.
         tile: number of the tile, from 0, and number of tiles, for `on_progress`.
+        kept: keeps the sums, and gives those of an earlier run to go on from; None keeps nothing.
 
     Raises:
         PassTooLarge: not even one pass at a time fits into memory.
@@ -84,14 +90,17 @@ def run_ensemble(
     upright = engine.image
     moments = Moments(upright.shape[1:], maker.block, *tile)
     seconds = {"masks": 0.0, "passes": 0.0, "reduce": 0.0}
+    if kept is not None and (earlier := kept.restored()) is not None:
+        moments, seconds = earlier
     chooser = BatchChooser(largest_batch) if batch is None else BatchChooser(batch, fixed=True)
     orientation = following = 0
     while moments.count < pass_plan.passes and not _is_settled(moments, pass_plan):
         start = time.perf_counter()
         count = min(chooser.batch, pass_plan.passes - moments.count)
-        if pass_plan.flips:
-            # A run of the engine has one orientation, so it ends with the block at the latest.
+        if pass_plan.flips or pass_plan.tolerance is not None:
+            # A run of the engine has one orientation, and the error is checked after whole blocks.
             count = min(count, PASSES_PER_BLOCK - moments.count % PASSES_PER_BLOCK)
+        if pass_plan.flips:
             following = moments.count // PASSES_PER_BLOCK % MIRROR_ORIENTATIONS
         try:
             if following != orientation:
@@ -115,6 +124,8 @@ def run_ensemble(
         seconds["passes"] += ran - masks_made
         seconds["reduce"] += reduced - ran
         chooser.ran(count, reduced - start)
+        if kept is not None and kept.due():
+            kept.keep(moments, seconds)
         if on_progress is not None:
             on_progress(moments)
     if orientation:

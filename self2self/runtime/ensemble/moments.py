@@ -7,8 +7,8 @@ computed slab by slab: the float64 copy of a slab stays in the cache, and no cop
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,40 @@ class Moments:
         moments._sums, moments._blocks, moments._passes = {0: total}, {0: count}, {0: count}
         moments._block_squares = float(squares.sum())
         moments._finite = math.isfinite(moments._block_squares)
+        return moments
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Sums]]:
+        """All that `restored` needs: numbers as JSON values, and the sums by name, which are not copied."""
+        numbers = {
+            "shape": list(self.shape),
+            "block": self.block,
+            "count": self.count,
+            "in block": self._in_block,
+            "orientation": self._orientation,
+            # JSON has no integers as keys.
+            "blocks": list(self._blocks.items()),
+            "passes": list(self._passes.items()),
+            "block squares": self._block_squares,
+        }
+        unfinished = {} if self._block_sum is None else {"block": self._block_sum}
+        sums = {f"sum {orientation}": values for orientation, values in self._sums.items()}
+        return numbers, {"squares": self._squares, **unfinished, **sums}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, Any], sums: Mapping[str, Sums], tile: int = 0, tiles: int = 1) -> Moments:
+        """The moments that `stored` gave, finite ones; further passes change them as they would have changed those.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        moments = cls(tuple(numbers["shape"]), numbers["block"], tile, tiles)
+        moments.count, moments._in_block = numbers["count"], numbers["in block"]
+        moments._orientation, moments._block_squares = numbers["orientation"], numbers["block squares"]
+        moments._blocks, moments._passes = dict(numbers["blocks"]), dict(numbers["passes"])
+        moments._squares = sums["squares"]
+        moments._block_sum = None if moments.block == 1 else sums["block"]
+        # The order of the orientations is that in which they are added up.
+        moments._sums = {int(key.split()[1]): values for key, values in sums.items() if key.startswith("sum ")}
         return moments
 
     def is_finite(self) -> bool:

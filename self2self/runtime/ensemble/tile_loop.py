@@ -9,19 +9,23 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding, padded_size
+from self2self.machine.marks import file_sha256
+from self2self.machine.system import compute_threads
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.ensemble.device_engine import DeviceEngine, free_device_bytes, largest_device_batch, masks_for
 from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
+from self2self.runtime.ensemble.kept_passes import KeptPasses, KeptSums
 from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
@@ -88,6 +92,7 @@ class TileLoop:
         options: options of the ensemble; `mask_source` is ``"host"`` or ``"device"``.
         engine_holder: provides the engine and keeps it; None for a holder that closes the engine after the run.
         missing: as for `denoise_pixels`.
+        kept: as for `denoise_pixels`.
         finished_lines: number of finished lines of the output.
     """
 
@@ -99,6 +104,7 @@ class TileLoop:
     on_note: Callable[[str], None] = lambda text: None
     engine_holder: EngineHolder | None = None
     missing: NDArray[np.bool_] | None = None
+    kept: KeptPasses | None = None
     finished_lines: int = field(default=0, init=False)
     _maker: MaskMaker | None = field(default=None, init=False)
 
@@ -122,6 +128,19 @@ class TileLoop:
         contract = self.model.contract
         _, height, width = self.pixels.shape
         return padded_size(height, width, contract.size_multiple, contract.minimum_size)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the bits of the passes on this machine, besides the image and the tiles; JSON values."""
+        return {
+            "model": file_sha256(self.model.path),
+            "engine": [self.engine.name, self.engine.version()],
+            "threads": compute_threads(),
+            "plan": asdict(self.pass_plan),
+            "mask source": self.options.mask_source,
+            "seed": self.options.seed,
+            "size": list(self.pixels.shape),
+        }
 
     def run(self, plan: TilePlan, out: FloatArray, room: int) -> EnsembleResult:
         """Run all passes of one tile after the other, and blend the tiles into `out`.
@@ -152,16 +171,25 @@ class TileLoop:
         if batch is not None and options.memory is not None:
             batch = min(batch, largest_batch)
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
-        variance, passes = 0.0, 0
+        variance, passes, provider = 0.0, 0, ""
+        if self.kept is not None:
+            self.kept.use_tiles(plan)
         with ExitStack() as stack:
             engine_holder = self.engine_holder or stack.enter_context(EngineHolder())
             for index, (row, column, tile) in enumerate(self._tiles(plan)):
-                whole = self.pixels if plan.count > 1 else None
-                running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note, whole)
-                if index == 0:
-                    seconds["prepare"] = time.perf_counter() - start
-                place = place_of(plan.rows.starts[row], plan.columns.starts[column])
-                result = self._run_tile(running, plan, place, batch, largest_batch, index)
+                earlier = None if self.kept is None else self.kept.finished_tile(index, plan.count)
+                if earlier is not None:
+                    result, provider = earlier
+                else:
+                    whole = self.pixels if plan.count > 1 else None
+                    running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note, whole)
+                    if not seconds["prepare"]:
+                        seconds["prepare"] = time.perf_counter() - start
+                    place = place_of(plan.rows.starts[row], plan.columns.starts[column])
+                    result = self._run_tile(running, plan, place, batch, largest_batch, index)
+                    provider = running.provider()
+                    if self.kept is not None:
+                        self.kept.keep_tile(index, result, provider, uncertainty=deviation_canvas is not None)
                 # The other tiles take the batch that the first tile found by trials.
                 batch = result.batch
                 image_canvas.add(row, column, result.moments.mean())
@@ -173,7 +201,6 @@ class TileLoop:
                 self.finished_lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
-            provider = running.provider()
         if means is not None:
             restore_start = time.perf_counter()
             means.restore(out)
@@ -181,7 +208,7 @@ class TileLoop:
         return EnsembleResult(
             image=out,
             uncertainty=deviation,
-            engine=running.name,
+            engine=self.engine.name,
             provider=provider,
             passes=round(passes / plan.count),
             pass_plan=self.pass_plan,
@@ -213,8 +240,9 @@ class TileLoop:
         if self.model.contract.plain:
             mirrorings = self.options.mirrorings(*self.pixels.shape[1:])
             return run_plain(running, mirrorings, on_progress=self.on_progress, tile=tile)
+        kept = None if self.kept is None else self.kept.sums_of(*tile)
         if self.options.mask_source == "device":
-            return self._run_on_device(running, plan.axes, place, batch, tile)
+            return self._run_on_device(running, plan.axes, place, batch, tile, kept)
         if self._maker is None:
             self._maker = running.mask_maker(self.options.seed, balanced=self.pass_plan.balanced)
         self._maker.place = place
@@ -226,10 +254,17 @@ class TileLoop:
             largest_batch=min(largest_batch, self.engine.useful_batch(plan.axes)),
             on_progress=self.on_progress,
             tile=tile,
+            kept=kept,
         )
 
     def _run_on_device(
-        self, running: Engine, axes: dict[str, int], place: int, batch: int | None, tile: tuple[int, int]
+        self,
+        running: Engine,
+        axes: dict[str, int],
+        place: int,
+        batch: int | None,
+        tile: tuple[int, int],
+        kept: KeptSums | None,
     ) -> PassesResult:
         if not isinstance(running, DeviceEngine):
             raise TypeError(f"{running.name} takes no masks on a device")
@@ -243,4 +278,5 @@ class TileLoop:
             on_progress=self.on_progress,
             on_note=self.on_note,
             tile=tile,
+            kept=kept,
         )
