@@ -11,7 +11,7 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test soak docs napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
+.PHONY: demo test soak lowest docs napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -27,6 +27,17 @@ SEED ?= 0
 soak: $(STAMP)
 	KILLS=200 KILLS_SEED=$(SEED) FUZZ=5000 FUZZ_SEED=$(SEED) \
 	  $(BIN)/python -m pytest tests/test_kills.py tests/runtime/test_fuzz_models.py tests/image_io/test_fuzz_images.py
+
+# Runs the tests with the lowest versions that pyproject.toml claims. What those need themselves is new, and may warn.
+LOWEST := build/lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/python scripts/dependencies.py lowest > $(LOWEST)/asked.txt
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python $(LOWEST)/asked.txt -o $(LOWEST)/pinned.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/pinned.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default
 
 # A warning, such as a link that leads nowhere, is an error. The site goes to build/site.
 docs: $(STAMP)

@@ -98,10 +98,27 @@ def _cpu_has(features: set[str], cpuinfo: Path) -> bool:
 
 
 def free_memory_bytes() -> int:
-    """Return the memory that can be allocated without swapping and within the limits of a container or scheduler."""
+    """Return the memory that can be allocated without swapping and within the limits of container, scheduler, shell."""
     import psutil
 
-    return int(min(psutil.virtual_memory().available, cgroup_free_bytes()))
+    return int(min(psutil.virtual_memory().available, cgroup_free_bytes(), process_free_bytes()))
+
+
+def process_free_bytes() -> int | float:
+    """Return the bytes left under the limits of this process (`ulimit -v` and `-d`); infinite without limits."""
+    try:
+        import resource
+    except ImportError:
+        return math.inf
+    import psutil
+
+    used = psutil.Process().memory_info()
+    free = math.inf
+    for limit, bytes_used in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+        allowed, _ = resource.getrlimit(limit)
+        if allowed != resource.RLIM_INFINITY:
+            free = min(free, max(0, allowed - bytes_used))
+    return free
 
 
 def cgroup_free_bytes(

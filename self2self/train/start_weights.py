@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from self2self.errors import UsageError
+from self2self.errors import FileFormatError, UsageError
 from self2self.imaging.noise import center_crop
+from self2self.machine.marks import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,8 @@ PRETRAINED_FILE = Path(__file__).parent.parent / "weights" / "pretrained.safeten
 """Start weights for colour, with a tensor of slopes beside each bias."""
 SINGLE_PASS_FILE = PRETRAINED_FILE.with_name("single-pass.safetensors")
 """Start weights for passes without masks; the tensors are those of `PRETRAINED_FILE`."""
+CHECKSUMS_FILE = PRETRAINED_FILE.with_name("SHA256SUMS")
+"""Digests of the two, as `sha256sum` writes and checks them."""
 SLOPE, BIAS = "slope", "bias"
 """Last part of the names of slopes and biases."""
 GREY_LEVELS_PER_UNIT = 10.0
@@ -62,6 +65,7 @@ def pretrained_weights(channels: int, sigma: float, *, single_pass: bool = False
 
     Raises:
         UsageError: there are none for this number of channels.
+        FileFormatError: a file is not the one that ships with the package.
     """
     if not has_pretrained_weights(channels):
         raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
@@ -84,8 +88,23 @@ def _told_weights(channels: int, single_pass: bool) -> dict[str, torch.Tensor]:
     from self2self.train.checkpoint import read_tensors
 
     path = SINGLE_PASS_FILE if single_pass else PRETRAINED_FILE
+    check_shipped(path)
     tensors = {name: tensor.float() for name, tensor in read_tensors(path)[0].items()}
     return tensors if channels == max(CHANNELS) else for_one_channel(tensors)
+
+
+def check_shipped(file: Path) -> None:
+    """Compare a file of weights with its digest in `CHECKSUMS_FILE`, which lies beside it.
+
+    Raises:
+        FileFormatError: they differ.
+    """
+    lines = (line.split() for line in file.with_name(CHECKSUMS_FILE.name).read_text().splitlines())
+    if {name: digest for digest, name in lines}.get(file.name) != file_sha256(file):
+        raise FileFormatError(
+            f"{file}: is not the file that ships with this version. Install it again: pip install --force-reinstall "
+            "self2self"
+        )
 
 
 def for_one_channel(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import pytest
 
 from self2self.machine import system
 from self2self.machine.system import cgroup_free_bytes, free_memory_bytes, limit_spin_wait
+from tests.commands import run_program
 
 
 def group(folder: Path, **files: str) -> None:
@@ -157,3 +158,25 @@ def test_integers_need_a_cpu_and_operators_for_them(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
     monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace(**dict.fromkeys(operators)))
     assert system.multiplies_bytes(cpuinfo) is expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+@pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_a_limit_of_the_process_counts_as_the_memory_of_the_machine(name: str) -> None:
+    code = f"""
+import resource
+from self2self.machine.system import free_memory_bytes
+import psutil
+used = psutil.Process().memory_info()
+allowed = (used.vms if "{name}" == "RLIMIT_AS" else used.data) + 100 * 2**20
+resource.setrlimit(resource.{name}, (allowed, allowed))
+free = free_memory_bytes()
+assert 80 * 2**20 < free <= 100 * 2**20, free
+held = bytearray(60 * 2**20)
+assert 20 * 2**20 < free_memory_bytes() < 45 * 2**20
+try:
+    bytearray(free + 2**20)
+except MemoryError:
+    print("refused")
+"""
+    assert run_program(code).stdout == "refused\n"

@@ -1,17 +1,23 @@
 """The shipped start weights: without any fit they predict an image for any input, and they know the level of noise."""
 
+import hashlib
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from self2self.errors import UsageError
+from self2self.errors import FileFormatError, UsageError
 from self2self.train.prediction import predict
 from self2self.train.recipes import RECIPES
 from self2self.train.start_weights import (
+    CHECKSUMS_FILE,
     PRETRAINED_FILE,
+    SINGLE_PASS_FILE,
+    check_shipped,
     for_one_channel,
     has_pretrained_weights,
     predicts_an_image,
@@ -122,3 +128,23 @@ def test_weights_that_predict_no_image_are_recognised() -> None:
     weights["head.weight"] = 40 * weights["head.weight"]
     image = np.full((1, 64, 300), 0.5, np.float32)
     assert not predicts_an_image(weights, image, RECIPES["fast"])
+
+
+def test_the_shipped_weights_are_those_of_the_list() -> None:
+    """After new weights: (cd self2self/weights && sha256sum *.safetensors > SHA256SUMS)."""
+    files = sorted(CHECKSUMS_FILE.parent.glob("*.safetensors"))
+    expected = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    assert CHECKSUMS_FILE.read_text() == expected
+    assert {PRETRAINED_FILE, SINGLE_PASS_FILE} == set(files)
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    for path in (PRETRAINED_FILE, CHECKSUMS_FILE):
+        shutil.copy(path, tmp_path)
+    copy = tmp_path / PRETRAINED_FILE.name
+    check_shipped(copy)
+    changed = bytearray(copy.read_bytes())
+    changed[-1] ^= 1
+    copy.write_bytes(changed)
+    with pytest.raises(FileFormatError, match="is not the file that ships with this version"):
+        check_shipped(copy)

@@ -1,0 +1,71 @@
+"""Say what `pyproject.toml` claims about dependencies: the lowest versions, and the licences of what is installed.
+
+    python scripts/dependencies.py lowest     # requirements of the package and of its tests, for `uv pip compile`
+    python scripts/dependencies.py licences   # a table of all packages that `pip install self2self` brings
+
+`make lowest` installs the lowest versions into an environment of its own, and runs the tests there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+TOOLS = ("mypy", "ruff", "tensorrt", "self2self")
+"""What is left out of the lowest versions: tools that check the source, and libraries for a GPU."""
+_LICENCE_CLASSIFIER = "License :: OSI Approved :: "
+
+
+def lowest() -> list[str]:
+    """The requirements of the package, of its formats and of its tests, without tools, sorted."""
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    extras = project["optional-dependencies"]
+    found = [*project["dependencies"], *(line for name in ("formats", "heic", "raw", "test") for line in extras[name])]
+    return sorted({line for line in found if not line.startswith(TOOLS)})
+
+
+def installed(name: str = "self2self", seen: set[str] | None = None) -> list[str]:
+    """Names of the packages that `name` needs without extras, as far as they are installed here, sorted."""
+    seen = set() if seen is None else seen
+    for line in distribution(name).requires or []:
+        needed = re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
+        if "extra ==" in line or needed in seen:
+            continue
+        try:
+            distribution(needed)
+        except PackageNotFoundError:
+            # It is for another system or another Python.
+            continue
+        seen.add(needed)
+        installed(needed, seen)
+    return sorted(seen)
+
+
+def licence(name: str) -> str:
+    """The licence that an installed package declares, in one line."""
+    metadata = distribution(name).metadata
+    declared = metadata.get("License-Expression") or ""
+    classified = [
+        line.removeprefix(_LICENCE_CLASSIFIER)
+        for line in metadata.get_all("Classifier") or []
+        if line.startswith(_LICENCE_CLASSIFIER)
+    ]
+    text = declared or ", ".join(classified) or (metadata.get("License") or "").strip()
+    return text.splitlines()[0] if text else "not declared"
+
+
+def licences() -> list[str]:
+    """A Markdown table of the packages that are installed by default, and their licences."""
+    rows = [f"| {name} | {distribution(name).version} | {licence(name)} |" for name in installed()]
+    return ["| package | version | licence |", "|---|---|---|", *rows]
+
+
+if __name__ == "__main__":
+    actions = {"lowest": lowest, "licences": licences}
+    if len(sys.argv) != 2 or sys.argv[1] not in actions:
+        sys.exit(f"type: python scripts/dependencies.py {' or '.join(actions)}")
+    print("\n".join(actions[sys.argv[1]]()))
