@@ -1,10 +1,9 @@
 """Make docs/napari.webp: the plugin in napari, after a preview on the right half of its sample.
 
     make napari-test
-    xvfb-run -a .venv-napari/bin/python scripts/napari_picture.py --steps 0
+    xvfb-run -a .venv-napari/bin/python scripts/napari_picture.py
 
-Without steps it shows what the start weights predict, which takes seconds. It needs OpenGL, which Qt's platform
-offscreen lacks.
+It needs OpenGL, which Qt's platform offscreen lacks.
 """
 
 from __future__ import annotations
@@ -25,22 +24,15 @@ def main() -> None:
     """Open napari, run a preview, and write the picture of the window."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "napari.webp", help="the picture")
-    parser.add_argument("--steps", type=int, help="steps of the fit; by default those of the recipe")
     arguments = parser.parse_args()
 
     from PIL import Image
 
-    from self2self import FitOptions
     from self2self.napari_plugin.settings import Settings
 
     module = "self2self.napari_plugin.widget"
-    fitting = FitOptions(steps=arguments.steps)
     # Whoever runs this keeps the settings of the last run.
-    with (
-        patch(f"{module}.load_settings", Settings),
-        patch(f"{module}.save_settings"),
-        patch("self2self.napari_plugin.work.fit_options", lambda settings: fitting),
-    ):
+    with patch(f"{module}.load_settings", Settings), patch(f"{module}.save_settings"):
         pixels = window_with_preview()
     Image.fromarray(pixels[..., :3]).save(arguments.output, quality=WEBP_QUALITY, method=6)
     print(arguments.output, arguments.output.stat().st_size, "bytes")
@@ -69,8 +61,6 @@ def window_with_preview() -> Any:
     while widget._run is not None:
         draw(0.1)
     viewer.layers["preview rectangle"].visible = False
-    # The time is that of the machine that makes the picture.
-    widget.status.setText(widget.status.text().split(";")[0])
     draw(SECONDS_TO_DRAW)
     pixels = viewer.screenshot(canvas_only=False, flash=False)
     viewer.close()

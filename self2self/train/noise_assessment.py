@@ -73,7 +73,11 @@ LARGEST_LOSS = 4.0
 without noise."""
 LEVELS_WITHOUT_LOSS = (8.0, 14.0)
 """Standard deviation of what is removed, in 8-bit grey levels, from which lost detail does not matter beside noise."""
-LEAST_COARSE_LEVEL = 5.0
+HIDDEN_LOW_FREQUENCIES = 2.0
+"""For correlated noise, the network is told what was removed times 1 plus this factor times its correlation between
+neighbours. That is more than there is, because the fit learns from what the network makes of the image first: noise
+that it leaves then is part of what the fit takes for the image."""
+LEAST_COARSE_LEVEL = 8.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
 CORRELATED_FROM = 0.1
@@ -135,8 +139,9 @@ def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: flo
     coarse = smooth_step(correlation, *CORRELATIONS) * smooth_step(removed, *LEAST_REMOVED)
     # The network leaves the coarse part of correlated noise in the image.
     coarse_level = NOISE_IN_REMOVED * removed * (1 + max(0.0, correlation))
+    coarse_told = max(removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation)), LEAST_COARSE_LEVEL * coarse)
     level = _between(coarse_level, independent, is_independent)
-    told = _between(max(coarse_level, LEAST_COARSE_LEVEL * coarse), own.dominant, is_independent)
+    told = _between(coarse_told, own.dominant, is_independent)
     certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
     removed_share = max(_noise_share(independent, removed), (1 - is_independent) * certain)
     if sigma is not None:
