@@ -1,0 +1,63 @@
+"""Smooth planes: means over square windows, and the bands of the à trous wavelet transform."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+SPLINE = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""The cubic B-spline, the kernel of the transform along one axis."""
+BAND_SHARES = (0.7935, 0.0403, 0.00731, 0.0017)
+"""Variance of independent noise in each band, as a share of its variance in the image. Each band is the difference of
+two smoothed images; the noise of the last smoothed image is in no band."""
+
+
+def box_mean(values: NDArray[np.floating], radius: int) -> FloatArray:
+    """The mean over the square window of 2 `radius` + 1 pixels around each pixel of [..., H, W].
+
+    At the borders, the window has only the pixels that exist.
+    """
+    means = values.astype(np.float64)
+    for axis in (-2, -1):
+        means = _line_means(means, radius, axis)
+    return means.astype(np.float32)
+
+
+def _line_means(values: NDArray[np.float64], radius: int, axis: int) -> NDArray[np.float64]:
+    side = values.shape[axis]
+    sums = np.zeros((*values.shape[:axis], side + 1, *values.shape[values.ndim + axis + 1 :]))
+    np.cumsum(values, axis=axis, out=np.moveaxis(np.moveaxis(sums, axis, 0)[1:], 0, axis))
+    places = np.arange(side)
+    ends, starts = np.minimum(places + radius + 1, side), np.maximum(places - radius, 0)
+    counts = np.expand_dims((ends - starts).astype(np.float64), tuple(range(1, -axis)))
+    return np.asarray((sums.take(ends, axis) - sums.take(starts, axis)) / counts)
+
+
+def spline_smoothed(values: FloatArray, level: int) -> FloatArray:
+    """Smooth [..., H, W] with the cubic B-spline, whose taps are 2^`level` pixels apart; borders are mirrored."""
+    distance = 2**level
+    for axis in (-2, -1):
+        side = values.shape[axis]
+        padded = np.moveaxis(values, axis, 0)
+        padded = padded[_mirrored(np.arange(-2 * distance, side + 2 * distance), side)]
+        taps = [SPLINE[tap] * padded[tap * distance : tap * distance + side] for tap in range(len(SPLINE))]
+        values = np.moveaxis(taps[0] + taps[1] + taps[2] + taps[3] + taps[4], 0, axis)
+    return np.asarray(values, np.float32)
+
+
+def _mirrored(places: NDArray[np.intp], side: int) -> NDArray[np.intp]:
+    """Indices of a line of `side` pixels that is mirrored at its ends, as often as needed."""
+    within = np.mod(places, 2 * side)
+    return np.where(within < side, within, 2 * side - 1 - within)
+
+
+def bands(values: FloatArray, count: int) -> tuple[list[FloatArray], FloatArray]:
+    """Split [..., H, W] into `count` bands, from fine to coarse, and the smooth rest; their sum is `values`."""
+    found = []
+    for level in range(count):
+        smooth = spline_smoothed(values, level)
+        found.append(values - smooth)
+        values = smooth
+    return found, values
