@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from self2self.arrays.axes import Array
 from self2self.image_io import stack_of_array
+from self2self.jobs.fit import page_to_fit
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.observer import Observer
-from self2self.jobs.pages import page_to_fit
 
 SHARED_NOISE_FACTOR = 2.0
 """Channels share their noise if no level is more than this times another, in the units of the array. The colours of a
@@ -35,8 +37,9 @@ def groups_of(pages: Array, fitting: FitOptions) -> list[Array]:
 def share_noise(pages: Array, fitting: FitOptions) -> bool:
     """Whether the channels of (pages, channels, H, W, 1) have noise of about one level, in the units of the array."""
     levels = []
+    alone = replace(fitting, neighbours=0)
     for channel in apart(pages):
-        prepared = page_to_fit(stack_of_array(channel, NAME, nodata=fitting.nodata), fitting, Observer())
+        prepared, _ = page_to_fit(stack_of_array(channel, NAME, nodata=fitting.nodata), alone, Observer())
         levels.append(prepared.measured_noise.sigma * prepared.image.scale)
     return max(levels) <= SHARED_NOISE_FACTOR * min(levels)
 

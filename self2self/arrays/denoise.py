@@ -31,6 +31,7 @@ def denoise(
     seed: int | None = None,
     progress: ShowProgress = False,
     cancel: threading.Event | None = None,
+    neighbours: str | int | None = None,
     sigma: float | None = None,
     strength: float | None = None,
     passes: Passes | None = None,
@@ -62,6 +63,8 @@ def denoise(
         progress: whether to show progress bars (tqdm), also in notebooks; or a function that is called with a
             `Progress` after every step.
         cancel: event that another thread may set, to end the call with an `InterruptedRun` after the current step.
+        neighbours: number of neighbours on each side that every page is fused with where they show the same (time T,
+            depth Z): 0, 1 or 2. None for ``"auto"``: as many as fit.
         sigma: standard deviation of the noise, in the units of `noisy`; None to find it.
         strength: factor of the denoising, from 0 to 2. None for 1.
         passes: number of predictions that are averaged, or ``"auto"``; None for a single pass where that is as good.
@@ -79,7 +82,13 @@ def denoise(
     start = time.perf_counter()
     array, layout = Layout.of(noisy, axes, channel_axis)
     fitting = with_given(
-        fit_options or FitOptions(), seed=seed, stored_sigma=sigma, strength=strength, nodata=nodata, run=run
+        fit_options or FitOptions(),
+        seed=seed,
+        neighbours=neighbours,
+        stored_sigma=sigma,
+        strength=strength,
+        nodata=nodata,
+        run=run,
     )
     options = with_given(
         pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty

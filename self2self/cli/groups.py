@@ -25,6 +25,7 @@ from self2self.cli.options import (
     MaskSource,
     Memory,
     Mosaic,
+    Neighbours,
     NodataText,
     Passes,
     RecipeName,
@@ -37,6 +38,7 @@ from self2self.cli.options import (
     parse_batch,
     parse_masks,
     parse_memory,
+    parse_neighbours,
     parse_nodata,
     parse_passes,
 )
@@ -59,6 +61,7 @@ class RecipeGroup:
     iqa_weights: IqaWeightsFile = None
     nodata: NodataText = None
     mosaic: Mosaic = None
+    neighbours: Neighbours = "auto"
 
     def options(
         self, *, seed: int, device: str, run: Path | None, page: int | None, wait: bool, fit_pages: str = "first"
@@ -87,6 +90,7 @@ class RecipeGroup:
             wait=wait,
             nodata=parse_nodata(self.nodata),
             mosaic=self.mosaic,
+            neighbours=parse_neighbours(self.neighbours),
         )
 
 

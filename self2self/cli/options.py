@@ -131,6 +131,16 @@ FitPages = Annotated[
         rich_help_panel=IMAGE,
     ),
 ]
+Neighbours = Annotated[
+    str,
+    typer.Option(
+        "--neighbours",
+        help="For a stack: number of pages on each side that every page is fused with where they show the same; auto: "
+        "as many as fit.",
+        metavar="auto|0|1|2",
+        rich_help_panel=IMAGE,
+    ),
+]
 Wait = Annotated[
     bool,
     typer.Option(
@@ -309,6 +319,11 @@ def parse_nodata(text: str | None) -> float | Literal["none"] | None:
     except ValueError:
         raise UsageError(f"--nodata is {text!r}; expected a number such as -9999, or none.") from None
     return value if value is not None and math.isfinite(value) else "none"
+
+
+def parse_neighbours(text: str) -> str | int:
+    """Parse a number of neighbours; any other text stays as it is, for `FitOptions.check`."""
+    return int(text) if text.isdecimal() else text
 
 
 def parse_batch(text: str) -> int | None:

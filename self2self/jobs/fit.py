@@ -17,6 +17,7 @@ from self2self.imaging.missing import share_to_learn_from
 from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder
 from self2self.jobs.noise_notes import note_file, note_noise
 from self2self.jobs.observer import Observer
+from self2self.jobs.page_neighbours import NeighbourPages, choose_neighbours
 from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.jobs.results import FitResult
 from self2self.train.checkpoint import load_weights, save_model
@@ -55,7 +56,7 @@ def fit_job(
     """
     options.check()
     with open_stack(path, nodata=options.nodata, mosaic=options.mosaic) as stack:
-        prepared = prepare(read_fit_page(stack, options, observer), options.recipe)
+        prepared, options = page_to_fit(stack, options, observer)
     clean = read_reference(reference, prepared.image) if reference else None
     note_file(prepared.image, observer)
     config = configure(prepared, options, observer)
@@ -76,23 +77,43 @@ def fit_job(
             resume = True
         note_noise(prepared, config, observer)
         fitted = run_fit(run, config, prepared, resume=resume, reference=clean, observer=observer)
-    return replace(fitted, noise=prepared.assessed_as(config.noise).noise)
+    return replace(fitted, noise=prepared.assessed_as(config.page_noise).measured_noise)
 
 
-def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> Image:
-    """Read the page to fit to: the page of `--page`, or the first from which a fit can learn.
+def page_to_fit(stack: Stack, options: FitOptions, observer: Observer) -> tuple[PreparedImage, FitOptions]:
+    """The page to fit to (`read_fit_page`), fused with its neighbours; and the options with their number.
+
+    Raises:
+        UsageError, InputError: the page does not exist or cannot be used.
+    """
+    index, image = read_fit_page(stack, options, observer)
+    return fused_with_neighbours(stack, index, prepare(image, options.recipe), options, observer)
+
+
+def fused_with_neighbours(
+    stack: Stack, index: int, prepared: PreparedImage, options: FitOptions, observer: Observer
+) -> tuple[PreparedImage, FitOptions]:
+    """The page of a fit, fused with as many neighbours as the options ask for or as fit; and the options with that."""
+    count = choose_neighbours(stack, index, prepared, options, observer)
+    page = NeighbourPages(stack, count).for_model(index, prepared)
+    return page.prepared, replace(options, neighbours=count)
+
+
+def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> tuple[int, Image]:
+    """Read the page to fit to, and its index: the page of `--page`, or the first from which a fit can learn.
 
     Raises:
         UsageError, InputError: the page does not exist or cannot be used.
     """
     if stack.pages == 1 or options.page is not None:
-        return stack.read_page((options.page or 1) - 1)
+        index = (options.page or 1) - 1
+        return index, stack.read_page(index)
     index, page = _page_to_learn_from(stack)
     why = ", as there is hardly anything to learn from page 1" if index else ""
     observer.note(
         f"{stack.path}: has {stack.pages} pages; fitting to page {index + 1}{why}. To fit to another: --page N"
     )
-    return page
+    return index, page
 
 
 def _page_to_learn_from(stack: Stack) -> tuple[int, Image]:

@@ -5,12 +5,14 @@ The comparison decides whether a fit may be continued or used again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from self2self.errors import UsageError
 from self2self.image_io import ARRAY, Image
+from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
@@ -29,6 +31,8 @@ from self2self.train.start_weights import (
 )
 
 FIT_PAGES = ("first", "each")
+MOST_NEIGHBOURS = 2
+"""Largest number of neighbours of a page, on each side."""
 LARGEST_STRENGTH = 2.0
 
 
@@ -51,8 +55,10 @@ class FitOptions:
             file tells, or its values.
         mosaic: whether an image of one channel is a mosaic of colour filters; None if its values tell.
         fit_pages: how `denoise` fits to a stack: ``first`` for one fit for all pages, or ``each`` for a fit for each.
+        neighbours: number of neighbours on each side that a page of a stack is fused with: 0, 1, 2, or ``auto`` for as
+            many as fit (`imaging.neighbours`).
         sigma: standard deviation of the noise, in 8-bit grey levels; None to find it. It is the level that start
-            weights are told.
+            weights are told, reduced by what neighbours take away.
         stored_sigma: in place of `sigma`, the standard deviation in the units of the stored values.
         strength: factor of the denoising, from 0 to 2. Below 1, a part of what was removed returns; above 1, start
             weights are told as much more noise.
@@ -70,6 +76,7 @@ class FitOptions:
     iqa_weights: Path | None = None
     page: int | None = None
     fit_pages: str = "first"
+    neighbours: str | int = "auto"
     sigma: float | None = None
     strength: float = 1.0
     wait: bool = False
@@ -109,6 +116,8 @@ class FitOptions:
             )
         if self.fit_pages not in FIT_PAGES:
             raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
+        if self.neighbours not in ("auto", *range(MOST_NEIGHBOURS + 1)):
+            raise UsageError(f"--neighbours is {self.neighbours}; expected one of: auto, 0, 1, 2.")
         check_nodata(self.nodata)
         if self.page is not None and self.fit_pages == "each":
             raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
@@ -164,6 +173,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         strength=options.strength,
         nodata=options.nodata,
         mosaic=image.mosaic,
+        neighbours=0 if options.neighbours == "auto" else int(options.neighbours),
     )
     config = _with_noise(config, prepared, options, observer)
     config = replace(config, recipe=config.recipe.with_options(options.steps, options.drop_rate))
@@ -202,7 +212,11 @@ def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -
     from self2self.train.noise_assessment import assess_noise
 
     told = partial(pretrained_weights, prepared.channels)
-    noise = assess_noise(prepared.center().pixels, told, recipe, options.sigma)
+    sigma = options.sigma
+    if sigma is not None and options.neighbours != "auto":
+        # The user knows the noise of a page, and the network sees what its neighbours leave of it.
+        sigma = max(SMALLEST_TOLD, sigma * math.sqrt(variance_aimed_at(int(options.neighbours))))
+    noise = assess_noise(prepared.center().pixels, told, recipe, sigma)
     return replace(noise, told=min(LARGEST_TOLD, noise.told * max(1.0, options.strength)))
 
 
@@ -256,7 +270,8 @@ def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
     """The run folder of a fit: the requested folder, or the usual folder of the image."""
     if options.run is not None:
         return Run(options.run)
-    return Run.for_image(prepared.image.path.resolve(), prepared.sha256)
+    neighbours = 0 if options.neighbours == "auto" else int(options.neighbours)
+    return Run.for_image(prepared.image.path.resolve(), prepared.sha256, neighbours)
 
 
 def occupied_error(run: Run, asked: RunConfig) -> UsageError:
@@ -312,6 +327,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "range": _range(config),
         "nodata": str(config.nodata),
         "mosaic": str(config.mosaic),
+        "neighbours": str(config.neighbours),
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

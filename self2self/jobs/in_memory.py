@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from self2self.image_io import Stack
 from self2self.imaging.noise import Noise
+from self2self.jobs.fit import page_to_fit
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.noise_notes import note_file
 from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.page_fits import PageFits
-from self2self.jobs.pages import DenoisedPage, OneModel, PageModels, denoise_page, fit_for_pages, page_to_fit
+from self2self.jobs.page_neighbours import NeighbourPages
+from self2self.jobs.pages import DenoisedPage, OneModel, PageModels, denoise_page, fit_for_pages
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, worthwhile_single_pass
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -63,7 +65,7 @@ def fit_in_memory(stack: Stack, fitting: FitOptions, observer: Observer) -> Fitt
         Self2SelfError: anything that a user can cause.
     """
     fitting.check()
-    prepared = page_to_fit(stack, fitting, observer)
+    prepared, fitting = page_to_fit(stack, fitting, observer)
     note_file(prepared.image, observer)
     fitted = fit_model(prepared, fitting, observer)
     if single_pass := worthwhile_single_pass(fitted, prepared.pixels, EnsembleOptions(uncertainty=False), observer):
@@ -123,11 +125,12 @@ def _denoise_pages(
     start: float,
     config: RunConfig | None = None,
 ) -> PagesResult:
-    pages = []
+    records = []
+    pages = NeighbourPages(stack, models.neighbours)
     with EngineHolder() as engine_holder:
         for index in range(stack.pages):
             observer.page_started(index + 1, stack.pages)
-            page = denoise_page(stack, index, models, options, observer, engine_holder)
+            page = denoise_page(pages, index, models, options, observer, engine_holder)
             models.page_finished(index)
             alpha = page.prepared.image.alpha
             values, deviation = _with_alpha(page.values(), alpha), page.deviations()
@@ -138,15 +141,15 @@ def _denoise_pages(
             all_values[index] = values
             if deviations is not None and deviation is not None:
                 deviations[index, ..., : deviation.shape[2]] = deviation
-            pages.append(page.record(index))
-    return PagesResult(all_values, deviations, pages, noise, noise_unit, time.perf_counter() - start)
+            records.append(page.record(index))
+    return PagesResult(all_values, deviations, records, noise, noise_unit, time.perf_counter() - start)
 
 
 def _noise_of(page: DenoisedPage, config: RunConfig | None) -> tuple[Noise, float]:
     """The noise that the fit found, or else that of what was removed, and its unit."""
-    if config is not None and config.noise is not None and config.image_range is not None:
+    if config is not None and config.page_noise is not None and config.image_range is not None:
         low, high = config.image_range
-        return config.noise, (high - low) / 255
+        return config.page_noise, (high - low) / 255
     return page.residual.noise, page.prepared.image.scale / 255
 
 

@@ -18,8 +18,9 @@ from self2self.jobs.job_key import denoise_identity, infer_identity
 from self2self.jobs.noise_notes import note_file, note_little_removed, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
+from self2self.jobs.page_neighbours import PageForModel, alone
 from self2self.jobs.passes import run_passes
-from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
+from self2self.jobs.prepared_image import prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
@@ -101,6 +102,7 @@ def _infer_file(
         if stack.pages > 1:
             return infer_stack(model, stack, options, outputs, observer, engine_holder)
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
+    page = alone(prepared, model.contract.neighbours)
     outputs.check_for(prepared.image)
     if (done := _earlier_result(outputs, prepared.image)) is not None:
         return done
@@ -109,13 +111,13 @@ def _infer_file(
     outputs.check_model(model)
     single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
     if single_pass is not None:
-        model = single_pass.model_for(prepared.pixels, str(path), seed=options.seed)
+        model = single_pass.model_for(page.prepared.pixels, str(path), seed=options.seed)
     if model.contract.image_sha256 not in ("", prepared.sha256):
         observer.note(
             f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
             "To fit to this one: self2self denoise IMAGE"
         )
-    return _infer_image(model, prepared, options, outputs, observer, start=start, engine_holder=engine_holder)
+    return _infer_image(model, page, options, outputs, observer, start=start, engine_holder=engine_holder)
 
 
 def denoise_job(
@@ -155,19 +157,23 @@ def denoise_job(
     with open_stack(path, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)
-        image = read_fit_page(stack, fitting, observer)
+        _, image = read_fit_page(stack, fitting, observer)
     outputs.check_for(image)
     if (done := _earlier_result(outputs, image)) is not None:
         return done
     note_file(image, observer)
     if image.is_empty:
-        return _infer_image(None, prepare_for_model(image, whole_range=False), options, outputs, observer, start=start)
+        return _infer_image(
+            None, PageForModel(prepare_for_model(image, whole_range=False)), options, outputs, observer, start=start
+        )
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
     fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
     prepared = prepared.assessed_as(fitted.fit.config.noise)
     try:
-        return _infer_image(fitted.model, prepared, options, outputs, observer, start=start, fitted=fitted)
+        return _infer_image(
+            fitted.model, PageForModel(prepared), options, outputs, observer, start=start, fitted=fitted
+        )
     except KeyboardInterrupt:
         folder = fitted.fit.run.folder
         raise InterruptedRun(f"interrupted; the fit is kept in {folder}. {SAME_COMMAND_HINT}") from None
@@ -184,7 +190,7 @@ def _earlier_result(outputs: OutputOptions, image: Image) -> EarlierResult | Non
 
 def _infer_image(
     model: Model | None,
-    prepared: PreparedImage,
+    page: PageForModel,
     options: EnsembleOptions,
     outputs: OutputOptions,
     observer: Observer,
@@ -193,16 +199,17 @@ def _infer_image(
     fitted: FittedModel | None = None,
     engine_holder: EngineHolder | None = None,
 ) -> DenoiseResult:
-    """Run the ensemble over `prepared` and write the result.
+    """Run the ensemble over `page` and write the result.
 
-    If memory for a second image is short, the pixels of `prepared` become the result. Without a model, they are it.
+    If memory for a second image is short, the pixels of the page become the result. Without a model, they are it.
     """
+    prepared = page.page
     image, noise = prepared.image, prepared.noise
     center = prepared.center()
     kept = outputs.kept_passes(image, observer.note)
     ensemble = run_passes(
         model,
-        prepared,
+        page.prepared,
         options,
         observer,
         # A report shows both the noisy image and the result.
@@ -210,6 +217,7 @@ def _infer_image(
         engine_holder=engine_holder,
         kept=kept,
     )
+    ensemble = page.restored(ensemble)
     output = outputs.output_for(image)
     residual = center.residual(ensemble.image)
     if residual.correlated and center.has_noise and not (noise is not None and noise.correlated):

@@ -9,7 +9,8 @@ import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from self2self.image_io import Image, Stack
+from self2self.image_io import Stack
+from self2self.jobs.fit import fused_with_neighbours
 from self2self.jobs.fit_config import FitOptions, run_folder
 from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
@@ -28,6 +29,7 @@ class PageFits:
     Attributes:
         fitting: options of the first fit.
         first_page: the page of the first fit, from 0.
+        neighbours: number of neighbours on each side that pages are fused with.
         first: run folder of the first fit. It holds the folders of the other fits. Each of those is removed when the
             next page is finished.
         whole_range: the decision of `prepare` for the first fit, which holds for all pages.
@@ -41,6 +43,7 @@ class PageFits:
     first_page: int
     first: Run
     whole_range: bool
+    neighbours: int
     observer: Observer
     force: bool = False
     first_fit: FitResult | None = None
@@ -59,9 +62,11 @@ class PageFits:
         first_page = next((index for index in range(stack.pages) if not stack.read_page(index).is_empty), 0)
         first = prepare(stack.read_page(first_page), fitting.recipe)
         stack.mosaic = first.image.mosaic
-        return cls(fitting, first_page, run_folder(first, fitting), first.whole_range, observer, force), first
+        fused, fitting = fused_with_neighbours(stack, first_page, first, fitting, observer)
+        run, count = run_folder(first, fitting), int(fitting.neighbours)
+        return cls(fitting, first_page, run, first.whole_range, count, observer, force), fused
 
-    def model_for(self, index: int, image: Image) -> Model:
+    def model_for(self, index: int, page: PreparedImage) -> Model:
         """Fit to page `index`, from 0, and export the model.
 
         Raises:
@@ -72,8 +77,7 @@ class PageFits:
             # `recipes.following` reduces the recipe's own steps by this factor, but leaves `--steps` unchanged.
             steps = self.fitting.steps and max(1, int(FOLLOWING_SHARE * self.fitting.steps))
             options = replace(options, init=str(self._run_before(index).folder), steps=steps)
-        prepared = prepare(image, options.recipe, whole_range=self.whole_range)
-        fitted = fit_model(prepared, options, self.observer, force=self.force)
+        fitted = fit_model(page, options, self.observer, force=self.force)
         if index == self.first_page:
             self.first_fit = fitted.fit
         self.fit_seconds += fitted.fit.seconds

@@ -9,16 +9,17 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from self2self.image_io import Image, Stack
+from self2self.image_io import Stack
 from self2self.imaging.noise import Residual
-from self2self.jobs.fit import read_fit_page
+from self2self.jobs.fit import page_to_fit
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.noise_notes import note_file
 from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
+from self2self.jobs.page_neighbours import NeighbourPages, PageForModel
 from self2self.jobs.passes import run_passes
-from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
+from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
 from self2self.jobs.single_pass import SinglePass, with_cheapest_model
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.kept_passes import KeptPasses
@@ -30,8 +31,16 @@ from self2self.runtime.model import Model
 class PageModels(Protocol):
     """The models of the pages."""
 
-    def model_for(self, index: int, image: Image) -> Model:
-        """The model for page `index`, from 0, which is `image` and holds something to denoise."""
+    @property
+    def whole_range(self) -> bool:
+        """`Contract.whole_range` of the models."""
+
+    @property
+    def neighbours(self) -> int:
+        """`Contract.neighbours` of the models."""
+
+    def model_for(self, index: int, page: PreparedImage) -> Model:
+        """The model for page `index`, from 0, which is `page` and holds something to denoise."""
 
     def page_finished(self, index: int) -> None:
         """Called when page `index`, from 0, is denoised and kept."""
@@ -53,12 +62,21 @@ class OneModel:
     seed: int = 0
     crops: int | None = 1
 
-    def model_for(self, index: int, image: Image) -> Model:
-        """The model for page `index`, from 0, which is `image`."""
+    @property
+    def whole_range(self) -> bool:
+        """`Contract.whole_range` of the model."""
+        return self.model.contract.whole_range
+
+    @property
+    def neighbours(self) -> int:
+        """`Contract.neighbours` of the model."""
+        return self.model.contract.neighbours
+
+    def model_for(self, index: int, page: PreparedImage) -> Model:
+        """The model for page `index`, from 0, which is `page`."""
         if self.single_pass is None:
             return self.model
-        pixels = prepare_for_model(image, whole_range=self.model.contract.whole_range).pixels
-        return self.single_pass.model_for(pixels, f"page {index + 1}", seed=self.seed, crops=self.crops)
+        return self.single_pass.model_for(page.pixels, f"page {index + 1}", seed=self.seed, crops=self.crops)
 
     def page_finished(self, index: int) -> None:
         """Do nothing: the model serves the next page, too."""
@@ -70,7 +88,7 @@ class DenoisedPage:
 
     Attributes:
         prepared: the noisy page; its pixels may have become those of the result.
-        ensemble: the result in the range of the network, and how it was made.
+        ensemble: the result in the range of `prepared`, and how it was made.
         seed: of its masks.
         residual: statistics of what was removed.
         has_noise: whether the page has measurable noise.
@@ -116,15 +134,6 @@ class DenoisedPage:
         )
 
 
-def page_to_fit(stack: Stack, fitting: FitOptions, observer: Observer) -> PreparedImage:
-    """The page of `stack` that the options or its pixels choose for the fit (`read_fit_page`), prepared for it.
-
-    Raises:
-        UsageError, InputError: the page does not exist or cannot be used.
-    """
-    return prepare(read_fit_page(stack, fitting, observer), fitting.recipe)
-
-
 def fit_for_pages(
     stack: Stack, fitting: FitOptions, options: EnsembleOptions, observer: Observer, *, force: bool = False
 ) -> tuple[FittedModel, OneModel]:
@@ -133,7 +142,7 @@ def fit_for_pages(
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    prepared = page_to_fit(stack, fitting, observer)
+    prepared, fitting = page_to_fit(stack, fitting, observer)
     fitted = fit_model(prepared, fitting, observer, force=force)
     cheapest = with_cheapest_model(fitted, prepared.pixels, options, observer, pages=stack.pages)
     if stack.pages == 1 or not cheapest.model.contract.plain:
@@ -143,7 +152,7 @@ def fit_for_pages(
 
 
 def denoise_page(
-    stack: Stack,
+    pages: NeighbourPages,
     index: int,
     models: PageModels,
     options: EnsembleOptions,
@@ -153,18 +162,31 @@ def denoise_page(
 ) -> DenoisedPage:
     """Denoise page `index`, from 0. Page 0 has the seed of `options`, and each following page the next seed.
 
-    `kept` is as for `denoise_pixels`.
+    Args:
+        pages: the pages, with as many neighbours as `models` know of.
+        index: of the page.
+        models: the models of the pages.
+        options: of the passes.
+        observer: gets notes and progress.
+        engine_holder: keeps the engine from page to page.
+        kept: as for `denoise_pixels`.
 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    image = stack.read_page(index)
-    note_file(image, observer, of_stack=stack.pages > 1)
-    model = None if image.is_empty else models.model_for(index, image)
+    image = pages.read_page(index)
+    note_file(image, observer, of_stack=pages.stack.pages > 1)
     start = time.perf_counter()
-    prepared = prepare_for_model(image, whole_range=model is not None and model.contract.whole_range)
+    prepared = prepare_for_model(image, whole_range=not image.is_empty and models.whole_range)
+    page = PageForModel(prepared) if image.is_empty else pages.for_model(index, prepared)
+    fused_seconds = time.perf_counter() - start
+    model = None if image.is_empty else models.model_for(index, page.prepared)
+    start = time.perf_counter() - fused_seconds
     center = prepared.center()
     options = replace(options, seed=(options.seed + index) % 2**32)
-    result = run_passes(model, prepared, options, observer, may_overwrite=True, engine_holder=engine_holder, kept=kept)
+    result = run_passes(
+        model, page.prepared, options, observer, may_overwrite=True, engine_holder=engine_holder, kept=kept
+    )
+    result = page.restored(result)
     residual = center.residual(result.image)
     return DenoisedPage(prepared, result, options.seed, residual, center.has_noise, time.perf_counter() - start)

@@ -89,7 +89,7 @@ def _run_one_model(job: StackJob, models: OneModel, start: float) -> StackResult
 
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
     fits, first = PageFits.of(job.stack, fitting, job.observer, force=job.outputs.force)
-    config = configure(first, fitting, job.observer)
+    config = configure(first, fits.fitting, job.observer)
     kept = job.begin({"fits": _config_hash(config)})
     if not kept:
         fits.clear()

@@ -14,6 +14,7 @@ from self2self.jobs.noise_notes import note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_cache import PageCache, PageRecord
+from self2self.jobs.page_neighbours import NeighbourPages
 from self2self.jobs.pages import PageModels, denoise_page
 from self2self.jobs.results import EarlierResult, StackResult
 from self2self.machine.marks import file_sha256
@@ -118,10 +119,11 @@ class StackJob:
         Raises:
             Self2SelfError: anything that a user can cause; finished pages stay in the cache.
         """
+        pages = NeighbourPages(self.stack, models.neighbours)
         for index in range(kept, self.stack.pages):
             self.observer.page_started(index + 1, self.stack.pages)
             try:
-                self._denoise_page(index, models)
+                self._denoise_page(index, pages, models)
             except KeyboardInterrupt:
                 raise InterruptedRun(
                     f"interrupted; {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
@@ -132,9 +134,9 @@ class StackJob:
                 ) from error
             models.page_finished(index)
 
-    def _denoise_page(self, index: int, models: PageModels) -> None:
+    def _denoise_page(self, index: int, pages: NeighbourPages, models: PageModels) -> None:
         kept = self.cache.kept_passes(index, lambda text: self.observer.note(f"page {index + 1}: {text}"))
-        page = denoise_page(self.stack, index, models, self.options, self.observer, self.engine_holder, kept)
+        page = denoise_page(pages, index, models, self.options, self.observer, self.engine_holder, kept)
         values, deviations = page.values(), page.deviations()
         if page.residual.correlated and "correlated" not in self.notes_given and page.has_noise:
             self.notes_given.add("correlated")

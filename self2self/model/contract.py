@@ -162,6 +162,8 @@ class Contract:
             image and all others. Versions that did not record it mapped all images so.
         nodata: what the user said of missing pixels, for the fitted image and all others.
         mosaic: whether the image is a mosaic of colour filters, whose planes lie side by side, for all images.
+        neighbours: number of pages on each side with which every page of a stack is fused before the passes
+            (`imaging.neighbours`); a single image is scaled as a page without any that fit.
         noisy_share: share of the noisy image in the finished result, from 0 to 1; the rest is the mean prediction. The
             graph does not apply it.
         removes_impulses: whether impulses of an image are replaced before the passes (`imaging.outliers`).
@@ -181,6 +183,7 @@ class Contract:
     whole_range: bool = True
     nodata: Nodata = None
     mosaic: bool = False
+    neighbours: int = 0
     noisy_share: float = 0.0
     removes_impulses: bool = False
     plain: bool = False
@@ -228,6 +231,7 @@ class Contract:
             "whole_range": self.whole_range,
             "nodata": self.nodata,
             "mosaic": self.mosaic,
+            "neighbours": self.neighbours,
             "noisy_share": self.noisy_share,
             "removes_impulses": self.removes_impulses,
         }
@@ -267,6 +271,7 @@ class Contract:
                 whole_range=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "whole_range", "true"))),
                 nodata=checked_nodata(json.loads(metadata.get(METADATA_PREFIX + "nodata", "null"))),
                 mosaic=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "mosaic", "false"))),
+                neighbours=checked_count(json.loads(metadata.get(METADATA_PREFIX + "neighbours", "0"))),
                 noisy_share=checked_share(json.loads(metadata.get(METADATA_PREFIX + "noisy_share", "0"))),
                 removes_impulses=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "removes_impulses", "false"))),
                 plain=checked_flag(json.loads(metadata.get(METADATA_PREFIX + "plain", "false"))),
@@ -345,6 +350,17 @@ def checked_flag(value: object) -> bool:
     """
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def checked_count(value: object) -> int:
+    """Check a small number that was read from JSON, and return it.
+
+    Raises:
+        ValueError: `value` is no whole number from 0 to 255.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 256:
+        raise ValueError(f"{value!r} is not a whole number from 0 to 255")
     return value
 
 

@@ -29,11 +29,20 @@ from pathlib import Path
 from typing import Any
 
 from self2self.errors import FileFormatError, InputError, UsageError, writing
+from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.machine.cache_folder import cache_folder
 from self2self.machine.files import atomic_write, holds_only_leftovers, is_temporary, remove_leftovers
 from self2self.machine.locks import folder_lock, use_of
-from self2self.model.contract import PRECISIONS, Contract, Nodata, checked_flag, checked_nodata, checked_range
+from self2self.model.contract import (
+    PRECISIONS,
+    Contract,
+    Nodata,
+    checked_count,
+    checked_flag,
+    checked_nodata,
+    checked_range,
+)
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
@@ -72,6 +81,7 @@ class RunConfig:
         strength: factor of the denoising that the user gave.
         nodata: as `Contract.nodata`.
         mosaic: as `Contract.mosaic`.
+        neighbours: as `Contract.neighbours`.
     """
 
     image: str
@@ -90,6 +100,7 @@ class RunConfig:
     strength: float = 1.0
     nodata: Nodata = None
     mosaic: bool = False
+    neighbours: int = 0
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -104,6 +115,7 @@ class RunConfig:
             whole_range=self.whole_range,
             nodata=self.nodata,
             mosaic=self.mosaic,
+            neighbours=self.neighbours,
             noisy_share=self.noisy_share,
             removes_impulses=self.recipe.removes_impulses,
         )
@@ -112,6 +124,17 @@ class RunConfig:
     def init(self) -> str:
         """`start` as ``--init`` has it: ``"pretrained"`` for ``"natural"``, which is its older name."""
         return "pretrained" if self.start == "natural" else self.start
+
+    @property
+    def page_noise(self) -> Noise | None:
+        """`noise` of a page as it is in the stack: it was found in a page that is fused with its neighbours."""
+        if self.noise is None or not self.neighbours:
+            return self.noise
+        factor = variance_aimed_at(self.neighbours) ** -0.5
+        noise = self.noise
+        return replace(
+            noise, sigma=factor * noise.sigma, told=factor * noise.told, independent=factor * noise.independent
+        )
 
     @property
     def noisy_share(self) -> float:
@@ -130,7 +153,8 @@ class RunConfig:
     def same_question(self, other: RunConfig) -> bool:
         """Whether the noise of `other` is to be found in the same values and with the same options."""
         questions = [
-            (config.image_sha256, config.whole_range, config.sigma, config._told_strength) for config in (self, other)
+            (config.image_sha256, config.whole_range, config.sigma, config._told_strength, config.neighbours)
+            for config in (self, other)
         ]
         return questions[0] == questions[1]
 
@@ -161,10 +185,13 @@ class Run:
     folder: Path
 
     @classmethod
-    def for_image(cls, image: Path, image_sha256: str) -> Run:
-        """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder."""
+    def for_image(cls, image: Path, image_sha256: str, neighbours: int = 0) -> Run:
+        """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder.
+
+        Fits to a page with other numbers of neighbours have folders of their own.
+        """
         stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
-        name = f"{stem}-{image_sha256[:8]}"
+        name = f"{stem}-{image_sha256[:8]}" + (f"-neighbours-{neighbours}" if neighbours else "")
         return cls((LOCAL_RUNS if (LOCAL_RUNS / name).is_dir() else cached_runs()) / name)
 
     @classmethod
@@ -324,6 +351,7 @@ class Run:
             "strength": config.strength,
             "nodata": config.nodata,
             "mosaic": config.mosaic,
+            "neighbours": config.neighbours,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -384,6 +412,7 @@ class Run:
                 strength=float(values.get("strength", 1.0)),
                 nodata=checked_nodata(values.get("nodata")),
                 mosaic=checked_flag(values.get("mosaic", False)),
+                neighbours=checked_count(values.get("neighbours", 0)),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

@@ -169,10 +169,10 @@ def stop_at_page_3(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         original = StackJob._denoise_page
 
-        def stop(self: StackJob, index: int, model_for: Any) -> None:
+        def stop(self: StackJob, index: int, *arguments: Any) -> None:
             if index == 2:
                 raise KeyboardInterrupt
-            original(self, index, model_for)
+            original(self, index, *arguments)
 
         patch.setattr(StackJob, "_denoise_page", stop)
         told = run_cli(*command, expect=130).stderr
@@ -292,6 +292,7 @@ FIT_REFUSED = {
     "no such page": (("--page", "9"), "stack.tif: there is no page 9; it has 4 pages"),
     "page 0": (("--page", "0"), "--page is 0; pages count from 1"),
     "both": (("--page", "2", "--fit-pages", "each"), "give one of them"),
+    "neighbours": (("--neighbours", "3"), "--neighbours is 3; expected one of: auto, 0, 1, 2"),
     "unknown": (("--fit-pages", "all"), "--fit-pages is 'all'; expected one of: first, each"),
 }
 

@@ -88,7 +88,7 @@ def test_the_fit_takes_the_first_page_that_has_something_to_learn_from(tmp_path:
                 return read_page(index)
 
             stack.read_page = count  # type: ignore[method-assign]
-            page = read_fit_page(stack, FitOptions(), Observer(note=notes.append))
+            _, page = read_fit_page(stack, FitOptions(), Observer(note=notes.append))
         return stored_values(page.pixels, page)[..., 0], notes[0], read
 
     page, note, read = chosen(noisy, noisy + 1, noisy + 2)

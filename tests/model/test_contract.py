@@ -119,7 +119,7 @@ KEYS = sorted(CONTRACT.to_metadata().keys() - {"self2self.schema_version"})
 
 LATER_KEYS = {
     f"self2self.{name}"
-    for name in ("image_range", "whole_range", "nodata", "mosaic", "noisy_share", "removes_impulses")
+    for name in ("image_range", "whole_range", "nodata", "mosaic", "neighbours", "noisy_share", "removes_impulses")
 }
 
 
@@ -147,6 +147,8 @@ def test_files_of_earlier_versions_without_range_and_share_can_be_read() -> None
         ("image_range", "[2, 1]"),
         ("image_range", "[0, NaN]"),
         ("image_range", "255"),
+        ("neighbours", "-1"),
+        ("neighbours", "true"),
         ("image_range", '"12"'),
         ("whole_range", "1"),
         ("whole_range", "null"),

@@ -118,6 +118,7 @@ def test_a_run_that_an_earlier_version_kept_beside_the_image_is_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELF2SELF_CACHE", str(tmp_path / "cache"))
+    assert Run.for_image(Path("a.tif"), "0" * 64, 2).folder.name == "a-00000000-neighbours-2"
     in_cache, earlier = Run.for_image(Path("new.png"), "0" * 64), Run(Path("runs/old-00000000"))
     assert in_cache.folder == tmp_path / "cache" / "runs" / "new-00000000"
     earlier.create(config_of())
