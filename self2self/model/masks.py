@@ -32,6 +32,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,7 @@ class Stream(IntEnum):
     DEVICE = 3
     NOISE = 4
     PLAIN = 5
+    LIVE = 6
 
 
 def check_seed(seed: int) -> None:
@@ -109,10 +111,11 @@ def check_seed(seed: int) -> None:
 
 def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:
     """Return the random generator for step or pass `index` of `seed`; all generators are independent."""
-    return np.random.Generator(_bit_generator(seed, stream, index))
+    return np.random.Generator(bit_generator(seed, stream, index))
 
 
-def _bit_generator(seed: int, stream: Stream, *words: int) -> np.random.SFC64:
+def bit_generator(seed: int, stream: Stream, *words: int) -> np.random.SFC64:
+    """Return the source of raw random words for `words`, such as a pass; the sources of all words are independent."""
     return np.random.SFC64(np.random.SeedSequence((seed, int(stream), *words)))
 
 
@@ -270,12 +273,24 @@ class MaskMaker:
         return drawn
 
     def _piece_stream(self, block: int, mask: int, number: int) -> np.random.SFC64:
-        return _bit_generator(self.seed, self.stream, block, self.place, mask, number)
+        return bit_generator(self.seed, self.stream, block, self.place, mask, number)
+
+
+def random_integers(bits: np.random.SFC64, count: int, item: str) -> NDArray[Any]:
+    """Return the next `count` integers of a stream; what is left of its last word of 64 bits is lost.
+
+    Args:
+        bits: the stream.
+        count: number of integers.
+        item: NumPy's name of a little-endian type without sign: ``"u1"``, ``"<u2"`` or ``"<u4"``. Every value of it is
+            equally likely.
+    """
+    size = np.dtype(item).itemsize
+    words = bits.random_raw(-(-count * size // 8))
+    if sys.byteorder == "big":
+        words = words.byteswap()
+    return words.view(item)[:count]
 
 
 def _bytes_of(bits: np.random.SFC64, count: int) -> ByteArray:
-    """Return the next `count` bytes of a stream; the unused bytes of the last word are lost."""
-    words = bits.random_raw(-(-count // 8))
-    if sys.byteorder == "big":
-        words = words.byteswap()
-    return words.view(np.uint8)[:count]
+    return random_integers(bits, count, "u1")

@@ -80,8 +80,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     return Model(path, contract, size)
 
 
-def read_proto(path: Path) -> onnx.ModelProto:
+def read_proto(
+    path: Path,
+    largest_bytes: int = LARGEST_FILE_BYTES,
+    again: str = _EXPORT_AGAIN,
+    make: str = "self2self fit IMAGE, then: self2self export",
+) -> onnx.ModelProto:
     """Parse an ONNX file.
+
+    Args:
+        path: of the file.
+        largest_bytes: size of the largest file that is read.
+        again: sentence that says how to replace a damaged file.
+        make: how to make a model where there is none.
 
     Raises:
         InputError, FileFormatError: as for `load_model`.
@@ -92,25 +103,23 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; expected an exported .onnx file.")
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
+        if path.stat().st_size > largest_bytes:
             raise FileFormatError(
-                f"{path}: has {path.stat().st_size / 1e6:.0f} MB; a model has at most {LARGEST_FILE_BYTES / 1e6:.0f}. "
-                f"{_EXPORT_AGAIN}"
+                f"{path}: has {path.stat().st_size / 1e6:.0f} MB; a model has at most {largest_bytes / 1e6:.0f}. "
+                f"{again}"
             )
         # onnx.load would choose the parser by the file's suffix and follow references to other files.
         proto = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such model. Make one with: self2self fit IMAGE, then: self2self export"
-        ) from error
+        raise InputError(f"{path}: no such model. Make one with: {make}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, again) from error
     if not proto.graph.node:
-        raise _damaged(path)
+        raise _damaged(path, again)
     return proto
 
 
-def _damaged(path: Path) -> FileFormatError:
-    return FileFormatError(f"{path}: is not an ONNX file or is damaged. {_EXPORT_AGAIN}")
+def _damaged(path: Path, again: str) -> FileFormatError:
+    return FileFormatError(f"{path}: is not an ONNX file or is damaged. {again}")

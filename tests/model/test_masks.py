@@ -310,8 +310,8 @@ def test_bytes_are_drawn_once_where_they_can_be_kept(kept: int, threads: int, mo
     monkeypatch.setattr(masks, "_SMALLEST_THREADED_BATCH", 0)
     monkeypatch.setattr(masks, "compute_threads", lambda: threads)
     streams: list[tuple[int, ...]] = []
-    seeded = masks._bit_generator
-    monkeypatch.setattr(masks, "_bit_generator", lambda *words: streams.append(words) or seeded(*words))
+    seeded = masks.bit_generator
+    monkeypatch.setattr(masks, "bit_generator", lambda *words: streams.append(words) or seeded(*words))
     for draws in Draws:
         maker = MaskMaker(specs, AXES, 4, draws=draws)
         for place, first, count in [(0, 3, 4), (0, 8, 6), (7, 8, 6), (7, 1, 1), (0, 25, 20), (0, 3, 1)]:
