@@ -20,6 +20,11 @@ From file to file, as the command `self2self denoise`, with all metadata::
     result = self2self.denoise_job("noisy.tif")
     print(result.output)
 
+Any PyTorch model with live dropout (docs/live-dropout.md)::
+
+    self2self.export_live(model, example_inputs, "net.onnx", kind="logits")
+    print(self2self.load_live("net.onnx").predict(inputs).mutual_information)
+
 All errors that a user can cause are subclasses of `Self2SelfError`; `self2self.errors` defines them. Importing the
 package does not load torch or other heavy libraries. It sets GOMP_SPINCOUNT, unless it or OMP_WAIT_POLICY is set, so
 that PyTorch's threads, if PyTorch is loaded later, do not spin.
@@ -50,6 +55,11 @@ if TYPE_CHECKING:
     from self2self.jobs import OutputOptions as OutputOptions
     from self2self.jobs import StackResult as StackResult
     from self2self.jobs import denoise_job as denoise_job
+    from self2self.live.export import LiveExport as LiveExport
+    from self2self.live.export import export_live as export_live
+    from self2self.live.model import LiveModel as LiveModel
+    from self2self.live.model import LivePrediction as LivePrediction
+    from self2self.live.model import load_live as load_live
     from self2self.model.masks import MaskMaker as MaskMaker
     from self2self.runtime.ensemble.denoise import denoise_pixels as denoise_pixels
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
@@ -80,6 +90,11 @@ _MODULE_OF_NAME = {
     "denoise_pixels": "self2self.runtime.ensemble.denoise",
     "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
     "MaskMaker": "self2self.model.masks",
+    "export_live": "self2self.live.export",
+    "LiveExport": "self2self.live.export",
+    "load_live": "self2self.live.model",
+    "LiveModel": "self2self.live.model",
+    "LivePrediction": "self2self.live.model",
 }
 """The public names, those that people want first at the top, and where they are."""
 

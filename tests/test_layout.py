@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"errors", "machine", "model", "imaging"},
     "export": {"errors", "machine", "model", "imaging"},
     "runtime": {"errors", "machine", "model", "imaging"},
+    "live": {"errors", "machine", "model", "runtime"},
     "report": {"errors", "machine", "imaging"},
     "bench": {"errors", "machine", "model", "imaging", "train", "export", "runtime", "report"},
 }
@@ -65,6 +66,11 @@ FREE = {"jobs", "arrays", "gui", "napari_plugin"}
 
 DEFINES_NETWORKS = {
     "bench.plain_loop",
+    "live.capture",
+    "live.program",
+    "live.rewrite",
+    "live.verify",
+    "live.watch",
     "model.channels_last",
     "model.network",
     "runtime.engines.torch_cpu.bf16_network",
@@ -267,6 +273,8 @@ LIGHT = [
     "self2self.export",
     "self2self.export.to_onnx",
     "self2self.export.verify",
+    "self2self.live.export",
+    "self2self.live.model",
     "self2self.machine.files",
     "self2self.image_io",
     "self2self.model.masks",

@@ -22,6 +22,7 @@ from self2self.cli.fit import fit
 from self2self.cli.gui import gui
 from self2self.cli.infer import infer
 from self2self.cli.panels import PanelCommand
+from self2self.cli.predict import predict
 from self2self.cli.runs import app as runs
 from self2self.errors import StdoutError
 
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (denoise, fit, export, infer, gui, engines, bench):
+for command in (denoise, fit, export, infer, predict, gui, engines, bench):
     app.command(cls=PanelCommand)(command)
 app.add_typer(runs, name="runs")
 

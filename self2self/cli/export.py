@@ -9,11 +9,13 @@ import typer
 
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_size
+from self2self.cli.panels import NETWORK
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
     from self2self.export.verify import Verification
     from self2self.jobs import EngineOptions
+    from self2self.live.contract import LiveContract
     from self2self.train.run_folder import Run
 
 
@@ -105,6 +107,55 @@ def export(
             readable=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Instead of a fit, export any PyTorch model with live dropout: FACTORY() returns the model and its "
+            "example inputs. This imports MODULE, from the current folder or the installed packages, and runs its "
+            "code.",
+            metavar="MODULE:FACTORY",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    sites: Annotated[
+        bool,
+        typer.Option(
+            "--sites", help="With --model: list what draws random numbers, and write nothing.", rich_help_panel=NETWORK
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="With --model: modules whose dropout stays, such as 'head.*'; may be repeated.  [default: all]",
+            metavar="PATTERN",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            help="With --model: modules whose dropout does not stay; may be repeated.",
+            metavar="PATTERN",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="With --model: what the outputs are: logits, probabilities or value.  [default: as FACTORY says, or "
+            "value]",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -114,13 +165,22 @@ def export(
 
     The dropout masks are inputs of the model. The exported file is verified against PyTorch. With --plain, the network
     is calibrated to do without masks, and any program can run the file. With --engine, a TensorRT engine is built from
-    the exported file.
+    the exported file. With --model, the network is not a fit but your own.
     """
     from self2self.jobs import EngineOptions
     from self2self.runtime.engines.profiles import BATCHES
     from self2self.train.run_folder import Run
 
     console = Console(as_json=as_json, quiet=quiet)
+    if model is not None:
+        if run or size or engine or minimum or maximum or batches or capability or plain or file_format or reference:
+            raise UsageError("--model exports a network of your own; leave out the run folder and the options of fits.")
+        if precision != "fp32":
+            raise UsageError("--model exports the network in its own precision; leave out --precision.")
+        _export_live(console, model, output, sites, only or [], exclude or [], kind, force=force)
+        return
+    if sites or only or exclude or kind:
+        raise UsageError("--sites, --only, --exclude and --kind are options of --model MODULE:FACTORY.")
     if engine is not None and output is not None:
         raise UsageError("-o works only without --engine; engines are kept in RUN/engines.")
     if engine is None and (minimum or maximum or batches or capability):
@@ -249,3 +309,45 @@ def _export_model(
         f"{path}: verified against PyTorch, {_difference_text(check)}{text}",
         {"run": str(folder.folder), "output": str(path), "precision": precision, **extra, **_check_json(path, check)},
     )
+
+
+def _export_live(
+    console: Console,
+    target: str,
+    output: Path | None,
+    sites: bool,
+    only: list[str],
+    exclude: list[str],
+    kind: str | None,
+    *,
+    force: bool,
+) -> None:
+    """Export the model that a factory makes, or list what draws in it."""
+    from dataclasses import asdict
+
+    from self2self.jobs import live_export_job
+
+    done = live_export_job(target, output, only=only, exclude=exclude, kind=kind, list_only=sites, force=force)
+    contract = done.contract
+    values: dict[str, Any] = {"output": None if done.path is None else str(done.path), **asdict(contract)}
+    if done.path is None:
+        console.result(_table(contract), values)
+        return
+    neutral = "" if done.neutral_difference is None else f", neutral masks {done.neutral_difference:.1e}"
+    console.result(
+        f"{done.path}: {len(contract.masks)} draws; verified against PyTorch, largest difference "
+        f"{done.onnx_difference:.1e}{neutral}",
+        {**values, "max_difference": done.onnx_difference, "neutral_difference": done.neutral_difference},
+    )
+
+
+def _table(contract: LiveContract) -> str:
+    """What draws, as aligned columns."""
+    from self2self.live.contract import KEEP_LEVELS
+
+    lines = [("module", "operator", "draw", "shape")]
+    for mask in contract.masks:
+        draw = mask.draw if mask.keep_count is None else f"true {mask.keep_count / KEEP_LEVELS:.4f}"
+        lines.append((mask.site or "(the model)", mask.operator, draw, ", ".join(map(str, mask.dims))))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 FIRST = "Options"
 FIT, IMAGE, PASSES, PROGRAMS = "The fit", "The image", "The passes", "For programs and logs"
+NETWORK = "Any PyTorch model"
 
 
 class PanelCommand(TyperCommand):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from self2self.jobs.infer import infer_job as infer_job
     from self2self.jobs.inputs import has_images as has_images
     from self2self.jobs.inputs import named_images as named_images
+    from self2self.jobs.live import live_export_job as live_export_job
+    from self2self.jobs.live import live_predict_job as live_predict_job
     from self2self.jobs.observer import Observer as Observer
     from self2self.jobs.output_options import OutputOptions as OutputOptions
     from self2self.jobs.results import DenoiseResult as DenoiseResult
@@ -52,6 +54,7 @@ _NAMES_OF_MODULE = {
     "self2self.jobs.image_batch": ("ImageBatch",),
     "self2self.jobs.infer": ("Result", "denoise_job", "infer_job"),
     "self2self.jobs.inputs": ("has_images", "named_images"),
+    "self2self.jobs.live": ("live_export_job", "live_predict_job"),
     "self2self.jobs.observer": ("Observer",),
     "self2self.jobs.output_options": ("OutputOptions",),
     "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "StackResult"),

@@ -37,6 +37,8 @@ from self2self.errors import FileFormatError, UsageError, shown
 from self2self.model.layers import LEVELS, network_layers
 
 SCHEMA_VERSION = 1
+LIVE_SCHEMA_VERSION = 2
+"""Schema of a network that is no denoiser (`live.contract`)."""
 METADATA_PREFIX = "self2self."
 
 IMAGE = "image"
@@ -293,6 +295,11 @@ def _check_schema(metadata: Mapping[str, str], source: str) -> None:
     if version is None:
         raise FileFormatError(
             f"{source}: is not a self2self model (it has no self2self metadata). Make one with: self2self export"
+        )
+    if version == str(LIVE_SCHEMA_VERSION):
+        raise FileFormatError(
+            f"{source}: is a network with live dropout (schema {LIVE_SCHEMA_VERSION}) and no denoiser. "
+            f"Run it with: self2self predict {source} INPUTS.npz"
         )
     if version != str(SCHEMA_VERSION):
         raise FileFormatError(

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from self2self.errors import EngineUnavailableError, FileFormatError, InputError, ResourceError, UsageError
 from self2self.export.to_onnx import to_onnx
-from self2self.model.contract import METADATA_PREFIX, SCHEMA_VERSION, Contract
+from self2self.model.contract import LIVE_SCHEMA_VERSION, METADATA_PREFIX, SCHEMA_VERSION, Contract
 from self2self.model.graph import WEIGHTS_KEY
 from self2self.model.masks import MaskMaker
 from self2self.runtime.engines.onnxruntime.cpu import OrtEngine
@@ -129,7 +129,7 @@ def test_no_metadata(changed: Callable[[Change], Path]) -> None:
         load_model(changed(lambda proto: proto.ClearField("metadata_props")))
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, "x"])
+@pytest.mark.parametrize("version", [LIVE_SCHEMA_VERSION + 1, "x"])
 def test_another_schema(changed: Callable[[Change], Path], version: object) -> None:
     with pytest.raises(FileFormatError, match=f"this self2self reads schema {SCHEMA_VERSION}.*Export it again"):
         load_model(changed(set_metadata("schema_version", version)))

@@ -1,0 +1,242 @@
+"""Exports a network that a user's own code makes with live dropout, and runs such a file over arrays."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from self2self.errors import InputError, UsageError, first_line, shown
+from self2self.machine.files import atomic_path, check_new
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from self2self.live.export import LiveExport
+    from self2self.live.statistics import OutputStatistics
+
+STATISTICS = {
+    "mean": "mean",
+    "std": "std",
+    "entropy": "entropy",
+    "mi": "mutual_information",
+    "vr": "variation_ratio",
+    "quantiles": "quantiles",
+}
+"""Names of `--stat`, and the attributes of `OutputStatistics` that they stand for."""
+_OPTIONS = ("dynamic", "include", "exclude", "kind")
+"""Arguments of `export_live` that a factory may return."""
+
+
+def factory_of(target: str) -> Callable[[], Any]:
+    """Import the function that `target` names, such as ``package.module:factory``. This runs the module's code.
+
+    Modules are searched in the current folder first.
+
+    Raises:
+        UsageError: there is no such module or function, or the module cannot be imported.
+    """
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise UsageError(f"--model is {target!r}; expected MODULE:FACTORY, such as networks:make_classifier.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"--model: there is no module {module_name} here ({here}) or among the installed packages."
+            ) from error
+        raise UsageError(f"--model: {module_name} cannot be imported ({shown(first_line(error))}).") from error
+    except Exception as error:
+        # The user's own code may raise anything.
+        raise UsageError(
+            f"--model: {module_name} cannot be imported ({type(error).__name__}: {shown(first_line(error))})."
+        ) from error
+    factory: Any = getattr(module, name, None)
+    if not callable(factory):
+        raise UsageError(f"--model: {module_name} has no function {name}.")
+    return factory  # type: ignore[no-any-return]
+
+
+def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, the example inputs and the options that the factory called `target` returns."""
+    factory = factory_of(target)
+    try:
+        made = factory()
+    except Exception as error:
+        raise UsageError(f"--model: {target} raises {type(error).__name__} ({shown(first_line(error))}).") from error
+    if isinstance(made, tuple) and len(made) == 2:
+        made = (*made, {})
+    if not (
+        isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], Mapping) and set(made[2]) <= {*_OPTIONS}
+    ):
+        raise UsageError(
+            f"--model: {target} returns {type(made).__name__}; expected model, example_inputs or model, "
+            f"example_inputs, options, where options may have {', '.join(_OPTIONS)}."
+        )
+    return made[0], made[1], dict(made[2])
+
+
+def live_export_job(
+    target: str,
+    output: Path | None,
+    *,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    kind: str | None = None,
+    list_only: bool = False,
+    force: bool = False,
+) -> LiveExport:
+    """Export the model that a factory makes.
+
+    Args:
+        target: ``package.module:factory``.
+        output: of the file; None for ``FACTORY.onnx`` in the current folder.
+        only: patterns of modules whose draws stay; none for those of the factory.
+        exclude: patterns of modules whose draws do not stay; none for those of the factory.
+        kind: of the outputs; None for that of the factory.
+        list_only: write nothing.
+        force: whether an existing file is replaced.
+
+    Raises:
+        UsageError: the factory or an option is wrong, or the model cannot be exported (`export_live`).
+        OutputError: the file exists already, or cannot be written.
+        VerificationError, EngineUnavailableError, ResourceError: as for `export_live`.
+    """
+    from self2self.live.export import export_live
+
+    path = output or Path(f"{target.rpartition(':')[2]}.onnx")
+    if not list_only:
+        check_new(path, force=force)
+    model, example_inputs, options = _made_by(target)
+    if only:
+        options["include"] = only
+    if exclude:
+        options["exclude"] = exclude
+    if kind is not None:
+        options["kind"] = kind
+    return export_live(model, example_inputs, None if list_only else path, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What was written.
+
+    Attributes:
+        path: of the file.
+        passes: number of passes.
+        arrays: name of each array in the file → its shape.
+    """
+
+    path: Path
+    passes: int
+    arrays: dict[str, tuple[int, ...]]
+
+
+def live_predict_job(
+    model: Path,
+    inputs: Path,
+    output: Path,
+    *,
+    statistics: Sequence[str] = ("mean", "std"),
+    passes: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    masks: str = "independent",
+    quantiles: Sequence[float] = (),
+    batch: int | None = None,
+    tolerance: float | None = None,
+    force: bool = False,
+) -> Predicted:
+    """Run a file of `export_live` over the arrays of an ``.npz`` or ``.npy`` file, and write statistics as ``.npz``.
+
+    Args:
+        model: the ONNX file.
+        inputs: ``.npz`` with an array for each input, or ``.npy`` for a model with one input.
+        output: file with an array for each of `statistics`; of models with several outputs, for each of each, called
+            ``OUTPUT.STATISTIC``.
+        statistics: names of `STATISTICS`.
+        passes: as in `LiveModel.predict`, like the next five.
+        seed: see there.
+        masks: see there.
+        quantiles: see there.
+        batch: see there.
+        tolerance: see there; None for its default.
+        force: whether an existing file is replaced.
+
+    Raises:
+        UsageError: an option is wrong, or a statistic is asked of an output without classes.
+        InputError, FileFormatError: a file cannot be used.
+        OutputError, ResourceError, EngineUnavailableError: as for `load_live`, or `output` cannot be written.
+    """
+    from self2self.live.model import TOLERANCE, load_live
+
+    if unknown := [name for name in statistics if name not in STATISTICS]:
+        raise UsageError(f"--stat has {shown(', '.join(unknown))}; expected some of {', '.join(STATISTICS)}.")
+    if ("quantiles" in statistics) != bool(quantiles):
+        raise UsageError(
+            "--stat quantiles and --quantiles go together, such as --stat quantiles --quantiles 0.05,0.95."
+        )
+    check_new(output, force=force)
+    live = load_live(model)
+    kinds = {item.name: item.kind for item in live.contract.outputs}
+    of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
+    if of_classes and set(kinds.values()) == {"value"}:
+        raise UsageError(
+            f'--stat {",".join(of_classes)} needs classes, and all outputs of {model} are of kind "value". Export it '
+            "again: self2self export --model MODULE:FACTORY --kind logits"
+        )
+    prediction = live.predict(
+        read_arrays(inputs),
+        passes,
+        seed,
+        masks=masks,  # type: ignore[arg-type]
+        quantiles=quantiles,
+        batch=batch,
+        tolerance=TOLERANCE if tolerance is None else tolerance,
+    )
+    arrays = _named(prediction.outputs, statistics)
+    with atomic_path(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    return Predicted(output, prediction.passes, {name: values.shape for name, values in arrays.items()})
+
+
+def _named(outputs: Mapping[str, OutputStatistics], statistics: Sequence[str]) -> dict[str, Any]:
+    """The wanted arrays by name; outputs without classes have no entropies."""
+    arrays = {}
+    for output, values in outputs.items():
+        for name in statistics:
+            array = getattr(values, STATISTICS[name])
+            if array is not None:
+                arrays[name if len(outputs) == 1 else f"{output}.{name}"] = array
+    return arrays
+
+
+def read_arrays(path: Path) -> Any:
+    """Read the arrays of an ``.npz`` file by their names, or the one array of an ``.npy`` file.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds Python objects.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Write one with numpy.savez, one array for each input.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or shown(first_line(error))}).") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: is no .npz or .npy file with arrays, or is damaged. Write one with numpy.savez."
+        ) from error

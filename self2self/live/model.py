@@ -1,0 +1,359 @@
+"""Loads a network with live dropout from its file, and runs many passes over arrays; needs no PyTorch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from self2self.errors import FileFormatError, InputError, ResourceError, UsageError, first_line, shown
+from self2self.live.contract import LiveContract, LiveInput
+from self2self.live.cut import cut_graph
+from self2self.live.draws import AnyArray, draw_pass
+from self2self.live.statistics import FloatArray, OutputStatistics, RunningStatistics
+from self2self.machine.system import compute_threads
+from self2self.model.masks import check_seed
+from self2self.runtime.engines.onnxruntime.cpu import ERRORS_ONLY, import_onnxruntime
+from self2self.runtime.model import read_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST_FILE_BYTES = 2**31
+"""Largest file that is read: ONNX files without further files have less than 2 GiB."""
+FEWEST_PASSES, MOST_PASSES = 30, 1000
+"""Passes that ``passes="auto"`` makes at least and at most."""
+TOLERANCE = 0.005
+"""Standard error at which ``passes="auto"`` stops: of probabilities, or relative to the mean of other values."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivePrediction:
+    """What the passes over some inputs tell.
+
+    Attributes:
+        passes: number of passes; with ``passes="auto"`` and several batches, the largest.
+        outputs: the statistics of each output of the network, by its name.
+    """
+
+    passes: int
+    outputs: dict[str, OutputStatistics]
+
+    @property
+    def first(self) -> OutputStatistics:
+        """The statistics of the first output."""
+        return next(iter(self.outputs.values()))
+
+    @property
+    def mean(self) -> FloatArray:
+        """Mean of the first output; of probabilities if it has logits."""
+        return self.first.mean
+
+    @property
+    def std(self) -> FloatArray:
+        """Standard deviation of the first output."""
+        return self.first.std
+
+    @property
+    def entropy(self) -> FloatArray:
+        """Predictive entropy of the first output in nats."""
+        return self._of_classes(self.first.entropy)
+
+    @property
+    def mutual_information(self) -> FloatArray:
+        """Mutual information of the first output and the weights in nats (BALD)."""
+        return self._of_classes(self.first.mutual_information)
+
+    @property
+    def variation_ratio(self) -> FloatArray:
+        """Share of the passes that disagree with the most frequent class of the first output."""
+        return self._of_classes(self.first.variation_ratio)
+
+    @property
+    def quantiles(self) -> FloatArray:
+        """Quantiles of the first output, [quantile, ...]."""
+        if self.first.quantiles is None:
+            raise UsageError("no quantiles were asked for. Type: predict(inputs, quantiles=(0.05, 0.95))")
+        return self.first.quantiles
+
+    def _of_classes(self, values: FloatArray | None) -> FloatArray:
+        if values is None:
+            name = next(iter(self.outputs))
+            raise UsageError(
+                f'output {name} was exported with kind "value", which has no classes. Export the network with '
+                'kind="logits" or kind="probabilities".'
+            )
+        return values
+
+
+class LiveModel:
+    """A network with live dropout that is ready to run; `load_live` makes it.
+
+    Attributes:
+        path: of its file.
+        contract: what the file says of its inputs, outputs and draws.
+        computed_once: whether a part of the graph does not depend on any draw, and runs once for all passes.
+    """
+
+    def __init__(self, path: Path, contract: LiveContract, proto: onnx.ModelProto) -> None:
+        self.path = path
+        self.contract = contract
+        cut = cut_graph(proto, [mask.name for mask in contract.masks])
+        self.computed_once = cut.prefix is not None
+        self._carried = cut.carried
+        self._prefix = self._session(cut.prefix) if cut.prefix is not None else None
+        self._suffix = self._session(cut.suffix)
+
+    def predict(
+        self,
+        inputs: AnyArray | Mapping[str, AnyArray],
+        passes: int | Literal["auto"] = "auto",
+        seed: int = 0,
+        *,
+        masks: Literal["independent", "shared"] = "independent",
+        quantiles: Sequence[float] = (),
+        batch: int | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> LivePrediction:
+        """Run the network many times with random masks.
+
+        Pass t of a seed has the same masks in every call, and the passes are independent.
+
+        Args:
+            inputs: an array, or one for each name of an input, of the types and sizes that the network was exported
+                for.
+            passes: number of passes, at least 2; ``"auto"`` makes 30 to 1000, and stops when the standard error of the
+                mean reaches `tolerance`.
+            seed: of all draws, from 0 to 2**32 - 1.
+            masks: ``"independent"``: each sample of the inputs has masks of its own; ``"shared"``: in each pass all
+                samples have the same masks, so that passes are functions (BatchBALD needs that).
+            quantiles: which quantiles to compute, each from 0 to 1. They are exact, so all passes over a batch are
+                kept in memory.
+            batch: number of samples that run together; None for all. It changes speed and memory, and rounding.
+            tolerance: RMS standard error of an output's mean at which ``"auto"`` stops; in units of probability, or
+                relative to the RMS of the mean for outputs of kind "value".
+
+        Raises:
+            InputError: the inputs have other names, types or sizes.
+            UsageError: another argument is wrong, or does not suit the network.
+            ResourceError: memory ran out.
+        """
+        self._check_arguments(passes, seed, masks, quantiles, batch, tolerance)
+        arrays = self._checked(inputs)
+        samples = self._axes(arrays).get(self.contract.batch or "", 1)
+        step = samples if batch is None or self.contract.batch is None else batch
+        parts, most = [], 0
+        for first in range(0, samples, step):
+            part = {name: self._rows(name, array, first, step) for name, array in arrays.items()}
+            running = self._run_passes(part, passes, seed, masks, tuple(quantiles), first, tolerance)
+            most = max(most, *(statistics.count for statistics in running.values()))
+            parts.append({name: statistics.result() for name, statistics in running.items()})
+        names = [output.name for output in self.contract.outputs]
+        return LivePrediction(most, {name: OutputStatistics.joined([part[name] for part in parts]) for name in names})
+
+    def _run_passes(
+        self,
+        arrays: dict[str, AnyArray],
+        passes: int | Literal["auto"],
+        seed: int,
+        masks: str,
+        quantiles: tuple[float, ...],
+        first_sample: int,
+        tolerance: float,
+    ) -> dict[str, RunningStatistics]:
+        """Statistics of all passes over one batch."""
+        axes = self._axes(arrays)
+        carried = self.once(arrays)
+        running = {o.name: RunningStatistics(o.name, o.kind, quantiles) for o in self.contract.outputs}
+        most = MOST_PASSES if passes == "auto" else passes
+        for index in range(most):
+            try:
+                draws = draw_pass(self.contract, axes, seed, index, first_sample=first_sample, shared=masks == "shared")
+            except ValueError as error:
+                raise InputError(f"{self.path}: has no masks for inputs of these sizes ({error}).") from error
+            for name, values in self.one_pass(arrays, carried, draws).items():
+                running[name].add(values)
+            may_stop = passes == "auto" and index + 1 >= FEWEST_PASSES
+            if may_stop and all(statistics.standard_error() <= tolerance for statistics in running.values()):
+                break
+        return running
+
+    def once(self, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """Compute what does not depend on any draw, for `one_pass`; arguments and errors are those of `one_pass`."""
+        if self._prefix is None:
+            return {}
+        return dict(zip(self._carried, self._ort_run(self._prefix, list(self._carried), inputs), strict=True))
+
+    def one_pass(
+        self, inputs: Mapping[str, AnyArray], carried: Mapping[str, AnyArray], draws: Mapping[str, AnyArray]
+    ) -> dict[str, AnyArray]:
+        """Run one pass with masks and noise that are given.
+
+        Args:
+            inputs: an array for each input that is data.
+            carried: from `once` of the same inputs.
+            draws: an array for each of the contract's masks.
+
+        Returns:
+            the outputs by their names.
+
+        Raises:
+            InputError: the network cannot run on arrays of these sizes.
+            ResourceError: memory ran out.
+        """
+        late = [output.name for output in self.contract.outputs if output.name not in carried]
+        computed = dict(zip(late, self._ort_run(self._suffix, late, {**inputs, **carried, **draws}), strict=True))
+        return {o.name: carried[o.name] if o.name in carried else computed[o.name] for o in self.contract.outputs}
+
+    def _ort_run(self, session: Any, outputs: list[str], values: Mapping[str, AnyArray]) -> list[AnyArray]:
+        wanted = {entry.name for entry in session.get_inputs()}
+        try:
+            results: list[AnyArray] = session.run(outputs, {n: v for n, v in values.items() if n in wanted})
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class of their own.
+            if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+                raise ResourceError(
+                    f"{self.path}: memory ran out during a pass. Give fewer inputs at a time."
+                ) from error
+            raise InputError(
+                f"{self.path}: the network does not run on inputs of these sizes ({shown(first_line(error))})."
+            ) from error
+        return results
+
+    def _session(self, proto: onnx.ModelProto) -> Any:
+        ort = import_onnxruntime("ort")
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = compute_threads()
+        options.inter_op_num_threads = 1
+        try:
+            return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+                raise ResourceError(
+                    f"{self.path}: memory ran out while it was loaded. Close other programs."
+                ) from error
+            raise FileFormatError(
+                f"{self.path}: ONNX Runtime cannot load it ({shown(first_line(error))}). Export it again."
+            ) from error
+
+    def _rows(self, name: str, array: AnyArray, first: int, count: int) -> AnyArray:
+        dims = next(item.dims for item in self.contract.inputs if item.name == name)
+        return array[first : first + count] if dims and dims[0] == self.contract.batch else array
+
+    def _axes(self, arrays: Mapping[str, AnyArray]) -> dict[str, int]:
+        return {axis: arrays[name].shape[index] for axis, (name, index) in self.contract.axes.items()}
+
+    def _checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """The inputs by name; raises an InputError if they are not what the contract says."""
+        wanted = {item.name: item for item in self.contract.inputs}
+        if not isinstance(inputs, Mapping):
+            if len(wanted) > 1:
+                raise InputError(f"{self.path}: got one array; expected one for each of {', '.join(wanted)}.")
+            inputs = {next(iter(wanted)): inputs}
+        if set(inputs) != set(wanted):
+            got = shown(", ".join(sorted(inputs))) or "none"
+            raise InputError(f"{self.path}: got inputs {got}; expected {', '.join(wanted)}.")
+        arrays = {
+            name: np.ascontiguousarray(inputs[name]) if np.ndim(inputs[name]) else np.asarray(inputs[name])
+            for name in wanted
+        }
+        for item in wanted.values():
+            self._check_array(item, arrays[item.name])
+        axes = self._axes(arrays)
+        for item in wanted.values():
+            for index, dim in enumerate(item.dims):
+                size = arrays[item.name].shape[index]
+                if isinstance(dim, str) and size != axes[dim]:
+                    other = self.contract.axes[dim]
+                    raise InputError(
+                        f"{self.path}: axis {index} of {item.name} has {size} elements, and axis {other[1]} of "
+                        f"{other[0]} has {axes[dim]}; expected the same number."
+                    )
+        return arrays
+
+    def _check_array(self, item: LiveInput, array: AnyArray) -> None:
+        if array.dtype.name != item.dtype:
+            raise InputError(
+                f"{self.path}: input {item.name} is {array.dtype.name}; expected {item.dtype}. Convert it with "
+                f'.astype("{item.dtype}").'
+            )
+        sizes = ", ".join(str(dim) for dim in item.dims)
+        fits = array.ndim == len(item.dims) and all(
+            size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(array.shape, item.dims, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{self.path}: input {item.name} has shape {list(array.shape)}; expected [{sizes}].")
+
+    def _check_arguments(
+        self,
+        passes: int | str,
+        seed: int,
+        masks: str,
+        quantiles: Sequence[float],
+        batch: int | None,
+        tolerance: float,
+    ) -> None:
+        check_seed(seed)
+        if passes != "auto" and (not isinstance(passes, int) or passes < 2):
+            raise UsageError(f'passes is {passes!r}; expected a number from 2 up, or "auto".')
+        if masks not in ("independent", "shared"):
+            raise UsageError(f"masks is {masks!r}; expected independent or shared.")
+        if not all(0 <= quantile <= 1 for quantile in quantiles):
+            raise UsageError(f"quantiles are {', '.join(map(str, quantiles))}; expected numbers from 0 to 1.")
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch is {batch}; expected a number from 1 up.")
+        if not (tolerance > 0 and math.isfinite(tolerance)):
+            raise UsageError(f"tolerance is {tolerance}; expected a number above 0.")
+        if not self.contract.separable and (masks == "shared" or batch is not None):
+            raise UsageError(
+                f"{self.path}: the samples of a batch do not have masks of their own, so masks cannot be shared "
+                "and batches cannot be divided. Leave out masks and batch."
+            )
+
+
+def load_live(path: str | os.PathLike[str]) -> LiveModel:
+    """Load a network that `export_live` wrote.
+
+    The file is a graph of ONNX operators, which ONNX Runtime computes. It runs no other code, but may take any time
+    and memory, so load files of people you trust.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        FileFormatError: it is not ONNX, damaged, of another schema, or refers to other files.
+        EngineUnavailableError: ONNX Runtime is not installed.
+        ResourceError: memory ran out.
+    """
+    path = Path(path)
+    again = "Export it again: self2self export --model MODULE:FACTORY"
+    proto = read_proto(path, LARGEST_FILE_BYTES, again, again.partition(": ")[2])
+    contract = LiveContract.from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
+    if problem := _difference(proto, contract):
+        raise FileFormatError(f"{path}: its graph is not what its metadata promise ({shown(problem)}). {again}")
+    return LiveModel(path, contract, proto)
+
+
+def _difference(proto: onnx.ModelProto, contract: LiveContract) -> str:
+    """What of `proto` the contract does not describe; empty if nothing."""
+    import onnx
+
+    graph = proto.graph
+    expected = {item.name: np.dtype(item.dtype) for item in contract.inputs}
+    expected |= {mask.name: np.dtype("bool" if mask.draw == "mask" else "float32") for mask in contract.masks}
+    found = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in graph.input
+    }
+    if found != expected:
+        return f"inputs {', '.join(found)}"
+    if [value.name for value in graph.output] != [output.name for output in contract.outputs]:
+        return f"outputs {', '.join(value.name for value in graph.output)}"
+    if any(tensor.external_data or tensor.data_location for tensor in graph.initializer):
+        return "weights in other files"
+    if proto.functions or any(node.domain for node in graph.node):
+        return "operators of other domains"
+    return ""

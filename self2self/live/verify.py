@@ -1,0 +1,189 @@
+"""Compares an ONNX model with live dropout with the PyTorch model that it was made of, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from self2self.errors import InputError, VerificationError, first_line, shown
+from self2self.live.contract import KEEP_LEVELS, LiveContract, LiveMask
+from self2self.live.draws import AnyArray, draw_pass
+from self2self.live.model import LiveModel
+from self2self.live.program import run_program
+
+if TYPE_CHECKING:
+    import onnx
+
+    from self2self.live.capture import Capture
+
+ONNX_TOLERANCE = 1e-4
+"""Largest difference between the file and PyTorch with equal masks, relative to the largest value of the output. A
+wrong graph differs by far more; the sums of deep networks in float32 may differ by 1e-5."""
+NEUTRAL_TOLERANCE = 1e-6
+"""Largest difference between neutral masks and evaluation mode, in the same units. Both run the same operators."""
+_HALF_TOLERANCE = 1e-2
+"""The same for outputs in float16."""
+_SAME = 1e-5
+"""Largest relative change of a sample that counts as none."""
+
+
+def verify(capture: Capture, proto: onnx.ModelProto, path: str) -> tuple[LiveContract, float, float | None]:
+    """Check all that is promised of the file.
+
+    Args:
+        capture: of the model.
+        proto: the ONNX model.
+        path: of the file that it will be, for messages.
+
+    Returns:
+        the contract, which says now whether samples are separable; the largest difference from PyTorch; and the
+        largest difference of neutral masks from evaluation mode, None if something draws noise.
+
+    Raises:
+        VerificationError: the file would not compute what the model computes, or a draw changes nothing.
+    """
+    live = LiveModel(Path(path), capture.contract, proto)
+    samples = _axes(capture.contract, capture.values_by_placeholder()).get(capture.contract.batch or "", 1)
+    onnx_differences, neutral_differences = [], []
+    for index, (count, times) in enumerate([(samples, 1), (1, 1), (3, 2)]):
+        values = capture.resized(count, times)
+        try:
+            plain, is_neutral = capture.evaluated(values)
+        except Exception:
+            if index == 0:
+                raise
+            # The model itself does not run on inputs of this size.
+            continue
+        inputs = capture.values_by_placeholder(values)
+        neutral_differences.append(_neutral_difference(capture, inputs, plain) if is_neutral else float("nan"))
+        onnx_differences.append(_onnx_difference(capture, live, inputs, index))
+    separable = _check_draws(live, capture.values_by_placeholder(), samples)
+    # NaN is larger than any number here.
+    neutral = float(np.max(neutral_differences))
+    contract = replace(capture.contract, separable=separable)
+    return contract, max(onnx_differences), None if np.isnan(neutral) else neutral
+
+
+def _axes(contract: LiveContract, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    return {axis: inputs[name].shape[index] for axis, (name, index) in contract.axes.items()}
+
+
+def _neutral_difference(capture: Capture, inputs: Mapping[str, torch.Tensor], plain: list[torch.Tensor]) -> float:
+    """Largest relative difference of the program with neutral masks from `plain`; NaN if noise has no neutral value."""
+    axes = _axes(capture.contract, inputs)
+    values = dict(inputs)
+    for site, mask in zip(capture.sites, capture.contract.masks, strict=True):
+        if site.keep is not None:
+            neutral = site.keep
+        elif site.operator == "rrelu":
+            neutral = 0.5
+        else:
+            return float("nan")
+        values[site.name] = torch.full(mask.shape(axes), neutral)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        results = run_program(capture.program, values, capture.bypass)
+    difference = max(map(_difference, results, plain))
+    if not difference <= _tolerance(NEUTRAL_TOLERANCE, plain):
+        raise VerificationError(
+            f"with neutral masks the model differs from model.eval() by {difference:.1e} of its output. A module that "
+            "draws computes something else in training mode; use nn.Dropout for the draw alone."
+        )
+    return difference
+
+
+def _onnx_difference(capture: Capture, live: LiveModel, inputs: Mapping[str, torch.Tensor], index: int) -> float:
+    """Largest relative difference of the ONNX model from the program with the masks of pass `index`."""
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    draws = draw_pass(capture.contract, _axes(capture.contract, inputs), 0, index)
+    tensors = {name: torch.from_numpy(values) for name, values in draws.items()}
+    expected = run_program(capture.program, {**inputs, **tensors})
+    try:
+        results = live.one_pass(arrays, live.once(arrays), draws)
+    except InputError as error:
+        sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        raise VerificationError(
+            f"the exported model does not run on {shown(sizes)} ({first_line(error.__cause__ or error)})."
+        ) from error
+    difference = max(map(_difference, map(torch.from_numpy, results.values()), expected))
+    if not difference <= _tolerance(ONNX_TOLERANCE, expected):
+        raise VerificationError(
+            f"with equal masks the exported model differs from PyTorch by {difference:.1e} of its output; nothing was "
+            "written. Please report the model."
+        )
+    return difference
+
+
+def _tolerance(tolerance: float, values: list[torch.Tensor]) -> float:
+    is_half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+    return max(tolerance, _HALF_TOLERANCE) if is_half else tolerance
+
+
+def _difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest difference relative to the largest value; infinite for other shapes, 0 where both are the same NaN."""
+    if got.shape != wanted.shape:
+        return float("inf")
+    got, wanted = got.double(), wanted.double()
+    same = (got == wanted) | (got.isnan() & wanted.isnan())
+    if bool(same.all()):
+        return 0.0
+    finite = wanted[wanted.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return float((got - wanted)[~same].abs().max()) / max(largest, 1e-30)
+
+
+def _check_draws(live: LiveModel, tensors: Mapping[str, torch.Tensor], samples: int) -> bool:
+    """Change one draw at a time; returns whether the draws of a sample change that sample alone.
+
+    Raises:
+        VerificationError: a draw changes nothing.
+    """
+    contract = live.contract
+    inputs = {name: value.numpy() for name, value in tensors.items()}
+    draws = draw_pass(contract, _axes(contract, tensors), 0, 0)
+    for mask in contract.masks:
+        if mask.keep_count is not None:
+            # The more frequent value everywhere: what a branch drops would hide the masks within it.
+            draws[mask.name] = np.full(draws[mask.name].shape, 2 * mask.keep_count >= KEEP_LEVELS)
+    carried = live.once(inputs)
+    before = live.one_pass(inputs, carried, draws)
+    separable = contract.batch is not None and all(output.batched for output in contract.outputs)
+    idle = []
+    for mask in contract.masks:
+        changed = {**draws, mask.name: _changed(mask, draws[mask.name], samples)}
+        after = live.one_pass(inputs, carried, changed)
+        if all(np.array_equal(after[name], before[name], equal_nan=True) for name in before):
+            idle.append(mask)
+        if separable and (mask.batched or _has_batch(mask, contract)):
+            separable = mask.batched and all(_is_same(after[name][1:], before[name][1:]) for name in before)
+    if idle:
+        names = ", ".join(dict.fromkeys(mask.site or "the model itself" for mask in idle[:3]))
+        raise VerificationError(
+            f"{len(idle)} of {len(contract.masks)} draws change no output, for example in {shown(names)}. "
+            "Leave them out: exclude (--exclude)."
+        )
+    return separable
+
+
+def _has_batch(mask: LiveMask, contract: LiveContract) -> bool:
+    return any(isinstance(dim, str) and contract.batch is not None and contract.batch in dim for dim in mask.dims)
+
+
+def _changed(mask: LiveMask, values: AnyArray, samples: int) -> AnyArray:
+    """Another draw of the rows of the first sample, or of all where samples have no rows of their own."""
+    rows = len(values) // samples if mask.batched else None
+    changed = values.copy()
+    part: Any = changed[:rows] if values.ndim else changed
+    part[...] = ~part if mask.draw == "mask" else 1 - part if mask.draw == "uniform" else -part
+    return changed
+
+
+def _is_same(first: AnyArray, second: AnyArray) -> bool:
+    if first.dtype.kind != "f":
+        return bool(np.array_equal(first, second))
+    largest = float(np.abs(second, where=np.isfinite(second), out=np.zeros_like(second)).max(initial=0))
+    return bool(np.allclose(first, second, rtol=0, atol=_SAME * largest, equal_nan=True))

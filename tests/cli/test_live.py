@@ -1,0 +1,156 @@
+"""`self2self export --model` and `self2self predict`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from self2self.live.draws import draw_pass
+from tests.commands import parse_json, run_cli
+from tests.live.graphs import contract, outputs, write
+
+X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+
+NETWORKS = """
+import torch
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.25), nn.Linear(8, 3), nn.Dropout(0.5)), torch.randn(1, 4)
+
+def named():
+    return (*make(), {"kind": "logits", "exclude": "3"})
+
+def broken():
+    raise RuntimeError("no weights\\nhere")
+
+def wrong():
+    return nn.Linear(4, 8)
+
+def plain():
+    return nn.Linear(4, 8), torch.randn(1, 4)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, with a module, a live model and inputs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "networks_of_mine.py").write_text(NETWORKS)
+    (tmp_path / "damaged_module.py").write_text("import no_such_library\n")
+    (tmp_path / "failing_module.py").write_text("1 / 0\n")
+    np.savez(tmp_path / "inputs.npz", x=X)
+    write(tmp_path / "model.onnx", contract("logits"))
+    yield tmp_path
+    sys.modules.pop("networks_of_mine", None)
+
+
+def test_a_model_is_listed_exported_and_run(folder: Path) -> None:
+    pytest.importorskip("onnxscript")
+    listed = run_cli("export", "--model", "networks_of_mine:make", "--sites")
+    assert listed.stdout.splitlines() == [
+        "module  operator  draw         shape",
+        "1       dropout   true 0.7500  batch, 8",
+        "3       dropout   true 0.5000  batch, 3",
+    ]
+    assert not list(folder.glob("make*"))
+    done = parse_json(run_cli("export", "--model", "networks_of_mine:named", "--json"))
+    assert done["output"] == "named.onnx"
+    assert [mask["site"] for mask in done["masks"]] == ["1"]
+    assert done["outputs"][0]["kind"] == "logits"
+    assert max(done["max_difference"], done["neutral_difference"]) < 1e-6
+    again = run_cli("export", "--model", "networks_of_mine:named", expect=2)
+    assert "named.onnx: exists already. Replace it with --force" in again.stderr
+    chosen = run_cli("export", "--model", "networks_of_mine:make", "--only", "3", "-o", "o.onnx", "--kind", "logits")
+    assert "o.onnx: 1 draws; verified against PyTorch" in chosen.stdout
+    np.savez("of_sequential.npz", input=X)
+    run_cli("predict", "named.onnx", "of_sequential.npz", "-o", "out.npz", "--stat", "mean,mi", "--passes", "9")
+    with np.load("out.npz") as found:
+        assert {name: found[name].shape for name in found.files} == {"mean": (5, 3), "mi": (5,)}
+
+
+def test_predictions_are_written(folder: Path) -> None:
+    options = ["--passes", "8", "--seed", "3", "--masks", "shared", "--quantiles", "0.5", "--batch", "2"]
+    wanted = "mean,std,entropy,quantiles"
+    done = run_cli("predict", "model.onnx", "inputs.npz", "-o", "out.npz", "--stat", wanted, *options, "--json")
+    values = parse_json(done)
+    assert values["passes"] == 8
+    draws = [draw_pass(contract(), {"batch": 5}, 3, index, shared=True)["mask"] for index in range(8)]
+    powers = np.exp([outputs(X, mask) for mask in draws])
+    mean = (powers / powers.sum(2, keepdims=True)).mean(0)
+    with np.load("out.npz") as found:
+        names = {f"output.{name}" for name in wanted.split(",")}
+        names |= {f"features.{name}" for name in ("mean", "std", "quantiles")}
+        assert set(found.files) == set(values["arrays"]) == names
+        np.testing.assert_allclose(found["output.mean"], mean, rtol=1e-5)
+        np.testing.assert_allclose(found["output.entropy"], -(mean * np.log(mean)).sum(1), rtol=1e-5)
+        assert found["output.quantiles"].shape == (1, 5, 3)
+
+
+def test_one_array_needs_no_name(folder: Path) -> None:
+    np.save("x.npy", X)
+    for name in ("inputs.npz", "x.npy"):
+        run_cli("predict", "model.onnx", name, "-o", f"{name}.out", "--passes", "3")
+    with np.load("inputs.npz.out") as named, np.load("x.npy.out") as single:
+        assert named.files == single.files
+        for name in named.files:
+            np.testing.assert_array_equal(named[name], single[name])
+
+
+EXPORT = ("export", "--model")
+PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "message"),
+    [
+        ((*EXPORT, "networks_of_mine"), 2, "expected MODULE:FACTORY"),
+        ((*EXPORT, "no_such_module:make"), 2, "there is no module no_such_module here"),
+        ((*EXPORT, "damaged_module:make"), 2, "damaged_module cannot be imported (No module named 'no_such_library')"),
+        ((*EXPORT, "failing_module:make"), 2, "failing_module cannot be imported (ZeroDivisionError"),
+        ((*EXPORT, "networks_of_mine:none"), 2, "networks_of_mine has no function none"),
+        ((*EXPORT, "networks_of_mine:broken"), 2, "networks_of_mine:broken raises RuntimeError (no weights)"),
+        (
+            (*EXPORT, "networks_of_mine:wrong"),
+            2,
+            "networks_of_mine:wrong returns Linear; expected model, example_inputs",
+        ),
+        ((*EXPORT, "networks_of_mine:plain"), 2, "draws no random numbers"),
+        ((*EXPORT, "networks_of_mine:make", "--size", "8x8"), 2, "leave out the run folder and the options of fits"),
+        ((*EXPORT, "networks_of_mine:make", "--precision", "fp16"), 2, "leave out --precision"),
+        ((*EXPORT, "networks_of_mine:make", "-o", "none/m.onnx"), 2, "the folder"),
+        (("export", "--only", "head.*"), 2, "are options of --model"),
+        ((*PREDICT, "--stat", "mean,bald"), 2, "--stat has bald; expected some of mean, std, entropy, mi, vr"),
+        ((*PREDICT, "--stat", "quantiles"), 2, "go together"),
+        ((*PREDICT, "--quantiles", "x"), 2, "--quantiles is 'x'"),
+        ((*PREDICT, "--passes", "some"), 2, "--passes is 'some'"),
+        ((*PREDICT, "--masks", "balanced"), 2, "masks is 'balanced'"),
+        (("predict", "model.onnx", "none.npz", "-o", "out.npz"), 3, "none.npz: no such file"),
+        (("predict", "model.onnx", "model.onnx", "-o", "out.npz"), 3, "model.onnx: is no .npz or .npy file"),
+        (("predict", "none.onnx", "inputs.npz", "-o", "out.npz"), 3, "none.onnx: no such model"),
+        (("predict", "inputs.npz", "inputs.npz", "-o", "out.npz"), 6, "inputs.npz: is not an ONNX file"),
+        (("predict", "model.onnx", "wide.npz", "-o", "out.npz"), 3, "input x is float64; expected float32"),
+        (("predict", "values.onnx", "inputs.npz", "-o", "out.npz", "--stat", "mi"), 2, "--stat mi needs classes"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    folder: Path, command: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    np.savez("wide.npz", x=X.astype(np.float64))
+    write(folder / "values.onnx")
+    before = sorted(path for path in folder.iterdir() if path.name != "__pycache__")
+    result = run_cli(*command, expect=exit_code)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
+def test_help_says_that_code_is_run() -> None:
+    text = " ".join(run_cli("export", "--help").stdout.split())
+    assert "imports MODULE" in text
+    assert "runs its code" in text
