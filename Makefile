@@ -11,7 +11,10 @@ DEMO := demo
 # for, because its PaQ-2-PiQ imports no more than this.
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
-.PHONY: demo test soak lowest docs napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
+# Libraries whose models `make zoo` exports.
+ZOO_NEEDS := torchvision timm transformers monai segmentation-models-pytorch
+
+.PHONY: demo test soak lowest docs zoo napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -76,6 +79,10 @@ iqa-install: $(STAMP)
 
 iqa-test: iqa-install
 	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py tests/benchmarks/test_iqa_cost.py
+
+zoo: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(ZOO_NEEDS)
+	$(BIN)/python -m benchmarks.zoo -o benchmarks/results/zoo.json
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check --fix .
