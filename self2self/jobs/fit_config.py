@@ -174,6 +174,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         nodata=options.nodata,
         mosaic=image.mosaic,
         neighbours=0 if options.neighbours == "auto" else int(options.neighbours),
+        fused_sha256=prepared.fused_sha256,
     )
     config = _with_noise(config, prepared, options, observer)
     config = replace(config, recipe=config.recipe.with_options(options.steps, options.drop_rate))
@@ -271,7 +272,7 @@ def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
     if options.run is not None:
         return Run(options.run)
     neighbours = 0 if options.neighbours == "auto" else int(options.neighbours)
-    return Run.for_image(prepared.image.path.resolve(), prepared.sha256, neighbours)
+    return Run.for_image(prepared.image.path.resolve(), prepared.fused_sha256 or prepared.sha256, neighbours)
 
 
 def occupied_error(run: Run, asked: RunConfig) -> UsageError:
@@ -328,6 +329,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
         "nodata": str(config.nodata),
         "mosaic": str(config.mosaic),
         "neighbours": str(config.neighbours),
+        "fused page": config.fused_sha256[:8] or "none",
         "recipe": recipe.name,
         "steps": str(recipe.steps),
         "drop rate": f"{recipe.input_drop_rate:g}",

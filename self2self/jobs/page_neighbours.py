@@ -6,6 +6,7 @@ neighbours alone, not on the page that a job begins with.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -123,7 +124,9 @@ class PageForModel:
         """What the model is fitted to, or runs on; its noise is not measured yet if it was fused."""
         if self.fused is None:
             return self.page
-        return replace(self.page, image=replace(self.page.image, pixels=self.fused.pixels), noise=None)
+        pixels = self.fused.pixels
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+        return replace(self.page, image=replace(self.page.image, pixels=pixels), noise=None, fused_sha256=digest)
 
     def restored(self, result: EnsembleResult) -> EnsembleResult:
         """A result for `prepared` with the contrast of the page."""

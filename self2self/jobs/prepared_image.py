@@ -28,11 +28,14 @@ class PreparedImage:
             None if there is no fit.
         whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
             own values.
+        fused_sha256: SHA-256 of the pixels if they are those of a page that is fused with its neighbours, in hex; else
+            empty, and `sha256` says all about them.
     """
 
     image: Image
     noise: Noise | None
     whole_range: bool
+    fused_sha256: str = ""
 
     @property
     def pixels(self) -> FloatArray:

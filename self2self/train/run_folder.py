@@ -82,6 +82,7 @@ class RunConfig:
         nodata: as `Contract.nodata`.
         mosaic: as `Contract.mosaic`.
         neighbours: as `Contract.neighbours`.
+        fused_sha256: SHA-256 of the page that was fused with its neighbours, in hex; empty without them.
     """
 
     image: str
@@ -101,6 +102,7 @@ class RunConfig:
     nodata: Nodata = None
     mosaic: bool = False
     neighbours: int = 0
+    fused_sha256: str = ""
 
     def contract(self, steps: int) -> Contract:
         """The contract of a model after `steps` steps."""
@@ -153,7 +155,7 @@ class RunConfig:
     def same_question(self, other: RunConfig) -> bool:
         """Whether the noise of `other` is to be found in the same values and with the same options."""
         questions = [
-            (config.image_sha256, config.whole_range, config.sigma, config._told_strength, config.neighbours)
+            (config.image_sha256, config.fused_sha256, config.whole_range, config.sigma, config._told_strength)
             for config in (self, other)
         ]
         return questions[0] == questions[1]
@@ -185,13 +187,16 @@ class Run:
     folder: Path
 
     @classmethod
-    def for_image(cls, image: Path, image_sha256: str, neighbours: int = 0) -> Run:
+    def for_image(cls, image: Path, sha256: str, neighbours: int = 0) -> Run:
         """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder.
 
-        Fits to a page with other numbers of neighbours have folders of their own.
+        Args:
+            image: its path.
+            sha256: of what the fit sees: the image, or a page that is fused with its neighbours.
+            neighbours: as `Contract.neighbours`.
         """
         stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
-        name = f"{stem}-{image_sha256[:8]}" + (f"-neighbours-{neighbours}" if neighbours else "")
+        name = f"{stem}-{sha256[:8]}" + (f"-neighbours-{neighbours}" if neighbours else "")
         return cls((LOCAL_RUNS if (LOCAL_RUNS / name).is_dir() else cached_runs()) / name)
 
     @classmethod
@@ -352,6 +357,7 @@ class Run:
             "nodata": config.nodata,
             "mosaic": config.mosaic,
             "neighbours": config.neighbours,
+            "fused_sha256": config.fused_sha256,
         }
         atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
 
@@ -413,6 +419,7 @@ class Run:
                 nodata=checked_nodata(values.get("nodata")),
                 mosaic=checked_flag(values.get("mosaic", False)),
                 neighbours=checked_count(values.get("neighbours", 0)),
+                fused_sha256=str(values.get("fused_sha256", "")),
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(

@@ -14,7 +14,8 @@ import self2self
 from self2self.errors import UsageError
 from self2self.image_io import Stack, stack_of_array
 from self2self.jobs import page_neighbours
-from self2self.jobs.fit_config import FitOptions
+from self2self.jobs.fit import page_to_fit
+from self2self.jobs.fit_config import FitOptions, run_folder
 from self2self.jobs.observer import Observer
 from self2self.jobs.page_neighbours import NeighbourPages, alone, choose_neighbours
 from self2self.jobs.prepared_image import prepare_for_model
@@ -159,6 +160,22 @@ def test_a_file_gives_the_bits_of_its_array_and_infer_those_of_denoise(tmp_path:
     np.testing.assert_array_equal(model.predict(pages, passes=2).image, result.image)
     with pytest.raises(UsageError, match="neighbours 1, asked for 0"):
         self2self.denoise(pages, neighbours=0, run=tmp_path / "run", fit_options=NO_STEPS)
+
+
+def test_a_fit_to_other_neighbours_is_another_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELF2SELF_CACHE", str(tmp_path / "cache"))
+    pages = static(3)
+    fitting = FitOptions(steps=1, neighbours=1)
+    folders = []
+    for seed in (7, 8):
+        pages[1:] = as_pages(noisy(CLEAN, seed), noisy(CLEAN, seed + 10))
+        self2self.fit(pages, run=tmp_path / f"run{seed}", fit_options=fitting)
+        with stack_of(pages) as stack:
+            prepared, asked = page_to_fit(stack, fitting, Observer())
+        folders.append(run_folder(prepared, asked).folder)
+    assert folders[0] != folders[1], "page 1 is the same, what is fused with it is not"
+    with pytest.raises(UsageError, match="fused page"):
+        self2self.fit(pages, run=tmp_path / "run7", fit_options=fitting)
 
 
 def test_a_single_image_is_scaled_for_a_model_of_fused_pages(tmp_path: Path) -> None:
