@@ -82,12 +82,13 @@ def predict(
     from self2self.jobs import live_predict_job
 
     console = Console(as_json=as_json, quiet=quiet)
+    count = parse_passes(passes)
     done = live_predict_job(
         model,
         inputs,
         output,
         statistics=[name.strip() for name in stat.split(",")],
-        passes=parse_passes(passes) or "auto",
+        passes="auto" if count is None else count,
         seed=seed,
         masks=masks,
         quantiles=_numbers(quantiles),

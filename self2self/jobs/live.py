@@ -185,6 +185,9 @@ def live_predict_job(
         raise UsageError(
             "--stat quantiles and --quantiles go together, such as --stat quantiles --quantiles 0.05,0.95."
         )
+    for path, what in ((model, "model"), (inputs, "input")):
+        if output.resolve() == path.resolve():
+            raise UsageError(f"-o {output}: is the {what} itself. Choose another name.")
     check_new(output, force=force)
     live = load_live(model)
     kinds = {item.name: item.kind for item in live.contract.outputs}

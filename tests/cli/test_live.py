@@ -154,3 +154,17 @@ def test_help_says_that_code_is_run() -> None:
     text = " ".join(run_cli("export", "--help").stdout.split())
     assert "imports MODULE" in text
     assert "runs its code" in text
+
+
+@pytest.mark.parametrize(("output", "what"), [("inputs.npz", "input"), ("model.onnx", "model")])
+def test_predict_never_replaces_what_it_reads(folder: Path, output: str, what: str) -> None:
+    before = (folder / output).read_bytes()
+    refused = run_cli("predict", "model.onnx", "inputs.npz", "-o", output, "--force", expect=2)
+    assert f"-o {output}: is the {what} itself" in refused.stderr
+    assert (folder / output).read_bytes() == before
+
+
+def test_predict_wants_two_passes_or_more(folder: Path) -> None:
+    refused = run_cli("predict", "model.onnx", "inputs.npz", "-o", "out.npz", "--passes", "0", expect=2)
+    assert "passes is 0; expected a number from 2 up" in refused.stderr
+    assert not (folder / "out.npz").exists()
