@@ -144,6 +144,8 @@ class Layout:
     def of(cls, noisy: ArrayLike, axes: str | None, channel_axis: int | None) -> tuple[Array, Layout]:
         """The values of `noisy` in NumPy, and their layout; arguments and errors are those of `as_numpy`, `axes_of`."""
         array = as_numpy(noisy)
+        if not array.size:
+            raise InputError(f"array: has the shape {array.shape}, so it is empty; expected at least 8x8 pixels.")
         return array, cls(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
 
     def pages_of(self, array: Array) -> Array:

@@ -26,12 +26,12 @@ HARDLY_REMOVED = 0.4
 
 def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> None:
     """Pass on the notes from reading the file of `image`; `of_stack` if it is a page of several."""
-    # What is said of an empty page is not true of the others.
-    where = f"a page of {image.path}" if of_stack and image.is_empty else f"{image.path}"
+    # What is said of an empty page, or of pixels that hold no measurement, is not true of the other pages.
+    page = f"a page of {image.path}" if of_stack else f"{image.path}"
     for note in image.notes:
-        observer.note(f"{where}: {note}")
+        observer.note(f"{page if image.is_empty else image.path}: {note}")
     if image.unmeasured is not None:
-        observer.note(f"{image.path}: {image.unmeasured.note}")
+        observer.note(f"{page}: {image.unmeasured.note}")
 
 
 def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -> None:

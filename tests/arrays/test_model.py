@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def test_saved_loaded_and_pickled_models_predict_the_same(model: self2self.Model
     expected = model.predict(given, passes=2, seed=3).image
     model.save(str(tmp_path / "m.onnx"))
     loaded = self2self.load(str(tmp_path / "m.onnx"))
-    assert loaded == model
+    # The file holds the network with masks; its single pass stays with the fit.
+    assert loaded == replace(model, single_pass=())
     (tmp_path / "m.onnx").unlink()
     for other in (loaded, pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(other.predict(given, passes=2, seed=3).image, expected)
