@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -64,8 +64,13 @@ def licences() -> list[str]:
     return ["| package | version | licence |", "|---|---|---|", *rows]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print what is asked for."""
     actions = {"lowest": lowest, "licences": licences}
-    if len(sys.argv) != 2 or sys.argv[1] not in actions:
-        sys.exit(f"type: python scripts/dependencies.py {' or '.join(actions)}")
-    print("\n".join(actions[sys.argv[1]]()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=actions)
+    print("\n".join(actions[parser.parse_args().what]()))
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ From file to file, as the command `self2self denoise`, with all metadata::
 
 Any PyTorch model with live dropout (docs/live-dropout.md)::
 
-    self2self.export_live(model, example_inputs, "net.onnx", kind="logits")
+    self2self.export_live(network, example_inputs, "net.onnx", kind="logits")
     print(self2self.load_live("net.onnx").predict(inputs).mutual_information)
 
 All errors that a user can cause are subclasses of `Self2SelfError`; `self2self.errors` defines them. Importing the

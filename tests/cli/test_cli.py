@@ -8,6 +8,7 @@ import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,10 @@ def test_the_shell_completes_commands_and_options(shell: str) -> None:
 
 
 def test_the_examples_of_the_package_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    import torch
+    from torch import nn
+
     import self2self
     from self2self.train.recipes import RECIPES
 
@@ -130,9 +135,12 @@ def test_the_examples_of_the_package_run(tmp_path: Path, monkeypatch: pytest.Mon
     blocks = re.findall(r"::\n\n((?:    .*\n|\n)+)", self2self.__doc__)
     code = textwrap.dedent("".join(blocks)).replace("noisy.tif", "noisy.png")
     rng = np.random.default_rng(0)
-    names = {name: rng.random((64, 64), np.float32) for name in ("noisy", "other", "another")}
+    names: dict[str, Any] = {name: rng.random((64, 64), np.float32) for name in ("noisy", "other", "another")}
+    names["network"] = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    names |= {"example_inputs": torch.zeros(1, 4), "inputs": np.zeros((2, 4), np.float32)}
     exec(code, {**names, "stack": rng.random((1, 2, 64, 64), np.float32)})
     assert picture(tmp_path / "noisy.denoised.png").shape == (64, 70, 3)
+    assert (tmp_path / "net.onnx").is_file()
     assert (tmp_path / "m.onnx").is_file()
 
 
