@@ -157,7 +157,8 @@ def test_strength_returns_a_part_or_tells_the_weights_more_noise(tmp_path: Path,
     config = configure(prepared, FitOptions(strength=strength), Observer())
     assert found.noise is not None
     assert config.noise is not None
-    assert config.noise.sigma == pytest.approx(max(1.0, strength) * found.noise.sigma)
+    assert config.noise.told == pytest.approx(max(1.0, strength) * found.noise.told)
+    assert config.noise.sigma == found.noise.sigma
     kept = 1 - found.noise.removed_share
     assert config.noisy_share == pytest.approx(1 - min(1.0, strength) * (1 - kept))
     assert config.same_fit(found) == (strength <= 1)
@@ -167,7 +168,7 @@ def test_sigma_of_the_user_is_the_level(tmp_path: Path) -> None:
     prepared = weak_noise(tmp_path)
     config = configure(prepared, FitOptions(sigma=10.0), Observer())
     assert config.noise is not None
-    assert config.noise.sigma == 10
+    assert config.noise.sigma == config.noise.told == 10
     assert config.noise.removed_share > 0.95
     notes: list[str] = []
     assert configure(prepared, FitOptions(sigma=10.0, recipe="paper"), Observer(note=notes.append)).noise is None
