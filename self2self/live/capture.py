@@ -179,7 +179,14 @@ class Capture:
 
     def _compared_outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """The outputs with draws, by name; they have to be those of evaluation mode."""
-        live = named_tensors(self.model(*args, **kwargs))
+        try:
+            live = named_tensors(self.model(*args, **kwargs))
+        except torch._dynamo.exc.TorchDynamoException as error:
+            # `torch.cond` compiles its branches when it runs, which fails under some dispatch modes.
+            raise UsageError(
+                "the model draws in a branch of torch.cond, which cannot become an input. Set the rate of these draws "
+                "to 0, or draw with torch.rand."
+            ) from error
         self.model.eval()
         plain = named_tensors(self.model(*args, **kwargs))
         if [(n, v.shape) for n, v in live.items()] != [(n, v.shape) for n, v in plain.items()]:

@@ -178,7 +178,7 @@ def test_a_constant_array_stays_as_it_is(value: float) -> None:
     ("given", "message"),
     [
         (np.zeros((4, 40)), "array: is 40x4 pixels; expected at least 8x8"),
-        (np.zeros((0, 64)), "array: has the shape (0, 64), so it is empty"),
+        (np.zeros((0, 64)), r"array: has the shape \(0, 64\), so it is empty"),
         (np.full((20, 20), 2**40), r"array: has int64 values from \d+ to \d+; .* Convert it: noisy.astype\(float\)"),
         (np.full((20, 20), 2**40, np.uint64), "uint64"),
         (np.zeros((20, 20), np.complex64), "complex64"),
