@@ -20,13 +20,11 @@ from self2self.runtime.engines.engine import Engine
 from self2self.runtime.ensemble.device_engine import TRIAL_BATCHES, DeviceEngine, choose_mask_source, masks_for
 from self2self.runtime.ensemble.device_masks import DeviceMasks
 from self2self.runtime.ensemble.host_loop import BatchChooser, PassesResult, not_finite_error, run_ensemble
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import KeptSums, Moments
 from self2self.runtime.ensemble.pass_plan import PassPlan
 
 if TYPE_CHECKING:
     import torch
-
-    from self2self.runtime.ensemble.kept_passes import KeptSums
 
 PASSES_PER_ROUND = 64
 """Passes after which the standard error is checked again; each check waits for the device. With flips, each orientation

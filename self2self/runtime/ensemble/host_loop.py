@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +17,9 @@ from self2self.errors import FileFormatError, ResourceError
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.model.masks import PASSES_PER_BLOCK, MaskMaker
 from self2self.runtime.engines.engine import Engine
-from self2self.runtime.ensemble.moments import Moments, PassSums
+from self2self.runtime.ensemble.moments import KeptSums, Moments, PassSums
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.model import Model
-
-if TYPE_CHECKING:
-    from self2self.runtime.ensemble.kept_passes import KeptSums
 
 TRIAL_BATCHES = (1, 2, 4, 8)
 TRIAL_RUNS = 2

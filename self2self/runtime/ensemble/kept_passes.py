@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from self2self.errors import OutputError, ResourceError, writing
 from self2self.machine.files import atomic_path, remove_folder, remove_leftovers
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.ensemble.host_loop import PassesResult
-from self2self.runtime.ensemble.moments import Moments
+from self2self.runtime.ensemble.moments import KeptSums, Moments
 from self2self.runtime.ensemble.tiles import TilePlan
 
 INTERVAL_SECONDS = 20.0
@@ -61,19 +61,6 @@ class FinishedTile:
     def standard_error(self) -> float:
         """As `PassSums.standard_error`."""
         return self._standard_error
-
-
-class KeptSums(Protocol):
-    """Where a loop over the passes of one tile keeps its sums."""
-
-    def restored(self) -> tuple[Moments, dict[str, float]] | None:
-        """The sums of an earlier run and the seconds that they took; None if there are none."""
-
-    def due(self) -> bool:
-        """Whether it is time to keep the sums again."""
-
-    def keep(self, moments: Moments, seconds: Mapping[str, float]) -> None:
-        """Keep the sums, with the seconds that they took so far."""
 
 
 @dataclass(slots=True)

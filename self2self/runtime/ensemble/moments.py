@@ -245,3 +245,16 @@ class Moments:
 def _sum_of_squares(values: Sums) -> float:
     # Not vdot: the threads of its library spin for tens of milliseconds after it, and slow down the next pass.
     return float(np.einsum("chw,chw->", values, values))
+
+
+class KeptSums(Protocol):
+    """Where a loop over the passes of one tile keeps its sums."""
+
+    def restored(self) -> tuple[Moments, dict[str, float]] | None:
+        """The sums of an earlier run and the seconds that they took; None if there are none."""
+
+    def due(self) -> bool:
+        """Whether it is time to keep the sums again."""
+
+    def keep(self, moments: Moments, seconds: Mapping[str, float]) -> None:
+        """Keep the sums, with the seconds that they took so far."""

@@ -25,8 +25,8 @@ from self2self.runtime.ensemble.device_engine import DeviceEngine, free_device_b
 from self2self.runtime.ensemble.device_loop import run_device_ensemble
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.host_loop import PassesResult, run_ensemble
-from self2self.runtime.ensemble.kept_passes import KeptPasses, KeptSums
-from self2self.runtime.ensemble.moments import PassSums
+from self2self.runtime.ensemble.kept_passes import KeptPasses
+from self2self.runtime.ensemble.moments import KeptSums, PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
 from self2self.runtime.ensemble.plain_loop import run_plain
