@@ -38,6 +38,19 @@ def to_blocks(plane: Plane) -> Plane:
     return grid.swapaxes(1, 2).reshape(-1, BLOCK_SIDE, BLOCK_SIDE)
 
 
+def median_kurtosis(blocks: NDArray[np.floating]) -> float:
+    """Kurtosis of blocks, median over those that vary; 0 if none does. It is 3 for Gaussian values.
+
+    Args:
+        blocks: [n, H, W], each of mean zero.
+    """
+    squared = np.square(blocks)
+    variances = squared.mean(axis=(1, 2))
+    noisy = variances > 0
+    kurtoses = np.square(squared[noisy]).mean(axis=(1, 2)) / np.square(variances[noisy])
+    return float(np.median(kurtoses)) if len(kurtoses) else 0.0
+
+
 def by_brightness(values: NDArray[np.floating], minimum: int) -> list[NDArray[np.intp]]:
     """Sort values into groups of similar brightness.
 

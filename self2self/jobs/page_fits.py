@@ -63,7 +63,7 @@ class PageFits:
         first = prepare(stack.read_page(first_page), fitting.recipe)
         stack.mosaic = first.image.mosaic
         fused, fitting = fused_with_neighbours(stack, first_page, first, fitting, observer)
-        run, count = run_folder(first, fitting), int(fitting.neighbours)
+        run, count = run_folder(fused, fitting), int(fitting.neighbours)
         return cls(fitting, first_page, run, first.whole_range, count, observer, force), fused
 
     def model_for(self, index: int, page: PreparedImage) -> Model:

@@ -6,7 +6,6 @@ neighbours alone, not on the page that a job begins with.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +14,7 @@ import numpy as np
 from self2self.image_io import Image, Stack
 from self2self.imaging.neighbours import Fit, Fused, fuse, neighbour_of, variance_aimed_at
 from self2self.imaging.noise import center_crop
-from self2self.imaging.noise_curve import to_blocks
+from self2self.imaging.noise_curve import median_kurtosis, to_blocks
 from self2self.imaging.outliers import has_impulses, remove_hot_pixels, remove_impulses
 from self2self.imaging.smoothing import bands
 from self2self.jobs.fit_config import MOST_NEIGHBOURS, FitOptions
@@ -124,9 +123,8 @@ class PageForModel:
         """What the model is fitted to, or runs on; its noise is not measured yet if it was fused."""
         if self.fused is None:
             return self.page
-        pixels = self.fused.pixels
-        digest = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
-        return replace(self.page, image=replace(self.page.image, pixels=pixels), noise=None, fused_sha256=digest)
+        image = replace(self.page.image, pixels=self.fused.pixels)
+        return replace(self.page, image=image, noise=None, fused=True)
 
     def restored(self, result: EnsembleResult) -> EnsembleResult:
         """A result for `prepared` with the contrast of the page."""
@@ -222,10 +220,7 @@ def _note_shared(stack: Stack, near: list[Fit], prepared: PreparedImage, observe
 def _kurtosis(pixels: FloatArray) -> float:
     """Kurtosis of the finest detail of (C, H, W) in small squares, median over the squares: 3 for Gaussian noise."""
     (detail, *_), _ = bands(pixels, 1)
-    squares = np.concatenate([to_blocks(plane.astype(np.float64)) for plane in detail])
-    variance = np.square(squares).mean(axis=(1, 2))
-    fourth = np.mean(squares**4, axis=(1, 2))
-    return float(np.median(fourth[variance > 0] / np.square(variance[variance > 0]))) if variance.any() else 0.0
+    return median_kurtosis(np.concatenate([to_blocks(plane.astype(np.float64)) for plane in detail]))
 
 
 def _in_range_of(image: Image, other: Image, window: Window) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +29,13 @@ class PreparedImage:
             None if there is no fit.
         whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
             own values.
-        fused_sha256: SHA-256 of the pixels if they are those of a page that is fused with its neighbours, in hex; else
-            empty, and `sha256` says all about them.
+        fused: whether the pixels are those of a page that is fused with its neighbours.
     """
 
     image: Image
     noise: Noise | None
     whole_range: bool
-    fused_sha256: str = ""
+    fused: bool = False
 
     @property
     def pixels(self) -> FloatArray:
@@ -51,6 +51,14 @@ class PreparedImage:
     def sha256(self) -> str:
         """`image_io.image_hash` of the image."""
         return image_hash(self.image)
+
+    @property
+    def fused_sha256(self) -> str:
+        """SHA-256 of the pixels if they are `fused`, in hex; else empty, and `sha256` says all about them.
+
+        It is computed anew each time, and only fits need it.
+        """
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest() if self.fused else ""
 
     @property
     def missing(self) -> NDArray[np.bool_] | None:

@@ -29,7 +29,7 @@ from self2self.imaging.noise import (
     neighbour_correlation,
     noise_with_outliers,
 )
-from self2self.imaging.noise_curve import to_blocks
+from self2self.imaging.noise_curve import median_kurtosis, to_blocks
 from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe
@@ -219,11 +219,7 @@ def without_local_means(difference: FloatArray) -> FloatArray:
 
 def _kurtosis(difference: FloatArray) -> float:
     squares = np.concatenate([to_blocks(channel.astype(np.float64)) for channel in difference])
-    squared = np.square(squares - squares.mean(axis=(1, 2), keepdims=True))
-    variances = squared.mean(axis=(1, 2))
-    noisy = variances > 0
-    kurtoses = np.square(squared[noisy]).mean(axis=(1, 2)) / np.square(variances[noisy])
-    return float(np.median(kurtoses)) if len(kurtoses) else 0.0
+    return median_kurtosis(squares - squares.mean(axis=(1, 2), keepdims=True))
 
 
 def _between(first: float, second: float, share: float) -> float:

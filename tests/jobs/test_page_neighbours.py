@@ -17,6 +17,7 @@ from self2self.jobs import page_neighbours
 from self2self.jobs.fit import page_to_fit
 from self2self.jobs.fit_config import FitOptions, run_folder
 from self2self.jobs.observer import Observer
+from self2self.jobs.page_fits import PageFits
 from self2self.jobs.page_neighbours import NeighbourPages, alone, choose_neighbours
 from self2self.jobs.prepared_image import prepare_for_model
 from tests.imaging.scenes import FloatArray, noisy, other_view, view
@@ -172,7 +173,9 @@ def test_a_fit_to_other_neighbours_is_another_fit(tmp_path: Path, monkeypatch: p
         self2self.fit(pages, run=tmp_path / f"run{seed}", fit_options=fitting)
         with stack_of(pages) as stack:
             prepared, asked = page_to_fit(stack, fitting, Observer())
-        folders.append(run_folder(prepared, asked).folder)
+            fits, _ = PageFits.of(stack, fitting, Observer())
+        assert fits.first.folder == run_folder(prepared, asked).folder
+        folders.append(fits.first.folder)
     assert folders[0] != folders[1], "page 1 is the same, what is fused with it is not"
     with pytest.raises(UsageError, match="fused page"):
         self2self.fit(pages, run=tmp_path / "run7", fit_options=fitting)
