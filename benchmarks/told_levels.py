@@ -11,7 +11,6 @@ multiple of what was found, and its best level.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from benchmarks.pairs import FloatArray, Pair
 from benchmarks.protocols import PROTOCOLS
@@ -32,6 +30,7 @@ from self2self.train.noise_assessment import assess_noise
 from self2self.train.prediction import predict_plain
 from self2self.train.recipes import recipe_for
 from self2self.train.start_weights import pretrained_weights
+from self2self.train.synthetic_noise import as_jpeg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,22 +53,13 @@ def stored(pixels: FloatArray) -> FloatArray:
     return np.asarray(np.rint(np.clip(pixels, 0, 1) * GREY_LEVELS) / GREY_LEVELS, np.float32)
 
 
-def through_jpeg(pixels: FloatArray, quality: int) -> FloatArray:
-    """`pixels` (3, H, W) after JPEG with colours at half the resolution."""
-    buffer = io.BytesIO()
-    values = np.rint(np.clip(pixels, 0, 1) * GREY_LEVELS).astype(np.uint8).transpose(1, 2, 0)
-    PillowImage.fromarray(values).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.asarray(np.asarray(PillowImage.open(buffer), np.float32).transpose(2, 0, 1) / GREY_LEVELS, np.float32)
-
-
 def with_shared_noise(pair: Pair, rng: np.random.Generator) -> Iterator[tuple[str, Pair]]:
     """The clean image of `pair` with noise that its channels share, each with the name of its group."""
     clean = pair.clean
     grey = clean.mean(0, keepdims=True)
     noise = SIGMA / GREY_LEVELS * rng.normal(size=clean.shape)
     for quality in QUALITIES:
-        noisy = through_jpeg(clean + noise, quality)
-        yield f"JPEG {quality}", replace(pair, noisy=noisy)
+        yield f"JPEG {quality}", replace(pair, noisy=as_jpeg(clean + noise, quality, halves_colours=True))
     yield "luminance noise", replace(pair, noisy=stored(clean + noise[:1]))
     as_rgb = np.repeat(stored(grey + noise[:1]), 3, axis=0)
     yield "grey as RGB", replace(pair, noisy=as_rgb, clean=np.repeat(grey, 3, axis=0))
