@@ -16,9 +16,8 @@ from self2self.live.contract import LiveContract, LiveInput
 from self2self.live.cut import cut_graph
 from self2self.live.draws import AnyArray, draw_pass
 from self2self.live.statistics import FloatArray, OutputStatistics, RunningStatistics
-from self2self.machine.system import compute_threads
 from self2self.model.masks import check_seed
-from self2self.runtime.engines.onnxruntime.cpu import ERRORS_ONLY, import_onnxruntime
+from self2self.runtime.engines.onnxruntime.cpu import import_onnxruntime, is_out_of_memory, session_options
 from self2self.runtime.model import read_proto
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ class LiveModel:
             results: list[AnyArray] = session.run(outputs, {n: v for n, v in values.items() if n in wanted})
         except Exception as error:
             # ONNX Runtime's exceptions share no base class of their own.
-            if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+            if is_out_of_memory(error):
                 raise ResourceError(
                     f"{self.path}: memory ran out during a pass. Give fewer inputs at a time."
                 ) from error
@@ -227,14 +226,12 @@ class LiveModel:
 
     def _session(self, proto: onnx.ModelProto) -> Any:
         ort = import_onnxruntime("ort")
-        options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = compute_threads()
-        options.inter_op_num_threads = 1
         try:
-            return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(
+                proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
-            if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+            if is_out_of_memory(error):
                 raise ResourceError(
                     f"{self.path}: memory ran out while it was loaded. Close other programs."
                 ) from error

@@ -42,17 +42,14 @@ class OrtEngine(Engine):
                 "--precision fp16"
             )
         ort = import_onnxruntime(self.name)
-        options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = compute_threads()
-        options.inter_op_num_threads = 1
+        options = session_options(ort)
         # With a planned arena a pass takes 18 bytes for each mask element, without one 10, at the same speed.
         options.enable_mem_pattern = False
         try:
             self._session = ort.InferenceSession(self._source(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # ONNX Runtime's exceptions share no base class of their own.
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise ResourceError(
                     f"out of memory while loading {self.model.path}. Close other programs and try again."
                 ) from error
@@ -73,7 +70,7 @@ class OrtEngine(Engine):
         try:
             predictions: FloatArray = self._session.run([PREDICTION], {IMAGE: self.image, **masks})[0]
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise MemoryError(first_line(error)) from error
             # InvalidArgument is a wrong input, a bug of ours, and passes through.
             if type(error).__name__ in ("Fail", "RuntimeException"):
@@ -131,6 +128,16 @@ def import_onnxruntime(engine: str) -> Any:
     return ort
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def session_options(ort: Any) -> Any:
+    """Options of a session on the CPU that prints errors alone, with the threads of this process."""
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = compute_threads()
+    options.inter_op_num_threads = 1
+    return options
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of ONNX Runtime on the CPU says that memory ran out."""
     # ONNX Runtime writes "std::bad_alloc" or "Failed to allocate memory for requested buffer of size ...".
     return isinstance(error, MemoryError) or "alloc" in str(error).lower()
