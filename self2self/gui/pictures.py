@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.image_io import open_stack
+from self2self.image_io.exif import ORIENTATION
 from self2self.imaging.noise import center_crop
 from self2self.imaging.picture import PREVIEW_SIDE, picture_of, png_of
 
@@ -37,7 +38,7 @@ def orientation_of(path: Path) -> int:
 
     try:
         with Image.open(path) as file:
-            return int(file.getexif().get(0x0112, 1))
+            return int(file.getexif().get(ORIENTATION, 1))
     except Exception:
         # Pillow raises exceptions of any class; and it reads fewer formats than this package.
         return 1
