@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -62,7 +62,9 @@ def verify(capture: Capture, proto: onnx.ModelProto, path: str) -> tuple[LiveCon
         inputs = capture.values_by_placeholder(values)
         neutral_differences.append(_neutral_difference(capture, inputs, plain) if is_neutral else float("nan"))
         onnx_differences.append(_onnx_difference(capture, live, inputs, index))
-    separable = _check_draws(live, capture.values_by_placeholder(), samples)
+    values = capture.values_by_placeholder()
+    separable = _are_samples_separable(live, values, samples)
+    _refuse_idle_draws(live, values)
     # NaN is larger than any number here.
     neutral = float(np.max(neutral_differences))
     contract = replace(capture.contract, separable=separable)
@@ -136,50 +138,85 @@ def _difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted)[~same].abs().max()) / max(largest, 1e-30)
 
 
-def _check_draws(live: LiveModel, tensors: Mapping[str, torch.Tensor], samples: int) -> bool:
-    """Change one draw at a time; returns whether the draws of a sample change that sample alone.
+def _are_samples_separable(live: LiveModel, tensors: Mapping[str, torch.Tensor], samples: int) -> bool:
+    """Whether the draws of a sample change that sample alone: those of the first are changed, one input at a time."""
+    contract = live.contract
+    if contract.batch is None or not all(output.batched for output in contract.outputs):
+        return False
+    inputs, draws = _inputs_and_draws(live, tensors)
+    carried = live.once(inputs)
+    before = live.one_pass(inputs, carried, draws)
+    for mask in contract.masks:
+        if not mask.batched:
+            if _has_batch(mask, contract):
+                return False
+            continue
+        changed = draws[mask.name].copy()
+        rows = len(changed) // samples
+        changed[:rows] = _other(mask, changed[:rows])
+        after = live.one_pass(inputs, carried, {**draws, mask.name: changed})
+        if not all(_is_same(after[name][1:], before[name][1:]) for name in before):
+            return False
+    return True
+
+
+def _refuse_idle_draws(live: LiveModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Change one draw at a time, all of its values; each has to change an output.
+
+    What a draw does may depend on the inputs: RReLU draws for negative values alone. So those that change nothing are
+    tried again with all numbers negated.
 
     Raises:
         VerificationError: a draw changes nothing.
     """
-    contract = live.contract
-    inputs = {name: value.numpy() for name, value in tensors.items()}
-    draws = draw_pass(contract, _axes(contract, tensors), 0, 0)
-    for mask in contract.masks:
-        if mask.keep_count is not None:
-            # The more frequent value everywhere: what a branch drops would hide the masks within it.
-            draws[mask.name] = np.full(draws[mask.name].shape, 2 * mask.keep_count >= KEEP_LEVELS)
-    carried = live.once(inputs)
-    before = live.one_pass(inputs, carried, draws)
-    separable = contract.batch is not None and all(output.batched for output in contract.outputs)
-    idle = []
-    for mask in contract.masks:
-        changed = {**draws, mask.name: _changed(mask, draws[mask.name], samples)}
-        after = live.one_pass(inputs, carried, changed)
-        if all(np.array_equal(after[name], before[name], equal_nan=True) for name in before):
-            idle.append(mask)
-        if separable and (mask.batched or _has_batch(mask, contract)):
-            separable = mask.batched and all(_is_same(after[name][1:], before[name][1:]) for name in before)
+    idle = list(live.contract.masks)
+    negated = {name: -value if value.is_floating_point() else value for name, value in tensors.items()}
+    for values in (tensors, negated):
+        if not idle:
+            return
+        inputs, draws = _inputs_and_draws(live, values)
+        carried = live.once(inputs)
+        before = live.one_pass(inputs, carried, draws)
+        idle = [
+            mask
+            for mask in idle
+            if all(
+                np.array_equal(after, before[name], equal_nan=True)
+                for name, after in live.one_pass(
+                    inputs, carried, {**draws, mask.name: _other(mask, draws[mask.name])}
+                ).items()
+            )
+        ]
     if idle:
         names = ", ".join(dict.fromkeys(mask.site or "the model itself" for mask in idle[:3]))
         raise VerificationError(
-            f"{len(idle)} of {len(contract.masks)} draws change no output, for example in {shown(names)}. "
+            f"{len(idle)} of {len(live.contract.masks)} draws change no output, for example in {shown(names)}. "
             "Leave them out: exclude (--exclude)."
         )
-    return separable
+
+
+def _inputs_and_draws(
+    live: LiveModel, tensors: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+    """The inputs as arrays, and draws in which masks have their more frequent value everywhere: what a branch drops
+    would hide the masks within it.
+    """
+    draws = draw_pass(live.contract, _axes(live.contract, tensors), 0, 0)
+    for mask in live.contract.masks:
+        if mask.keep_count is not None:
+            draws[mask.name] = np.full(draws[mask.name].shape, 2 * mask.keep_count >= KEEP_LEVELS)
+    return {name: value.numpy() for name, value in tensors.items()}, draws
 
 
 def _has_batch(mask: LiveMask, contract: LiveContract) -> bool:
     return any(isinstance(dim, str) and contract.batch is not None and contract.batch in dim for dim in mask.dims)
 
 
-def _changed(mask: LiveMask, values: AnyArray, samples: int) -> AnyArray:
-    """Another draw of the rows of the first sample, or of all where samples have no rows of their own."""
-    rows = len(values) // samples if mask.batched else None
-    changed = values.copy()
-    part: Any = changed[:rows] if values.ndim else changed
-    part[...] = ~part if mask.draw == "mask" else 1 - part if mask.draw == "uniform" else -part
-    return changed
+def _other(mask: LiveMask, values: AnyArray) -> AnyArray:
+    """Another draw of the same kind, none of whose values stays (but for 0 and 1/2, which are hardly ever drawn)."""
+    if mask.draw == "mask":
+        return np.asarray(~values)
+    return np.asarray(1 - values if mask.draw == "uniform" else -values)
 
 
 def _is_same(first: AnyArray, second: AnyArray) -> bool:

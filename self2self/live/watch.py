@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from self2self.errors import UsageError, first_line, shown
 
 _PROBABILITY_IS_SECOND = {torch.ops.aten.bernoulli_.float, torch.ops.aten.bernoulli.p}
+_RRELU_TRAINING = 4
+"""Position of ``training`` among the arguments of RReLU."""
 
 
 class ModuleStack:
@@ -79,7 +81,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         before = torch.get_rng_state()
         result = func(*args, **kwargs)
-        if kwargs.get("generator") is not None or not torch.equal(before, torch.get_rng_state()):
+        drew = kwargs.get("generator") is not None or not torch.equal(before, torch.get_rng_state())
+        if drew or _may_draw(func, args):
             (self.stack.counts if is_operator else self.stack.foreign)[self.stack.names[-1]] += 1
         self.stack.torch_state = torch.get_rng_state()
         return result
@@ -88,6 +91,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _is_certain(func: Any, args: Sequence[Any]) -> bool:
     """Whether what is drawn has a probability of 0 or 1."""
     return func in _PROBABILITY_IS_SECOND and len(args) > 1 and args[1] in (0, 1)
+
+
+def _may_draw(func: Any, args: Sequence[Any]) -> bool:
+    """Whether the operator draws for some inputs, though not for these: RReLU draws for negative values alone."""
+    return func is torch.ops.aten.rrelu_with_noise.default and len(args) > _RRELU_TRAINING and args[_RRELU_TRAINING]
 
 
 class _WatchedStack(ModuleStack):

@@ -240,48 +240,54 @@ class Case:
 
 SDPA = "scaled_dot_product_attention"
 _LAYER = [("self_attn", SDPA), ("dropout1", "dropout"), ("dropout", "dropout"), ("dropout2", "dropout")]
+_GENERATOR = torch.Generator().manual_seed(1)
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    """Normal random numbers that are the same in every run of the tests."""
+    return torch.randn(shape, generator=_GENERATOR)
+
+
 CASES = {
     "unet": Case(
         UNet,
-        (torch.randn(1, 3, 8, 8),),
+        (numbers(1, 3, 8, 8),),
         [(f"{name}.layers.3", "feature_dropout") for name in ("first", "second", "last")],
         {"x": (0, 2, 3)},
     ),
-    "functional": Case(Functional, (torch.randn(2, 4),), [("", "dropout")] * 3),
-    "called": Case(Called, (torch.randn(4, 8),), [("drop", "dropout")] * 3),
-    "alpha": Case(
-        Alpha, (torch.randn(2, 3, 8, 8),), [("alpha", "alpha_dropout"), ("feature", "feature_alpha_dropout")]
-    ),
-    "depth": Case(Depth, (torch.randn(2, 6),), [("", "bernoulli"), ("", "rand")]),
-    "dropblock": Case(DropBlock, (torch.randn(2, 3, 16, 16),), [("", "bernoulli")], separable=False),
+    "functional": Case(Functional, (numbers(2, 4),), [("", "dropout")] * 3),
+    "called": Case(Called, (numbers(4, 8),), [("drop", "dropout")] * 3),
+    "alpha": Case(Alpha, (numbers(2, 3, 8, 8),), [("alpha", "alpha_dropout"), ("feature", "feature_alpha_dropout")]),
+    "depth": Case(Depth, (numbers(2, 6),), [("", "bernoulli"), ("", "rand")]),
+    "dropblock": Case(DropBlock, (numbers(2, 3, 16, 16),), [("", "bernoulli")], separable=False),
     "attention": Case(
         Attention,
-        (torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True, True, True, False, False]])),
+        (numbers(2, 5, 8), torch.tensor([[True] * 5, [True, True, True, False, False]])),
         [("", SDPA)] * 2,
         {"x": (0, 1), "keep": (0, 1)},
     ),
-    "weights": Case(Weights, (torch.randn(2, 5, 8),), [("attention", "dropout")]),
+    "weights": Case(Weights, (numbers(2, 5, 8),), [("attention", "dropout")]),
     "encoder": Case(
         encoder,
-        (torch.randn(2, 6, 8),),
+        (numbers(2, 6, 8),),
         [(f"layers.{layer}.{name}", kind) for layer in (0, 1) for name, kind in _LAYER],
         {"src": (0, 1)},
     ),
     "lstm": Case(
-        lambda: Recurrent(nn.LSTM, batch_first=True), (torch.randn(2, 5, 4),), [("layers", "lstm")] * 2, {"x": (0, 1)}
+        lambda: Recurrent(nn.LSTM, batch_first=True), (numbers(2, 5, 4),), [("layers", "lstm")] * 2, {"x": (0, 1)}
     ),
     "gru": Case(
         lambda: Recurrent(nn.GRU, bidirectional=True, batch_first=True),
-        (torch.randn(2, 5, 4),),
+        (numbers(2, 5, 4),),
         [("layers", "gru")] * 2,
     ),
-    "dropconnect": Case(DropConnect, (torch.randn(2, 8),), [("", "dropout")]),
-    "noise": Case(Noise, (torch.randn(2, 6),), [("", "randn_like"), ("", "uniform"), ("", "exponential")]),
-    "probabilities": Case(Probabilities, (torch.randn(2, 6),), [("", "bernoulli")], injected=False),
+    "dropconnect": Case(DropConnect, (numbers(2, 8),), [("", "dropout")]),
+    "noise": Case(Noise, (numbers(2, 6),), [("", "randn_like"), ("", "uniform"), ("", "exponential")]),
+    "probabilities": Case(Probabilities, (numbers(2, 6),), [("", "bernoulli")], injected=False),
     "rrelu": Case(
-        lambda: nn.Sequential(nn.Linear(4, 4), nn.RReLU()), (torch.randn(2, 4),), [("1", "rrelu")], injected=False
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.RReLU()), (numbers(2, 4),), [("1", "rrelu")], injected=False
     ),
-    "gated": Case(GatedByParent, (torch.randn(2, 6),), [("drop", "dropout")]),
-    "windows": Case(Windows, (torch.randn(2, 6, 4),), [("drop", "dropout")], {"x": (0, 1)}),
-    "returned": Case(Returned, (torch.randn(2, 5), torch.randn(8)), [("drop", "dropout")], {"shift": ()}),
+    "gated": Case(GatedByParent, (numbers(2, 6),), [("drop", "dropout")]),
+    "windows": Case(Windows, (numbers(2, 6, 4),), [("drop", "dropout")], {"x": (0, 1)}),
+    "returned": Case(Returned, (numbers(2, 5), numbers(8)), [("drop", "dropout")], {"shift": ()}),
 }

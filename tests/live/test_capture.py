@@ -102,3 +102,10 @@ def test_many_passes_are_distributed_as_pytorchs_own(tmp_path: Path) -> None:
     assert 0.4 < np.sqrt(np.mean(z**2)) < 1.8
     np.testing.assert_allclose(found.std, std, rtol=0.06)
     assert abs(np.mean(found.std / std) - 1) < 0.02
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rrelu_is_found_whatever_the_signs_of_the_example(sign: int, tmp_path: Path) -> None:
+    inputs = (sign * torch.ones(2, 4),)
+    done = export_live(torch.nn.Sequential(torch.nn.Identity(), torch.nn.RReLU()), inputs, tmp_path / "model.onnx")
+    assert [(mask.site, mask.draw) for mask in done.contract.masks] == [("1", "uniform")]

@@ -18,9 +18,9 @@ from torch import nn
 
 from self2self.errors import Self2SelfError, UsageError, VerificationError
 from self2self.live.export import export_live
-from tests.live.networks import Called, UNet
+from tests.live.networks import Called, UNet, numbers
 
-X = torch.randn(2, 8)
+X = numbers(2, 8)
 
 
 class Written(nn.Module):
@@ -106,12 +106,12 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "part": (Written(filled_in_place), X, {}, "inner: fills a tensor in place"),
     "outputs": (Written(more_in_training), X, {}, "must return the same in both"),
     "branch": (Written(in_branch), X, {}, "torch.cond"),
-    "packed": (Packed(), torch.randn(2, 3, 8), {}, "the model itself packs sequences"),
+    "packed": (Packed(), numbers(2, 3, 8), {}, "the model itself packs sequences"),
     "no such input": (Called(), X, {"dynamic": {"y": (0,)}}, "dynamic names y; the inputs are x"),
     "no such axis": (Called(), X, {"dynamic": {"x": (2,)}}, r"dynamic names axes \[2\] of x"),
     "fixed axis": (Called(), X, {"dynamic": {"x": (0, 1)}}, "fixes the size of an axis"),
-    "short axis": (UNet(), torch.randn(1, 3, 8, 1), {"dynamic": {"x": (0, 3)}}, "axis 3 of example input x has 1"),
-    "wrong shape": (Called(), torch.randn(2, 9), {}, "does not run on the example inputs, in linear"),
+    "short axis": (UNet(), numbers(1, 3, 8, 1), {"dynamic": {"x": (0, 3)}}, "axis 3 of example input x has 1"),
+    "wrong shape": (Called(), numbers(2, 9), {}, "does not run on the example inputs, in linear"),
     "wrong number": (Called(), (X, X), {}, r"do not fit Called\.forward"),
     "no tensor": (Called(), (3,), {}, "example input x is int"),
     "complex": (Called(), X.to(torch.complex64), {}, "is torch.complex64"),
@@ -157,7 +157,7 @@ def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
     model.last.eval()
     flags = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    inputs = torch.randn(1, 3, 8, 8)
+    inputs = numbers(1, 3, 8, 8)
     state = torch.get_rng_state(), random.getstate()
     export_live(model, inputs, None)
     assert [module.training for module in model.modules()] == flags
@@ -169,7 +169,7 @@ def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
 
 def test_patterns_choose_what_stays() -> None:
     def sites(**options: Any) -> list[str]:
-        done = export_live(UNet(), torch.randn(1, 3, 8, 8), None, **options)
+        done = export_live(UNet(), numbers(1, 3, 8, 8), None, **options)
         assert done.path is None
         return [mask.site for mask in done.contract.masks]
 
