@@ -11,7 +11,7 @@ Without options, all images of the tuning split run with all methods that can ru
   noise that was made, ``estimated`` is scikit-image's estimate, and ``grid`` tries all of ``--grid``. Two rows come
   from the grid: the best σ for each image, and the one σ that is best for the whole set. Both are chosen with the
   clean images.
-- ``--limit N`` takes the first N images and ``--crop SIZE`` their middles, for a quick look.
+- ``--limit N`` takes the first N images, ``--every N`` every N-th, and ``--crop SIZE`` their middles, for a quick look.
 
 The result is written after every row, and the same command goes on where it was stopped. A table lies beside it as
 Markdown. Scores are those of `benchmarks.scores`. Seconds are wall clock of the method alone on ``--cores`` cores, with
@@ -243,6 +243,7 @@ def main() -> None:
         "--grid", type=float, nargs="+", default=list(GRID), metavar="SIGMA", help="of grid, in grey levels"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images alone")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th image alone")
     parser.add_argument("--crop", type=int, metavar="SIZE", help="the middles of the images")
     parser.add_argument("--cores", type=int, default=CORES, help="cores that all methods share")
     parser.add_argument("--anchors", type=Path, help="folder of the weights of rivals; default: DATA/anchors")
@@ -253,7 +254,7 @@ def main() -> None:
     sets = load_sets()
     check_sets(args.data, sets)
     protocol = PROTOCOLS[args.name]
-    cases = protocol.cases(args.data, sets[protocol.data_set], args.split)[: args.limit]
+    cases = protocol.cases(args.data, sets[protocol.data_set], args.split)[:: args.every][: args.limit]
     if not cases:
         raise SystemExit(f"{args.name}: there is no {args.split} image in the data folder.")
     rivals = make_rivals(args.anchors or args.data / "anchors", args.external_python)
