@@ -96,6 +96,8 @@ def predict(
         tolerance=tolerance,
         force=force,
     )
+    for note in done.notes:
+        console.note(note)
     told = ", ".join(f"{name} {list(shape)}" for name, shape in done.arrays.items())
     console.result(
         f"{done.path}: {done.passes} passes; {told}",

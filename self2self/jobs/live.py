@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from self2self.errors import InputError, UsageError, first_line, shown
+from self2self.errors import InputError, OutputError, UsageError, first_line, shown
 from self2self.machine.files import atomic_path, check_new
 
 if TYPE_CHECKING:
@@ -135,11 +135,13 @@ class Predicted:
         path: of the file.
         passes: number of passes.
         arrays: name of each array in the file → its shape.
+        notes: what the user should know of the arrays.
     """
 
     path: Path
     passes: int
     arrays: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def live_predict_job(
@@ -188,6 +190,8 @@ def live_predict_job(
     for path, what in ((model, "model"), (inputs, "input")):
         if output.resolve() == path.resolve():
             raise UsageError(f"-o {output}: is the {what} itself. Choose another name.")
+    if output.suffix.lower() != ".npz":
+        raise OutputError(f"-o {output}: expected a name that ends in .npz. Type: -o {output.with_suffix('.npz')}")
     check_new(output, force=force)
     live = load_live(model)
     kinds = {item.name: item.kind for item in live.contract.outputs}
@@ -197,8 +201,9 @@ def live_predict_job(
             f'--stat {",".join(of_classes)} needs classes, and all outputs of {model} are of kind "value". Export it '
             "again: self2self export --model MODULE:FACTORY --kind logits"
         )
+    values = read_arrays(inputs)
     prediction = live.predict(
-        read_arrays(inputs),
+        values,
         passes,
         seed,
         masks=masks,  # type: ignore[arg-type]
@@ -209,7 +214,20 @@ def live_predict_job(
     arrays = _named(prediction.outputs, statistics)
     with atomic_path(output) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    return Predicted(output, prediction.passes, {name: values.shape for name, values in arrays.items()})
+    shapes = {name: array.shape for name, array in arrays.items()}
+    return Predicted(output, prediction.passes, shapes, _notes(values, arrays))
+
+
+def _notes(inputs: Any, outputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to say of values that are not finite: they spread through a network without an error."""
+    named = inputs if isinstance(inputs, dict) else {"the input": inputs}
+    counts = {
+        name: int(np.size(array) - np.isfinite(array).sum())
+        for values in (named, outputs)
+        for name, array in values.items()
+        if np.asarray(array).dtype.kind == "f"
+    }
+    return tuple(f"{name}: {count} values are NaN or infinite." for name, count in counts.items() if count)
 
 
 def _named(outputs: Mapping[str, OutputStatistics], statistics: Sequence[str]) -> dict[str, Any]:

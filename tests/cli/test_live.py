@@ -94,9 +94,9 @@ def test_predictions_are_written(folder: Path) -> None:
 
 def test_one_array_needs_no_name(folder: Path) -> None:
     np.save("x.npy", X)
-    for name in ("inputs.npz", "x.npy"):
-        run_cli("predict", "model.onnx", name, "-o", f"{name}.out", "--passes", "3")
-    with np.load("inputs.npz.out") as named, np.load("x.npy.out") as single:
+    for name, output in (("inputs.npz", "named.npz"), ("x.npy", "single.npz")):
+        run_cli("predict", "model.onnx", name, "-o", output, "--passes", "3")
+    with np.load("named.npz") as named, np.load("single.npz") as single:
         assert named.files == single.files
         for name in named.files:
             np.testing.assert_array_equal(named[name], single[name])
@@ -162,6 +162,18 @@ def test_predict_never_replaces_what_it_reads(folder: Path, output: str, what: s
     refused = run_cli("predict", "model.onnx", "inputs.npz", "-o", output, "--force", expect=2)
     assert f"-o {output}: is the {what} itself" in refused.stderr
     assert (folder / output).read_bytes() == before
+
+
+def test_predict_says_that_values_are_not_finite_and_writes_npz_alone(folder: Path) -> None:
+    values = X.copy()
+    values[0, 0] = np.nan
+    np.savez("nan.npz", x=values)
+    noted = run_cli("predict", "model.onnx", "nan.npz", "-o", "out.npz", "--passes", "2")
+    assert "note: x: 1 values are NaN or infinite." in noted.stderr
+    assert "note: output.mean: 3 values" in noted.stderr
+    refused = run_cli("predict", "model.onnx", "inputs.npz", "-o", "out.txt", expect=2)
+    assert "-o out.txt: expected a name that ends in .npz. Type: -o out.npz" in refused.stderr
+    assert not (folder / "out.txt").exists()
 
 
 def test_predict_wants_two_passes_or_more(folder: Path) -> None:
