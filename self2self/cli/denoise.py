@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
-from self2self.cli.groups import EnsembleGroup, RecipeGroup, with_groups
-from self2self.cli.options import AsJson, Device, FitPages, Force, ImageOutput, Log, Page, Quiet, Seed, Verbose, Wait
+from self2self.cli.ensemble import batch_of, end_images, print_finished
+from self2self.cli.groups import EnsembleGroup, ManyGroup, RecipeGroup, with_groups
+from self2self.cli.options import (
+    AsJson,
+    Device,
+    FitPages,
+    Force,
+    ImageOutput,
+    Like,
+    Log,
+    Page,
+    Quiet,
+    Seed,
+    Verbose,
+    Wait,
+)
 from self2self.cli.panels import FIT
 from self2self.cli.streams import standard_streams
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
-    from self2self.jobs import EnsembleOptions, FitOptions, OutputOptions, Result
+    from self2self.jobs import EnsembleOptions, FitOptions, ImageBatch, OutputOptions, Result
 
 
 @exits_with_code
@@ -33,6 +46,8 @@ def denoise(
     fitting: RecipeGroup,
     page: Page = None,
     fit_pages: FitPages = "first",
+    like: Like = None,
+    many: ManyGroup,
     ensemble: EnsembleGroup,
     run: Annotated[
         Path | None,
@@ -60,6 +75,7 @@ def denoise(
     self2self denoise photo.jpg -o clean.png --uncertainty std.tif
     self2self denoise *.jpg -o results
     self2self denoise scans/ -o results
+    self2self denoise shoot/ --recursive --like shoot/night.jpg -o results
     self2self denoise stack.tif --fit-pages each
     """  # noqa: D301 - \b keeps the line breaks of the examples
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -69,30 +85,52 @@ def denoise(
     options.check_values()
     with standard_streams(images, output, console) as streams:
         outputs = ensemble.outputs(output=streams.output, force=force)
-        _denoise_all(console, streams.paths, fit_options, options, outputs)
+        _denoise_all(console, streams.paths, fit_options, options, outputs, many, like)
 
 
 def _denoise_all(
-    console: Console, paths: list[Path], fit_options: FitOptions, options: EnsembleOptions, outputs: OutputOptions
+    console: Console,
+    paths: list[Path],
+    fit_options: FitOptions,
+    options: EnsembleOptions,
+    given: OutputOptions,
+    many: ManyGroup,
+    like: Path | None,
 ) -> None:
     """Denoise each of the files and the images in the folders `paths`, and print the results."""
-    from self2self.jobs import ImageBatch, denoise_job
+    from self2self.jobs import series_job
 
-    images, outputs = images_and_outputs(console, paths, outputs)
-    if fit_options.run is not None and len(images) > 1:
-        raise UsageError("--run works with one image at a time.")
-    outputs.check(images)
-    if len(images) > 1:
+    several, outputs = batch_of(console, paths, given, many)
+    if fit_options.run is not None and several.several and like is None:
+        raise UsageError("--run works with one image at a time, or with --like FILE.")
+    if several.several:
         # An engine that does not work is one error, not one for each image.
         options.check()
-    several = ImageBatch(images, outputs, console.error)
+    if like is not None:
+        with console.progress() as observer:
+            finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
+        print_finished(console, finished)
+    else:
+        finished = _denoise_each(console, several, fit_options, options, outputs)
+    end_images(console, several, finished, given.report)
+
+
+def _denoise_each(
+    console: Console, several: ImageBatch, fit_options: FitOptions, options: EnsembleOptions, outputs: OutputOptions
+) -> list[Result]:
+    """Denoise every image with a fit of its own; returns the results that `--json` prints."""
+    from self2self.jobs import denoise_job
+
     finished: list[Result] = []
-    for path in images:
+    for path in several.images:
         with several.attempt(path):
             with console.progress() as observer:
                 if several.skips(path, observer):
                     continue
                 several.begin(path, observer)
-                finished.append(denoise_job(path, fit_options, options, outputs, observer))
-            print_finished(console, finished[-1:])
-    end_images(console, several, finished if console.as_json else [])
+                result = denoise_job(path, fit_options, options, outputs, observer)
+                several.finished(path, result)
+            print_finished(console, [result])
+            if console.as_json:
+                finished.append(result.without_pixels())
+    return finished

@@ -13,23 +13,40 @@ from self2self.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from self2self.cli.groups import ManyGroup
     from self2self.jobs import DenoiseResult, ImageBatch, OutputOptions, Result, StackResult
     from self2self.runtime.ensemble.tile_loop import EnsembleResult
 
 
-def images_and_outputs(console: Console, named: list[Path], outputs: OutputOptions) -> tuple[list[Path], OutputOptions]:
-    """The files and the images in the folders `named`, and where their results go.
+def batch_of(
+    console: Console, named: list[Path], outputs: OutputOptions, many: ManyGroup
+) -> tuple[ImageBatch, OutputOptions]:
+    """The images that `named` and `many` mean, and where the result of each goes.
 
     Raises:
-        UsageError: several images would go to stdout or to one file.
+        UsageError: several images would go to stdout or to one file; or options do not fit together.
+        OutputError: the manifest or the report cannot be written.
         InputError: a folder has no images.
     """
-    from self2self.jobs import Observer, named_images
+    from self2self.jobs import ImageBatch, Manifest, Observer, Part, named_images
 
-    images = named_images(named, Observer(note=console.note))
+    part = Part.parse(many.part) if many.part is not None else Part()
+    images = named_images(named, Observer(note=console.note), recursive=many.recursive)
+    several = images != named or len(images) > 1 or many.part is not None
     if console.stdout_is_taken and len(images) > 1:
         raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
-    return images, outputs.for_several() if images != named or len(images) > 1 else outputs
+    if several:
+        if outputs.report is not None:
+            from self2self.report import check_report
+            from self2self.report.html import check_available
+
+            check_available(f"--report {outputs.report}")
+            # The page is about all images, so it is made anew whenever the command runs again.
+            check_report(outputs.report, force=True)
+        outputs = outputs.for_several(tuple(path for path in named if path.is_dir()) if many.recursive else ())
+    outputs.check(images)
+    manifest = None if many.manifest is None else Manifest(many.manifest)
+    return ImageBatch(part.of(images), outputs, console.error, manifest, several=several), outputs
 
 
 def print_finished(console: Console, finished: list[Result]) -> None:
@@ -63,17 +80,28 @@ def _details(item: DenoiseResult) -> list[str]:
     return [_way_text(item.ensemble), noise] + ([f"fitted {item.fit.quality_text()}"] if item.fit and with_term else [])
 
 
-def end_images(console: Console, several: ImageBatch, finished: list[Result]) -> None:
-    """Print the JSON document, or a summary if some images were not written.
+def end_images(console: Console, several: ImageBatch, finished: list[Result], report: Path | None = None) -> None:
+    """Write the report of several images; print the JSON document, or a summary if some images were not written.
+
+    Args:
+        console: prints.
+        several: the images.
+        finished: their results.
+        report: file of the page about several images; None for no page.
 
     The document holds the result of the only image, or those of all images and the skipped and failed ones.
 
     Raises:
         typer.Exit: an image failed.
     """
+    if report is not None and several.several:
+        from self2self.jobs import write_report_of_batch
+
+        write_report_of_batch(report, several)
+        console.line(f"{report}: written, a page about {len(several.images)} images")
     if console.as_json:
         values = [item.to_json() for item in finished]
-        console.result("", several.to_json(values) if len(several.images) > 1 else values[0])
+        console.result("", several.to_json(values) if several.several else values[0])
     elif summary := several.summary():
         console.note(summary)
     if several.exit_code:

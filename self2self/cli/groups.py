@@ -21,14 +21,17 @@ from self2self.cli.options import (
     Init,
     Iqa,
     IqaWeightsFile,
+    ManifestFile,
     Masks,
     MaskSource,
     Memory,
     Mosaic,
     Neighbours,
     NodataText,
+    PartText,
     Passes,
     RecipeName,
+    Recursive,
     Report,
     Sigma,
     Steps,
@@ -136,6 +139,15 @@ class EnsembleGroup:
         from self2self.jobs import OutputOptions
 
         return OutputOptions(output=output, uncertainty=self.uncertainty, report=self.report, force=force)
+
+
+@dataclass(frozen=True, slots=True)
+class ManyGroup:
+    """The options for many images that `denoise` and `infer` share."""
+
+    recursive: Recursive = False
+    part: PartText = None
+    manifest: ManifestFile = None
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

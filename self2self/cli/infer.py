@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import end_images, images_and_outputs, print_finished
-from self2self.cli.groups import EnsembleGroup, with_groups
+from self2self.cli.ensemble import batch_of, end_images, print_finished
+from self2self.cli.groups import EnsembleGroup, ManyGroup, with_groups
 from self2self.cli.options import AsJson, Force, ImageOutput, Log, NodataText, Quiet, Seed, Verbose, parse_nodata
 from self2self.cli.streams import standard_streams
 from self2self.errors import InputError, UsageError
@@ -35,6 +35,7 @@ def infer(
     ] = None,
     *,
     output: ImageOutput = None,
+    many: ManyGroup,
     ensemble: EnsembleGroup,
     seed: Seed = 0,
     precision: Annotated[
@@ -66,21 +67,26 @@ def infer(
     with standard_streams(paths or [], output, console) as streams:
         outputs = ensemble.outputs(output=streams.output, force=force)
         model, named = _model_and_images(streams.paths, precision)
-        _infer_all(console, model, named, options, outputs, missing_value)
+        _infer_all(console, model, named, options, outputs, missing_value, many)
 
 
 def _infer_all(
-    console: Console, model: Path, named: list[Path], options: EnsembleOptions, outputs: OutputOptions, nodata: Nodata
+    console: Console,
+    model: Path,
+    named: list[Path],
+    options: EnsembleOptions,
+    given: OutputOptions,
+    nodata: Nodata,
+    many: ManyGroup,
 ) -> None:
     """Run the model over each of the files and the images in the folders `named`, and print the results."""
-    from self2self.jobs import ImageBatch, infer_job
+    from self2self.jobs import infer_job
 
-    images, outputs = images_and_outputs(console, named, outputs)
-    several = ImageBatch(images, outputs, console.error)
+    several, outputs = batch_of(console, named, given, many)
     with console.progress() as observer:
-        finished = infer_job(model, images, options, outputs, observer, batch=several, nodata=nodata)
+        finished = infer_job(model, several.images, options, outputs, observer, batch=several, nodata=nodata)
     print_finished(console, finished)
-    end_images(console, several, finished)
+    end_images(console, several, finished, given.report)
 
 
 def _model_and_images(paths: list[Path], precision: str | None) -> tuple[Path, list[Path]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from self2self.cli.panels import FIT, IMAGE, PASSES, PROGRAMS
+from self2self.cli.panels import FIT, IMAGE, MANY, PASSES, PROGRAMS
 from self2self.errors import UsageError
 
 AsJson = Annotated[
@@ -129,6 +129,47 @@ FitPages = Annotated[
         "starting from the fit of the previous page.",
         metavar="first|each",
         rich_help_panel=IMAGE,
+    ),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option(
+        "--recursive",
+        "-r",
+        help="Search folders in folders, too; the folder of -o gets the same inner folders.",
+        rich_help_panel=MANY,
+    ),
+]
+PartText = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        help="Take part K of N of the images alone, so that N machines share the work.",
+        metavar="K/N",
+        show_default=False,
+        rich_help_panel=MANY,
+    ),
+]
+ManifestFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        help="Add a line of JSON to FILE for each image: its state, noise, seconds and error.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+        rich_help_panel=MANY,
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like",
+        help="Make one fit, to FILE, for all images: a series with one camera and setting.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+        rich_help_panel=MANY,
     ),
 ]
 Neighbours = Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 FIRST = "Options"
-FIT, IMAGE, PASSES, PROGRAMS = "The fit", "The image", "The passes", "For programs and logs"
+FIT, IMAGE, MANY, PASSES, PROGRAMS = "The fit", "The image", "Many images", "The passes", "For programs and logs"
 NETWORK = "Any PyTorch model"
 
 

@@ -19,6 +19,7 @@ from self2self.image_io.write import (
     EXTENSIONS,
     check_output,
     default_output,
+    is_result_name,
     write_float_map,
     write_image,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "check_stack_output",
     "default_output",
     "image_hash",
+    "is_result_name",
     "open_stack",
     "read_image",
     "stack_of_array",

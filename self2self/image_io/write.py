@@ -28,6 +28,9 @@ from self2self.machine.marks import Mark
 EXTENSIONS = {extension: file_format.name for extension, file_format in BY_EXTENSION.items()}
 """File extension → name of its format, of all formats that can be written."""
 
+RESULT_MARK = ".denoised"
+"""End of the stem of every result that gets its name here."""
+
 FLOAT32 = np.dtype(np.float32)
 
 PROPOSED = tuple(format_named(name) for name in ("png", "tiff", "jpeg", "webp", "bmp"))
@@ -41,7 +44,13 @@ def default_output(source: str | os.PathLike[str] | Image) -> Path:
     stem, suffix = _split_name(path)
     if file_format is not None and BY_EXTENSION.get(suffix.lower()) is not file_format:
         suffix = file_format.extensions[0]
-    return path.with_name(f"{stem}.denoised{suffix}")
+    return path.with_name(f"{stem}{RESULT_MARK}{suffix}")
+
+
+def is_result_name(path: Path) -> bool:
+    """Whether the name is that of a result: ``<stem>.denoised.<extension>``."""
+    stem, _ = _split_name(path)
+    return stem.endswith(RESULT_MARK)
 
 
 def _split_name(path: Path) -> tuple[str, str]:

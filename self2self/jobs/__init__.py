@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # For type checkers and editors, which do not see the names that `__getattr__` provides.
+    from self2self.jobs.batch_report import write_report_of_batch as write_report_of_batch
     from self2self.jobs.bench import BenchOptions as BenchOptions
     from self2self.jobs.bench import bench_job as bench_job
     from self2self.jobs.export import EngineOptions as EngineOptions
@@ -24,19 +25,22 @@ if TYPE_CHECKING:
     from self2self.jobs.fit import fit_job as fit_job
     from self2self.jobs.fit_config import FitOptions as FitOptions
     from self2self.jobs.image_batch import ImageBatch as ImageBatch
-    from self2self.jobs.infer import Result as Result
     from self2self.jobs.infer import denoise_job as denoise_job
     from self2self.jobs.infer import infer_job as infer_job
+    from self2self.jobs.inputs import Part as Part
     from self2self.jobs.inputs import has_images as has_images
     from self2self.jobs.inputs import named_images as named_images
     from self2self.jobs.live import live_export_job as live_export_job
     from self2self.jobs.live import live_predict_job as live_predict_job
+    from self2self.jobs.manifest import Manifest as Manifest
     from self2self.jobs.observer import Observer as Observer
     from self2self.jobs.output_options import OutputOptions as OutputOptions
     from self2self.jobs.results import DenoiseResult as DenoiseResult
     from self2self.jobs.results import EarlierResult as EarlierResult
     from self2self.jobs.results import FitResult as FitResult
+    from self2self.jobs.results import Result as Result
     from self2self.jobs.results import StackResult as StackResult
+    from self2self.jobs.series import series_job as series_job
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
 
 _NAMES_OF_MODULE = {
@@ -51,13 +55,16 @@ _NAMES_OF_MODULE = {
     ),
     "self2self.jobs.fit": ("fit_job",),
     "self2self.jobs.fit_config": ("FitOptions",),
+    "self2self.jobs.batch_report": ("write_report_of_batch",),
     "self2self.jobs.image_batch": ("ImageBatch",),
-    "self2self.jobs.infer": ("Result", "denoise_job", "infer_job"),
-    "self2self.jobs.inputs": ("has_images", "named_images"),
+    "self2self.jobs.infer": ("denoise_job", "infer_job"),
+    "self2self.jobs.inputs": ("Part", "has_images", "named_images"),
     "self2self.jobs.live": ("live_export_job", "live_predict_job"),
+    "self2self.jobs.manifest": ("Manifest",),
     "self2self.jobs.observer": ("Observer",),
     "self2self.jobs.output_options": ("OutputOptions",),
-    "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "StackResult"),
+    "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "Result", "StackResult"),
+    "self2self.jobs.series": ("series_job",),
     "self2self.runtime.ensemble.options": ("EnsembleOptions",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,53 +11,62 @@ from pathlib import Path
 from typing import Any
 
 from self2self.errors import InterruptedRun, Self2SelfError
+from self2self.jobs.manifest import Manifest
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
+from self2self.jobs.results import Result
 
 
 @dataclass(slots=True)
 class ImageBatch:
-    """The images of one command. A single image is never skipped, and its error ends the command.
+    """The images of one command. The image of a command for one is never skipped, and its error ends the command.
 
     Attributes:
         images: all images of the command.
         outputs: where results go.
         on_error: gets the message for every image that fails; None raises the error instead.
-        skipped: images whose result exists, and images that are themselves the result of another image.
+        manifest: gets the state of every image; None keeps none.
+        several: whether the command means several images, even if there is one among them.
+        skipped: images whose result exists.
         failed: images that failed, each with its error.
     """
 
     images: list[Path]
     outputs: OutputOptions
     on_error: Callable[[str], None] | None = None
+    manifest: Manifest | None = None
+    several: bool = False
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
     _numbers: dict[Path, int] = field(init=False, repr=False)
-    _source_of_result: dict[Path, Path] = field(init=False, repr=False)
+    _start: float = field(init=False, repr=False, default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
+        self.several |= len(self.images) > 1
         # Looked up for every image, so that the time before the first image grows only linearly.
         self._numbers = {path: number for number, path in enumerate(self.images, 1)}
-        several = self.images if len(self.images) > 1 else []
-        self._source_of_result = {self.outputs.output_for(path).resolve(): path for path in several}
+        if self.manifest is not None:
+            self.manifest.begin(self.images)
 
     def skips(self, path: Path, observer: Observer) -> bool:
-        """Whether to skip `path`; a note tells the user why."""
-        if len(self.images) == 1:
-            return False
-        source = self._source(path)
-        if source is not None:
-            # If the user repeats a command with `*.png`, the results of the first time match the pattern, too.
-            observer.note(f"{path}: is the result of {source}, so it is skipped.")
-        elif not self.outputs.skips(path, observer):
+        """Whether to skip `path`, because its result exists; a note tells the user so."""
+        if not self.several or not self.outputs.skips(path, observer):
             return False
         self.skipped.append(path)
+        if self.manifest is not None:
+            self.manifest.skipped(path)
         return True
 
     def begin(self, path: Path, observer: Observer) -> None:
-        """Report which of several images is next; a single image needs no number."""
-        if len(self.images) > 1:
+        """Report which of several images is next; a single one needs no number."""
+        self._start = time.perf_counter()
+        if self.several:
             observer.image_started(path, self._numbers[path], len(self.images))
+
+    def finished(self, path: Path, result: Result) -> None:
+        """Record that `path` is done."""
+        if self.manifest is not None:
+            self.manifest.finished(path, result, time.perf_counter() - self._start)
 
     @contextmanager
     def attempt(self, path: Path) -> Iterator[None]:
@@ -70,7 +80,9 @@ class ImageBatch:
         except InterruptedRun:
             raise
         except Self2SelfError as error:
-            if len(self.images) == 1:
+            if self.manifest is not None:
+                self.manifest.failed(path, error, time.perf_counter() - self._start)
+            if not self.several:
                 raise
             named = _naming(path, error)
             if self.on_error is None:
@@ -101,11 +113,6 @@ class ImageBatch:
             {"image": str(path), "message": str(error), "exit_code": error.exit_code} for path, error in self.failed
         ]
         return {"images": finished, "skipped": [str(path) for path in self.skipped], "failed": failed}
-
-    def _source(self, path: Path) -> Path | None:
-        """The image of this command whose result goes to `path`; None if there is none."""
-        source = self._source_of_result.get(path.resolve())
-        return None if source == path else source
 
 
 def _naming(path: Path, error: Self2SelfError) -> Self2SelfError:

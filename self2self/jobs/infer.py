@@ -22,7 +22,7 @@ from self2self.jobs.page_neighbours import PageForModel, alone
 from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import prepare, prepare_for_model
 from self2self.jobs.report import write_job_report
-from self2self.jobs.results import DenoiseResult, EarlierResult, StackResult
+from self2self.jobs.results import DenoiseResult, EarlierResult, Result
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack import denoise_stack, infer_stack
 from self2self.model.contract import Nodata
@@ -30,8 +30,6 @@ from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
-
-Result = DenoiseResult | StackResult | EarlierResult
 
 
 def infer_job(
@@ -43,6 +41,7 @@ def infer_job(
     *,
     batch: ImageBatch | None = None,
     nodata: Nodata = None,
+    of_series: bool = False,
 ) -> list[Result]:
     """`self2self infer`: run the ensemble of one model over each image or page.
 
@@ -57,6 +56,7 @@ def infer_job(
         batch: records which images are skipped or fail; with `ImageBatch.on_error`, the other images are denoised even
             if one fails.
         nodata: stored value of missing pixels, as `FitOptions.nodata`; None for that of the fit.
+        of_series: whether the images are known to be others than the one of the fit, so that no note says so.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -81,7 +81,12 @@ def infer_job(
                 continue
             batch.begin(path, observer)
             with batch.attempt(path):
-                finished.append(_infer_file(model, path, options, outputs, observer, engine_holder, nodata))
+                result: Result = _infer_file(
+                    model, path, options, outputs, observer, engine_holder, nodata, of_series=of_series
+                )
+                batch.finished(path, result)
+                # Of many images, the pixels would fill the memory.
+                finished.append(result.without_pixels() if len(images) > 1 else result)
     return finished
 
 
@@ -93,6 +98,8 @@ def _infer_file(
     observer: Observer,
     engine_holder: EngineHolder,
     nodata: Nodata,
+    *,
+    of_series: bool,
 ) -> Result:
     start = time.perf_counter()
     whole_range = model.contract.whole_range
@@ -112,7 +119,7 @@ def _infer_file(
     single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
     if single_pass is not None:
         model = single_pass.model_for(page.prepared.pixels, str(path), seed=options.seed)
-    if model.contract.image_sha256 not in ("", prepared.sha256):
+    if not of_series and model.contract.image_sha256 not in ("", prepared.sha256):
         observer.note(
             f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
             "To fit to this one: self2self denoise IMAGE"

@@ -28,12 +28,13 @@ class OutputOptions:
     Attributes:
         output: file or folder; a text with a slash at its end is a folder. None for a file beside the input.
         uncertainty: file for the standard deviation over the passes; None for no file.
-        report: file for the HTML report; None for no report.
+        report: file for the HTML report; None for no report. The report of several images is one page about all.
         force: whether existing files may be replaced.
         job: key of the job (`job_key`), by which files that an earlier run of the same command has written are known.
             A job sets it; empty knows no files.
         settings: the settings of that job, for the message about a file that another job has made.
         into_folder: whether `output` is a folder, which is made if it is missing; an existing folder always is one.
+        roots: folders whose inner folders `output` gets, too.
     """
 
     output: Path | str | None = None
@@ -43,6 +44,7 @@ class OutputOptions:
     job: str = ""
     into_folder: bool = False
     settings: dict[str, Any] | None = None
+    roots: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         # Names of files may be given as strings, too. A path has lost the slash.
@@ -82,8 +84,11 @@ class OutputOptions:
         why = f", made with other options ({changed})" if changed else ""
         raise OutputError(f"{output}: exists already{why}. Replace it with --force, or choose another place with -o.")
 
-    def for_several(self) -> OutputOptions:
-        """A copy whose `output` is a folder, as several images need it.
+    def for_several(self, roots: tuple[Path, ...] = ()) -> OutputOptions:
+        """A copy for each of several images: `output` is a folder, and there is no report of a single image.
+
+        Args:
+            roots: as the attribute; those of this object by default.
 
         Raises:
             UsageError: `output` is an existing file, or has the extension of an image.
@@ -93,7 +98,7 @@ class OutputOptions:
             output = Path(output)
             if output.exists() or output.suffix.lower() in EXTENSIONS:
                 raise UsageError(f"-o {output}: names a file; for several images it has to be a folder: -o results")
-        return replace(self, into_folder=output is not None)
+        return replace(self, into_folder=output is not None, report=None, roots=roots or self.roots)
 
     def check(self, images: list[Path]) -> None:
         """Refuse options that cannot work, before the first slow step.
@@ -101,17 +106,15 @@ class OutputOptions:
         Raises:
             UsageError, OutputError, EngineUnavailableError: names the wrong option.
         """
-        if len(images) > 1:
-            self._check_several(images)
         if self.report is not None:
             check_available(f"--report {self.report}")
+        if len(images) > 1:
+            self._check_several(images)
 
     def _check_several(self, images: list[Path]) -> None:
         outputs = self.for_several()
         if self.uncertainty is not None:
             raise UsageError("--uncertainty works with one image at a time.")
-        if self.report is not None:
-            raise UsageError("--report works with one image at a time.")
         sources: dict[Path, Path] = {}
         seen: set[Path] = set()
         for path in images:
@@ -133,8 +136,8 @@ class OutputOptions:
         """
         output = self.output_for(image)
         if self.folder is not None:
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(output.parent):
+                output.parent.mkdir(parents=True, exist_ok=True)
         if output.resolve() == image.path.resolve():
             raise UsageError(f"-o {output}: is the input itself. Choose another name.")
         check_output(output, force=self._may_replace(output, "image"), like=image)
@@ -205,10 +208,16 @@ class OutputOptions:
         self.remove_kept(path)
         return True
 
+    def _inner_folder(self, image: Image | Path) -> Path:
+        """The folder of `image` within the one of `roots` that has it; empty if none has."""
+        path = image.path if isinstance(image, Image) else image
+        root = next((root for root in self.roots if path.is_relative_to(root)), path.parent)
+        return path.parent.relative_to(root)
+
     def output_for(self, image: Image | Path) -> Path:
         """The file for the result of `image`; for a path, the extension decides the format."""
         if self.folder is not None:
-            return self.folder / default_output(image).name
+            return self.folder / self._inner_folder(image) / default_output(image).name
         return default_output(image) if self.output is None else Path(self.output)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from self2self.imaging.noise import Noise, Residual
 from self2self.jobs.page_cache import PageRecord
@@ -136,6 +138,11 @@ class DenoiseResult:
     report: Path | None = None
     calibration_seconds: float = 0.0
 
+    def without_pixels(self) -> DenoiseResult:
+        """A copy whose arrays are empty: what is to be said of an image that is written."""
+        nothing = np.empty((0, 0, 0), np.float32)
+        return replace(self, ensemble=replace(self.ensemble, image=nothing, uncertainty=None))
+
     @property
     def summary(self) -> str:
         """One line for anyone: the noise that was found, what was removed, and the time."""
@@ -202,6 +209,10 @@ class EarlierResult:
     output: Path
     values: dict[str, Any]
 
+    def without_pixels(self) -> EarlierResult:
+        """The same: there are no arrays."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints: that of the earlier run, with ``"done_already"``."""
         return {**self.values, "image": str(self.source), "output": str(self.output), "done_already": True}
@@ -230,6 +241,10 @@ class StackResult:
     fit: FitResult | None = None
     fit_seconds: float = 0.0
     export_seconds: float = 0.0
+
+    def without_pixels(self) -> StackResult:
+        """The same: there are no arrays."""
+        return self
 
     @property
     def summary(self) -> str:
@@ -275,6 +290,10 @@ class StackResult:
         errors = [page.standard_error for page in self.pages if page.passes and not page.plain]
         known = [error for error in errors if error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known and len(known) == len(errors) else None
+
+
+Result = DenoiseResult | StackResult | EarlierResult
+"""What a job returns for one image or stack."""
 
 
 def range_text(values: tuple[float, float] | None) -> str:

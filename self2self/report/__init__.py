@@ -3,10 +3,11 @@
     check_report(Path("noisy.html"), force=False)     # before anything slow
     write_report(Path("noisy.html"), content)
 
-`page` computes what the page shows, `pictures` turns arrays into embedded images and charts, `html` fills in the
-templates, and `page.html.j2` is the template of the page.
+`page` computes what the page shows, and `batch` what the page about many images shows. `pictures` turns arrays into
+embedded images and charts, `html` fills in the templates `page.html.j2` and `batch.html.j2`.
 """
 
+from self2self.report.batch import BatchRow, write_batch_report
 from self2self.report.page import ReportContent, check_report, write_report
 
-__all__ = ["ReportContent", "check_report", "write_report"]
+__all__ = ["BatchRow", "ReportContent", "check_report", "write_batch_report", "write_report"]

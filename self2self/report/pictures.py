@@ -32,9 +32,12 @@ class Picture:
     height: int
 
 
-def picture(pixels: NDArray[np.floating]) -> Picture:
-    """Embed float (C, H, W) pixels, C is 1, 3 or 4 (CMYK), as an 8-bit PNG; values are clipped to [0, 1]."""
-    return _embed_png(picture_of(pixels))
+def picture(pixels: NDArray[np.floating], max_side: int = MAX_SIDE) -> Picture:
+    """Embed float (C, H, W) pixels, C is 1, 3 or 4 (CMYK), as an 8-bit PNG; values are clipped to [0, 1].
+
+    An image whose larger side is above `max_side` is reduced.
+    """
+    return _embed_png(picture_of(pixels), max_side)
 
 
 def heat_map(values: NDArray[np.floating]) -> Picture:
@@ -101,11 +104,11 @@ def thin_curve(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [points[0], *middle, points[-1]]
 
 
-def _embed_png(image: object) -> Picture:
+def _embed_png(image: object, max_side: int = MAX_SIDE) -> Picture:
     from PIL import Image
 
     assert isinstance(image, Image.Image)  # noqa: S101 - for the type checker
-    if max(image.size) > MAX_SIDE:
-        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
+    if max(image.size) > max_side:
+        image.thumbnail((max_side, max_side), Image.Resampling.BOX)
     encoded = base64.b64encode(png_of(image)).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", *image.size)

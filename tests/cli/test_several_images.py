@@ -2,11 +2,14 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from self2self.jobs.manifest import read_manifest
 from tests.commands import FAST, parse_json, picture, run_cli, write_noisy
 
 
@@ -123,10 +126,79 @@ def test_results_among_the_images_are_not_denoised_again(work: Path) -> None:
     everything = ("b.denoised.png", "b.png", "photo", "photo.denoised.png")
     before = sorted(path.name for path in work.iterdir())
     result = run_cli("infer", model, *everything, "--passes", "1")
-    assert "note: b.denoised.png: is the result of b.png, so it is skipped." in result.stderr
-    assert "note: photo.denoised.png: is the result of photo, so it is skipped." in result.stderr
-    assert "0 of 4 images written, 4 skipped" in result.stderr
+    assert "results of self2self are named like this: b.denoised.png, photo.denoised.png" in result.stderr
+    assert "0 of 2 images written, 2 skipped" in result.stderr
     assert sorted(path.name for path in work.iterdir()) == before
     forced = run_cli("infer", model, *everything, "--passes", "1", "--force")
-    assert "2 of 4 images written, 2 skipped" in forced.stderr
+    assert forced.stdout.count(": written;") == 2
     assert sorted(path.name for path in work.iterdir()) == before
+
+
+def test_folders_in_folders_keep_their_layout_and_a_manifest_tells_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shoot" / "night").mkdir(parents=True)
+    write_noisy(tmp_path / "shoot" / "a.png")
+    write_noisy(tmp_path / "shoot" / "night" / "a.png", seed=1)
+    (tmp_path / "shoot" / "night" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    command = ("denoise", "shoot", "-r", "-o", "out", *FAST, "--manifest", "images.jsonl")
+    run_cli(*command, expect=3)
+    results = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert results == ["out/a.denoised.png", "out/night/a.denoised.png"]
+    found = read_manifest(tmp_path / "images.jsonl")
+    assert {name: values["state"] for name, values in found.items()} == {
+        "shoot/a.png": "written",
+        "shoot/night/a.png": "written",
+        "shoot/night/bad.png": "failed",
+    }
+    assert found["shoot/a.png"]["noise"]["sigma"] > 1
+    assert found["shoot/a.png"]["output"] == "out/a.denoised.png"
+    run_cli(*command, expect=3)
+    assert read_manifest(tmp_path / "images.jsonl")["shoot/a.png"]["state"] == "skipped"
+
+
+def test_parts_write_all_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    for number in range(3):
+        write_noisy(tmp_path / "scans" / f"{number}.png", seed=number)
+    for part, expected in (("1/2", ["0", "2"]), ("2/2", ["1"])):
+        values = parse_json(run_cli("denoise", "scans", "--part", part, "-o", f"out{part[0]}", *FAST, "--json"))
+        assert [Path(item["image"]).stem for item in values["images"]] == expected
+    assert "--part 3/2: expected K/N" in run_cli("denoise", "scans", "--part", "3/2", expect=2).stderr
+    assert parse_json(run_cli("denoise", "scans", "--part", "9/9", *FAST, "--json"))["images"] == []
+
+
+def test_a_series_has_one_fit_and_says_which_image_is_unlike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELF2SELF_CACHE", ".")
+    for number in range(2):
+        write_noisy(tmp_path / f"{number}.png", seed=number)
+    Image.new("RGB", (70, 64), (90, 120, 30)).save(tmp_path / "flat.png")
+    command = ("denoise", "0.png", "1.png", "flat.png", "--like", "1.png", "-o", "out", *FAST)
+    result = run_cli(*command)
+    assert [folder.name.partition("-")[0] for folder in (tmp_path / "runs").iterdir()] == ["1"]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert re.search(r"^note: flat\.png: .* removed, and the noise of 1\.png is \d", result.stderr, re.M)
+    assert "note: 0.png: " not in result.stderr
+    assert "is not the image" not in result.stderr
+    assert "--like makes one fit" in run_cli(*command, "--fit-pages", "each", expect=2).stderr
+    assert "holds nothing to denoise" in run_cli("denoise", "0.png", "--like", "flat.png", expect=3).stderr
+
+
+def test_a_report_of_several_images_is_one_page_about_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jinja2")
+    monkeypatch.chdir(tmp_path)
+    write_noisy(tmp_path / "a.png")
+    (tmp_path / "<b>.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    command = ("denoise", "a.png", "<b>.png", *FAST, "--report", "all.html")
+    run_cli(*command, expect=3)
+    page = (tmp_path / "all.html").read_text()
+    assert page.count("<img ") == 2
+    assert "&lt;b&gt;.png" in page
+    assert "<b>.png" not in page
+    # What an earlier command has written is on the page, too.
+    run_cli(*command, expect=3)
+    assert (tmp_path / "all.html").read_text().count("<img ") == 2
+    assert "written earlier" in (tmp_path / "all.html").read_text()

@@ -31,14 +31,3 @@ def test_ten_thousand_images_take_seconds_and_not_minutes(tmp_path: Path) -> Non
     for number in range(1, 10_000):
         (tmp_path / f"{number:05}.png").hardlink_to(tmp_path / "00000.png")
     assert seconds_before_the_last_image(tmp_path, 10_000) < 10
-
-
-def test_a_result_among_the_images_is_known_by_its_source(tmp_path: Path) -> None:
-    images = [tmp_path / name for name in ("a.png", "a.denoised.png")]
-    for path in images:
-        path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    notes: list[str] = []
-    batch = ImageBatch(images, OutputOptions(force=True))
-    assert not batch.skips(images[0], Observer(note=notes.append))
-    assert batch.skips(images[1], Observer(note=notes.append))
-    assert notes == [f"{images[1]}: is the result of {images[0]}, so it is skipped."]
