@@ -37,12 +37,11 @@ def batch_of(
         raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
     if several:
         if outputs.report is not None:
-            from self2self.report import check_report
+            from self2self.report import check_batch_report
             from self2self.report.html import check_available
 
             check_available(f"--report {outputs.report}")
-            # The page is about all images, so it is made anew whenever the command runs again.
-            check_report(outputs.report, force=True)
+            check_batch_report(outputs.report, force=outputs.force)
         outputs = outputs.for_several(tuple(path for path in named if path.is_dir()) if many.recursive else ())
     outputs.check(images)
     manifest = None if many.manifest is None else Manifest(many.manifest)

@@ -7,7 +7,7 @@
 embedded images and charts, `html` fills in the templates `page.html.j2` and `batch.html.j2`.
 """
 
-from self2self.report.batch import BatchRow, write_batch_report
+from self2self.report.batch import BatchRow, check_batch_report, write_batch_report
 from self2self.report.page import ReportContent, check_report, write_report
 
-__all__ = ["BatchRow", "ReportContent", "check_report", "write_batch_report", "write_report"]
+__all__ = ["BatchRow", "ReportContent", "check_batch_report", "check_report", "write_batch_report", "write_report"]

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.machine.files import atomic_write
+from self2self.machine.marks import Mark, read_mark
 from self2self.report import pictures
 from self2self.report.html import TEMPLATES, render
+from self2self.report.page import check_report
 
 TEMPLATE = TEMPLATES / "batch.html.j2"
 THUMBNAIL_SIDE = 240
@@ -41,6 +43,18 @@ class BatchRow:
     after: NDArray[np.floating] | None = None
 
 
+MARK = Mark("report of several images")
+
+
+def check_batch_report(path: Path, *, force: bool) -> None:
+    """Refuse a page that cannot be written, before the work. A page of this kind is replaced, any other file is not.
+
+    Raises:
+        OutputError, ResourceError: as for `check_report`.
+    """
+    check_report(path, force=force or read_mark(path, MARK.job) is not None)
+
+
 def write_batch_report(path: Path, title: str, summary: str, rows: Iterable[BatchRow]) -> None:
     """Write the page, complete or not at all; an existing file is replaced.
 
@@ -54,7 +68,7 @@ def write_batch_report(path: Path, title: str, summary: str, rows: Iterable[Batc
         OutputError, ResourceError: the page cannot be written.
     """
     values = {"title": title, "summary": summary, "rows": [_values(row) for row in rows]}
-    atomic_write(path, render(TEMPLATE, values).encode())
+    atomic_write(path, render(TEMPLATE, values).encode(), mark=MARK)
 
 
 def _values(row: BatchRow) -> dict[str, object]:

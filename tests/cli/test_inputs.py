@@ -56,11 +56,14 @@ def test_the_images_of_a_folder_are_taken_and_the_rest_is_named(work: Path) -> N
     (scans / ".hidden.png").write_bytes((scans / "b.png").read_bytes())
     result = run_cli("infer", model_of(work), "scans", "noisy.png", "-o", "results", *PASSES, "--json")
     assert [item["image"] for item in parse_json(result)["images"]] == ["scans/a.jpg", "scans/b.png", "noisy.png"]
-    assert "note: scans: 2 images are taken; left out: deeper/, notes.txt\n" in result.stderr
+    assert (
+        "note: scans: 2 images are taken; left out: deeper/, notes.txt; for the images in folders: --recursive\n"
+        in result.stderr
+    )
     again = run_cli("denoise", "scans", *FAST, *PASSES)
     assert "scans/b.denoised.png: written" in again.stdout
     # The results of the first time are no images to denoise.
-    assert "0 of 4 images written, 4 skipped" in run_cli("denoise", "scans", *FAST, *PASSES).stderr
+    assert "0 of 2 images written, 2 skipped" in run_cli("denoise", "scans", *FAST, *PASSES).stderr
 
 
 def test_a_folder_with_one_image_writes_into_a_folder(work: Path) -> None:

@@ -108,13 +108,16 @@ def test_what_a_report_needs_is_refused_before_the_fit(tmp_path: Path, monkeypat
     write_noisy(tmp_path / "a.png")
     write_noisy(tmp_path / "b.png")
     (tmp_path / "there.html").write_text("mine")
-    assert "one image" in run_cli("denoise", "a.png", "b.png", "--report", "page.html", expect=2).stderr
+    several = ("denoise", "a.png", "b.png", *FAST, "--report")
+    assert "exists already" in run_cli(*several, "there.html", expect=2).stderr
+    assert ".html" in run_cli(*several, "page.pdf", expect=2).stderr
     assert "exists already" in run_cli("denoise", "a.png", *FAST, "--report", "there.html", expect=2).stderr
     assert ".html" in run_cli("denoise", "a.png", *FAST, "--report", "page.pdf", expect=2).stderr
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = run_cli("denoise", "a.png", *FAST, "--report", "page.html", expect=4).stderr
     assert "jinja2 is not installed" in error
     assert len(error.splitlines()) == 1
+    assert "jinja2 is not installed" in run_cli(*several, "page.html", expect=4).stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "there.html"]
     assert (tmp_path / "there.html").read_text() == "mine"
 
