@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from self2self.errors import InputError, UsageError
 from self2self.image_io import open_stack
 from self2self.jobs.fit import read_fit_page
@@ -56,7 +58,8 @@ def series_job(
         _, image = read_fit_page(stack, fitting, observer)
     if image.is_empty:
         raise InputError(f"--like {like}: holds nothing to denoise; expected an image of the series. Choose another.")
-    prepared = prepare(image, fitting.recipe)
+    # Each image would be mapped from the range of its own values, and equal noise would have many levels.
+    prepared = prepare(image, fitting.recipe, whole_range=True if image.dtype == np.uint8 else None)
     fitted = fit_model(prepared, fitting, observer)
     fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
     run = fitted.fit.run

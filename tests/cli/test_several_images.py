@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -185,6 +186,20 @@ def test_a_series_has_one_fit_and_says_which_image_is_unlike(tmp_path: Path, mon
     assert "is not the image" not in result.stderr
     assert "--like makes one fit" in run_cli(*command, "--fit-pages", "each", expect=2).stderr
     assert "holds nothing to denoise" in run_cli("denoise", "0.png", "--like", "flat.png", expect=3).stderr
+
+
+def test_a_bright_image_of_a_series_has_the_noise_of_a_dark_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(3).normal(0, 10, (64, 70, 3))
+    for name, low, high in (("dark", 20, 60), ("bright", 60, 190)):
+        pixels = np.linspace(low, high, 70)[:, None] + noise
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(f"{name}.png")
+    command = ("denoise", "dark.png", "bright.png", "--like", "dark.png", "--steps", "0", "--json")
+    for item in parse_json(run_cli(*command))["images"]:
+        assert item["range"] == [0, 255]
+        assert 7 < item["residual"]["standard_deviation"] < 11
 
 
 def test_a_report_of_several_images_is_one_page_about_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
