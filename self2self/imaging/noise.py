@@ -42,6 +42,8 @@ PATCHES_PER_VALUE = 8
 """Smallest number of patches for each value of a patch; with fewer, the patches are smaller."""
 MAXIMUM_PATCHES = 60_000
 """Largest number of patches that are used; they are spread evenly over the image."""
+RESIDUAL_PATCHES = 15_000
+"""The same for what was removed. Every page is measured, and nothing depends on the result."""
 MINIMUM_COMPONENT_SHARE = 0.25
 """Smallest share of the components that counts as noise; these have the smallest variances."""
 MINIMUM_PATCHES_PER_GROUP = 16
@@ -200,7 +202,7 @@ def center_crop(pixels: NDArray[T], side: int = LARGEST_SIDE) -> NDArray[T]:
     return pixels[..., rows, columns]
 
 
-def measure_noise(pixels: FloatArray) -> Noise:
+def measure_noise(pixels: FloatArray, patches: int = MAXIMUM_PATCHES) -> Noise:
     """Measure the noise of an image.
 
     Correlated noise is underestimated: only the part that each value has of its own is measured.
@@ -208,8 +210,9 @@ def measure_noise(pixels: FloatArray) -> Noise:
     Args:
         pixels: (C, H, W) of at least 8x8, finite. An affine scale of the values scales the strength and does not change
             the correlation.
+        patches: as for `independent_noise`.
     """
-    noise = independent_noise(pixels)
+    noise = independent_noise(pixels, patches)
     correlation = estimate_correlation(pixels)
     kind = NoiseKind.CORRELATED if is_correlated(correlation) else NoiseKind.INDEPENDENT
     return Noise(noise.sigma, noise.dominant, noise.sigma, correlation, kind)
@@ -232,7 +235,7 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
         float(difference.mean()) * GREY_LEVELS,
         float(difference.std()) * GREY_LEVELS,
         autocorrelation(difference),
-        measure_noise(difference),
+        measure_noise(difference, RESIDUAL_PATCHES),
     )
 
 
@@ -274,7 +277,7 @@ class IndependentNoise(NamedTuple):
     dominant: float
 
 
-def independent_noise(pixels: FloatArray) -> IndependentNoise:
+def independent_noise(pixels: FloatArray, patches: int = MAXIMUM_PATCHES) -> IndependentNoise:
     """Estimate the strength of noise that each value has of its own.
 
     Small patches of an image, all channels together, lie close to a space of few dimensions; such noise fills all
@@ -287,29 +290,30 @@ def independent_noise(pixels: FloatArray) -> IndependentNoise:
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
+        patches: about as many patches are looked at in a large image.
     """
-    variances = [_independent_variances(channel[None]) for channel in pixels]
+    variances = [_independent_variances(channel[None], patches) for channel in pixels]
     by_channel = np.array([values.mean() for values in variances])
     mean = float(by_channel.mean())
     variance = mean
     if len(pixels) > 1 and min(by_channel) > 0:
         # Of unequal channels, the smallest variances are those of the channel with the weakest noise. With channels
         # that were scaled to equal noise they are not, but the scales are uncertain.
-        scaled = float(_independent_variances(pixels / np.sqrt(by_channel)[:, None, None]).mean())
-        variance = max(min(1.0, scaled) * mean, float(_independent_variances(pixels).mean()))
+        scaled = float(_independent_variances(pixels / np.sqrt(by_channel)[:, None, None], patches).mean())
+        variance = max(min(1.0, scaled) * mean, float(_independent_variances(pixels, patches).mean()))
     sigma = GREY_LEVELS * math.sqrt(variance)
     together = np.concatenate(variances)
     unevenness = math.sqrt(float(np.square(together).mean())) / mean if mean > 0 else 1.0
     return IndependentNoise(sigma, unevenness * sigma)
 
 
-def _independent_variances(pixels: FloatArray) -> Plane:
+def _independent_variances(pixels: FloatArray, largest_number: int) -> Plane:
     """The variance of independent noise of equal strength in all channels, in the squared unit of `pixels`.
 
     Returns:
         a value for each group of patches of similar brightness, from bright to dark; the groups are of equal size.
     """
-    patches = _patches(pixels)
+    patches = _patches(pixels, largest_number)
     variances, components = np.linalg.eigh(np.cov(patches, bias=True))
     count = _noise_components(variances)
     patches = _not_cut_off_above(patches)
@@ -337,7 +341,7 @@ def noise_with_outliers(pixels: FloatArray) -> IndependentNoise:
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
     """
-    variances = np.linalg.eigvalsh(np.cov(_patches(pixels), bias=True))
+    variances = np.linalg.eigvalsh(np.cov(_patches(pixels, MAXIMUM_PATCHES), bias=True))
     sigma = GREY_LEVELS * math.sqrt(max(0.0, float(variances[: _noise_components(variances)].mean())))
     return IndependentNoise(sigma, sigma)
 
@@ -351,7 +355,7 @@ def _not_cut_off_above(patches: Plane) -> Plane:
     return patches if np.count_nonzero(kept) < MINIMUM_PATCHES_PER_GROUP else patches[:, kept]
 
 
-def _patches(pixels: FloatArray) -> Plane:
+def _patches(pixels: FloatArray, largest_number: int) -> Plane:
     """Cut (C, H, W) into overlapping patches (C side², n), which are smaller in an image of few pixels."""
     channels, height, width = pixels.shape
 
@@ -361,7 +365,7 @@ def _patches(pixels: FloatArray) -> Plane:
 
     side = next((side for side in range(PATCH_SIDE, 2, -1) if enough(side)), 2)
     windows = sliding_window_view(pixels, (side, side), axis=(1, 2))
-    stride = max(1, math.isqrt(windows.shape[1] * windows.shape[2] // MAXIMUM_PATCHES))
+    stride = max(1, math.isqrt(windows.shape[1] * windows.shape[2] // largest_number))
     windows = windows[:, ::stride, ::stride].transpose(0, 3, 4, 1, 2)
     return windows.astype(np.float64, order="C").reshape(channels * side * side, -1)
 
