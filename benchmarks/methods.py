@@ -16,7 +16,7 @@ from benchmarks.results_file import Row
 from benchmarks.rivals import bm3d, nlm
 from benchmarks.rivals.rival import wavelet_sigma
 from benchmarks.stabilised import bm3d_of_photons, photon_noise
-from self2self.imaging.noise import Noise, center_crop, measure_noise
+from self2self.imaging.noise import Noise, center_crop
 from self2self.jobs.prepared_image import wants_whole_range
 from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.denoise import denoise_pixels
@@ -51,7 +51,7 @@ def recipe_for_image(text: str, noisy: FloatArray) -> tuple[Recipe, Noise | None
 def seen_by(recipe: str, pair: Pair) -> Pair:
     """Return `pair` in the range of values that the product chooses for this recipe."""
     seen = pair.in_range()
-    return pair if wants_whole_range(recipe, measure_noise(center_crop(seen.noisy))) else seen
+    return pair if wants_whole_range(recipe, center_crop(seen.noisy)) else seen
 
 
 def recipe_inputs(recipe: Recipe, pair: Pair, noise: Noise | None = None) -> Row:

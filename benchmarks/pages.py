@@ -14,6 +14,8 @@ A table stands between two comments. The first one says what it shows, as JSON:
   ``"image"`` has a line for each image and a column for each method, with PSNR.
 - ``fields`` (with a single file and method): a line for each image, and a column for each of these fields of its row.
 - ``images``: only images whose names contain this text.
+- ``made_by``: ``"megapixels"`` (with a single file): the table of `benchmarks.megapixels`; ``columns`` chooses some of
+  its columns by their number.
 
 With ``--check`` nothing is written, and the exit code is 1 if a table differs from its results.
 """
@@ -29,6 +31,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.megapixels import page_table
 from benchmarks.tables import table
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,6 +58,12 @@ def filled(text: str, folder: Path = RESULTS) -> str:
 
 def made_table(what: Mapping[str, Any], folder: Path) -> str:
     """The table, as Markdown, that `what` describes."""
+    if what.get("made_by") == "megapixels":
+        (file,) = what["results"].values()
+        lines = page_table(json.loads((folder / file).read_text())["rows"])
+        chosen = what.get("columns", range(len(lines[0])))
+        header, *rest = [[line[column] for column in chosen] for line in lines]
+        return table(header, rest)
     methods, part = what["methods"], what.get("images", "")
     if "fields" in what:
         (file,), (method,) = what["results"].values(), methods

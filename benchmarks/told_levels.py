@@ -27,7 +27,7 @@ from benchmarks.tables import table
 from self2self.imaging.metrics import psnr
 from self2self.imaging.noise import GREY_LEVELS, NoiseKind
 from self2self.train.noise_assessment import assess_noise
-from self2self.train.prediction import predict_plain
+from self2self.train.prediction import PlainPredictor
 from self2self.train.recipes import recipe_for
 from self2self.train.start_weights import pretrained_weights
 from self2self.train.synthetic_noise import as_jpeg
@@ -83,7 +83,7 @@ def row(group: str, pair: Pair) -> dict[str, Any]:
     found = assess_noise(pair.noisy, weights, recipe)
 
     def result(level: float) -> float:
-        removed = predict_plain(weights(level, single_pass=True), pair.noisy, recipe) - pair.noisy
+        removed = PlainPredictor(weights(level, single_pass=True), recipe)(pair.noisy) - pair.noisy
         return psnr(np.clip(pair.noisy + found.removed_share * removed, 0, 1), pair.clean)
 
     curve = {level: round(result(level), 3) for level in LEVELS}

@@ -15,6 +15,8 @@ def main() -> None:
     """Run the command; Ctrl-C during its imports ends the process with one line, and with exit code 130."""
     end_on_interrupt()
     open_closed_streams()
+    # NumPy multiplies and decomposes small matrices alone here. Its threads would wait for one another, and spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from self2self import cli
 

@@ -34,6 +34,10 @@ MINIMUM_NAME_WIDTH = 12
 DETAIL_WIDTH = 26
 """Columns for loss and speed."""
 
+SPEED_SECONDS = 600.0
+"""Time over which the speed of a phase is averaged. A view of a large tile may take longer than the usual 30 s, after
+which nothing would be known of the time left."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -162,6 +166,7 @@ class Console:
             observer = Observer(
                 note=note,
                 fit_step=bars.fit_step,
+                passes_started=bars.passes_started,
                 pass_run=bars.pass_run,
                 benchmark_step=bars.benchmark_step,
                 image_started=bars.image_started,
@@ -210,8 +215,9 @@ class Bars:
             columns.append(TextColumn("{task.fields[detail]}"))
         if spare >= -DETAIL_WIDTH:
             columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
-        self._progress = Progress(*columns, console=self._terminal)
+        self._progress = Progress(*columns, console=self._terminal, speed_estimate_period=SPEED_SECONDS)
         self._tasks: dict[str, Any] = {}
+        self._megapixels = 0.0
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -234,15 +240,20 @@ class Bars:
         first: int = self._tasks.setdefault("first step", report.step - 1)
         return first
 
+    def passes_started(self, height: int, width: int) -> None:
+        """Remember the size of the image whose passes begin."""
+        self._megapixels = height * width / 1e6
+
     def pass_run(self, moments: PassSums, passes: int) -> None:
-        """Move the bar of the ensemble."""
+        """Move the bar of the ensemble; for an image in tiles, it tells the pixels of all of them."""
         from self2self.runtime.ensemble.moments import passes_of_image
 
         error = moments.standard_error()
         detail = "" if math.isnan(error) else f"± {standard_error_text(error)}"
+        done, total = passes_of_image(moments, passes)
         if moments.tiles > 1:
-            detail = f"tile {moments.tile + 1}/{moments.tiles}"
-        self._move("passes", *passes_of_image(moments, passes), detail)
+            detail = f"{done / total * self._megapixels:.1f} of {self._megapixels:.1f} megapixels"
+        self._move("passes", done, total, detail)
 
     def benchmark_step(self, what: str, done: int, total: int) -> None:
         """Move the bar of a benchmark."""

@@ -21,10 +21,11 @@ LONG_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Phase:
-    """A phase of a command: when it began, how much was done then, and whether its estimate was told."""
+    """A phase of a command: when it began, how much was done then and last, and whether its estimate was told."""
 
     start: float
     done: int
+    last: int
     told: bool = False
 
 
@@ -66,9 +67,15 @@ class Estimate:
         )
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Record that `done` of `total` parts of a phase are done; the first call is its beginning."""
+        """Record that `done` of `total` parts of a phase are done; the first call is its beginning.
+
+        Where no more is done than before, the phase has begun again, as for the next page of a stack.
+        """
         now = self._clock()
-        phase = self._phases.setdefault(what, _Phase(now, done))
+        phase = self._phases.setdefault(what, _Phase(now, done, done))
+        if done <= phase.last:
+            phase.start, phase.done = now, done
+        phase.last = done
         elapsed = now - phase.start
         if phase.told or done <= phase.done or elapsed < MEASURED_SECONDS:
             return

@@ -70,8 +70,12 @@ def _files(model: bytes, name: str) -> dict[str, bytes]:
         "name": name.replace("-", " "),
         "description": "Self2Self+ network, fitted to one image of the same camera and sensitivity",
         "task": "denoise",
+        "arch": "self2self",
         "backend": "onnx",
         "version": VERSION,
         "num_inputs": 1,
+        "tiling": True,
+        # The graph has this size alone; without it, darktable would choose one by the free memory.
+        "attributes": {"input_sizes": [TILE]},
     }
     return {f"{identifier}/config.json": json.dumps(config, indent=2).encode(), f"{identifier}/model.onnx": model}

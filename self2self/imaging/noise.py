@@ -42,6 +42,8 @@ PATCHES_PER_VALUE = 8
 """Smallest number of patches for each value of a patch; with fewer, the patches are smaller."""
 MAXIMUM_PATCHES = 60_000
 """Largest number of patches that are used; they are spread evenly over the image."""
+RESIDUAL_PATCHES = 15_000
+"""The same for what was removed. Every page is measured, and nothing depends on the result."""
 MINIMUM_COMPONENT_SHARE = 0.25
 """Smallest share of the components that counts as noise; these have the smallest variances."""
 MINIMUM_PATCHES_PER_GROUP = 16
@@ -180,7 +182,7 @@ class Residual:
     @property
     def correlated(self) -> bool:
         """Whether neighbours are correlated in the difference, both over the whole image and in its flat parts."""
-        return neighbour_correlation(self.autocorrelation) > CORRELATION_THRESHOLD and self.noise.correlated
+        return is_correlated(neighbour_correlation(self.autocorrelation)) and self.noise.correlated
 
     def to_json(self) -> dict[str, Any]:
         """Return the value of ``"residual"`` in the JSON of a command."""
@@ -200,7 +202,7 @@ def center_crop(pixels: NDArray[T], side: int = LARGEST_SIDE) -> NDArray[T]:
     return pixels[..., rows, columns]
 
 
-def measure_noise(pixels: FloatArray) -> Noise:
+def measure_noise(pixels: FloatArray, patches: int = MAXIMUM_PATCHES) -> Noise:
     """Measure the noise of an image.
 
     Correlated noise is underestimated: only the part that each value has of its own is measured.
@@ -208,11 +210,17 @@ def measure_noise(pixels: FloatArray) -> Noise:
     Args:
         pixels: (C, H, W) of at least 8x8, finite. An affine scale of the values scales the strength and does not change
             the correlation.
+        patches: as for `independent_noise`.
     """
-    noise = independent_noise(pixels)
+    noise = independent_noise(pixels, patches)
     correlation = estimate_correlation(pixels)
-    kind = NoiseKind.CORRELATED if correlation > CORRELATION_THRESHOLD else NoiseKind.INDEPENDENT
+    kind = NoiseKind.CORRELATED if is_correlated(correlation) else NoiseKind.INDEPENDENT
     return Noise(noise.sigma, noise.dominant, noise.sigma, correlation, kind)
+
+
+def is_correlated(correlation: float) -> bool:
+    """Whether noise whose neighbours have this correlation, measured in an image, counts as correlated."""
+    return correlation > CORRELATION_THRESHOLD
 
 
 def has_noise(pixels: FloatArray) -> bool:
@@ -227,7 +235,7 @@ def measure_residual(noisy: FloatArray, denoised: FloatArray) -> Residual:
         float(difference.mean()) * GREY_LEVELS,
         float(difference.std()) * GREY_LEVELS,
         autocorrelation(difference),
-        measure_noise(difference),
+        measure_noise(difference, RESIDUAL_PATCHES),
     )
 
 
@@ -269,7 +277,7 @@ class IndependentNoise(NamedTuple):
     dominant: float
 
 
-def independent_noise(pixels: FloatArray) -> IndependentNoise:
+def independent_noise(pixels: FloatArray, patches: int = MAXIMUM_PATCHES) -> IndependentNoise:
     """Estimate the strength of noise that each value has of its own.
 
     Small patches of an image, all channels together, lie close to a space of few dimensions; such noise fills all
@@ -282,41 +290,49 @@ def independent_noise(pixels: FloatArray) -> IndependentNoise:
 
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
+        patches: about as many patches are looked at in a large image.
     """
-    variances = [_independent_variances(channel[None]) for channel in pixels]
+    variances = [_independent_variances(channel[None], patches) for channel in pixels]
     by_channel = np.array([values.mean() for values in variances])
     mean = float(by_channel.mean())
     variance = mean
     if len(pixels) > 1 and min(by_channel) > 0:
         # Of unequal channels, the smallest variances are those of the channel with the weakest noise. With channels
         # that were scaled to equal noise they are not, but the scales are uncertain.
-        scaled = float(_independent_variances(pixels / np.sqrt(by_channel)[:, None, None]).mean())
-        variance = max(min(1.0, scaled) * mean, float(_independent_variances(pixels).mean()))
+        scaled = float(_independent_variances(pixels / np.sqrt(by_channel)[:, None, None], patches).mean())
+        variance = max(min(1.0, scaled) * mean, float(_independent_variances(pixels, patches).mean()))
     sigma = GREY_LEVELS * math.sqrt(variance)
     together = np.concatenate(variances)
     unevenness = math.sqrt(float(np.square(together).mean())) / mean if mean > 0 else 1.0
     return IndependentNoise(sigma, unevenness * sigma)
 
 
-def _independent_variances(pixels: FloatArray) -> Plane:
+def _independent_variances(pixels: FloatArray, largest_number: int) -> Plane:
     """The variance of independent noise of equal strength in all channels, in the squared unit of `pixels`.
 
     Returns:
         a value for each group of patches of similar brightness, from bright to dark; the groups are of equal size.
     """
-    patches = _patches(pixels)
-    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False, bias=True))
+    patches = _patches(pixels, largest_number)
+    variances, components = np.linalg.eigh(np.cov(patches, bias=True))
     count = _noise_components(variances)
-    patches = patches[_not_cut_off_above(patches)]
-    brightness = patches.mean(axis=1)
-    structure = patches - brightness[:, None]
-    structure -= np.median(structure, axis=0)
-    energies = np.square(structure @ components[:, :count]).mean(axis=1)
+    patches = _not_cut_off_above(patches)
+    brightness = patches.mean(axis=0)
+    structure = patches - brightness
+    structure -= np.array([_median(row) for row in structure])[:, None]
+    energies = np.square(components[:, :count].T @ structure).mean(axis=0)
     groups = by_brightness(brightness, MINIMUM_PATCHES_PER_GROUP)
     calm = np.array([np.quantile(energies[group], CALM_QUANTILE) for group in groups])
     falling: Plane = np.minimum.accumulate(calm[::-1]) / _calm_share(count)
     # An even patch leaves only rounding errors, which are not noise.
     return falling if falling.mean() > 1e-24 * float(np.square(patches).mean()) else np.zeros_like(falling)
+
+
+def _median(values: Plane) -> float:
+    """The median of one axis of finite values. `np.median` takes five times as long."""
+    middle = values.size // 2
+    halves = np.partition(values, middle)
+    return float(halves[middle] if values.size % 2 else (halves[:middle].max() + halves[middle]) / 2)
 
 
 def noise_with_outliers(pixels: FloatArray) -> IndependentNoise:
@@ -325,22 +341,22 @@ def noise_with_outliers(pixels: FloatArray) -> IndependentNoise:
     Args:
         pixels: (C, H, W) of at least 8x8, finite.
     """
-    variances = np.linalg.eigvalsh(np.cov(_patches(pixels), rowvar=False, bias=True))
+    variances = np.linalg.eigvalsh(np.cov(_patches(pixels, MAXIMUM_PATCHES), bias=True))
     sigma = GREY_LEVELS * math.sqrt(max(0.0, float(variances[: _noise_components(variances)].mean())))
     return IndependentNoise(sigma, sigma)
 
 
-def _not_cut_off_above(patches: Plane) -> NDArray[np.bool_]:
-    """Which patches have no value at which noise is cut off above; all of them if few would remain."""
-    largest = patches.max()
-    at_end = patches == largest
-    kept = np.asarray(~at_end.any(axis=1))
-    few = np.count_nonzero(kept) < MINIMUM_PATCHES_PER_GROUP
-    return np.ones(len(patches), bool) if few or at_end.mean() <= SATURATED_SHARE else kept
+def _not_cut_off_above(patches: Plane) -> Plane:
+    """The patches that have no value at which noise is cut off above; all of them if few would remain."""
+    at_end = patches == patches.max()
+    if at_end.mean() <= SATURATED_SHARE:
+        return patches
+    kept = ~at_end.any(axis=0)
+    return patches if np.count_nonzero(kept) < MINIMUM_PATCHES_PER_GROUP else patches[:, kept]
 
 
-def _patches(pixels: FloatArray) -> Plane:
-    """Cut (C, H, W) into overlapping patches (n, C side²), which are smaller in an image of few pixels."""
+def _patches(pixels: FloatArray, largest_number: int) -> Plane:
+    """Cut (C, H, W) into overlapping patches (C side², n), which are smaller in an image of few pixels."""
     channels, height, width = pixels.shape
 
     def enough(side: int) -> bool:
@@ -349,9 +365,9 @@ def _patches(pixels: FloatArray) -> Plane:
 
     side = next((side for side in range(PATCH_SIDE, 2, -1) if enough(side)), 2)
     windows = sliding_window_view(pixels, (side, side), axis=(1, 2))
-    stride = max(1, math.isqrt(windows.shape[1] * windows.shape[2] // MAXIMUM_PATCHES))
-    windows = windows[:, ::stride, ::stride].transpose(1, 2, 0, 3, 4)
-    return windows.reshape(-1, channels * side * side).astype(np.float64)
+    stride = max(1, math.isqrt(windows.shape[1] * windows.shape[2] // largest_number))
+    windows = windows[:, ::stride, ::stride].transpose(0, 3, 4, 1, 2)
+    return windows.astype(np.float64, order="C").reshape(channels * side * side, -1)
 
 
 def _noise_components(variances: FloatArray) -> int:

@@ -176,7 +176,7 @@ def denoise_job(
     prepared = prepare(image, fitting.recipe)
     fitted = fit_model(prepared, fitting, observer, force=outputs.force)
     fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
-    prepared = prepared.assessed_as(fitted.fit.config.noise)
+    prepared = prepared.assessed_as(fitted.fit.config.noise or prepared.measured_noise)
     try:
         return _infer_image(
             fitted.model, PageForModel(prepared), options, outputs, observer, start=start, fitted=fitted

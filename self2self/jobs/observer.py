@@ -29,6 +29,7 @@ class Observer:
     Attributes:
         note: gets one line that the user should know.
         fit_step: called after every training step.
+        passes_started: called before the passes over an image or a page with its height and width in pixels.
         pass_run: called after every run of the engine with the sums so far and the expected total number of passes.
         benchmark_step: called before every step of a benchmark with its name, the steps done and the total of steps.
         image_started: called before each of several images with its path, its number, from 1, and the number of images.
@@ -43,6 +44,7 @@ class Observer:
 
     note: Callable[[str], None] = _ignore
     fit_step: Callable[[FitReport], None] = _ignore
+    passes_started: Callable[[int, int], None] = _ignore
     pass_run: Callable[[PassSums, int], None] = _ignore
     benchmark_step: Callable[[str, int, int], None] = _ignore
     image_started: Callable[[Path, int, int], None] = _ignore

@@ -19,7 +19,7 @@ from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.page_neighbours import NeighbourPages, PageForModel
 from self2self.jobs.passes import run_passes
-from self2self.jobs.prepared_image import PreparedImage, prepare_for_model
+from self2self.jobs.prepared_image import Center, PreparedImage, prepare_for_model
 from self2self.jobs.single_pass import SinglePass, with_cheapest_model
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.kept_passes import KeptPasses
@@ -91,7 +91,7 @@ class DenoisedPage:
         ensemble: the result in the range of `prepared`, and how it was made.
         seed: of its masks.
         residual: statistics of what was removed.
-        has_noise: whether the page has measurable noise.
+        center: the middle of the noisy page.
         seconds: time from after reading on, without the fit.
     """
 
@@ -99,7 +99,7 @@ class DenoisedPage:
     ensemble: EnsembleResult
     seed: int
     residual: Residual
-    has_noise: bool
+    center: Center
     seconds: float
 
     def values(self) -> NDArray[Any]:
@@ -189,4 +189,4 @@ def denoise_page(
     )
     result = page.restored(result)
     residual = center.residual(result.image)
-    return DenoisedPage(prepared, result, options.seed, residual, center.has_noise, time.perf_counter() - start)
+    return DenoisedPage(prepared, result, options.seed, residual, center, time.perf_counter() - start)

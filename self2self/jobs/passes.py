@@ -61,6 +61,7 @@ def run_passes(
         observer.raise_if_cancelled(f"pass {moments.count}")
 
     _, height, width = prepared.pixels.shape
+    observer.passes_started(height, width)
     plan = options.pass_plan_for(model.contract, height, width)
     first, *others = prepared.pixels
     is_grey = bool(others) and all(np.array_equal(first, channel) for channel in others)

@@ -1,4 +1,4 @@
-"""Prepare an image for the fit and the passes: choose its value range and measure its noise."""
+"""Prepare an image for the fit and the passes: choose its value range, and measure its noise where it is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from self2self.image_io import Image, image_hash
 from self2self.image_io.value_range import to_whole_range
 from self2self.image_io.write import stored_deviations, stored_values
 from self2self.imaging.missing import measured_part, measured_window
-from self2self.imaging.noise import Noise, Residual, has_noise, measure_noise, measure_residual
+from self2self.imaging.noise import (
+    Noise,
+    Residual,
+    estimate_correlation,
+    has_noise,
+    is_correlated,
+    measure_noise,
+    measure_residual,
+)
 from self2self.imaging.outliers import remove_hot_pixels
 from self2self.runtime.ensemble.pass_plan import is_published_recipe
 
@@ -25,8 +33,8 @@ class PreparedImage:
 
     Attributes:
         image: the pixels in that range, and the other contents of the file.
-        noise: noise of the middle of the image, or where most of it is measured, as measured or found by start weights;
-            None if there is no fit.
+        noise: noise of the middle of the image, or where most of it is measured, as start weights found it; None if
+            they did not look for it.
         whole_range: whether 0 and 1 stand for black and white of the file's type instead of for the ends of the image's
             own values.
         fused: whether the pixels are those of a page that is fused with its neighbours.
@@ -77,7 +85,7 @@ class PreparedImage:
 
     @property
     def measured_noise(self) -> Noise:
-        """The noise; it is measured now if it was not measured before."""
+        """The noise; it is measured now if start weights did not find it."""
         return noise_of(self.image) if self.noise is None else self.noise
 
     def assessed_as(self, noise: Noise | None) -> PreparedImage:
@@ -124,34 +132,30 @@ def noise_of(image: Image) -> Noise:
     return measure_noise(measured_part(image.pixels, image.missing))
 
 
-def wants_whole_range(recipe: str, noise: Noise) -> bool:
-    """Whether a fit with `recipe` to an image with `noise` uses the whole range of the file's type.
+def wants_whole_range(recipe: str, pixels: FloatArray) -> bool:
+    """Whether a fit with `recipe` to an image, (C, H, W), uses the whole range of the file's type.
 
     The paper's recipes use it, as published. A fit to correlated noise uses it because the start weights mistake the
     coarse noise of a dark, stretched photograph for texture (dev/log).
     """
-    return is_published_recipe(recipe) or noise.correlated
+    return is_published_recipe(recipe) or is_correlated(estimate_correlation(pixels))
 
 
 def prepare(image: Image, recipe: str, *, whole_range: bool | None = None) -> PreparedImage:
-    """Map `image` to the value range for a fit with `recipe`, and measure its noise.
+    """Map `image` to the value range for a fit with `recipe`.
 
     Args:
         image: an image as it was read, in the range of its own values.
         recipe: name of the recipe.
         whole_range: an earlier decision, such as for page 1 of a stack; None decides by recipe and noise.
     """
-    noise = noise_of(image)
     if whole_range is None:
-        whole_range = wants_whole_range(recipe, noise)
-    if not whole_range:
-        return PreparedImage(image, noise, whole_range=False)
-    whole = to_whole_range(image)
-    return PreparedImage(whole, noise if whole is image else noise_of(whole), whole_range=True)
+        whole_range = wants_whole_range(recipe, measured_part(image.pixels, image.missing))
+    return prepare_for_model(image, whole_range=whole_range)
 
 
 def prepare_for_model(image: Image, *, whole_range: bool) -> PreparedImage:
-    """Map `image` to the value range that a model expects; the noise is not measured.
+    """Map `image` to the value range that a model expects.
 
     Args:
         image: an image in the range of its own values, or already in the whole range.

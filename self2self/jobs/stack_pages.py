@@ -138,7 +138,7 @@ class StackJob:
         kept = self.cache.kept_passes(index, lambda text: self.observer.note(f"page {index + 1}: {text}"))
         page = denoise_page(pages, index, models, self.options, self.observer, self.engine_holder, kept)
         values, deviations = page.values(), page.deviations()
-        if page.residual.correlated and "correlated" not in self.notes_given and page.has_noise:
+        if page.residual.correlated and "correlated" not in self.notes_given and page.center.has_noise:
             self.notes_given.add("correlated")
             where = f"{self.stack.path}: in what was removed from page {index + 1},"
             note_residual(where, page.prepared.image, page.residual, self.observer)

@@ -9,9 +9,7 @@ of torch.hub do. The run's settings keep the whole hash, and continuing the fit 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +139,9 @@ def _downloaded_chunks(path: Path) -> Iterator[bytes]:
     Raises:
         EngineUnavailableError: the download failed.
     """
+    import http.client
+    import urllib.request
+
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response:
             length = response.headers.get("Content-Length")

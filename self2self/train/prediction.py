@@ -38,7 +38,8 @@ def predict(
         float32 (C, H, W), not clamped.
     """
     total = np.zeros(image.shape, np.float64)
-    for prediction in _passes(weights, image, recipe, range(skip, skip + passes), seed):
+    predictor = _MaskedPredictor(weights, recipe, image.shape[0], seed)
+    for prediction in predictor.passes(image, range(skip, skip + passes)):
         total += prediction
     return (total / passes).astype(np.float32)
 
@@ -50,45 +51,57 @@ def mirrored_passes(
 
     Pass i has orientation i modulo `MIRROR_ORIENTATIONS`; other arguments are those of `predict`.
     """
+    predictor = _MaskedPredictor(weights, recipe, image.shape[0], seed)
     by_orientation = []
     for orientation in range(MIRROR_ORIENTATIONS):
         indices = range(orientation, MIRROR_ORIENTATIONS * rounds, MIRROR_ORIENTATIONS)
-        made = _passes(weights, oriented(image, orientation), recipe, indices, seed)
+        made = predictor.passes(oriented(image, orientation), indices)
         by_orientation.append([undo_orientation(prediction, orientation) for prediction in made])
     return [prediction for of_round in zip(*by_orientation, strict=True) for prediction in of_round]
 
 
-@torch.no_grad()
-def predict_plain(weights: dict[str, Tensor], image: FloatArray, recipe: Recipe) -> FloatArray:
-    """The mean prediction of a network without masks over mirrored views; else as `predict`."""
-    channels, height, width = image.shape
-    padding = Padding.for_size(height, width)
-    device = next(iter(weights.values())).device
-    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, 1.0)
-    network.load_state_dict(weights)
-    forward = fastest_forward(to_channels_last(network, device), recipe)
-    padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(device)
-    views = [
-        undo_orientation(forward(oriented(padded, mirroring)), mirroring) for mirroring in mirrorings_for(height, width)
-    ]
-    mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()
-    return np.ascontiguousarray(padding.crop(mean))
+class PlainPredictor:
+    """Predicts with a network without masks, which is built once: the mean prediction over mirrored views.
+
+    Args:
+        weights: weights of a network of `recipe`; it runs on their device.
+        recipe: of the fit.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], recipe: Recipe) -> None:
+        channels, self._device = len(weights["head.bias"]), next(iter(weights.values())).device
+        network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, 1.0)
+        network.load_state_dict(weights)
+        self._forward = fastest_forward(to_channels_last(network, self._device), recipe)
+
+    @torch.no_grad()
+    def __call__(self, image: FloatArray) -> FloatArray:
+        """float32 (C, H, W), not clamped, of float32 (C, H, W); values outside [0, 1] count as its nearest end."""
+        _, height, width = image.shape
+        padding = Padding.for_size(height, width)
+        padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(self._device)
+        mirrorings = mirrorings_for(height, width)
+        views = [undo_orientation(self._forward(oriented(padded, mirroring)), mirroring) for mirroring in mirrorings]
+        mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()
+        return np.ascontiguousarray(padding.crop(mean))
 
 
-@torch.no_grad()
-def _passes(
-    weights: dict[str, Tensor], image: FloatArray, recipe: Recipe, indices: range, seed: int
-) -> Iterator[FloatArray]:
-    """The prediction of each pass, float32 (C, H, W)."""
-    channels, height, width = image.shape
-    specs = recipe.pass_masks(channels)
-    padding = Padding.for_size(height, width)
-    device = next(iter(weights.values())).device
-    padded = torch.from_numpy(np.ascontiguousarray(padding.pad(clip_to_range(image))))[None].to(device)
-    network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, specs[-1].keep_probability)
-    network.load_state_dict(weights)
-    forward = fastest_forward(to_channels_last(network, device), recipe)
-    maker = MaskMaker(specs, {"H": padded.shape[2], "W": padded.shape[3]}, seed)
-    for index in indices:
-        masks = [torch.from_numpy(mask).to(device) for mask in maker.make(index, 1).values()]
-        yield padding.crop(forward(padded, *masks)[0].cpu().numpy())
+class _MaskedPredictor:
+    """Predicts with a network with masks, which is built once; it runs on the device of its weights."""
+
+    def __init__(self, weights: dict[str, Tensor], recipe: Recipe, channels: int, seed: int) -> None:
+        self._specs, self._seed, self._device = recipe.pass_masks(channels), seed, next(iter(weights.values())).device
+        keep = self._specs[-1].keep_probability
+        network = Self2SelfNet(channels, recipe.encoder_width, recipe.decoder_widths, keep)
+        network.load_state_dict(weights)
+        self._forward = fastest_forward(to_channels_last(network, self._device), recipe)
+
+    @torch.no_grad()
+    def passes(self, image: FloatArray, indices: range) -> Iterator[FloatArray]:
+        """The prediction of each pass, float32 (C, H, W)."""
+        padding = Padding.for_size(*image.shape[1:])
+        padded = torch.from_numpy(np.ascontiguousarray(padding.pad(clip_to_range(image))))[None].to(self._device)
+        maker = MaskMaker(self._specs, {"H": padded.shape[2], "W": padded.shape[3]}, self._seed)
+        for index in indices:
+            masks = [torch.from_numpy(mask).to(self._device) for mask in maker.make(index, 1).values()]
+            yield padding.crop(self._forward(padded, *masks)[0].cpu().numpy())

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from torch import Tensor
 from self2self.imaging.noise import GREY_LEVELS
 from self2self.train.calibration import CROPS, ROUNDS, calibrate, crops_of
 from self2self.train.checkpoint import load_weights, save_model
-from self2self.train.prediction import mirrored_passes, predict_plain
+from self2self.train.prediction import PlainPredictor, mirrored_passes
 from self2self.train.recipes import Recipe
 from self2self.train.run_folder import Run
 from self2self.train.session import fit_memory_errors, shipped_start_weights, told_level
@@ -128,7 +129,7 @@ def make_single_pass(run: Run, pixels: FloatArray, on_step: Callable[[int], None
     save_model(run.plain_path, single, recipe, contract.as_plain())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BothWeights:
     """The weights of a fit for passes with masks, and those for its single pass.
 
@@ -158,13 +159,18 @@ class BothWeights:
     def check(self, pixels: FloatArray, *, seed: int = 0, crops: int = CHECKED_CROPS) -> Check:
         """Compare the two on crops of `pixels`, as `check_single_pass` does."""
         return check_single_pass(
-            self.masked, self.single, pixels, self.recipe, transferred=self.transferred, seed=seed, crops=crops
+            self.masked, self.predictor, pixels, self.recipe, transferred=self.transferred, seed=seed, crops=crops
         )
+
+    @cached_property
+    def predictor(self) -> PlainPredictor:
+        """The network of the single pass, built once for all images."""
+        return PlainPredictor(self.single, self.recipe)
 
 
 def check_single_pass(
     weights: dict[str, Tensor],
-    single: dict[str, Tensor],
+    single: PlainPredictor,
     pixels: FloatArray,
     recipe: Recipe,
     *,
@@ -176,17 +182,17 @@ def check_single_pass(
 
     Args:
         weights: the fitted weights, for passes with masks.
-        single: weights for the single pass, from `transferred` or `calibrate`.
+        single: predicts with the weights for the single pass, from `transferred` or `calibrate`.
         pixels: float32 (C, H, W), the fitted image or another one.
         recipe: of the fit.
-        transferred: whether `single` is from `transferred`.
+        transferred: whether these weights are from `transferred`.
         seed: of the crops and the masks of the passes.
         crops: largest number of crops.
     """
     distances, variances, removed = [], [], []
     for crop in crops_of(pixels, seed, range(CROPS, CROPS + crops), impulses=recipe.removes_impulses):
         passes = np.stack(mirrored_passes(weights, crop, recipe, ROUNDS, seed=seed))
-        distances.append(squared_distance(predict_plain(single, crop, recipe), passes))
+        distances.append(squared_distance(single(crop), passes))
         variances.append(_pass_variance(passes))
         removed.append(float(np.square(passes.mean(axis=0) - crop).mean(dtype=np.float64)))
     distance, deviation, taken = (

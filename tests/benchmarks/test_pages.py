@@ -62,3 +62,11 @@ def test_the_tables_of_the_documents_are_those_of_the_results(name: str) -> None
     text = (ROOT / name).read_text("utf-8")
     assert "<!-- table {" in text
     assert filled(text) == text
+
+
+def test_a_table_of_times_has_the_columns_that_the_page_asks_for(folder: Path) -> None:
+    row = {"image": "1 megapixels", "seconds": 4.0, "psnr": 30.0, "user_seconds": 9.0, "system_seconds": 1.0}
+    row |= {"page_faults": 5, "peak_bytes": 2e9, "interpreter_bytes": 1e9, "inputs": {"way": "default", "round": 0}}
+    (folder / "r.json").write_text(json.dumps({"rows": [row]}))
+    what = {"results": {"r": "r.json"}, "made_by": "megapixels", "columns": [0, 1, 7]}
+    assert "| 1 megapixels | 4.0 | 1.00 GB |" in filled(page(what), folder)

@@ -6,10 +6,12 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from self2self.cli.console import LINE_WIDTH_WITHOUT_NAME, Bars, Console, exits_with_code
+from self2self.runtime.ensemble.plain_loop import PlainMean
 from self2self.train.session import FitReport
 
 
@@ -69,6 +71,23 @@ def test_the_bar_of_a_fit_shows_its_loss_even_if_it_is_0(loss: float | None, tex
     assert text in task.fields["detail"]
     assert ("loss" in task.fields["detail"]) is (loss is not None)
     assert "nan" not in task.fields["detail"]
+
+
+def test_the_bar_of_a_large_image_tells_its_pixels_and_the_time_left_however_slow_a_tile_is() -> None:
+    bars, now = Bars(), [0.0]
+    bars._progress.get_time = lambda: now[0]
+    bars.passes_started(2000, 3000)
+    for tile in range(4):
+        mean = PlainMean((3, 8, 8), tile, tiles=4)
+        for view in range(2):
+            mean.add(np.zeros((3, 8, 8), np.float32))
+            now[0] += 100.0
+            bars.pass_run(mean, 2)
+            (task,) = bars._progress.tasks
+            assert task.fields["detail"] == f"{6 * (2 * tile + view + 1) / 8:.1f} of 6.0 megapixels"
+            if task.completed > 1:
+                assert task.time_remaining == pytest.approx(100 * (8 - task.completed))
+    assert task.finished
 
 
 def test_a_gpu_without_memory_ends_any_command_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,21 @@ def test_what_is_over_soon_has_no_estimate(seconds: float, parts: int) -> None:
     assert told(seconds, parts) == []
 
 
+@pytest.mark.parametrize("passes_of_page", [1, 4])
+def test_the_time_of_earlier_pages_does_not_count_for_the_passes_of_a_page(passes_of_page: int) -> None:
+    notes: list[str] = []
+    now = [100.0]
+    estimate = Estimate(notes.append, lambda: now[0])
+    for page in range(3):
+        for done in range(passes_of_page):
+            now[0] += 1.0
+            estimate.progress("the passes", done + 1, passes_of_page)
+        # Then the page is written, and the next one is read.
+        now[0] += 60.0
+        estimate.progress("the pages", page + 1, 5)
+    assert notes == ["the pages will take about 3 minutes more."]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(31, "about 30 seconds"), (240, "about 4 minutes"), (3600, "about 60 minutes"), (9000, "about 2.5 hours")],

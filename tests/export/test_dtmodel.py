@@ -44,6 +44,7 @@ def test_a_package_denoises_values_from_black_to_white(
         "backend": "onnx",
         "num_inputs": 1,
     }
+    assert config["attributes"]["input_sizes"] == [96]
     model = onnx.load_model_from_string(data)
     assert model.opset_import[0].version == 20
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 96, 96]

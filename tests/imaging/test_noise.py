@@ -76,6 +76,13 @@ def test_noise_of_earlier_versions_was_told_as_it_was_found() -> None:
     assert Noise.from_json(stored).told == 8.0
 
 
+def test_a_quarter_of_the_patches_tells_the_noise_as_well() -> None:
+    noisy = np.tile(photograph("chelsea"), (1, 2, 2)) + white((3, 512, 512), 15)
+    residual = measure_residual(noisy, np.tile(photograph("chelsea"), (1, 2, 2)))
+    assert residual.noise.sigma == pytest.approx(15, rel=0.03)
+    assert independent_noise(noisy, 15_000).sigma == pytest.approx(independent_noise(noisy).sigma, rel=0.03)
+
+
 def test_edges_are_no_noise() -> None:
     page = np.atleast_3d(data.page()).transpose(2, 0, 1)[:, :180, :256] / 255
     assert independent_noise(page + white(page.shape, 5)).sigma == pytest.approx(5, rel=0.15)

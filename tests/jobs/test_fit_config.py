@@ -17,7 +17,7 @@ from self2self.jobs import fit_config
 from self2self.jobs.fit_config import FitOptions, configure, differences
 from self2self.jobs.noise_notes import note_noise
 from self2self.jobs.observer import Observer
-from self2self.jobs.prepared_image import PreparedImage, noise_of, prepare
+from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.train import noise_assessment, session
 from self2self.train.checkpoint import save_model
 from self2self.train.recipes import recipe_for
@@ -34,9 +34,8 @@ def test_paper_recipes_and_correlated_noise_use_the_whole_range_unless_it_was_de
         Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(tmp_path / f"{name}.png")
     own, blotches = (read_image(tmp_path / f"{name}.png") for name in ("own", "blotches"))
     prepared = prepare(own, "fast")
-    assert prepared.noise is not None
-    assert (prepared.image, prepared.noise.correlated, prepared.whole_range) == (own, False, False)
-    sigma_in_grey_levels = prepared.noise.sigma * own.scale / 255
+    assert (prepared.image, prepared.measured_noise.correlated, prepared.whole_range) == (own, False, False)
+    sigma_in_grey_levels = prepared.measured_noise.sigma * own.scale / 255
     assert sigma_in_grey_levels == pytest.approx(5, rel=0.1)
     for given, recipe, decided in ((own, "paper", None), (own, "fast", True), (blotches, "fast", None)):
         prepared = prepare(given, recipe, whole_range=decided)
@@ -48,7 +47,7 @@ def test_paper_recipes_and_correlated_noise_use_the_whole_range_unless_it_was_de
 
 def prepared_in_own_range(path: Path) -> PreparedImage:
     image = read_image(path)
-    return PreparedImage(image, noise_of(image), whole_range=False)
+    return PreparedImage(image, None, whole_range=False)
 
 
 def earlier_run(folder: Path, init: str, channels: int = 3) -> str:

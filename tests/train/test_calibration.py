@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 from self2self.train.calibration import CROP, calibrate, crops_of
-from self2self.train.prediction import mirrored_passes, predict_plain
+from self2self.train.prediction import PlainPredictor, mirrored_passes
 from tests.train.test_single_pass import RECIPE, noisy_image, rms, weights_of
 
 
 def test_a_calibrated_network_is_nearer_to_the_mean_of_passes() -> None:
     image, weights = noisy_image((96, 80)), weights_of(RECIPE)
     mean = np.mean(mirrored_passes(weights, image, RECIPE, 10, seed=5), axis=0)
-    before = rms(predict_plain(weights, image, RECIPE) - mean)
-    after = rms(predict_plain(calibrate(weights, image, RECIPE, steps=20), image, RECIPE) - mean)
+    before = rms(PlainPredictor(weights, RECIPE)(image) - mean)
+    after = rms(PlainPredictor(calibrate(weights, image, RECIPE, steps=20), RECIPE)(image) - mean)
     assert after < 0.7 * before
 
 
