@@ -124,13 +124,8 @@ DB_LOST = 0.05
     [
         pytest.param((24, 40), "photograph", 25.0, id="smaller than the crops of the check"),
         pytest.param((72, 72), "even", 25.0, id="an even image"),
-        pytest.param(
-            (96, 96),
-            "photograph",
-            60.0,
-            id="a page with far more noise than the fitted one",
-            marks=pytest.mark.xfail(reason="the check lets a single pass through that is worse by more than 0.05 dB"),
-        ),
+        pytest.param((96, 96), "photograph", 60.0, id="a page with far more noise than the fitted one"),
+        pytest.param((96, 96), "photograph", 45.0, id="a page with more noise"),
         pytest.param((96, 96), "photograph", 8.0, id="a page with far less noise"),
         pytest.param((96, 96), "dots", 25.0, id="a page that shows something else"),
     ],
