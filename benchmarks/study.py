@@ -76,8 +76,9 @@ def measure(study: Study, settings: Settings, file: ResultsFile) -> None:
                 f"{time.perf_counter() - began:6.0f} s  {number}/{len(left)}  {job.image:28} {method} {shown}",
                 flush=True,
             )
-    for row in study.derived(file.rows):
-        file.put({"inputs": {}, **row})
+        # The rows of an interrupted study are consistent, too.
+        for row in study.derived(file.rows):
+            file.put({"inputs": {}, **row})
 
 
 def main() -> None:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="RESULT", help="default: benchmarks/results/study-NAME.json"
     )
+    parser.add_argument("--draw-only", action="store_true", help="measure nothing, draw the rows that are there")
     args = parser.parse_args()
     study = study_called(args.name)
     output = args.output or RESULTS / f"study-{args.name}.json"
@@ -104,7 +106,8 @@ def main() -> None:
         raise SystemExit(f"--picture: {args.name} has none.")
     file = ResultsFile(output, PROGRAM, {"study": study.name, **settings.to_json()})
     use_cores(args.cores)
-    measure(study, settings, file)
+    if not args.draw_only:
+        measure(study, settings, file)
     if args.plot is not None:
         with atomic_path(args.plot) as path:
             study.draw(file.rows).savefig(path, dpi=110)

@@ -2,8 +2,8 @@
 
 Each method denoises each size in a process of its own, so that no memory of another one counts. The image is the middle
 of a sample, mirrored at its borders where it is smaller, with white noise of 25 grey levels, which BM3D, FFDNet and
-non-local means are told. Seconds are those of the method alone, wall clock and processor. Memory is the peak of its
-process without what Python and NumPy take, or that of the programs that it starts.
+non-local means are told. Seconds are those of the method, wall clock and processor, with the libraries that it loads.
+Memory is by how much its process grows, or all memory of a program of others that it starts.
 
 The recipe ``paper`` takes hours, so its time is extrapolated from 20 steps, and it has no PSNR. Sizes that would take a
 method longer than `LONGEST_SECONDS` are left out.
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.pairs import Pair, sample
 from benchmarks.results_file import Row
-from benchmarks.rivals import make_rivals
+from benchmarks.rivals import external, make_rivals
 from benchmarks.scores import scores
 from benchmarks.studies.study import Job, Settings, Study, colour, new_axes
 from self2self.machine.system import peak_memory_bytes
@@ -68,16 +68,20 @@ def measured(image: str, side: int, method: str, anchors: Path) -> Row:
     from benchmarks.protocol import Clock
 
     pair = image_of(image, side)
-    base = peak_memory_bytes() or 0
+    base = peak_memory_bytes()
     if method in EXTRAPOLATED:
         row = clock_recipe(pair, named_recipe(EXTRAPOLATED[method]))
         row["seconds"], row["cpu_seconds"] = row.pop("fit_seconds"), row.pop("fit_cpu_seconds")
     else:
+        rival = make_rivals(anchors)[method]
         clock = Clock()
-        result = make_rivals(anchors)[method].denoise(pair, SIGMA)
+        result = rival.denoise(pair, SIGMA)
         row = {**clock.row(), **scores(result, pair.clean)}
-    children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    row["peak_megabytes"] = round(max((peak_memory_bytes() or 0) - base, children) / 1e6)
+    if method in external.PROGRAMS:
+        grown = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    else:
+        grown = peak_memory_bytes() - base
+    row["peak_megabytes"] = round(grown / 1e6)
     return {"name": method, "side": side, **row}
 
 

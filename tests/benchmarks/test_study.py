@@ -113,7 +113,9 @@ def test_other_settings_do_not_mix(counted: Counted, monkeypatch: pytest.MonkeyP
 
 
 def test_the_plot_is_written(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    command(monkeypatch, "--plot", "plot.svg")
+    command(monkeypatch)
+    command(monkeypatch, "--images", "camera", "--draw-only", "--plot", "plot.svg")
+    assert counted.runs == ["chelsea"]
     assert Path("plot.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
