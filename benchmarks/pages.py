@@ -26,7 +26,9 @@ Results whose rows have more than an image and a method have tables of another f
 - ``where``: only rows with these values of these fields.
 - ``names``: what the page calls some of the values of ``rows``; others keep their own.
 - ``digits``: of numbers, 2 by default.
-- ``best``: ``"max"`` or ``"min"``, if the best cell of each column is to be bold.
+- ``heads``: with ``columns``, which of its values have a column, in which order, and what the page calls them.
+- ``best``: ``"max"`` or ``"min"``, if the best cell of each column is to be bold; of each row with
+  ``"best_of": "row"``.
 
 With ``--check`` nothing is written, and the exit code is 1 if a table differs from its results.
 """
@@ -126,7 +128,8 @@ def by_fields(rows: Sequence[Mapping[str, Any]], what: Mapping[str, Any]) -> str
             line = cells.setdefault(tuple(row[key] for key in lines), {})
             for field in (field for field in values if field in row):
                 line.setdefault(row[column] if column else field, []).append(row[field])
-    heads = sorted({head for line in cells.values() for head in line}) if column else list(values)
+    heads: list[Any] = list(what.get("heads", values if not column else ()))
+    heads = heads or sorted({head for line in cells.values() for head in line})
     if not any(cells.values()):
         raise KeyError(f"no row has {', '.join((*needed, *values))} where {what.get('where', {})}")
     shown = [
@@ -134,20 +137,27 @@ def by_fields(rows: Sequence[Mapping[str, Any]], what: Mapping[str, Any]) -> str
         for line in cells.values()
     ]
     if "best" in what:
-        shown = bold_in_columns(shown, min if what["best"] == "min" else max)
+        shown = bold_in_lines(shown, min if what["best"] == "min" else max, what.get("best_of", "column"))
     names = what.get("names", {})
     starts = [[names.get(str(value), str(value)) for value in line] for line in cells]
-    titles = [str(head) for head in heads] if column else list(values.values())
+    titles = [str(what.get("heads", values).get(head, head)) for head in heads]
     return table([*lines.values(), *titles], [[*start, *line] for start, line in zip(starts, shown, strict=True)])
 
 
-def bold_in_columns(lines: list[list[str]], best: Callable[..., str]) -> list[list[str]]:
-    """The lines with the best number of each column in bold; empty cells do not count."""
-    columns = []
-    for column in zip(*lines, strict=True):
-        chosen = best((text for text in column if text), key=float)
-        columns.append([f"**{text}**" if text == chosen else text for text in column])
-    return [list(line) for line in zip(*columns, strict=True)]
+def bold_in_lines(lines: list[list[str]], best: Callable[..., str], direction: str) -> list[list[str]]:
+    """The lines with the best number of each ``"row"`` or ``"column"`` in bold; empty cells do not count."""
+    if direction == "column":
+        return transposed(bold_in_lines(transposed(lines), best, "row"))
+    found = []
+    for line in lines:
+        chosen = best((text for text in line if text), key=float, default="")
+        found.append([f"**{text}**" if text == chosen else text for text in line])
+    return found
+
+
+def transposed(lines: list[list[str]]) -> list[list[str]]:
+    """The columns of `lines`."""
+    return [list(column) for column in zip(*lines, strict=True)]
 
 
 def cell_of(values: Sequence[Any], digits: int) -> str:

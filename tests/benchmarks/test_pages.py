@@ -91,6 +91,16 @@ def test_several_values_by_fields(tmp_path: Path) -> None:
     assert lines[3:5] == ["| x | 0.4 | **50** | **28.00** |", "| y | 0.4 | **50** | 99.00 |"]
 
 
+def test_columns_in_an_order_and_the_best_of_each_row(tmp_path: Path) -> None:
+    heads = {"150": "long", "50": "short"}
+    for row in CELLS:
+        row["length"] = str(row["steps"])
+    what = {"rows": {"rate": ""}, "columns": "length", "values": {"psnr": ""}, "where": {"kind": "x"}}
+    lines = cells_table(tmp_path, **what, heads=heads, best="max", best_of="row")
+    assert lines[0] == "|  | long | short |"
+    assert lines[2:4] == ["| 0.2 | **30.00** | 29.50 |", "| 0.4 |  | **28.00** |"]
+
+
 def test_fields_that_no_row_has_are_reported(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="no row has rate, seconds"):
         cells_table(tmp_path, rows={"rate": ""}, values={"seconds": ""})
