@@ -26,6 +26,7 @@ from benchmarks.protocol import Clock
 from benchmarks.results_file import Row
 from benchmarks.rivals import Rival, make_rivals
 from benchmarks.scores import scores
+from benchmarks.studies.cost import estimate
 from benchmarks.studies.study import Job, Settings, Study, clean_crop, colour, mean_by, new_axes
 from self2self.train.synthetic_noise import add_noise, as_jpeg
 
@@ -37,8 +38,6 @@ PEAKS = (10, 30, 120)
 DISTANCES = (1, 2, 3, 4)
 QUALITY = 75
 RIVALS = ("self2self", "ffdnet", "bm3d")
-SECONDS = {"self2self": 18.0, "bm3d": 6.0, "ffdnet": 1.0}
-"""Processor seconds for 128x128 pixels."""
 BLUR_OF_DISTANCE = 1 / (2 * math.sqrt(math.log(2)))
 """Standard deviation of a Gaussian filter after which white noise has a correlation of a half one pixel apart."""
 MakeNoise = Callable[[FloatArray, np.random.Generator], FloatArray]
@@ -107,7 +106,7 @@ def jobs(settings: Settings) -> list[Job]:
     pairs = {(image, kind): pair_of(image, settings.side, kind) for image in settings.images for kind in KINDS}
     found = [Job(pair.name, ("noisy",), {}, 0, partial(noisy_row, pair, kind)) for (_, kind), pair in pairs.items()]
     for rival in (known[name] for name in RIVALS if not known[name].missing()):
-        seconds = SECONDS[rival.name] * settings.side**2 / 128**2
+        seconds = estimate(rival.name, settings.side)
         method = f"{rival.name}, σ told" if rival.takes_sigma else rival.name
         for (_, kind), pair in pairs.items():
             inputs = {**rival.inputs(pair), **({"sigma": pair.sigma} if rival.takes_sigma else {})}
