@@ -157,8 +157,9 @@ def derived(rows: list[Row]) -> list[Row]:
 def draw(rows: list[Row]) -> Figure:
     """PSNR by drop rate, less the best of the recipe at that level; a line for each level, dotted for fewer steps."""
     means = mean_by(rows, ("recipe", "sigma", "rate", "steps"), "psnr")
-    figure, panels = new_axes(len(RECIPE_NAMES))
-    for axes, recipe in zip(panels, RECIPE_NAMES, strict=True):
+    recipes = [name for name in RECIPE_NAMES if any(key[0] == name for key in means)]
+    figure, panels = new_axes(len(recipes))
+    for axes, recipe in zip(panels, recipes, strict=True):
         for index, sigma in enumerate(sorted(SIGMAS)):
             cells = {key[2:]: psnr for key, psnr in means.items() if key[:2] == (recipe, sigma)}
             if not cells:
@@ -172,8 +173,7 @@ def draw(rows: list[Row]) -> Figure:
                     *zip(*points, strict=True), style, color=colour(index), markersize=3, linewidth=1, label=label
                 )
         axes.set(xlabel="drop rate of the input", title=recipe)
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False)
     panels[0].set_ylabel("PSNR less the best cell (dB)")
     return figure
 

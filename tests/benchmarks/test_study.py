@@ -185,7 +185,8 @@ def test_the_best_cell_and_the_automatic_one() -> None:
     (found,) = drop_rates.derived(rows)
     assert (found["automatic"], found["best"], found["gap"]) == ("0.2, 150", "0.4, 150", 0.3)
     assert (found["automatic_psnr"], found["best_psnr"]) == (31.1, 31.4)
-    assert len(drop_rates.draw(rows).axes) == 2
+    (axes,) = drop_rates.draw(rows).axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [-0.4])
 
 
 def test_a_fit_of_the_paper_has_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
