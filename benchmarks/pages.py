@@ -12,10 +12,25 @@ A table stands between two comments. The first one says what it shows, as JSON:
 - ``scores`` (with a single file): the columns, instead of PSNR alone: ``psnr``, ``ssim``, ``gmsd``.
 - ``by``: ``"method"`` (the default) has a line for each method, with means over the images that all methods share;
   ``"image"`` has a line for each image and a column for each method, with PSNR.
-- ``fields`` (with a single file and method): a line for each image, and a column for each of these fields of its row.
 - ``images``: only images whose names contain this text.
 - ``made_by``: ``"megapixels"`` (with a single file): the table of `benchmarks.megapixels`; ``columns`` chooses some of
   its columns by their number.
+
+Results whose rows have more than an image and a method have tables of another form, with ``rows`` in place of
+``methods``. A cell is the mean over all rows that belong to it:
+
+    <!-- table {"results": {"": "R.json"}, "rows": {"rate": "rate"}, "columns": "steps", "values": {"psnr": ""}} -->
+    <!-- end of table -->
+
+- ``rows``: the fields that tell the lines apart, and the names of their columns.
+- ``columns``: the field that tells the other columns apart; without it, each of ``values`` has a column.
+- ``values``: fields of the cells and their names; with ``columns`` a single one.
+- ``where``: only rows with these values of these fields.
+- ``names``: what the page calls some of the values of ``rows``; others keep their own.
+- ``digits``: of numbers, 2 by default.
+- ``heads``: with ``columns``, which of its values have a column, in which order, and what the page calls them.
+- ``best``: ``"max"`` or ``"min"``, if the best cell of each column is to be bold; of each row with
+  ``"best_of": "row"``.
 
 With ``--check`` nothing is written, and the exit code is 1 if a table differs from its results.
 """
@@ -26,7 +41,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -64,10 +79,10 @@ def made_table(what: Mapping[str, Any], folder: Path) -> str:
         chosen = what.get("columns", range(len(lines[0])))
         header, *rest = [[line[column] for column in chosen] for line in lines]
         return table(header, rest)
+    if "rows" in what:
+        (file,) = what["results"].values()
+        return by_fields(json.loads((folder / file).read_text())["rows"], what)
     methods, part = what["methods"], what.get("images", "")
-    if "fields" in what:
-        (file,), (method,) = what["results"].values(), methods
-        return fields_by_image(folder / file, method, what["fields"])
     if what.get("by", "method") == "image":
         (file,) = what["results"].values()
         return by_image(scores_of(folder / file, "psnr", methods, part), methods)
@@ -108,11 +123,60 @@ def by_image(scores: Scores, methods: Mapping[str, str]) -> str:
     return table(["image", *methods.values()], lines)
 
 
-def fields_by_image(path: Path, method: str, fields: Mapping[str, str]) -> str:
-    """A line for each image of `method`, with its numbers in `fields`."""
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["method"] == method]
-    lines = [[row["image"], *(f"{row[field]:.2f}" for field in fields)] for row in rows]
-    return table(["image", *fields.values()], lines)
+def by_fields(rows: Sequence[Mapping[str, Any]], what: Mapping[str, Any]) -> str:
+    """A table of cells that are means over the rows with the same values of some fields.
+
+    Raises:
+        KeyError: no row has these fields.
+    """
+    lines, column, values = what["rows"], what.get("columns"), what["values"]
+    needed = (*lines, *([column] if column else []))
+    cells: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
+    for row in rows:
+        if all(row.get(key) == value for key, value in what.get("where", {}).items()) and set(needed) <= set(row):
+            line = cells.setdefault(tuple(row[key] for key in lines), {})
+            for field in (field for field in values if field in row):
+                line.setdefault(row[column] if column else field, []).append(row[field])
+    heads: list[Any] = list(what.get("heads", values if not column else ()))
+    heads = heads or sorted({head for line in cells.values() for head in line})
+    if not any(cells.values()):
+        raise KeyError(f"no row has {', '.join((*needed, *values))} where {what.get('where', {})}")
+    shown = [
+        [cell_of(line[head], what.get("digits", 2)) if head in line else "" for head in heads]
+        for line in cells.values()
+    ]
+    if "best" in what:
+        shown = bold_in_lines(shown, min if what["best"] == "min" else max, what.get("best_of", "column"))
+    names = what.get("names", {})
+    starts = [[names.get(str(value), str(value)) for value in line] for line in cells]
+    titles = [str(what.get("heads", values).get(head, head)) for head in heads]
+    return table([*lines.values(), *titles], [[*start, *line] for start, line in zip(starts, shown, strict=True)])
+
+
+def bold_in_lines(lines: list[list[str]], best: Callable[..., str], direction: str) -> list[list[str]]:
+    """The lines with the best number of each ``"row"`` or ``"column"`` in bold; empty cells do not count."""
+    if direction == "column":
+        return transposed(bold_in_lines(transposed(lines), best, "row"))
+    found = []
+    for line in lines:
+        chosen = best((text for text in line if text), key=float, default="")
+        found.append([f"**{text}**" if text == chosen else text for text in line])
+    return found
+
+
+def transposed(lines: list[list[str]]) -> list[list[str]]:
+    """The columns of `lines`."""
+    return [list(column) for column in zip(*lines, strict=True)]
+
+
+def cell_of(values: Sequence[Any], digits: int) -> str:
+    """The mean of numbers as text; a text as it is; a whole number without digits."""
+    first = values[0]
+    if isinstance(first, str):
+        return first
+    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
+        return str(first)
+    return f"{fmean(values):.{digits}f}"
 
 
 def with_best_bold(values: Sequence[float], score: str) -> list[str]:

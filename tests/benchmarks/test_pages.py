@@ -47,17 +47,66 @@ def test_a_line_for_each_image(folder: Path) -> None:
     assert "| a | 20.00 | **30.00** |\n| mean | 20.00 | **30.00** |" in filled(page(what), folder)
 
 
-def test_fields_of_a_single_method(folder: Path) -> None:
-    what = {"results": {"r": "r.json"}, "methods": {"noisy": ""}, "fields": {"psnr": "dB", "gmsd": "GMSD"}}
-    assert "| image | dB | GMSD |\n| --- | --- | --- |\n| a | 20.00 | 0.20 |" in filled(page(what), folder)
-
-
 def test_a_method_without_results_is_reported(folder: Path) -> None:
     with pytest.raises(KeyError, match=r"r\.json has no psnr of theirs"):
         filled(page({"results": {"r": "r.json"}, "methods": {"theirs": "theirs"}}), folder)
 
 
-@pytest.mark.parametrize("name", ["docs/quality.md"])
+CELLS = [
+    {"image": image, "method": f"{rate} {steps}", "kind": kind, "rate": rate, "steps": steps, "psnr": psnr}
+    for image, kind, rate, steps, psnr in (
+        ("a", "x", 0.2, 50, 29.0),
+        ("b", "x", 0.2, 50, 30.0),
+        ("a", "x", 0.2, 150, 30.0),
+        ("a", "x", 0.4, 50, 28.0),
+        ("a", "y", 0.4, 50, 99.0),
+    )
+]
+
+
+def cells_table(folder: Path, **what: object) -> list[str]:
+    (folder / "cells.json").write_text(json.dumps({"rows": CELLS}))
+    return filled(page({"results": {"": "cells.json"}, **what}), folder).split("\n")[2:-2]
+
+
+def test_lines_and_columns_by_fields_have_means(tmp_path: Path) -> None:
+    lines = cells_table(
+        tmp_path,
+        rows={"rate": "drop rate"},
+        columns="steps",
+        values={"psnr": ""},
+        where={"kind": "x"},
+        best="max",
+        digits=1,
+        names={"0.4": "a lot"},
+    )
+    assert lines[0] == "| drop rate | 50 | 150 |"
+    assert lines[2:4] == ["| 0.2 | **29.5** | **30.0** |", "| a lot | 28.0 |  |"]
+
+
+def test_several_values_by_fields(tmp_path: Path) -> None:
+    lines = cells_table(tmp_path, rows={"kind": "", "rate": ""}, values={"steps": "steps", "psnr": "PSNR"}, best="min")
+    assert lines[0] == "|  |  | steps | PSNR |"
+    assert lines[2] == "| x | 0.2 | 83.33 | 29.67 |"
+    assert lines[3:5] == ["| x | 0.4 | **50** | **28.00** |", "| y | 0.4 | **50** | 99.00 |"]
+
+
+def test_columns_in_an_order_and_the_best_of_each_row(tmp_path: Path) -> None:
+    heads = {"150": "long", "50": "short"}
+    for row in CELLS:
+        row["length"] = str(row["steps"])
+    what = {"rows": {"rate": ""}, "columns": "length", "values": {"psnr": ""}, "where": {"kind": "x"}}
+    lines = cells_table(tmp_path, **what, heads=heads, best="max", best_of="row")
+    assert lines[0] == "|  | long | short |"
+    assert lines[2:4] == ["| 0.2 | **30.00** | 29.50 |", "| 0.4 |  | **28.00** |"]
+
+
+def test_fields_that_no_row_has_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="no row has rate, seconds"):
+        cells_table(tmp_path, rows={"rate": ""}, values={"seconds": ""})
+
+
+@pytest.mark.parametrize("name", ["docs/quality.md", "docs/studies.md"])
 def test_the_tables_of_the_documents_are_those_of_the_results(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     assert "<!-- table {" in text
