@@ -231,3 +231,12 @@ def round_trip(path: Path, extension: str | None = None) -> Path:
     out = path.with_name(f"out{extension or path.suffix}")
     write_image(out, image.pixels, image)
     return out
+
+
+def assert_same(written: Array, expected: Array) -> None:
+    assert written.dtype.newbyteorder("=") == expected.dtype
+    assert written.shape == expected.shape
+    if expected.dtype.kind == "f":
+        np.testing.assert_allclose(written, expected, rtol=1e-6, atol=1e-3 if expected.dtype == np.float16 else 1e-6)
+    else:
+        np.testing.assert_array_equal(written, expected)

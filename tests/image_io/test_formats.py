@@ -19,6 +19,7 @@ from tests.image_io.format_cases import (
     CASES,
     Array,
     Case,
+    assert_same,
     stored_pages,
     write_dicom,
     write_exr,
@@ -32,15 +33,6 @@ def test_every_format_has_a_round_trip() -> None:
     others = {"png", "tiff", "jpeg", "webp", "bmp", "raw"}
     written = {file_format.name for file_format in FORMATS if file_format.write is not None}
     assert written - others <= CASES.keys()
-
-
-def assert_same(written: Array, expected: Array) -> None:
-    assert written.dtype.newbyteorder("=") == expected.dtype
-    assert written.shape == expected.shape
-    if expected.dtype.kind == "f":
-        np.testing.assert_allclose(written, expected, rtol=1e-6, atol=1e-3 if expected.dtype == np.float16 else 1e-6)
-    else:
-        np.testing.assert_array_equal(written, expected)
 
 
 def samples_of(case: Case, shape: tuple[int, ...], dtype: str, seed: int) -> Array:
