@@ -14,10 +14,15 @@ import numpy as np
 from self2self.image_io.image import Array
 
 END_MARKER = b"\xff\xd9"
-_START_OF_SCAN = 0xDA
+_START_OF_SCAN, _END = 0xDA, 0xD9
 _COEFFICIENTS = 64
 _FILLERS, _FILLER_BYTES = 3, 1024
 """By chance, one filler could stand for the very values that libjpeg puts in place of missing ones."""
+
+
+def has_end_marker(data: bytes) -> bool:
+    """Whether a JPEG has its end marker; other bytes may follow, and previews inside segments do not count."""
+    return data.endswith(END_MARKER) or any(marker == _END for marker, _ in _segments(data))
 
 
 def completed(data: bytes, decode: Callable[[bytes], Array]) -> bytes:
@@ -72,12 +77,14 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, payload) of every segment that has a length; the coded data between them are skipped."""
+    """(marker, payload) of every segment that has a length, and of end markers; coded data are skipped."""
     position = data.find(b"\xff", 2)
     while 0 <= position < len(data) - 3:
         marker = data[position + 1]
         # 0: a data byte of 255; 1 and the restart and end markers stand alone; 255 is padding.
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= _END:
+            if marker == _END:
+                yield marker, b""
             position = data.find(b"\xff", position + 1)
             continue
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -64,13 +64,13 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
         found.append((stored.missing, "masked"))
     if (alpha := _meaningful_alpha(stored)) is not None:
         found.append((alpha == 0, "fully transparent"))
-    if nodata is None:
-        nodata = stored.nodata
-    if nodata is None:
+    named = stored.nodata if nodata is None else nodata
+    if named is not None and named != "none":
+        found.append((in_all_channels(values == _as_type(named, values.dtype)), f"all {named:g}"))
+    # Some files declare a value that is rounded, or that their type cannot hold.
+    if nodata is None and (named is None or not found[-1][0].any()):
         known = ~np.logical_or.reduce([where for where, _ in found]) if found else None
         found += [(where, f"all {value:g}, far from the others") for where, value in _far_constants(values, known)]
-    elif nodata != "none":
-        found.append((in_all_channels(values == _as_type(nodata, values.dtype)), f"all {nodata:g}"))
     found = [(where, kind) for where, kind in found if where.any()]
     where = np.logical_or.reduce([where for where, _ in found]) if found else np.zeros(values.shape[:2], bool)
     if nodata != "none" and is_free_of_noise(values, where):

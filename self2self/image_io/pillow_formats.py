@@ -7,6 +7,7 @@ is decoded with imagecodecs.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -61,9 +62,11 @@ def decode_jpeg(data: bytes) -> StoredImage:
     if picture.size[0] * picture.size[1] > 64 * 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {picture.size[0]}x{picture.size[1]} pixels")
     notes = ["only its main picture is read; the preview or gain map beside it is dropped"] * ("mp" in picture.info)
-    try:
+    values = None
+    # An end without a marker is an error for Pillow only if no other bytes follow, such as a phone's notes.
+    with contextlib.suppress(OSError):
         values = _samples_of(picture)
-    except OSError:
+    if values is None or not jpeg_end.has_end_marker(data):
         picture = JpegImageFile(io.BytesIO(jpeg_end.completed(data, _jpeg_samples)))
         values = _samples_of(picture)
         notes.append("its end marker is missing; all pixels are there")

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
+from skimage.restoration import denoise_nl_means
 
 from tests.commands import run_cli
 
@@ -53,16 +54,34 @@ def test_grey_stored_as_rgb_is_as_good_as_one_channel(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["luminance", "jpeg"])
-def test_noise_that_channels_share_is_removed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_luminance_noise_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     clean, rng = photograph(), np.random.default_rng(0)
-    if kind == "jpeg":
-        noisy = clean + rng.normal(0, 20, clean.shape)
-        path = saved(tmp_path / "noisy.jpg", noisy, quality=95, subsampling="4:2:0")
-    else:
-        path = saved(tmp_path / "noisy.png", clean + rng.normal(0, 20, (*clean.shape[:2], 1)))
-    before = decibels(path, clean)
+    path = saved(tmp_path / "noisy.png", clean + rng.normal(0, 20, (*clean.shape[:2], 1)))
     result, notes = denoised(path)
-    assert decibels(result, clean) > before + 5
+    assert decibels(result, clean) > decibels(path, clean) + 5
+    assert "the colour channels share their noise" in notes
+
+
+def best_of_non_local_means(path: Path, clean: Levels) -> float:
+    """PSNR of non-local means at the level that suits the clean image best, as no user can choose it."""
+    noisy = np.asarray(Image.open(path), np.float32) / 255
+    options = {"patch_size": 5, "patch_distance": 6, "channel_axis": 2}
+    results = (denoise_nl_means(noisy, h=0.8 * level / 255, sigma=level / 255, **options) for level in (6, 9, 13, 18))
+    return max(float(10 * np.log10(255**2 / np.mean(np.square(255 * result - clean)))) for result in results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quality", "sigma", "expected"), [(75, 15, 31.1), (90, 20, 30.5), (97, 20, 30.7)])
+def test_a_jpeg_is_denoised_better_than_by_non_local_means(
+    quality: int, sigma: float, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clean = photograph()
+    noisy = clean + np.random.default_rng(0).normal(0, sigma, clean.shape)
+    path = saved(tmp_path / "noisy.jpg", noisy, quality=quality, subsampling="4:2:0")
+    result, notes = denoised(path)
+    # FFDNet, told the level that suits the clean image best, has 0.6 dB more than `expected`.
+    assert decibels(result, clean) > expected
+    assert decibels(result, clean) > best_of_non_local_means(path, clean) + 0.5
     assert "the colour channels share their noise" in notes

@@ -122,6 +122,22 @@ def test_a_jpeg_without_its_end_marker_is_read(tmp_path: Path, options: dict[str
     assert image.notes == ("its end marker is missing; all pixels are there",)
 
 
+TRAILER = b"\0\0\x01\x0a\x0e\0\0\0Image_UTC_Data1527000000000SEFHk\0\0\0SEFT"
+"""What phones write behind the image."""
+
+
+@pytest.mark.parametrize("options", JPEGS, ids=str)
+@pytest.mark.parametrize("lost", [0, 2])
+def test_bytes_behind_a_jpeg_do_not_hide_that_its_end_marker_is_missing(
+    tmp_path: Path, options: dict[str, object], lost: int
+) -> None:
+    whole = jpeg(seed=1, **options)
+    image = read(tmp_path, "x.jpg", whole[: len(whole) - lost] + TRAILER)
+    with PillowImage.open(io.BytesIO(whole)) as picture:
+        np.testing.assert_array_equal(stored(image), np.asarray(picture))
+    assert image.notes == ("its end marker is missing; all pixels are there",) * (lost > 0)
+
+
 @pytest.mark.parametrize("options", JPEGS, ids=str)
 def test_a_jpeg_that_lacks_pixels_is_refused(tmp_path: Path, options: dict[str, object]) -> None:
     whole = jpeg(seed=2, **options)

@@ -13,7 +13,7 @@ from self2self.image_io import read_image, write_float_map, write_image
 from self2self.image_io.image import StoredImage
 from self2self.image_io.missing import Nodata, find_missing
 from tests.image_files import load, save
-from tests.image_io.test_formats import dicom
+from tests.image_io.format_cases import dicom
 
 ROWS, COLUMNS = np.mgrid[:60, :70]
 CORNER = ROWS + COLUMNS > 100
@@ -34,6 +34,8 @@ CASES: dict[str, tuple[np.ndarray, float, dict[str, Any], Nodata]] = {
     "GDAL's tag": (scene(300, 340, 0.5, np.float32), -9999, tag("-9999"), None),
     "GDAL's tag, near the others": (scene(300, 340, 0.5, np.float32), 320, tag("320"), None),
     "the least float": (scene(300, 340, 0.5, np.float32), -3.4028234663852886e38, tag("-3.4028234663852886e+38"), None),
+    "GDAL's tag, rounded": (scene(300, 340, 0.5, np.float64), -3.4028234663852886e38, tag("-3.4e+38"), None),
+    "GDAL's tag, which the type cannot hold": (scene(50, 90, 3, np.uint8), 255, tag("-9999"), None),
     "NaN": (scene(300, 340, 0.5, np.float32), np.nan, {}, None),
     "infinity": (scene(0, 1, 0.02, np.float64), -np.inf, {}, None),
     "CT, -3024": (scene(-1000, 1500, 30, np.int16), -3024, {}, None),

@@ -1,13 +1,13 @@
-"""AVIF: the pixels through imagecodecs (libavif), which keeps 10 and 12 bits; the metadata through Pillow.
+"""AVIF: pixels through imagecodecs (libavif), which keeps 10 and 12 bits; metadata are read through Pillow.
 
-A file does not tell whether its pixels were stored without loss. So little or none is added: the output is lossless,
-or, where it has metadata, of the best quality that Pillow writes.
+A file does not tell whether its pixels were stored without loss. So none is added: the output is lossless. libavif
+writes it without metadata, which are added as boxes (`iso_media`).
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,27 @@ from self2self.image_io.formats import iso_media
 from self2self.image_io.image import Header, Image, ImageRefused, Metadata, StoredImage, check_size
 
 MAX_BITS = 12
+TURNS = {3: 2, 5: 1, 6: 3, 7: 3, 8: 1}
+"""Quarter turns to the left (`irot`) by the orientation in EXIF, which readers of AVIF ignore."""
+MIRRORS = {2: 1, 4: 0, 5: 0, 7: 0}
+"""Axis of the mirror after the turn (`imir`)."""
+LIGHT = (b"mdcv", b"clli", b"cclv", b"amve")
+"""Properties of HDR images that describe screen and light."""
+
+
+class Description(NamedTuple):
+    """What a file says of its values.
+
+    Attributes:
+        bits: of each channel.
+        colours: its colour primaries and transfer characteristics by their numbers (ITU-T H.273), two bytes each;
+            empty if it does not say.
+        light: its properties of HDR.
+    """
+
+    bits: int
+    colours: bytes
+    light: tuple[iso_media.Property, ...]
 
 
 def recognises(head: bytes, path: Any) -> bool:
@@ -41,17 +62,15 @@ def decode(data: bytes) -> StoredImage:
     samples = np.asarray(imagecodecs.avif_decode(data))
     values, alpha = split_alpha(samples[..., None] if samples.ndim == 2 else samples)
     info = picture.info
-    metadata = Metadata(info.get("icc_profile"), exif.without_prefix(info.get("exif")), xmp=info.get("xmp"))
-    notes = []
-    if values.dtype != np.uint8:
-        bits = _bits(data)
-        blocks = {"colour profile": metadata.icc, "EXIF": metadata.exif, "XMP": metadata.xmp}
-        dropped = ", ".join(name for name, block in blocks.items() if block)
-        metadata = Metadata(header=Header("avif", bits))
-        notes.append(f"its {bits}-bit values are kept in 16 bits" + (f"; dropped: {dropped}" if dropped else ""))
-    return StoredImage(
-        np.ascontiguousarray(values), None if alpha is None else alpha.copy(), metadata, notes=tuple(notes)
+    description = _description(data)
+    metadata = Metadata(
+        info.get("icc_profile"),
+        exif.without_prefix(info.get("exif")),
+        xmp=info.get("xmp"),
+        header=Header("avif", description),
     )
+    notes = (f"its {description.bits}-bit values are kept in 16 bits",) if values.dtype == np.uint16 else ()
+    return StoredImage(np.ascontiguousarray(values), None if alpha is None else alpha.copy(), metadata, notes=notes)
 
 
 def encode(stored: StoredImage) -> bytes:
@@ -60,33 +79,47 @@ def encode(stored: StoredImage) -> bytes:
 
     samples = with_alpha(stored)
     samples = np.ascontiguousarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    metadata = stored.metadata
-    if samples.dtype == np.uint8 and (metadata.icc or metadata.exif or metadata.xmp):
-        return _encode_with_metadata(samples, metadata)
+    header = stored.metadata.header
+    known: Description | None = header.content if header is not None and header.format == "avif" else None
     bits = 8
     if samples.dtype == np.uint16:
-        assert metadata.header is not None  # noqa: S101 - `_cannot_hold` refuses the others
-        bits = metadata.header.content
+        assert known is not None  # noqa: S101 - `_cannot_hold` refuses the others
+        bits = known.bits
         samples = np.minimum(samples, np.uint16(2**bits - 1))
-    return bytes(imagecodecs.avif_encode(samples, level=100, bitspersample=bits))
+    data = bytes(imagecodecs.avif_encode(samples, level=100, bitspersample=bits))
+    if known is not None and known.colours:
+        # The values are stored as they are, so the matrix stays that of libavif.
+        place = data.index(b"colrnclx") + 8
+        data = data[:place] + known.colours + data[place + len(known.colours) :]
+    return iso_media.with_metadata(data, _properties(stored.metadata, known), _items(stored.metadata))
 
 
-def _encode_with_metadata(samples: Any, metadata: Metadata) -> bytes:
-    from PIL import Image as PillowImage
-
-    blocks = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp}
-    buffer = io.BytesIO()
-    picture = PillowImage.fromarray(samples)
-    picture.save(
-        buffer, "AVIF", quality=100, subsampling="4:4:4", **{key: block for key, block in blocks.items() if block}
-    )
-    return buffer.getvalue()
+def _properties(metadata: Metadata, known: Description | None) -> list[iso_media.Property]:
+    found = [] if metadata.icc is None else [iso_media.Property(b"colr", b"prof" + metadata.icc)]
+    found += [] if known is None else known.light
+    turned = exif.orientation(metadata.exif)
+    for kind, table in ((b"irot", TURNS), (b"imir", MIRRORS)):
+        if turned in table:
+            found.append(iso_media.Property(kind, bytes([table[turned]]), essential=True))
+    return found
 
 
-def _bits(data: bytes) -> int:
-    """Bits per channel, from the property `av1C` of the main image."""
-    place = data.find(b"av1C")
-    return MAX_BITS if place >= 0 and data[place + 6] & 0x20 else 10
+def _items(metadata: Metadata) -> list[iso_media.Item]:
+    # The turn is a property already. Four bytes tell where the TIFF structure begins.
+    block = exif.upright(metadata.exif)
+    items = [] if block is None else [iso_media.Item(b"Exif", bytes(4) + block)]
+    return items + ([] if metadata.xmp is None else [iso_media.Item(b"mime", metadata.xmp, b"application/rdf+xml")])
+
+
+def _description(data: bytes) -> Description:
+    found = iso_media.properties(data)
+    bits, colours = 8, b""
+    for kind, content in found:
+        if kind == b"av1C" and content[2] & 0x40:
+            bits = MAX_BITS if content[2] & 0x20 else 10
+        elif kind == b"colr" and content[:4] == b"nclx":
+            colours = content[4:8]
+    return Description(bits, colours, tuple(iso_media.Property(*one) for one in found if one[0] in LIGHT))
 
 
 def _cannot_hold(image: Image) -> str | None:
