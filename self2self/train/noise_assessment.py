@@ -80,6 +80,13 @@ that it leaves then is part of what the fit takes for the image."""
 LEAST_COARSE_LEVEL = 8.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
+STEADY_SHARE = 0.8
+"""Beside strong noise that neighbours share, coarse texture looks like more of it. The largest level of which this share
+is removed, if it is told, knows less of the texture than that of `TAKEN_SHARE`: it is 0.6 to 0.8 of it where noise is
+strong, and 0.3 for a fabric in noise of 11 grey levels."""
+LARGEST_TOLD_OF_STEADY, FOUND_OF_STEADY = 1.25, 0.85
+"""The most that the network is told, and the noise that is found, relative to that level. It is 0.7 to 1.35 of the true
+standard deviation (dev/log)."""
 CORRELATED_FROM = 0.1
 """Correlation of neighbours in what the network removes above which noise counts as correlated. It is at most 0.05 for
 independent noise and for noise that only channels share, also behind a JPEG; 0.18 for independent noise after a blur of
@@ -139,7 +146,13 @@ def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: flo
     coarse = smooth_step(correlation, *CORRELATIONS) * smooth_step(removed, *LEAST_REMOVED)
     # The network leaves the coarse part of correlated noise in the image.
     coarse_level = NOISE_IN_REMOVED * removed * (1 + max(0.0, correlation))
-    coarse_told = max(removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation)), LEAST_COARSE_LEVEL * coarse)
+    coarse_told = removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation))
+    strong = (1 - is_independent) * coarse * smooth_step(removed, *LEVELS_WITHOUT_LOSS)
+    if strong:
+        steady = find_level(lambda level: trial(level).removed, STEADY_SHARE)
+        coarse_level = _between(coarse_level, min(coarse_level, FOUND_OF_STEADY * steady), strong)
+        coarse_told = _between(coarse_told, min(coarse_told, LARGEST_TOLD_OF_STEADY * steady), strong)
+    coarse_told = max(coarse_told, LEAST_COARSE_LEVEL * coarse)
     level = _between(coarse_level, independent, is_independent)
     told = _between(coarse_told, own.dominant, is_independent)
     certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
@@ -165,15 +178,16 @@ def _noise_share(independent: float, removed: float) -> float:
     return 1 - lost / removed**2 * (1 - smooth_step(removed, *LEVELS_WITHOUT_LOSS))
 
 
-def find_level(removed: Callable[[float], float]) -> float:
-    """Find the largest level of which `TAKEN_SHARE` is removed if it is told, in 8-bit grey levels.
+def find_level(removed: Callable[[float], float], share: float = TAKEN_SHARE) -> float:
+    """Find the largest level of which `share` is removed if it is told, in 8-bit grey levels.
 
     Args:
         removed: standard deviation of what is removed by told level; it grows with the level, but slower.
+        share: part of the told level.
     """
     level = LARGEST_TOLD
     for _ in range(MAXIMUM_TRIALS):
-        following = max(SMALLEST_TOLD, removed(level) / TAKEN_SHARE)
+        following = max(SMALLEST_TOLD, removed(level) / share)
         if following >= (1 - AGREEMENT) * level:
             return min(following, LARGEST_TOLD)
         level = following

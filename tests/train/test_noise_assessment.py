@@ -7,10 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from self2self.imaging.noise import Noise, NoiseKind
 from self2self.train.noise_assessment import TAKEN_SHARE, assess_noise, find_level, smooth_step
+from self2self.train.prediction import PlainPredictor
 from self2self.train.recipes import RECIPES
 from self2self.train.start_weights import LARGEST_TOLD, pretrained_weights
 from self2self.train.synthetic_noise import add_noise
@@ -88,6 +90,19 @@ def test_of_an_image_with_hardly_any_noise_little_is_removed(name: str, sigma: f
     clean = photograph(name)
     noise = noise_of((clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape)).astype(np.float32))
     assert noise.removed_share < 0.25 + 0.2 * sigma
+
+
+@pytest.mark.parametrize("name", ["gravel", "grass", "brick", "camera"])
+@pytest.mark.parametrize("sigma", [12, 25])
+def test_coarse_noise_is_not_mistaken_for_more_by_the_texture_beside_it(name: str, sigma: float) -> None:
+    clean = photograph(name, 1, 192) * np.array([0.5, 0.42, 0.45], np.float32)[:, None, None]
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), (0, 0.9, 0.9))
+    noisy = np.clip(clean + noise * sigma / 255 / noise.std(), 0, 1).astype(np.float32)
+    found = noise_of(noisy)
+    assert found.kind == NoiseKind.CORRELATED
+    assert found.sigma == pytest.approx(true_sigma(noisy, clean), rel=0.35)
+    told = PlainPredictor(pretrained_weights(3, found.told, single_pass=True), FAST.for_noise(found))
+    assert true_sigma(told(noisy), clean) < 0.8 * true_sigma(noisy, clean)
 
 
 def test_an_even_image_has_no_noise() -> None:
