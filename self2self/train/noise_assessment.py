@@ -81,9 +81,9 @@ LEAST_COARSE_LEVEL = 8.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
 STEADY_SHARE = 0.8
-"""Beside strong noise that neighbours share, coarse texture looks like more of it. The largest level of which this share
-is removed, if it is told, knows less of the texture than that of `TAKEN_SHARE`: it is 0.6 to 0.8 of it where noise is
-strong, and 0.3 for a fabric in noise of 11 grey levels."""
+"""Beside strong noise that neighbours share, coarse texture looks like more of it. The largest level of which this
+share is removed, if it is told, knows less of the texture than that of `TAKEN_SHARE`: it is 0.6 to 0.8 of it where
+noise is strong, and 0.3 for a fabric in noise of 11 grey levels."""
 LARGEST_TOLD_OF_STEADY, FOUND_OF_STEADY = 1.25, 0.85
 """The most that the network is told, and the noise that is found, relative to that level. It is 0.7 to 1.35 of the true
 standard deviation (dev/log)."""
