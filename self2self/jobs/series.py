@@ -53,6 +53,11 @@ def series_job(
         raise UsageError(
             f"--fit-pages {fitting.fit_pages}: --like makes one fit for all images. Leave one of them out."
         )
+    if fitting.neighbours not in ("auto", 0):
+        raise UsageError(
+            f"--neighbours {fitting.neighbours}: --like fits to a single page. Denoise stacks without --like, or leave "
+            "--neighbours out."
+        )
     options.check()
     with open_stack(like, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         _, image = read_fit_page(stack, fitting, observer)

@@ -185,6 +185,7 @@ def test_a_series_has_one_fit_and_says_which_image_is_unlike(tmp_path: Path, mon
     assert "note: 0.png: " not in result.stderr
     assert "is not the image" not in result.stderr
     assert "--like makes one fit" in run_cli(*command, "--fit-pages", "each", expect=2).stderr
+    assert "--neighbours 1: --like fits to a single page" in run_cli(*command, "--neighbours", "1", expect=2).stderr
     assert "holds nothing to denoise" in run_cli("denoise", "0.png", "--like", "flat.png", expect=3).stderr
 
 
