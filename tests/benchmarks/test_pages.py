@@ -106,7 +106,9 @@ def test_fields_that_no_row_has_are_reported(tmp_path: Path) -> None:
         cells_table(tmp_path, rows={"rate": ""}, values={"seconds": ""})
 
 
-@pytest.mark.parametrize("name", ["docs/quality.md", "docs/studies.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/guide.md", "docs/performance.md", "docs/quality.md", "docs/studies.md"]
+)
 def test_the_tables_of_the_documents_are_those_of_the_results(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     assert "<!-- table {" in text
