@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from self2self.errors import InterruptedRun
-from self2self.image_io import Image, open_stack, write_float_map, write_image
+from self2self.image_io import Image, check_readable, open_stack, write_float_map, write_image
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
@@ -156,7 +156,9 @@ def denoise_job(
     options.check_values()
     outputs.check([path])
     options = replace(options, uncertainty=outputs.needs_uncertainty)
-    # A file that cannot be read gets a message of its own below.
+    # Before the engines are looked for, which takes seconds.
+    check_readable(path)
+    # A file that cannot be read to its end gets a message of its own below.
     with suppress(OSError):
         outputs = outputs.for_job(denoise_identity(path, fitting, options))
         outputs.refuse_existing(path)
