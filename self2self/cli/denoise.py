@@ -103,9 +103,6 @@ def _denoise_all(
     several, outputs = batch_of(console, paths, given, many)
     if fit_options.run is not None and several.several and like is None:
         raise UsageError("--run works with one image at a time, or with --like FILE.")
-    if several.several:
-        # An engine that does not work is one error, not one for each image.
-        options.check()
     if like is not None:
         with console.progress() as observer:
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
@@ -121,6 +118,9 @@ def _denoise_each(
     """Denoise every image with a fit of its own; returns the results that `--json` prints."""
     from self2self.jobs import denoise_job
 
+    if several.several:
+        # An engine that does not work is one error, not one for each image.
+        options.check()
     finished: list[Result] = []
     for path in several.images:
         with several.attempt(path):
