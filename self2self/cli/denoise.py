@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import batch_of, end_images, print_finished
-from self2self.cli.groups import EnsembleGroup, ManyGroup, RecipeGroup, with_groups
+from self2self.cli.ensemble import batch_of, end_images, is_one_volume, print_finished
+from self2self.cli.groups import EnsembleGroup, ManyGroup, RecipeGroup, VolumeGroup, with_groups
 from self2self.cli.options import (
     AsJson,
     Device,
@@ -47,6 +48,7 @@ def denoise(
     page: Page = None,
     fit_pages: FitPages = "first",
     like: Like = None,
+    volume: VolumeGroup,
     many: ManyGroup,
     ensemble: EnsembleGroup,
     run: Annotated[
@@ -77,9 +79,14 @@ def denoise(
     self2self denoise scans/ -o results
     self2self denoise shoot/ --recursive --like shoot/night.jpg -o results
     self2self denoise stack.tif --fit-pages each
+    self2self denoise embryo.ome.zarr
     """  # noqa: D301 - \b keeps the line breaks of the examples
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    fit_options = fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages)
+    fit_options = replace(
+        fitting.options(seed=seed, device=device, run=run, page=page, wait=wait, fit_pages=fit_pages),
+        axes=volume.axes,
+        channel_axis=volume.channel_axis,
+    )
     options = ensemble.options(seed=seed)
     fit_options.check()
     options.check_values()
@@ -108,15 +115,23 @@ def _denoise_all(
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
         print_finished(console, finished)
     else:
-        finished = _denoise_each(console, several, fit_options, options, outputs)
+        part = many.part if is_one_volume(several.images) else None
+        finished = _denoise_each(console, several, fit_options, options, outputs, part)
     end_images(console, several, finished, given.report)
 
 
 def _denoise_each(
-    console: Console, several: ImageBatch, fit_options: FitOptions, options: EnsembleOptions, outputs: OutputOptions
+    console: Console,
+    several: ImageBatch,
+    fit_options: FitOptions,
+    options: EnsembleOptions,
+    outputs: OutputOptions,
+    part_of_volume: str | None,
 ) -> list[Result]:
     """Denoise every image with a fit of its own; returns the results that `--json` prints."""
-    from self2self.jobs import denoise_job
+    from self2self.jobs import Part, denoise_job
+
+    part = None if part_of_volume is None else Part.parse(part_of_volume)
 
     if several.several:
         # An engine that does not work is one error, not one for each image.
@@ -128,7 +143,7 @@ def _denoise_each(
                 if several.skips(path, observer):
                     continue
                 several.begin(path, observer)
-                result = denoise_job(path, fit_options, options, outputs, observer)
+                result = denoise_job(path, fit_options, options, outputs, observer, part=part)
                 several.finished(path, result)
             print_finished(console, [result])
             if console.as_json:

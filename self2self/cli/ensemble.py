@@ -30,9 +30,10 @@ def batch_of(
     """
     from self2self.jobs import ImageBatch, Manifest, Observer, Part, named_images
 
-    part = Part.parse(many.part) if many.part is not None else Part()
     images = named_images(named, Observer(note=console.note), recursive=many.recursive)
-    several = images != named or len(images) > 1 or many.part is not None
+    # The parts of one volume are blocks, those of several images are images.
+    part = Part() if many.part is None or is_one_volume(images) else Part.parse(many.part)
+    several = images != named or len(images) > 1 or (many.part is not None and not is_one_volume(images))
     if console.stdout_is_taken and len(images) > 1:
         raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
     if several:
@@ -48,14 +49,24 @@ def batch_of(
     return ImageBatch(part.of(images), outputs, console.error, manifest, several=several), outputs
 
 
+def is_one_volume(images: list[Path]) -> bool:
+    """Whether a command means a single volume."""
+    from self2self.image_io.volumes import is_volume
+
+    return len(images) == 1 and is_volume(images[0])
+
+
 def print_finished(console: Console, finished: list[Result]) -> None:
     """Print one line for each result, and what there is to say about how it was made."""
-    from self2self.jobs import EarlierResult, StackResult
+    from self2self.jobs import EarlierResult, StackResult, VolumeResult
 
     for item in finished:
         what = "-: sent to stdout" if console.stdout_is_taken else f"{item.output}: written"
         if isinstance(item, EarlierResult):
             console.line(f"{item.output}: done already. To make it anew: --force")
+        elif isinstance(item, VolumeResult):
+            console.line(f"{what if item.is_whole else f'{item.output}: not complete yet'}; {item.summary}")
+            console.detail(f"  {item.way}")
         elif isinstance(item, StackResult):
             console.line(f"{what}; {item.summary}")
             console.detail(f"  {_way_of_stack(item)}")

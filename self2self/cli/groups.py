@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from self2self.cli.options import (
     AllowFallback,
+    Axes,
     Batch,
+    ChannelAxis,
     DropRate,
     EngineName,
     Flips,
@@ -148,6 +150,14 @@ class ManyGroup:
     recursive: Recursive = False
     part: PartText = None
     manifest: ManifestFile = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroup:
+    """The options for volumes."""
+
+    axes: Axes = None
+    channel_axis: ChannelAxis = None
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

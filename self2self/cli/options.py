@@ -144,7 +144,7 @@ PartText = Annotated[
     str | None,
     typer.Option(
         "--part",
-        help="Take part K of N of the images alone, so that N machines share the work.",
+        help="Take part K of N of the images alone, or of the blocks of a volume, so that N machines share the work.",
         metavar="K/N",
         show_default=False,
         rich_help_panel=MANY,
@@ -205,6 +205,27 @@ Mosaic = Annotated[
         "--mosaic/--no-mosaic",
         help="Whether a grey image is a mosaic of colour filters, as raw files of cameras hold it.  "
         "[default: its values tell]",
+        show_default=False,
+        rich_help_panel=IMAGE,
+    ),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        "--axes",
+        help="A letter for each axis of a volume: T time, C channel, Z depth, Y row, X column, S sample of a colour.  "
+        "[default: as the file names them, or by the shape]",
+        metavar="TCZYX",
+        show_default=False,
+        rich_help_panel=IMAGE,
+    ),
+]
+ChannelAxis = Annotated[
+    int | None,
+    typer.Option(
+        "--channel-axis",
+        help="Number of the axis of channels of a volume, from 0, in place of --axes.",
+        metavar="N",
         show_default=False,
         rich_help_panel=IMAGE,
     ),

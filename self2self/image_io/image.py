@@ -113,6 +113,13 @@ class MissingPixels:
     values: Array
     note: str
 
+    def part(self, window: tuple[slice, slice]) -> MissingPixels | None:
+        """Those in some rows and columns; None if there are none."""
+        inside = np.zeros_like(self.where)
+        inside[window] = True
+        where = self.where[window]
+        return MissingPixels(where, self.values[inside[self.where]], self.note) if where.any() else None
+
     def put_back(self, stored: Array) -> None:
         """Write the stored values into `stored` (H, W, C), in place."""
         stored[self.where] = self.values

@@ -15,7 +15,8 @@ from self2self.image_io.format import HEAD_BYTES, Format, Pages
 from self2self.image_io.formats import FORMATS
 from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
 from self2self.image_io.missing import Nodata, filled, find_missing
-from self2self.image_io.value_range import EXACT_INTEGER_SPAN, choose_value_range, normalise
+from self2self.image_io.value_range import EXACT_INTEGER_SPAN, ValueRange, choose_value_range, normalise
+from self2self.image_io.volumes import is_volume
 from self2self.imaging.mosaic import arranged, is_mosaic
 
 MOSAIC_NOTE = (
@@ -66,6 +67,7 @@ def image_from(
     whole_range: bool = False,
     nodata: Nodata = None,
     mosaic: bool | None = None,
+    value_range: ValueRange | None = None,
 ) -> Image:
     """Make an `Image` of the samples that a decoder returned.
 
@@ -76,6 +78,7 @@ def image_from(
         whole_range: as for `read_image`.
         nodata: as for `read_image`.
         mosaic: as for `read_image`.
+        value_range: the range that maps to [0, 1], which `whole_range` does not change; None for that of the values.
 
     Raises:
         ImageRefused: the range of the values exceeds float64, or `mosaic` is set for several channels.
@@ -96,7 +99,8 @@ def image_from(
     if mosaic:
         values, missing = arranged(values), None if missing is None else arranged(missing)
     values = values if missing is None else filled(values, missing)
-    value_range = choose_value_range(values, whole_range=whole_range, missing=missing)
+    if value_range is None:
+        value_range = choose_value_range(values, whole_range=whole_range, missing=missing)
     if values.dtype.kind in "ui" and values.dtype.itemsize == 4:
         farthest = max(abs(extreme) for extreme in value_range.extremes) * value_range.scale
         if farthest > EXACT_INTEGER_SPAN:
@@ -156,6 +160,8 @@ def format_of(path: Path) -> Format:
         InputError: the file cannot be read, or its format is not supported.
         EngineUnavailableError: the package that reads its format is not installed.
     """
+    if is_volume(path):
+        raise InputError(f"{path}: is a volume; expected an image file. Denoise it with: self2self denoise {path}")
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; expected an image file. Give the files in it, such as {path}/*.png")

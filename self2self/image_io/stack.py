@@ -16,6 +16,7 @@ from self2self.image_io.format import STORED_TYPES, ArrayPages, Format, Pages, s
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.missing import Nodata
 from self2self.image_io.read import decoding, format_of, image_from, open_pages
+from self2self.image_io.value_range import ValueRange
 from self2self.image_io.write import format_by_extension, map_metadata, write_pages
 from self2self.machine.marks import Mark
 
@@ -42,6 +43,7 @@ class Stack:
         whole_range: bool = False,
         nodata: Nodata = None,
         mosaic: bool | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         """Open the pages, and check what is known of every page before any pixels are read.
 
@@ -52,6 +54,7 @@ class Stack:
             whole_range: as for `read_image`.
             nodata: as for `read_image`.
             mosaic: as for `read_image`.
+            value_range: one range of values for all pages; None for that of each.
 
         Raises:
             InputError: the file or array cannot be used, is cut off, or its pages differ in shape or type.
@@ -59,6 +62,7 @@ class Stack:
         self.path = path
         self._whole_range = whole_range
         self._nodata: Nodata = nodata
+        self._value_range = value_range
         self.mosaic = mosaic
         self._format = source_format
         with decoding(self.path, self._format):
@@ -82,6 +86,7 @@ class Stack:
                 whole_range=self._whole_range,
                 nodata=self._nodata,
                 mosaic=self.mosaic,
+                value_range=self._value_range,
             )
 
     def check_page(self, index: int) -> None:

@@ -21,6 +21,7 @@ from self2self.image_io.formats import BY_EXTENSION, format_named
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
+from self2self.image_io.volumes import default_volume_output, is_volume
 from self2self.imaging import mosaic
 from self2self.machine.files import atomic_path, check_new
 from self2self.machine.marks import Mark
@@ -40,6 +41,8 @@ PROPOSED = tuple(format_named(name) for name in ("png", "tiff", "jpeg", "webp", 
 def default_output(source: str | os.PathLike[str] | Image) -> Path:
     """`<stem>.denoised.<extension>` beside the input; the extension fits the format of the input's content."""
     path = source.path if isinstance(source, Image) else Path(source)
+    if is_volume(path):
+        return default_volume_output(path)
     file_format = format_named(source.format) if isinstance(source, Image) else _format_by_content(path)
     stem, suffix = _split_name(path)
     if file_format is not None and BY_EXTENSION.get(suffix.lower()) is not file_format:
@@ -56,7 +59,7 @@ def is_result_name(path: Path) -> bool:
 def _split_name(path: Path) -> tuple[str, str]:
     """The name of a file without its extension, and the extension, which may have two dots (.nii.gz)."""
     double = "".join(path.suffixes[-2:])
-    suffix = double if double.lower() in BY_EXTENSION else path.suffix
+    suffix = double if double.lower() in BY_EXTENSION or double.lower() == ".ome.zarr" else path.suffix
     return path.name[: len(path.name) - len(suffix)], suffix
 
 

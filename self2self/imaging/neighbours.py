@@ -102,6 +102,10 @@ class Fused:
     contrast: FloatArray
     neighbours: tuple[Fit, ...]
 
+    def part(self, window: tuple[slice, slice]) -> Fused:
+        """Some rows and columns of it."""
+        return Fused(self.pixels[:, *window], self.means[:, *window], self.contrast[window], self.neighbours)
+
     def restored(self, result: FloatArray) -> FloatArray:
         """A result for `pixels` with detail as it is in the page: float32 (C, H, W)."""
         return np.asarray(self.means + (result - self.means) / self.contrast, np.float32)

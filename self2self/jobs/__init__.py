@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from self2self.jobs.results import Result as Result
     from self2self.jobs.results import StackResult as StackResult
     from self2self.jobs.series import series_job as series_job
+    from self2self.jobs.volumes.result import VolumeResult as VolumeResult
+    from self2self.jobs.volumes.volume_job import Workers as Workers
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
 
 _NAMES_OF_MODULE = {
@@ -65,6 +67,8 @@ _NAMES_OF_MODULE = {
     "self2self.jobs.output_options": ("OutputOptions",),
     "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "Result", "StackResult"),
     "self2self.jobs.series": ("series_job",),
+    "self2self.jobs.volumes.result": ("VolumeResult",),
+    "self2self.jobs.volumes.volume_job": ("Workers",),
     "self2self.runtime.ensemble.options": ("EnsembleOptions",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}

@@ -62,6 +62,8 @@ class FitOptions:
         stored_sigma: in place of `sigma`, the standard deviation in the units of the stored values.
         strength: factor of the denoising, from 0 to 2. Below 1, a part of what was removed returns; above 1, start
             weights are told as much more noise.
+        axes: a letter for each axis of a volume, as in ImageJ and OME; None if the file names them, or the shape tells.
+        channel_axis: number of the axis of channels of a volume, in place of `axes`.
         wait: whether to wait while another process works in the run folder, instead of raising a `BusyError`.
     """
 
@@ -83,6 +85,8 @@ class FitOptions:
     nodata: Nodata = None
     mosaic: bool | None = None
     stored_sigma: float | None = None
+    axes: str | None = None
+    channel_axis: int | None = None
 
     def __post_init__(self) -> None:
         if self.init == "pretrained":
@@ -121,6 +125,16 @@ class FitOptions:
         check_nodata(self.nodata)
         if self.page is not None and self.fit_pages == "each":
             raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
+
+    def refuse_axes(self, path: Path) -> None:
+        """Refuse names of axes for an image whose format tells them.
+
+        Raises:
+            UsageError: they are given.
+        """
+        if self.axes is not None or self.channel_axis is not None:
+            option = "--axes" if self.axes is not None else "--channel-axis"
+            raise UsageError(f"{option} is for volumes (zarr, HDF5), and {path} is none. Leave it out.")
 
     def in_grey_levels(self, image: Image) -> FitOptions:
         """A copy with `stored_sigma` as `sigma`, for the range of `image`, whose ends are 255 grey levels apart.

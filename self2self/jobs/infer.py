@@ -10,10 +10,12 @@ from pathlib import Path
 
 from self2self.errors import InterruptedRun
 from self2self.image_io import Image, check_readable, open_stack, write_float_map, write_image
+from self2self.image_io.volumes import is_volume
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
+from self2self.jobs.inputs import Part
 from self2self.jobs.job_key import denoise_identity, infer_identity
 from self2self.jobs.noise_notes import note_file, note_little_removed, note_residual
 from self2self.jobs.observer import Observer
@@ -25,6 +27,7 @@ from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, Result
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack import denoise_stack, infer_stack
+from self2self.jobs.volumes.volume_job import Workers, denoise_volume
 from self2self.model.contract import Nodata
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
@@ -133,18 +136,23 @@ def denoise_job(
     options: EnsembleOptions | None = None,
     outputs: OutputOptions | None = None,
     observer: Observer | None = None,
+    *,
+    part: Part | None = None,
+    workers: Workers | None = None,
 ) -> Result:
-    """`self2self denoise` for one image or stack: fit, export and infer.
+    """`self2self denoise` for one image, stack or volume: fit, export and infer.
 
     A finished fit with the same settings is used again, and an unfinished one is continued. Both give the same bits as
     a new fit.
 
     Args:
-        path: the noisy image or stack.
+        path: the noisy image, stack or volume (`image_io.volumes`).
         fitting: options of the fit.
         options: options of the ensemble.
         outputs: where results go; beside the input by default.
         observer: gets notes and progress; by default they are ignored.
+        part: of a volume, the blocks that this call makes; None for all.
+        workers: who denoises the blocks of a volume; None for this process.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -154,6 +162,9 @@ def denoise_job(
     outputs, observer = outputs or OutputOptions(), observer or Observer()
     fitting.check()
     options.check_values()
+    if is_volume(path):
+        return denoise_volume(path, fitting, options, outputs, observer, part=part, workers=workers)
+    fitting.refuse_axes(path)
     outputs.check([path])
     options = replace(options, uncertainty=outputs.needs_uncertainty)
     # Before the engines are looked for, which takes seconds.

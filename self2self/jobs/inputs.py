@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from self2self.errors import InputError, Self2SelfError, UsageError
 from self2self.image_io import check_readable, is_result_name
+from self2self.image_io.volumes import is_volume
 from self2self.jobs.observer import Observer
 
 T = TypeVar("T")
@@ -65,12 +66,12 @@ def named_images(paths: list[Path], observer: Observer, *, recursive: bool = Fal
     Raises:
         InputError: a folder has no images, or nothing but results is named.
     """
-    if len(paths) == 1 and not paths[0].is_dir():
+    if len(paths) == 1 and not _is_folder(paths[0]):
         return paths
     images: list[Path] = []
     results: list[Path] = []
     for path in paths:
-        for image in _images_in(path, observer, recursive) if path.is_dir() else [path]:
+        for image in _images_in(path, observer, recursive) if _is_folder(path) else [path]:
             (results if is_result_name(image) else images).append(image)
     if results and not images:
         raise InputError(
@@ -91,7 +92,7 @@ def _images_in(folder: Path, observer: Observer, recursive: bool) -> list[Path]:
     listed = list(_walk(folder)) if recursive else _visible(folder)
     images = [path for path in listed if _is_image(path)]
     if not images:
-        inner = not recursive and any(path.is_dir() for path in listed)
+        inner = not recursive and any(_is_folder(path) for path in listed)
         hint = "With --recursive, folders in it are searched, too" if inner else "Check the folder"
         raise InputError(f"{folder}: has no images; expected a file or a folder with image files. {hint}.")
     taken = set(images)
@@ -106,10 +107,10 @@ def _images_in(folder: Path, observer: Observer, recursive: bool) -> list[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     """All visible files below `folder`, folder by folder."""
     for path in _visible(folder):
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
-        elif not path.is_dir():
+        if not _is_folder(path):
             yield path
+        elif not path.is_symlink():
+            yield from _walk(path)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -121,7 +122,14 @@ def _visible(folder: Path) -> list[Path]:
         ) from error
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether `path` is a folder of files, and not one that is a volume."""
+    return path.is_dir() and not is_volume(path)
+
+
 def _is_image(path: Path) -> bool:
+    if is_volume(path):
+        return True
     try:
         check_readable(path)
     except Self2SelfError:

@@ -43,7 +43,7 @@ def infer_identity(source: Path, model: Path, options: EnsembleOptions) -> Job:
     Raises:
         OSError: a file cannot be read.
     """
-    return _job(source, {"model": file_sha256(model)}, options)
+    return _job(file_sha256(source), {"model": file_sha256(model)}, options)
 
 
 def denoise_identity(source: Path, fitting: FitOptions, options: EnsembleOptions) -> Job:
@@ -52,6 +52,19 @@ def denoise_identity(source: Path, fitting: FitOptions, options: EnsembleOptions
     Raises:
         OSError: a file cannot be read.
     """
+    return _job(file_sha256(source), {"fit": _fit_settings(fitting)}, options)
+
+
+def volume_identity(volume: dict[str, Any], fitting: FitOptions, options: EnsembleOptions) -> Job:
+    """The identity of `denoise` for a volume, which is too large to be read; `volume` says what is known of it.
+
+    Raises:
+        OSError: weights that the fit starts from cannot be read.
+    """
+    return _job(volume, {"fit": _fit_settings(fitting)}, options)
+
+
+def _fit_settings(fitting: FitOptions) -> dict[str, Any]:
     settings = asdict(fitting)
     # Neither the place of the fit nor the time that it waits for changes its bits.
     del settings["run"], settings["wait"]
@@ -59,7 +72,7 @@ def denoise_identity(source: Path, fitting: FitOptions, options: EnsembleOptions
     for name, path in files.items():
         if path and path.is_file():
             settings[name] = file_sha256(path)
-    return _job(source, {"fit": settings}, options)
+    return settings
 
 
 def differences(earlier: dict[str, Any], asked: dict[str, Any]) -> str:
@@ -81,12 +94,12 @@ def _value(value: Any) -> str:
     return text[:8] if len(text) == _DIGEST_LETTERS else text
 
 
-def _job(source: Path, made_with: dict[str, Any], options: EnsembleOptions) -> Job:
+def _job(source: Any, made_with: dict[str, Any], options: EnsembleOptions) -> Job:
     # The package imports the jobs, so its version is read when it is needed.
     from self2self import __version__
 
     passes = {key: value for key, value in asdict(options).items() if key not in _NOT_IN_THE_RESULT}
-    values = {"version": __version__, "source": file_sha256(source), "passes": passes, **made_with}
+    values = {"version": __version__, "source": source, "passes": passes, **made_with}
     key = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
     defaults = {field.name: field.default for kind in (FitOptions, EnsembleOptions) for field in fields(kind)}
     flat = {**passes, **made_with.get("fit", {})} | {name: values[name] for name in values.keys() - {"passes", "fit"}}

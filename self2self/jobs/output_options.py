@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from self2self.errors import OutputError, UsageError, writing
 from self2self.image_io import EXTENSIONS, Image, check_output, default_output
+from self2self.image_io.volumes import is_volume
 from self2self.jobs.job_key import Job, differences
 from self2self.jobs.observer import Observer
 from self2self.machine.files import remove_leftovers
@@ -63,6 +64,9 @@ class OutputOptions:
     def folder(self) -> Path | None:
         """The folder for results; None if `output` names a file, or nothing."""
         if self.output is None or not (self.into_folder or Path(self.output).is_dir()):
+            return None
+        if not self.into_folder and is_volume(Path(self.output)):
+            # A zarr is a folder, too, which the result is to replace.
             return None
         return Path(self.output)
 
@@ -202,7 +206,7 @@ class OutputOptions:
     def skips(self, path: Path, observer: Observer) -> bool:
         """Whether the result for `path`, one of several images, exists already; if so, `observer` gets a note."""
         output = self.output_for(path)
-        if self.force or not output.is_file():
+        if self.force or not (output.is_file() or is_volume(output)):
             return False
         observer.note(f"{output}: exists already, so {path} is skipped. To replace it: --force")
         self.remove_kept(path)

@@ -126,6 +126,14 @@ class PageForModel:
         image = replace(self.page.image, pixels=self.fused.pixels)
         return replace(self.page, image=image, noise=None, fused=True)
 
+    def part(self, window: Window) -> PageForModel:
+        """Some rows and columns of the page, as by themselves."""
+        image = self.page.image
+        unmeasured = None if image.unmeasured is None else image.unmeasured.part(window)
+        image = replace(image, pixels=image.pixels[:, *window], unmeasured=unmeasured)
+        page = replace(self.page, image=image)
+        return PageForModel(page, None if self.fused is None else self.fused.part(window))
+
     def restored(self, result: EnsembleResult) -> EnsembleResult:
         """A result for `prepared` with the contrast of the page."""
         if self.fused is None:

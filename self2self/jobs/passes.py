@@ -14,6 +14,7 @@ from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
+from self2self.runtime.ensemble.tiles import PartOfImage
 from self2self.runtime.model import Model
 from self2self.train.run_folder import Run
 
@@ -43,8 +44,9 @@ def run_passes(
     may_overwrite: bool,
     engine_holder: EngineHolder | None,
     kept: KeptPasses | None = None,
+    part: PartOfImage | None = None,
 ) -> EnsembleResult:
-    """Run the ensemble over `prepared`; `may_overwrite`, `engine_holder` and `kept` are as for `denoise_pixels`.
+    """Run the ensemble over `prepared`; `may_overwrite` and what follows it are as for `denoise_pixels`.
 
     Without a model, the image holds nothing to denoise (`Image.is_empty`), and its own pixels are the result. Grey
     stored as colour stays grey: where all channels of the image are equal, the result has their mean.
@@ -60,7 +62,7 @@ def run_passes(
         observer.pass_run(moments, expected_passes(plan, moments))
         observer.raise_if_cancelled(f"pass {moments.count}")
 
-    _, height, width = prepared.pixels.shape
+    height, width = prepared.pixels.shape[1:] if part is None else (part.height, part.width)
     observer.passes_started(height, width)
     plan = options.pass_plan_for(model.contract, height, width)
     first, *others = prepared.pixels
@@ -76,6 +78,7 @@ def run_passes(
             engine_holder=engine_holder,
             missing=prepared.missing,
             kept=kept,
+            part=part,
         )
     if is_grey:
         result.image[:] = result.image.mean(axis=0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from self2self.imaging.noise import Noise, Residual
 from self2self.jobs.page_cache import PageRecord
+from self2self.jobs.volumes.result import VolumeResult
 from self2self.machine.system import peak_memory_bytes
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.train.run_folder import Run, RunConfig
@@ -292,8 +293,8 @@ class StackResult:
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known and len(known) == len(errors) else None
 
 
-Result = DenoiseResult | StackResult | EarlierResult
-"""What a job returns for one image or stack."""
+Result = DenoiseResult | StackResult | VolumeResult | EarlierResult
+"""What a job returns for one image, stack or volume."""
 
 
 def range_text(values: tuple[float, float] | None) -> str:

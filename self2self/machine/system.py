@@ -7,11 +7,29 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _COUNT = re.compile(r"0*[1-9][0-9]{0,5}")
 """A number of threads; `str.isdigit` would take superscripts, too."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a caller lets this process take; None leaves it to the machine.
+
+    Attributes:
+        threads: number of threads that compute.
+        memory_bytes: memory of the process.
+    """
+
+    threads: int | None = None
+    memory_bytes: int | None = None
+
+
+limits = Limits()
+"""Of this process. A worker of a scheduler sets them to its share of the machine."""
 
 
 def available_cpus() -> int:
@@ -22,7 +40,12 @@ def available_cpus() -> int:
 
 
 def compute_threads() -> int:
-    """Return the number of threads for an engine: the available CPUs, or OMP_NUM_THREADS if that is lower."""
+    """Return the number of threads for an engine: the available CPUs, or what the caller or OMP_NUM_THREADS allows.
+
+    A number of the caller (`limits`) counts in place of OMP_NUM_THREADS, which schedulers set to 1 for all libraries.
+    """
+    if limits.threads is not None:
+        return min(available_cpus(), limits.threads)
     requested = os.environ.get("OMP_NUM_THREADS", "")
     return min(available_cpus(), int(requested)) if _COUNT.fullmatch(requested) else available_cpus()
 
@@ -98,10 +121,23 @@ def _cpu_has(features: set[str], cpuinfo: Path) -> bool:
 
 
 def free_memory_bytes() -> int:
-    """Return the memory that can be allocated without swapping and within the limits of container, scheduler, shell."""
+    """Return the memory that can be allocated without swapping and within all limits.
+
+    These are those of container, scheduler and shell, and that of the caller (`limits`).
+    """
     import psutil
 
-    return int(min(psutil.virtual_memory().available, cgroup_free_bytes(), process_free_bytes()))
+    given: int | float = math.inf
+    if limits.memory_bytes is not None:
+        given = max(0, limits.memory_bytes - psutil.Process().memory_info().rss)
+    return int(min(psutil.virtual_memory().available, cgroup_free_bytes(), process_free_bytes(), given))
+
+
+def host_name() -> str:
+    """Return the name of this machine in its network."""
+    import platform
+
+    return platform.node() or "this machine"
 
 
 def process_free_bytes() -> int | float:

@@ -24,7 +24,7 @@ from self2self.runtime.ensemble.kept_passes import KeptPasses
 from self2self.runtime.ensemble.moments import PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.tile_loop import EnsembleResult, TileLoop
-from self2self.runtime.ensemble.tiles import TilePlan, largest_tile, tile_bytes, tile_sizes
+from self2self.runtime.ensemble.tiles import PartOfImage, TilePlan, largest_tile, tile_bytes, tile_sizes
 from self2self.runtime.model import Model
 
 DEFAULTS = EnsembleOptions()
@@ -55,6 +55,7 @@ def denoise_pixels(
     engine_holder: EngineHolder | None = None,
     missing: NDArray[np.bool_] | None = None,
     kept: KeptPasses | None = None,
+    part: PartOfImage | None = None,
 ) -> EnsembleResult:
     """Average stochastic passes of `model` over `pixels`, or the mirrored views of a plain model.
 
@@ -73,6 +74,7 @@ def denoise_pixels(
             restored does not depend on them; None for nowhere.
         kept: keeps the passes so far on disk, and gives those of an earlier run to go on from. The caller removes it
             once the result is written. None keeps nothing.
+        part: which part of a larger image `pixels` are; None for an image by itself.
 
     Raises:
         UsageError: an option is wrong.
@@ -100,6 +102,7 @@ def denoise_pixels(
             engine_holder=engine_holder,
             missing=missing,
             kept=kept,
+            part=part,
         )
         return _run_within(loop, may_overwrite)
 

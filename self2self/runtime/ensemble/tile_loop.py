@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
-from self2self.imaging.padding import Padding, padded_size
+from self2self.imaging.padding import Padding
 from self2self.machine.marks import file_sha256
 from self2self.machine.system import compute_threads
 from self2self.model.masks import MaskMaker
@@ -30,7 +30,7 @@ from self2self.runtime.ensemble.moments import KeptSums, PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
 from self2self.runtime.ensemble.plain_loop import run_plain
-from self2self.runtime.ensemble.tiles import Canvas, TilePlan, place_of
+from self2self.runtime.ensemble.tiles import Canvas, PartOfImage, TilePlan, place_of
 from self2self.runtime.memory_budget import largest_host_batch
 from self2self.runtime.model import Model
 
@@ -93,6 +93,7 @@ class TileLoop:
         engine_holder: provides the engine and keeps it; None for a holder that closes the engine after the run.
         missing: as for `denoise_pixels`.
         kept: as for `denoise_pixels`.
+        part: as for `denoise_pixels`.
         finished_lines: number of finished lines of the output.
     """
 
@@ -105,29 +106,37 @@ class TileLoop:
     engine_holder: EngineHolder | None = None
     missing: NDArray[np.bool_] | None = None
     kept: KeptPasses | None = None
+    part: PartOfImage | None = None
     finished_lines: int = field(default=0, init=False)
     _maker: MaskMaker | None = field(default=None, init=False)
 
     @property
     def pass_plan(self) -> PassPlan:
         """How passes are drawn, given the place where masks are made."""
-        _, height, width = self.pixels.shape
-        plan = self.options.pass_plan_for(self.model.contract, height, width)
+        plan = self.options.pass_plan_for(self.model.contract, *self.size_of_whole)
         return device_pass_plan(plan) if self.options.mask_source == "device" else plan
 
     @property
     def padding(self) -> Padding:
         """What is added around the image, so that it has a size that the network can take."""
         contract = self.model.contract
+        if self.part is not None:
+            return self.part.padding(contract)
         _, height, width = self.pixels.shape
         return Padding.for_size(height, width, contract.size_multiple, contract.minimum_size)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the padded image."""
-        contract = self.model.contract
+        padding = self.padding
         _, height, width = self.pixels.shape
-        return padded_size(height, width, contract.size_multiple, contract.minimum_size)
+        return padding.top + height + padding.bottom, padding.left + width + padding.right
+
+    @property
+    def size_of_whole(self) -> tuple[int, int]:
+        """Height and width of the image, or of the larger one that it is a part of."""
+        _, height, width = self.pixels.shape
+        return (height, width) if self.part is None else (self.part.height, self.part.width)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -172,6 +181,7 @@ class TileLoop:
             batch = min(batch, largest_batch)
         seconds = dict.fromkeys(("prepare", "masks", "passes", "reduce"), 0.0)
         variance, passes, provider = 0.0, 0, ""
+        top, left = (0, 0) if self.part is None else self.part.origin(contract)
         if self.kept is not None:
             self.kept.use_tiles(plan)
         with ExitStack() as stack:
@@ -185,7 +195,7 @@ class TileLoop:
                     running = engine_holder.engine_for(self.engine, self.model, tile, self.on_note, whole)
                     if not seconds["prepare"]:
                         seconds["prepare"] = time.perf_counter() - start
-                    place = place_of(plan.rows.starts[row], plan.columns.starts[column])
+                    place = place_of(top + plan.rows.starts[row], left + plan.columns.starts[column])
                     result = self._run_tile(running, plan, place, batch, largest_batch, index)
                     provider = running.provider()
                     if self.kept is not None:
@@ -238,7 +248,7 @@ class TileLoop:
         """Run all passes over tile `index`, at `place`, with masks from the source that the options name."""
         tile = (index, plan.count)
         if self.model.contract.plain:
-            mirrorings = self.options.mirrorings(*self.pixels.shape[1:])
+            mirrorings = self.options.mirrorings(*self.size_of_whole)
             return run_plain(running, mirrorings, on_progress=self.on_progress, tile=tile)
         kept = None if self.kept is None else self.kept.sums_of(*tile)
         if self.options.mask_source == "device":

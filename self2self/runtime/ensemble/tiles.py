@@ -9,7 +9,7 @@ one at every pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.outliers import blend_noisy_image, restore_outliers
-from self2self.imaging.padding import Padding
+from self2self.imaging.padding import Padding, padded_size
 from self2self.model.contract import SIZE_MULTIPLE, Contract
 from self2self.runtime.model import Model
 
@@ -118,6 +118,63 @@ class TilePlan:
         """Weight of a tile in the result, float32 (tile, tile)."""
         weights: NDArray[np.float32] = self.rows.weights(row)[:, None] * self.columns.weights(column)
         return weights
+
+
+@dataclass(frozen=True, slots=True)
+class PartOfImage:
+    """Which part of a larger image some pixels are, so that they become what they are in the whole.
+
+    The part begins and ends at edges of the whole, or where the padded whole has a multiple of 32 pixels before it
+    (`windows_of`), so that the network pools the same pixels together.
+
+    Attributes:
+        height, width: of the whole image.
+        top, left: first row and first column of the part.
+        rows, columns: size of the part.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+    def padding(self, contract: Contract) -> Padding:
+        """What is added around the part: the padding of the whole on the sides that they share, and else nothing."""
+        whole = Padding.for_size(self.height, self.width, contract.size_multiple, contract.minimum_size)
+        return Padding(
+            0 if self.top else whole.top,
+            0 if self.top + self.rows < self.height else whole.bottom,
+            0 if self.left else whole.left,
+            0 if self.left + self.columns < self.width else whole.right,
+        )
+
+    def origin(self, contract: Contract) -> tuple[int, int]:
+        """Row and column of the padded part in the padded whole."""
+        whole = Padding.for_size(self.height, self.width, contract.size_multiple, contract.minimum_size)
+        return self.top + whole.top if self.top else 0, self.left + whole.left if self.left else 0
+
+
+def windows_of(spans: Sequence[tuple[int, int]], length: int, halo: int) -> list[tuple[int, int]]:
+    """The pixels along one axis that a network sees in order to predict those of each span.
+
+    Windows of one axis have one size after padding, so that one prepared engine serves all of them.
+
+    Args:
+        spans: first pixel that is predicted, and the one after the last, of each part.
+        length: of the image along this axis.
+        halo: pixels that are seen on each side of a span, at least, as far as there are any.
+
+    Returns:
+        the first pixel and the one after the last of each window, as `PartOfImage` has them.
+    """
+    before, padded = Padding.for_size(length, length).top, padded_size(length, length)[0]
+    firsts = [(start + before - halo) // SIZE_MULTIPLE * SIZE_MULTIPLE for start, _ in spans]
+    lasts = [-(-(end + before + halo) // SIZE_MULTIPLE) * SIZE_MULTIPLE for _, end in spans]
+    size = min(padded, max(last - first for first, last in zip(firsts, lasts, strict=True)))
+    starts = [min(max(0, first), padded - size) for first in firsts]
+    return [(max(0, start - before), min(length, start + size - before)) for start in starts]
 
 
 def place_of(top: int, left: int) -> int:

@@ -1,0 +1,89 @@
+"""Which kind of volume a path is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from self2self.errors import InputError, UsageError
+from self2self.image_io.volumes.volume import Needed, Volume, is_remote
+
+ZARR, HDF5 = Needed("zarr", "zarr"), Needed("h5py", "hdf5")
+ZARR_FILES = (".zgroup", ".zarray", "zarr.json")
+"""Files of which a folder of zarr has at least one."""
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
+HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
+RESULT_MARK = ".denoised"
+
+
+def is_volume(path: Path) -> bool:
+    """Whether `path` is a zarr group or array, an HDF5 file or an array in one, or the address of a zarr."""
+    return is_zarr(path) or hdf5_file(path) is not None
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether `path` is a folder of zarr, or an address with ``.zarr`` in it."""
+    if is_remote(path):
+        return ".zarr" in str(path)
+    return path.is_dir() and any((path / name).is_file() for name in ZARR_FILES)
+
+
+def hdf5_file(path: Path) -> Path | None:
+    """The HDF5 file that `path` is, or that has the array which `path` names; None if there is none."""
+    if is_remote(path):
+        return None
+    found = next((part for part in (path, *path.parents) if part.suffix.lower() in HDF5_SUFFIXES or part == path), path)
+    try:
+        with found.open("rb") as file:
+            return found if file.read(len(HDF5_HEAD)) == HDF5_HEAD else None
+    except OSError:
+        return None
+
+
+def open_volume(path: Path) -> Volume:
+    """Open a volume.
+
+    Raises:
+        InputError: it is damaged, or it is not clear which array is meant.
+        EngineUnavailableError: the package that reads it is not installed.
+    """
+    if is_zarr(path):
+        ZARR.check(path)
+        from self2self.image_io.volumes.zarr_volume import ZarrVolume
+
+        return ZarrVolume(path)
+    file = hdf5_file(path)
+    if file is None:
+        raise InputError(f"{path}: is no zarr and no HDF5 file; expected a volume. Check the path.")
+    HDF5.check(path)
+    from self2self.image_io.volumes.hdf5_volume import Hdf5Volume
+
+    return Hdf5Volume(path, file)
+
+
+def default_volume_output(path: Path) -> Path:
+    """``<stem>.denoised.<extension>`` beside the volume, or beside the file or the zarr that holds it."""
+    source = hdf5_file(path) or _zarr_folder(path)
+    suffixes = ".ome.zarr" if source.name.lower().endswith(".ome.zarr") else source.suffix
+    return source.with_name(f"{source.name[: len(source.name) - len(suffixes)]}{RESULT_MARK}{suffixes}")
+
+
+def check_volume_output(path: Path, output: Path) -> None:
+    """Refuse a result of another kind than the volume at `path`, and the volume itself.
+
+    Raises:
+        UsageError: says which extension is expected.
+    """
+    if output.resolve() == path.resolve():
+        raise UsageError(f"-o {output}: is the input itself. Choose another name.")
+    suffixes = (".zarr",) if is_zarr(path) else HDF5_SUFFIXES
+    if output.suffix.lower() not in suffixes:
+        kind = "zarr" if is_zarr(path) else "HDF5"
+        raise UsageError(
+            f"-o {output}: {path} is {kind}, and so is its result. Use the extension {suffixes[0]}, or a slash at the "
+            "end for a folder"
+        )
+
+
+def _zarr_folder(path: Path) -> Path:
+    """The outermost part of a path that is named ``*.zarr``; the path itself if none is."""
+    return next((part for part in reversed((path, *path.parents)) if part.suffix.lower() == ".zarr"), path)
