@@ -41,6 +41,9 @@ HEAVY = {
     "pint",
     "qtpy",
     "skimage",
+    "zarr",
+    "h5py",
+    "dask",
     "nicegui",
     "fastapi",
     "uvicorn",
@@ -61,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Rooms that each room may import anywhere beside itself; `FRONT`, `FREE` and __init__ may import everything."""
 
-FREE = {"jobs", "arrays", "gui", "napari_plugin"}
+FREE = {"jobs", "arrays", "distributed", "gui", "napari_plugin"}
 """Rooms that do the work for people, and may import everything but the command line."""
 
 DEFINES_NETWORKS = {

@@ -10,7 +10,7 @@ import typer
 
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import batch_of, end_images, is_one_volume, print_finished
-from self2self.cli.groups import EnsembleGroup, ManyGroup, RecipeGroup, VolumeGroup, with_groups
+from self2self.cli.groups import ClusterGroup, EnsembleGroup, ManyGroup, RecipeGroup, VolumeGroup, with_groups
 from self2self.cli.options import (
     AsJson,
     Device,
@@ -50,6 +50,7 @@ def denoise(
     like: Like = None,
     volume: VolumeGroup,
     many: ManyGroup,
+    cluster: ClusterGroup,
     ensemble: EnsembleGroup,
     run: Annotated[
         Path | None,
@@ -92,7 +93,7 @@ def denoise(
     options.check_values()
     with standard_streams(images, output, console) as streams:
         outputs = ensemble.outputs(output=streams.output, force=force)
-        _denoise_all(console, streams.paths, fit_options, options, outputs, many, like)
+        _denoise_all(console, streams.paths, fit_options, options, outputs, many, cluster, like)
 
 
 def _denoise_all(
@@ -102,18 +103,26 @@ def _denoise_all(
     options: EnsembleOptions,
     given: OutputOptions,
     many: ManyGroup,
+    cluster: ClusterGroup,
     like: Path | None,
 ) -> None:
     """Denoise each of the files and the images in the folders `paths`, and print the results."""
     from self2self.jobs import series_job
 
     several, outputs = batch_of(console, paths, given, many)
+    if cluster.no_shared_disk and cluster.scheduler is None:
+        raise UsageError("--no-shared-disk is about workers. Give their scheduler, too: --scheduler ADDRESS")
+    if cluster.scheduler is not None and (like is not None or many.part is not None):
+        option = "--like" if like is not None else "--part"
+        raise UsageError(f"{option} does not go with --scheduler, which shares the work itself. Leave one of them out.")
     if fit_options.run is not None and several.several and like is None:
         raise UsageError("--run works with one image at a time, or with --like FILE.")
     if like is not None:
         with console.progress() as observer:
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
         print_finished(console, finished)
+    elif cluster.scheduler is not None:
+        finished = _denoise_on_workers(console, several, fit_options, options, outputs, cluster)
     else:
         part = many.part if is_one_volume(several.images) else None
         finished = _denoise_each(console, several, fit_options, options, outputs, part)
@@ -148,4 +157,39 @@ def _denoise_each(
             print_finished(console, [result])
             if console.as_json:
                 finished.append(result.without_pixels())
+    return finished
+
+
+def _denoise_on_workers(
+    console: Console,
+    several: ImageBatch,
+    fit_options: FitOptions,
+    options: EnsembleOptions,
+    outputs: OutputOptions,
+    cluster: ClusterGroup,
+) -> list[Result]:
+    """Denoise every image on a worker of a scheduler; returns the results that `--json` prints."""
+    from self2self.distributed import connected, denoise_many
+    from self2self.errors import Self2SelfError
+
+    finished: list[Result] = []
+    assert cluster.scheduler is not None  # noqa: S101 - the caller has checked it
+    with connected(cluster.scheduler) as client, console.progress() as observer:
+        waiting = [path for path in several.images if not several.skips(path, observer)]
+        answers = denoise_many(
+            waiting,
+            client,
+            fitting=fit_options,
+            options=options,
+            outputs=outputs,
+            shared_disk=not cluster.no_shared_disk,
+            observer=observer,
+        )
+        for path, answer in answers:
+            with several.attempt(path):
+                if isinstance(answer, Self2SelfError):
+                    raise answer
+                several.finished(path, answer)
+                print_finished(console, [answer])
+                finished.append(answer)
     return finished

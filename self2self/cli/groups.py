@@ -30,11 +30,13 @@ from self2self.cli.options import (
     Mosaic,
     Neighbours,
     NodataText,
+    NoSharedDisk,
     PartText,
     Passes,
     RecipeName,
     Recursive,
     Report,
+    Scheduler,
     Sigma,
     Steps,
     Strength,
@@ -158,6 +160,14 @@ class VolumeGroup:
 
     axes: Axes = None
     channel_axis: ChannelAxis = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterGroup:
+    """The options for workers on other machines."""
+
+    scheduler: Scheduler = None
+    no_shared_disk: NoSharedDisk = False
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -150,6 +150,24 @@ PartText = Annotated[
         rich_help_panel=MANY,
     ),
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="Denoise on the workers of a Dask scheduler: its address, or the file that it writes (docs/cluster.md).",
+        metavar="ADDRESS",
+        show_default=False,
+        rich_help_panel=MANY,
+    ),
+]
+NoSharedDisk = Annotated[
+    bool,
+    typer.Option(
+        "--no-shared-disk",
+        help="With --scheduler: workers do not see the files here, so images and results travel over the network.",
+        rich_help_panel=MANY,
+    ),
+]
 ManifestFile = Annotated[
     Path | None,
     typer.Option(

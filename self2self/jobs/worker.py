@@ -1,7 +1,7 @@
 """What a process that works for others keeps from task to task: models, one prepared engine, its share of the machine.
 
-Models travel as bytes. A process writes each one to a folder of its own once, because engines read files; the folder
-goes when the process ends.
+A process reads each model once, by the digest of its file, and writes it to a folder of its own, because engines read
+files; the folder goes when the process ends.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from self2self.errors import FileFormatError
-from self2self.machine.system import limits
+from self2self.errors import FileFormatError, Self2SelfError
+from self2self.machine.system import host_name, limits
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model, load_model
 
@@ -28,17 +28,38 @@ class ModelFile:
 
     Attributes:
         sha256: digest of the file, in hex.
-        content: bytes of the file.
+        content: bytes of the file; None if all who need it see `path`.
+        path: of the file.
     """
 
     sha256: str
-    content: bytes = field(repr=False)
+    content: bytes | None = field(repr=False)
+    path: Path
 
     @classmethod
     def of(cls, path: Path) -> ModelFile:
         """The model in the file `path`."""
         content = path.read_bytes()
-        return cls(hashlib.sha256(content).hexdigest(), content)
+        return cls(hashlib.sha256(content).hexdigest(), content, path.resolve())
+
+    @property
+    def by_path(self) -> ModelFile:
+        """The same model, which is read where it is needed."""
+        return replace(self, content=None)
+
+    def read(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            FileFormatError: they are not those of the digest, or cannot be read.
+        """
+        try:
+            content = self.path.read_bytes() if self.content is None else self.content
+        except OSError as error:
+            raise FileFormatError(f"{self.path}: cannot be read on {host_name()} ({error.strerror}).") from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise FileFormatError(f"{self.path}: is damaged. Start anew with --force.")
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +103,14 @@ class WorkerState:
         """The loaded model of a file; the same object for the same content.
 
         Raises:
-            FileFormatError: the bytes are not those of the digest, or no model.
+            FileFormatError: it cannot be read, or is damaged.
         """
         if file.sha256 not in self._models:
-            if hashlib.sha256(file.content).hexdigest() != file.sha256:
-                raise FileFormatError("a model was damaged on its way. Give the same command again.")
+            content = file.read()
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True)
             path = Path(self._folder.name) / f"{file.sha256[:16]}.onnx"
-            path.write_bytes(file.content)
+            path.write_bytes(content)
             self._models[file.sha256] = load_model(path)
         return self._models[file.sha256]
 
@@ -109,11 +129,39 @@ def worker_state() -> WorkerState:
     return WorkerState()
 
 
+def share_of_worker() -> Share:
+    """What the scheduler gave to this process, if it is a worker of Dask; else all that is free."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return Share()
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return Share()
+    return Share(worker.state.nthreads, worker.memory_manager.memory_limit)
+
+
 @contextmanager
-def at_work(share: Share) -> Iterator[WorkerState]:
-    """Wait for the turn of a task in this process, and give it its share of the machine."""
+def at_work(share: Share | None) -> Iterator[WorkerState]:
+    """Wait for the turn of a task in this process, and give it its share of the machine.
+
+    Args:
+        share: of the machine; None for what the scheduler gave to this process.
+    """
     state = worker_state()
     with state.turn:
-        if share != Share() or "torch" in sys.modules:
-            share.apply()
+        (share_of_worker() if share is None else share).apply()
         yield state
+
+
+@contextmanager
+def naming_the_host() -> Iterator[None]:
+    """Add the name of this machine to errors of the block.
+
+    Raises:
+        Self2SelfError: one of the block, which can be pickled.
+    """
+    try:
+        yield
+    except Self2SelfError as error:
+        raise type(error)(f"{str(error).rstrip('.')} (on {host_name()}).") from error

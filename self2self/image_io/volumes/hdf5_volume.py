@@ -114,7 +114,8 @@ class Hdf5Target:
 
         source = self._source.array
         options = {name: getattr(source, name) for name in ("chunks", "compression", "compression_opts", "shuffle")}
-        with atomic_path(self._output) as temporary, h5py.File(temporary, "w") as file:
+        # The temporary file has a lock of its own.
+        with atomic_path(self._output) as temporary, h5py.File(temporary, "w", locking=False) as file:
             _copy_attributes(self._source.array.file, file)
             array = file.create_dataset(
                 self._source.name, source.shape, source.dtype, fletcher32=source.fletcher32, **options

@@ -31,11 +31,13 @@ def hdf5_file(path: Path) -> Path | None:
     """The HDF5 file that `path` is, or that has the array which `path` names; None if there is none."""
     if is_remote(path):
         return None
-    found = next((part for part in (path, *path.parents) if part.suffix.lower() in HDF5_SUFFIXES or part == path), path)
     try:
+        found = next((part for part in (path, *path.parents) if part.is_file()), None)
+        if found is None:
+            return None
         with found.open("rb") as file:
             return found if file.read(len(HDF5_HEAD)) == HDF5_HEAD else None
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

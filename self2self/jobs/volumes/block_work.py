@@ -125,9 +125,9 @@ def _denoise_page(
 ) -> tuple[Array, dict[str, Any]]:
     """One page of the block: its values (H, W, C) as they are stored, and figures."""
     block, scale = task.block, task.plan.scale
-    noisy = source.read(index).values[window]
+    noisy = source.read(index).values[window][block.inner]
     if (noisy == noisy[:1, :1]).all():
-        return noisy[block.inner], {"passes": 0, "plain": False}
+        return noisy, {"passes": 0, "plain": False}
     with source.group.stack(source, scale.value_range, scale.nodata) as stack:
         pages = NeighbourPages(stack, model.contract.neighbours)
         image = pages.read_page(index)

@@ -42,8 +42,10 @@ CHECKED = 4
 """Number of parts on which a single pass is compared with real passes."""
 MEAN_SIDE = 16
 """Side of the squares whose means tell how much a part shows."""
-ROW_STEP, COLUMN_STEP = 0.7548776662466927, 0.5698402909980532
-"""Steps of a sequence that fills the plane evenly (Roberts' R2 sequence), as shares of a page."""
+MOST_TRIED = 512
+"""Number of parts that are tried, if many of them hold a single value or cannot be read."""
+STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
+"""Steps of a sequence that fills space evenly (Roberts' R3 sequence), as shares of pages, rows and columns."""
 
 
 def groups_of(volume: Volume, layout: VolumeLayout) -> tuple[slice, ...]:
@@ -85,8 +87,8 @@ def plan_group(
         Self2SelfError: anything else that a user can cause.
     """
     path = group.volume.path
-    scale = _scale_of(group, fitting.nodata)
-    index, window = _fitted_part(group, fitting.page, scale)
+    scale = _scale_of(group, fitting)
+    index, window = _fitted_part(group, _page_of(group, fitting), scale)
     with group.stack(group.pages(window), scale.value_range, scale.nodata) as stack:
         image = stack.read_page(index)
         if image.is_empty:
@@ -113,45 +115,51 @@ def plan_group(
     return plan, model, fitted
 
 
-def _parts(layout: VolumeLayout, count: int, side: int) -> Iterator[tuple[int, Window]]:
-    """Pages, and rows and columns in them, spread evenly over a volume."""
-    height, width = layout.size
-    for number in range(count):
-        page = int((number + 0.5) * layout.pages / count)
-        yield page, (_span(height, side, number * ROW_STEP), _span(width, side, number * COLUMN_STEP))
+def _part(layout: VolumeLayout, number: int, side: int) -> tuple[int, Window]:
+    """A page, and rows and columns in it; with the number they go through the volume evenly."""
+    (height, width), (page, row, column) = layout.size, ((0.5 + number * step) % 1 for step in STEPS)
+    return int(page * layout.pages), (_span(height, side, row), _span(width, side, column))
 
 
 def _span(length: int, side: int, share: float) -> slice:
-    start = int((0.5 + share) % 1 * (length - side + 1)) if length > side else 0
+    start = int(share * (length - side + 1)) if length > side else 0
     return slice(start, min(length, start + side))
 
 
 def _readable(group: Group, count: int, side: int, page: int | None = None) -> Iterator[tuple[int, Window, Array]]:
-    """The values (H, W, C) of such parts, all of one page if it is given; parts that cannot be read are left out.
+    """Some parts of a volume with their values (H, W, C), all of one page if it is given.
+
+    Parts that hold a single value, or that cannot be read, are passed over.
 
     Raises:
-        InputError: none can be read.
+        InputError: there is no other part among those that are tried.
     """
-    first_error, found = None, False
-    for index, window in _parts(group.layout, count, side):
+    error, found = None, 0
+    for number in range(MOST_TRIED):
+        index, window = _part(group.layout, number, side)
         index = index if page is None else page
         try:
             values = group.read(index, window)
-        except InputError as error:
-            first_error = first_error or error
+        except InputError as unreadable:
+            error = error or unreadable
             continue
-        found = True
-        yield index, window, values
-    if not found and first_error is not None:
-        raise first_error
+        if (values != values[:1, :1]).any():
+            found += 1
+            yield index, window, values
+            if found == count:
+                return
+    if not found:
+        nothing = f"{group.volume.path}: {MOST_TRIED} parts were looked at, and each holds a single value. Name a page "
+        raise error or InputError(f"{nothing}that shows something: --page N")
 
 
-def _scale_of(group: Group, asked: Nodata) -> Scale:
+def _scale_of(group: Group, fitting: FitOptions) -> Scale:
     """The range of values, and the value of missing pixels: as asked, or one that lies far from all others."""
-    montage = np.concatenate([values for _, _, values in _readable(group, SAMPLES, SAMPLED_SIDE)])
+    parts = _readable(group, SAMPLES, SAMPLED_SIDE, _page_of(group, fitting))
+    montage = np.concatenate([values for _, _, values in parts])
     stored = StoredImage(montage, None, Metadata())
-    nodata: Nodata = asked
-    if asked is None:
+    nodata: Nodata = fitting.nodata
+    if nodata is None:
         found = find_missing(stored)
         constants = None if found is None or found.where.all() else found.values[np.isfinite(found.values).all(axis=1)]
         is_one = constants is not None and constants.size > 0 and bool((constants == constants[0, 0]).all())
@@ -163,17 +171,23 @@ def _scale_of(group: Group, asked: Nodata) -> Scale:
     return Scale(choose_value_range(values, whole_range=values.dtype == np.uint8, missing=missing), nodata)
 
 
-def _fitted_part(group: Group, page: int | None, scale: Scale) -> tuple[int, Window]:
-    """The page to fit to, and its rows and columns: of some parts, the one that shows most.
+def _page_of(group: Group, fitting: FitOptions) -> int | None:
+    """The page, from 0, that the user names; None for any.
 
     Raises:
         UsageError: there is no such page.
-        InputError: no part can be read.
     """
-    if page is not None and page > group.layout.pages:
-        raise UsageError(f"--page {page}: {group.volume.path} has {group.layout.pages} pages, counted from 1.")
+    if fitting.page is None:
+        return None
+    if fitting.page > group.layout.pages:
+        raise UsageError(f"--page {fitting.page}: {group.volume.path} has {group.layout.pages} pages, counted from 1.")
+    return fitting.page - 1
+
+
+def _fitted_part(group: Group, page: int | None, scale: Scale) -> tuple[int, Window]:
+    """The page to fit to, `page` if it is given, and its rows and columns: of some parts, the one that shows most."""
     best: tuple[float, int, Window] | None = None
-    for index, window, _ in _readable(group, SAMPLES, FITTED_SIDE, None if page is None else page - 1):
+    for index, window, _ in _readable(group, SAMPLES, FITTED_SIDE, page):
         with group.stack(group.pages(window), scale.value_range, scale.nodata) as stack:
             image = stack.read_page(index)
         score = 0.0 if image.is_empty else _shown(image.pixels)

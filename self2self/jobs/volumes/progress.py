@@ -4,6 +4,7 @@
 ``volume.json``        the volume and all settings; with others, the command is refused, or starts anew
 ``plan.json``          what was decided before the first block (`plan`)
 ``<digest>.onnx``      the models of the plan
+``fit``                run folders of the fits, unless the user names another place
 ``blocks-*.jsonl``     a line for each finished block; each process writes a file of its own
 ``volume.zarr``        the result of a zarr in the making
 ``blocks``             finished blocks of an HDF5 file
@@ -99,7 +100,7 @@ class Progress:
             OutputError, ResourceError: it cannot be written.
         """
         for model in models:
-            atomic_write(self._model_path(model.sha256), model.content)
+            atomic_write(self._model_path(model.sha256), model.read())
         atomic_write(self.folder / PLAN_FILE, json.dumps({"groups": [asdict(group) for group in groups]}).encode())
 
     def model(self, group: GroupPlan) -> ModelFile:

@@ -6,12 +6,11 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from self2self.errors import (
     InputError,
@@ -21,6 +20,7 @@ from self2self.errors import (
     Self2SelfError,
     UsageError,
     first_line,
+    writing,
 )
 from self2self.image_io.volumes import Target, Volume, check_volume_output, open_volume
 from self2self.image_io.volumes.volume import is_remote
@@ -39,7 +39,7 @@ from self2self.jobs.volumes.layout import VolumeLayout, layout_of
 from self2self.jobs.volumes.plan import groups_of, plan_group
 from self2self.jobs.volumes.progress import Progress
 from self2self.jobs.volumes.result import VolumeResult
-from self2self.jobs.worker import ModelFile, Share, at_work, worker_state
+from self2self.jobs.worker import ModelFile, Share, at_work, naming_the_host, worker_state
 from self2self.machine.locks import folder_lock
 from self2self.runtime.ensemble.options import EnsembleOptions
 
@@ -56,16 +56,14 @@ class Workers:
     Attributes:
         executor: runs tasks; None for this process alone, which then shows the progress of each block.
         window: number of blocks that are with the executor at a time.
-        share: of its machine that each task may take.
+        share: of its machine that each task may take; None for what the scheduler gave to the worker.
         patience: how often and how long a block is tried.
-        keep: makes an object travel once, and not with every task; the identity where that is not needed.
     """
 
     executor: Executor | None = None
     window: int = 4
-    share: Share = field(default_factory=Share)
+    share: Share | None = None
     patience: Patience = field(default_factory=Patience)
-    keep: Callable[[Any], Any] = field(default=lambda value: value)
 
 
 def denoise_volume(
@@ -167,6 +165,7 @@ class _VolumeJob:
         memory = options.memory or BLOCK_MEMORY
         self.options = replace(options, uncertainty=False, memory=memory)
         self.output, self._force = outputs.output_for(volume.path), outputs.force
+        self._into_folder = outputs.folder is not None
         check_volume_output(volume.path, self.output)
         self._work = _work_folder(self.output)
         self.progress = Progress(self.output, self._work)
@@ -197,8 +196,11 @@ class _VolumeJob:
         Raises:
             Self2SelfError: anything that a user can cause.
         """
-        if not is_remote(self.output) and not self.output.resolve().parent.is_dir():
-            folder = self.output.resolve().parent
+        folder = self.output.resolve().parent
+        if self._into_folder and not is_remote(self.output):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        if not is_remote(self.output) and not folder.is_dir():
             raise OutputError(f"{self.output}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
         settings = {"job": self._identity.key, **self._identity.settings, "memory": self.options.memory, "halo": HALO}
         self.progress.open(settings, force=self._force)
@@ -210,15 +212,17 @@ class _VolumeJob:
                 seconds = self._make_plan(fitting)
             else:
                 self.groups = plan
-                self.models = {group.model: self.progress.model(group) for group in plan}
+            self.models = {group.model: self.progress.model(group) for group in self.groups}
             self.target.create(self._block_shape())
         return seconds
 
     def _make_plan(self, fitting: FitOptions) -> float:
-        seconds = 0.0
+        seconds, models = 0.0, []
         groups = groups_of(self.volume, self.layout)
         for number, channels in enumerate(groups):
-            own = fitting.run if fitting.run is None or len(groups) == 1 else fitting.run / f"channel-{number + 1}"
+            # Not in the cache folder: which part is fitted depends on what can be read now.
+            folder = fitting.run or self.progress.folder / "fit"
+            own = folder if len(groups) == 1 else folder / f"channel-{number + 1}"
             plan, model, fitted = plan_group(
                 Group(self.volume, self.layout, channels),
                 replace(fitting, run=own, axes=None, channel_axis=None),
@@ -227,9 +231,9 @@ class _VolumeJob:
                 force=self._force,
             )
             self.groups.append(plan)
-            self.models[plan.model] = ModelFile.of(model.path)
+            models.append(ModelFile.of(model.path))
             seconds += fitted.fit.seconds
-        self.progress.keep_plan(self.groups, list(self.models.values()))
+        self.progress.keep_plan(self.groups, models)
         return seconds
 
     def _block_shape(self) -> tuple[int, ...]:
@@ -281,14 +285,13 @@ class _VolumeJob:
             finally:
                 worker_state().close()
             return
-        kept = {sha256: workers.keep(model) for sha256, model in self.models.items()}
-        for sha256, model in kept.items():
+        for sha256, model in self.models.items():
             mine = [block for block in todo if self.groups[block.group].model == sha256]
-            function = partial(block_on_worker, share=workers.share)
-            executor = _WithModel(workers.executor, model)
+            # Whoever writes into the folder of the result sees the model there, too.
+            travelling = model.by_path if self.target.shared and not is_remote(self.output) else model
             yield from run_all(
-                executor,
-                function,
+                workers.executor,
+                partial(block_on_worker, model=travelling, share=workers.share),
                 self._tasks(mine),
                 window=workers.window,
                 patience=workers.patience,
@@ -333,21 +336,14 @@ class _VolumeJob:
             raise ResourceError(f"{error} All blocks are kept: {SAME_COMMAND_HINT}") from error
 
 
-def block_on_worker(task: BlockTask, model: ModelFile, share: Share) -> BlockResult:
-    """Denoise a block in a process that works for others."""
-    with at_work(share):
+def block_on_worker(task: BlockTask, model: ModelFile, share: Share | None) -> BlockResult:
+    """Denoise a block in a process that works for others.
+
+    Raises:
+        Self2SelfError: names this machine.
+    """
+    with at_work(share), naming_the_host():
         return denoise_block(task, model)
-
-
-class _WithModel(Executor):
-    """An executor whose tasks get the model of their group, too."""
-
-    def __init__(self, executor: Executor, model: Any) -> None:
-        self._executor, self._model = executor, model
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """As `Executor.submit`."""
-        return self._executor.submit(fn, *args, self._model, **kwargs)
 
 
 def _work_folder(output: Path) -> Path:

@@ -1,0 +1,290 @@
+"""Images and volumes on workers: the bits of one process, whoever is killed, hangs, or does not see the files."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from self2self.distributed import Patience, Share, connected, denoise_many, workers_of
+from self2self.distributed import many as many_module
+from self2self.errors import BusyError, InputError, Self2SelfError, UsageError
+from self2self.jobs import OutputOptions, denoise_job
+from self2self.jobs.tasks import run_all
+from self2self.jobs.worker import ModelFile, at_work, worker_state
+from self2self.machine.system import compute_threads, free_memory_bytes, limits
+from tests.commands import picture, run_cli, write_noisy
+from tests.volumes import FIT_OPTIONS, FITTING, PASSES, values, write_ome_zarr
+
+SIZE = (40, 48)
+
+
+@pytest.fixture(autouse=True)
+def own_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own, and no limits that are left for other tests."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    limits.threads = limits.memory_bytes = None
+
+
+def write_images(count: int) -> list[Path]:
+    return [write_noisy(Path(f"{number}.png"), SIZE, seed=number) for number in range(count)]
+
+
+def serial(paths: list[Path]) -> dict[str, np.ndarray]:
+    """What one process makes of the images."""
+    for path in paths:
+        denoise_job(path, FITTING, PASSES, OutputOptions(Path("serial/"), into_folder=True))
+    return {path.name: picture(Path("serial") / f"{path.stem}.denoised.png") for path in paths}
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return {"fitting": FITTING, "options": PASSES, "outputs": OutputOptions("out/"), **more}
+
+
+def results(paths: list[Path]) -> dict[str, np.ndarray]:
+    return {path.name: picture(Path("out") / f"{path.stem}.denoised.png") for path in paths}
+
+
+def assert_same(made: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert made.keys() == expected.keys()
+    assert all(np.array_equal(made[name], expected[name]) for name in made)
+
+
+@pytest.mark.parametrize("shared_disk", [True, False])
+def test_any_executor_makes_the_same_bits(shared_disk: bool) -> None:
+    paths = write_images(3)
+    expected = serial(paths)
+    kept = sorted(Path("runs").iterdir())
+    with ThreadPoolExecutor(2) as executor:
+        answers = dict(denoise_many(paths, executor, shared_disk=shared_disk, **options()))
+        assert {path: answer.output for path, answer in answers.items()} == {
+            path: Path("out") / f"{path.stem}.denoised.png" for path in paths
+        }
+        assert_same(results(paths), expected)
+        before = {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+        again = dict(denoise_many(paths, executor, **options()))
+        assert all(answer.to_json()["done_already"] for answer in again.values())
+    assert {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
+    # The run folders of workers are gone.
+    assert sorted(Path("runs").iterdir()) == kept
+
+
+def test_a_source_that_cannot_be_read_does_not_stop_the_others() -> None:
+    paths = [*write_images(2), Path("missing.png"), Path("text.png")]
+    Path("text.png").write_text("no image")
+    with ThreadPoolExecutor(2) as executor:
+        answers = dict(denoise_many(paths, executor, **options()))
+    failed = {path: str(answer) for path, answer in answers.items() if isinstance(answer, Self2SelfError)}
+    assert set(failed) == set(paths[2:])
+    assert "missing.png: there is no such file" in failed[Path("missing.png")]
+    assert all("\n" not in message for message in failed.values())
+
+
+def test_errors_on_a_worker_name_the_machine_and_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_images(1)
+    monkeypatch.setattr("self2self.jobs.worker.host_name", lambda: "node7")
+    path.write_bytes(path.read_bytes()[:-900])
+    with ThreadPoolExecutor(1) as executor:
+        ((_, error),) = denoise_many([path], executor, **options())
+    assert isinstance(error, InputError)
+    assert str(error).startswith("0.png: ")
+    assert str(error).endswith("(on node7).")
+
+
+def test_workers_of_another_version_are_named() -> None:
+    (path,) = write_images(1)
+    with ThreadPoolExecutor(1) as executor, pytest.MonkeyPatch.context() as patch:
+        original = many_module.ImageTask
+        patch.setattr(many_module, "ImageTask", lambda *values: replace(original(*values), version="9.9"))
+        ((_, error),) = denoise_many([path], executor, **options())
+    assert "has self2self 0.1.0, and the command is of 9.9" in str(error)
+    assert "pip install self2self==9.9" in str(error)
+
+
+def test_a_folder_that_is_in_use_is_tried_again_but_not_for_ever() -> None:
+    tries: list[int] = []
+
+    def busy(task: int) -> int:
+        tries.append(task)
+        if len(tries) < 3:
+            raise BusyError("in use")
+        return 2 * task
+
+    with ThreadPoolExecutor(1) as executor, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("self2self.jobs.tasks.BUSY_SECONDS", 0.01)
+        assert list(run_all(executor, busy, [21], window=2)) == [(21, 42)]
+        tries.clear()
+        ((_, error),) = run_all(executor, busy, [21], window=2, patience=Patience(tries=2))
+    assert isinstance(error, BusyError)
+    assert len(tries) == 2
+
+
+def test_a_task_on_a_worker_that_hangs_is_given_to_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("self2self.jobs.tasks.POLL_SECONDS", 0.02)
+
+    asked: list[int] = []
+
+    class OneHangs(Executor):
+        """Never answers the first time that it gets task 3."""
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            asked.append(args[0])
+            if args[0] != 3 or asked.count(3) > 1:
+                future.set_result(fn(*args))
+            return future
+
+    answers = run_all(OneHangs(), abs, range(6), window=2, patience=Patience(seconds=0.1))
+    assert sorted(answers) == [(number, number) for number in range(6)]
+    assert asked.count(3) == 2
+
+
+def test_tasks_are_made_when_they_are_needed() -> None:
+    made: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    with ThreadPoolExecutor(1) as executor:
+        answers = run_all(executor, abs, tasks(), window=3)
+        next(answers)
+        assert len(made) <= 6
+        assert len(list(answers)) == 49
+
+
+def test_the_share_of_a_task_counts_in_place_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    try:
+        with at_work(Share(threads=2, memory_bytes=10**12)):
+            assert compute_threads() == min(2, len(os.sched_getaffinity(0)))
+            assert torch.get_num_threads() == 2
+        with at_work(Share(memory_bytes=1)):
+            assert free_memory_bytes() == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_model_is_read_once_by_its_content(tiny_onnx: Path) -> None:
+    state = worker_state()
+    Path("copy.onnx").write_bytes(tiny_onnx.read_bytes())
+    first = state.model(ModelFile.of(tiny_onnx))
+    assert state.model(ModelFile.of(Path("copy.onnx")).by_path) is first
+    state.close()
+
+
+def test_something_else_is_no_client() -> None:
+    with pytest.raises(UsageError, match=r"client is str; expected a distributed.Client or a concurrent.futures"):
+        workers_of("tcp://login:8786")
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
+    monkeypatch.setattr("self2self.distributed.cluster.CONNECT_SECONDS", 1)
+    write_images(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    told = run_cli("denoise", "0.png", "--scheduler", address, expect=2).stderr
+    assert f"--scheduler {address}: no scheduler answers there" in told
+    assert "dask scheduler" in told
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of one thread. A worker that says nothing for three seconds counts as gone."""
+    distributed = pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
+    dask = pytest.importorskip("dask")
+    settings = {
+        "distributed.scheduler.worker-ttl": "3s",
+        "distributed.scheduler.allowed-failures": 10,
+        "distributed.admin.low-level-log-length": 100,
+        "distributed.nanny.pre-spawn-environ.GOMP_SPINCOUNT": "1000",
+    }
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as made,
+    ):
+        yield made
+
+
+def pids(cluster: Any) -> list[int]:
+    """The worker processes that run now."""
+    return [nanny.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.pid]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
+    """`DASK_KILLS=20` kills as often; a test in a hurry does with two."""
+    kills = int(os.environ.get("DASK_KILLS", "2"))
+    paths = write_images(max(6, 2 * kills))
+    expected = serial(paths)
+    source = random.Random(int(os.environ.get("KILLS_SEED", "0")))
+    killed = hung = 0
+    with connected(cluster.scheduler_address) as client:
+        answers: dict[Path, Any] = {}
+        for path, answer in denoise_many(paths, client, **options()):
+            answers[path] = answer
+            running = pids(cluster)
+            if running and killed < kills:
+                os.kill(source.choice(running), signal.SIGKILL)
+                killed += 1
+                time.sleep(source.random())
+            elif running and not hung:
+                hung = source.choice(running)
+                os.kill(hung, signal.SIGSTOP)
+    assert killed == kills
+    assert [answer for answer in answers.values() if isinstance(answer, Exception)] == []
+    assert_same(results(paths), expected)
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(f"{path.stem}.denoised.png" for path in paths)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_denoises_images_and_a_volume_on_workers(cluster: Any) -> None:
+    pytest.importorskip("zarr", minversion="3", reason="pip install 'self2self[zarr]'")
+    import zarr
+
+    path = write_ome_zarr(Path("volume.ome.zarr"), values((2, 150, 60)), chunks=(1, 32, 32))
+    denoise_job(path, FITTING, PASSES, OutputOptions(Path("serial.zarr")))
+    (image,) = write_images(1)
+    expected = serial([image])
+    arguments = ["--passes", "1", "--engine", "ort", "--batch", "1", "--scheduler", cluster.scheduler_address]
+    told = run_cli(
+        "denoise", "volume.ome.zarr", "0.png", "-o", "out/", *FIT_OPTIONS, *arguments, "--manifest", "m.jsonl"
+    )
+    assert "volume.denoised.ome.zarr: written" in told.stdout
+    assert_same(results([image]), expected)
+    made, alone = (
+        zarr.open_array(f"{name}/s0", mode="r")[...] for name in ("out/volume.denoised.ome.zarr", "serial.zarr")
+    )
+    assert np.array_equal(made, alone)
+    assert Path("m.jsonl").read_text().count('"written"') == 2
+
+
+def test_processes_of_a_pool_make_the_same_bits() -> None:
+    import multiprocessing
+
+    paths = write_images(2)
+    expected = serial(paths)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        workers = workers_of(executor, share=Share(threads=1))
+        answers = dict(denoise_many(paths, workers, shared_disk=False, **options()))
+    assert not [answer for answer in answers.values() if isinstance(answer, Exception)]
+    assert_same(results(paths), expected)
