@@ -15,6 +15,7 @@ from self2self.jobs.manifest import Manifest
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
+from self2self.machine.files import remove_leftovers
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class ImageBatch:
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
     _numbers: dict[Path, int] = field(init=False, repr=False)
+    _cleaned: set[Path] = field(init=False, repr=False, default_factory=set)
     _start: float = field(init=False, repr=False, default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -53,6 +55,10 @@ class ImageBatch:
         if not self.several or not self.outputs.skips(path, observer):
             return False
         self.skipped.append(path)
+        folder = self.outputs.output_for(path).resolve().parent if self.outputs.folder is None else self.outputs.folder
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            remove_leftovers(folder)
         if self.manifest is not None:
             self.manifest.skipped(path)
         return True

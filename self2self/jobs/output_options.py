@@ -209,7 +209,9 @@ class OutputOptions:
         if self.force or not (output.is_file() or is_volume(output)):
             return False
         observer.note(f"{output}: exists already, so {path} is skipped. To replace it: --force")
-        self.remove_kept(path)
+        # To look for what else a kill has left takes as long as the folder is full, so `ImageBatch` does it once.
+        if (folder := _passes_folder(output)).is_dir():
+            remove_kept(folder)
         return True
 
     def _inner_folder(self, image: Image | Path) -> Path:

@@ -29,14 +29,13 @@ def is_zarr(path: Path) -> bool:
 
 def hdf5_file(path: Path) -> Path | None:
     """The HDF5 file that `path` is, or that has the array which `path` names; None if there is none."""
-    if is_remote(path):
+    # Most files are told by their names, without opening them.
+    named = next((part for part in (path, *path.parents) if part.suffix.lower() in HDF5_SUFFIXES), None)
+    if named is None or is_remote(path):
         return None
     try:
-        found = next((part for part in (path, *path.parents) if part.is_file()), None)
-        if found is None:
-            return None
-        with found.open("rb") as file:
-            return found if file.read(len(HDF5_HEAD)) == HDF5_HEAD else None
+        with named.open("rb") as file:
+            return named if file.read(len(HDF5_HEAD)) == HDF5_HEAD else None
     except (OSError, ValueError):
         return None
 
