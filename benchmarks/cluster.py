@@ -10,12 +10,14 @@
 - ``volume``: peak memory for a zarr of 2 GB, of which a few blocks hold noise and the others a single value (so that
   it ends in minutes), and for one of a tenth of that.
 
-Processor seconds and memory hardly depend on other work on the machine; milliseconds and seconds do.
+Processor seconds and memory hardly depend on other work on the machine; milliseconds and seconds do. A file that exists
+keeps its other parts.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import multiprocessing
 import os
 import statistics
@@ -247,11 +249,12 @@ def main() -> None:
         "scheduler": lambda: scheduler(block_seconds()),
         "volume": partial(volume, (26, 256)),
     }
-    result = {**provenance("cluster")}
+    earlier = json.loads(options.output.read_text()) if options.output.is_file() else {}
     for part in options.parts:
-        result[part] = measure[part]()
-        print(part, result[part], flush=True)
-    write_result(options.output, result)
+        # Each part says by which command and where it was measured.
+        earlier[part] = {**measure[part](), **provenance("cluster")}
+        print(part, earlier[part], flush=True)
+        write_result(options.output, earlier)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def pids(cluster: Any) -> list[int]:
 def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
     """`DASK_KILLS=20` kills as often; a test in a hurry does with two."""
     kills = int(os.environ.get("DASK_KILLS", "2"))
-    paths = write_images(max(6, 2 * kills))
+    paths = write_images(kills + 4)
     expected = serial(paths)
     source = random.Random(int(os.environ.get("KILLS_SEED", "0")))
     killed = hung = 0
