@@ -339,3 +339,15 @@ def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
         peaks.append(int(done.stdout))
     # The larger one has 92 MB more.
     assert peaks[1] < peaks[0] + 30e6
+
+
+def test_a_zarr_at_an_address_is_read_and_written_there(expected: np.ndarray) -> None:
+    pytest.importorskip("fsspec", reason="pip install fsspec")
+    array = zarr.create_array("memory://bucket/plain.zarr", shape=SHAPE, chunks=(1, 64, 64), dtype="uint16")
+    array[...] = values(SHAPE)
+    result = denoise(Path("memory://bucket/plain.zarr"), fitting={"axes": "ZYX"})
+    assert result.is_whole
+    made = zarr.open_array("memory://bucket/plain.denoised.zarr", mode="r")
+    assert np.array_equal(made[...], expected)
+    assert denoise(Path("memory://bucket/plain.zarr"), fitting={"axes": "ZYX"}).to_json()["done_already"] is True
+    assert hidden() == []
