@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding, padded_size
+from self2self.imaging.tone_bias import ToneBias
 from self2self.machine.marks import file_sha256
 from self2self.machine.system import compute_threads
 from self2self.model.masks import MaskMaker
@@ -159,9 +160,10 @@ class TileLoop:
         self._maker = None
         deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty and not contract.plain else None
         restores = options.restores(contract.recipe)
-        means = LocalMeans(self.pixels.shape, self.missing) if restores else None
+        shape, missing = self.pixels.shape, self.missing
+        corrections = (LocalMeans(shape, missing), ToneBias(shape, missing)) if restores else ()
         share = contract.noisy_share if restores else 0.0
-        image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
+        image_canvas = Canvas(plan, self.padding, out, self.pixels, corrections, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         largest_batch = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
@@ -201,10 +203,12 @@ class TileLoop:
                 self.finished_lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
-        if means is not None:
-            restore_start = time.perf_counter()
-            means.restore(out)
-            seconds["reduce"] += time.perf_counter() - restore_start
+        restore_start = time.perf_counter()
+        for correction in corrections:
+            correction.restore(out)
+            if correction.note:
+                self.on_note(correction.note)
+        seconds["reduce"] += time.perf_counter() - restore_start
         return EnsembleResult(
             image=out,
             uncertainty=deviation,
