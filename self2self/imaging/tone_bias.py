@@ -126,11 +126,18 @@ class ToneBias:
         counts = self._counts[channel]
         counts += np.bincount(row * DIFFERENCE_BINS + column, minlength=counts.size).reshape(counts.shape)
 
+    def position(self) -> float:
+        """`passed_tone_curve` of the noise that was seen."""
+        return passed_tone_curve(self._noise()[1])
+
+    def _noise(self) -> tuple[Levels, Skewed]:
+        """Brightnesses and the noise there, (C, levels)."""
+        levels, measured = zip(*map(_by_level, self._counts), strict=True)
+        return np.array(levels), Skewed(*map(np.array, zip(*measured, strict=True)))
+
     def shift(self) -> BrightnessShift:
         """What the noise asks for; call this after `see` had every line."""
-        levels, measured = zip(*map(_by_level, self._counts), strict=True)
-        brightness = np.array(levels)
-        noise = Skewed(*map(np.array, zip(*measured, strict=True)))
+        brightness, noise = self._noise()
         share = smooth_step(passed_tone_curve(noise), *EVIDENCE)
         low, high = FROM_BLACK
         lit = np.clip((noise.mean - low * noise.deviation) / ((high - low) * np.maximum(noise.deviation, 1e-12)), 0, 1)
