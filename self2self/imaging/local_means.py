@@ -50,6 +50,8 @@ class LocalMeans:
         missing: bool (H, W), pixels of the noisy image that were not measured; None for none.
     """
 
+    note = ""
+
     def __init__(self, shape: tuple[int, ...], missing: NDArray[np.bool_] | None = None) -> None:
         channels, *sides = shape
         self._sides = (sides[0], sides[1])

@@ -1,4 +1,4 @@
-"""Smooth planes: means over square windows, and the bands of the à trous wavelet transform."""
+"""Smooth planes: means over square windows, and the bands of the à trous wavelet transform; and a smooth step."""
 
 from __future__ import annotations
 
@@ -61,3 +61,9 @@ def bands(values: FloatArray, count: int) -> tuple[list[FloatArray], FloatArray]
         found.append(values - smooth)
         values = smooth
     return found, values
+
+
+def smooth_step(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, and a smooth rise in between."""
+    share = min(1.0, max(0.0, (value - low) / (high - low)))
+    return share * share * (3 - 2 * share)

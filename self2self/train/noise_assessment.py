@@ -31,6 +31,7 @@ from self2self.imaging.noise import (
 )
 from self2self.imaging.noise_curve import median_kurtosis, to_blocks
 from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
+from self2self.imaging.smoothing import smooth_step
 from self2self.train.prediction import predict
 from self2self.train.recipes import Recipe
 from self2self.train.start_weights import LARGEST_TOLD, SMALLEST_TOLD, TRIAL_SIDE
@@ -192,12 +193,6 @@ def find_level(removed: Callable[[float], float], share: float = TAKEN_SHARE) ->
             return min(following, LARGEST_TOLD)
         level = following
     return level
-
-
-def smooth_step(value: float, low: float, high: float) -> float:
-    """0 up to `low`, 1 from `high` on, and a smooth rise in between."""
-    share = min(1.0, max(0.0, (value - low) / (high - low)))
-    return share * share * (3 - 2 * share)
 
 
 def _kind(is_independent: float, correlation: float) -> NoiseKind:

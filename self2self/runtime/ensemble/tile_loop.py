@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.padding import Padding
+from self2self.imaging.tone_bias import ToneBias
 from self2self.machine.marks import file_sha256
 from self2self.machine.system import compute_threads
 from self2self.model.masks import MaskMaker
@@ -30,7 +31,7 @@ from self2self.runtime.ensemble.moments import KeptSums, PassSums
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.ensemble.pass_plan import PassPlan, device_pass_plan
 from self2self.runtime.ensemble.plain_loop import run_plain
-from self2self.runtime.ensemble.tiles import Canvas, PartOfImage, TilePlan, place_of
+from self2self.runtime.ensemble.tiles import Canvas, Correction, PartOfImage, TilePlan, place_of
 from self2self.runtime.memory_budget import largest_host_batch
 from self2self.runtime.model import Model
 
@@ -168,9 +169,9 @@ class TileLoop:
         self._maker = None
         deviation = np.empty(self.pixels.shape, np.float32) if options.uncertainty and not contract.plain else None
         restores = options.restores(contract.recipe)
-        means = LocalMeans(self.pixels.shape, self.missing) if restores else None
+        corrections = self._corrections() if restores else []
         share = contract.noisy_share if restores else 0.0
-        image_canvas = Canvas(plan, self.padding, out, self.pixels, means, share)
+        image_canvas = Canvas(plan, self.padding, out, self.pixels, corrections, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         largest_batch = largest_host_batch(
             self.engine.pass_bytes(contract, plan.axes), self.engine.further_pass_bytes(contract, plan.axes), room
@@ -211,10 +212,12 @@ class TileLoop:
                 self.finished_lines = image_canvas.lines
                 for key, spent in result.seconds.items():
                     seconds[key] += spent
-        if means is not None:
-            restore_start = time.perf_counter()
-            means.restore(out)
-            seconds["reduce"] += time.perf_counter() - restore_start
+        restore_start = time.perf_counter()
+        for correction in corrections:
+            correction.restore(out)
+            if correction.note:
+                self.on_note(correction.note)
+        seconds["reduce"] += time.perf_counter() - restore_start
         return EnsembleResult(
             image=out,
             uncertainty=deviation,
@@ -231,6 +234,15 @@ class TileLoop:
             mask_source=options.mask_source,
             plain=contract.plain,
         )
+
+    def _corrections(self) -> list[Correction]:
+        """What the result is corrected by, in this order."""
+        shape = self.pixels.shape
+        corrections: list[Correction] = [LocalMeans(shape, self.missing)]
+        if self.part is None:
+            # Parts of an image would be brightened by amounts of their own, and their edges would show.
+            corrections.append(ToneBias(shape, self.missing))
+        return corrections
 
     def _tiles(self, plan: TilePlan) -> Iterator[tuple[int, int, FloatArray]]:
         """Yield the row, the column and the pixels, float32 [1, C, tile, tile] in [0, 1], of each tile."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.imaging.local_means import LocalMeans
 from self2self.imaging.outliers import blend_noisy_image, restore_outliers
 from self2self.imaging.padding import Padding, padded_size
 from self2self.model.contract import SIZE_MULTIPLE, Contract
@@ -227,6 +227,22 @@ def largest_tile(model: Model, size: tuple[int, int], room: int, pass_bytes: Pas
     return next((side for side in sides if tile_bytes(model, size, side, pass_bytes) <= room), SMALLEST_TILE)
 
 
+class Correction(Protocol):
+    """Compares an image with the predictions for it, then corrects the result; `imaging.local_means` is one.
+
+    Attributes:
+        note: what the user should know of the correction, once it is made; empty for nothing.
+    """
+
+    note: str
+
+    def see(self, top: int, noisy: NDArray[np.float32], prediction: NDArray[np.float32]) -> None:
+        """Add the lines from `top` on of both images, float32 (C, lines, W)."""
+
+    def restore(self, result: NDArray[np.float32]) -> None:
+        """Correct `result`, float32 (C, H, W), in place, after `see` had every line."""
+
+
 class Canvas:
     """Puts tiles together, one row of tiles after the other.
 
@@ -239,7 +255,7 @@ class Canvas:
         out: float32 (C, H, W), without padding; filled from top to bottom.
         noisy: the noisy image, if the tiles are predictions for it, to restore its outliers
             (`imaging.outliers.restore_outliers`); may be `out`. None for other values, which go to `out` unchanged.
-        means: gets every line of `noisy` and of the predictions; None for none.
+        corrections: get every line of `noisy` and of the predictions.
         noisy_share: share of `noisy` in the output; the predictions have the rest.
     """
 
@@ -249,14 +265,14 @@ class Canvas:
         padding: Padding,
         out: NDArray[np.float32],
         noisy: NDArray[np.float32] | None = None,
-        means: LocalMeans | None = None,
+        corrections: Sequence[Correction] = (),
         noisy_share: float = 0.0,
     ) -> None:
         self._plan = plan
         self._padding = padding
         self._out = out
         self._noisy = noisy
-        self._means = means
+        self._corrections = corrections
         self._noisy_share = noisy_share
         self._strip = np.zeros((out.shape[0], plan.rows.tile, plan.columns.length), np.float32)
         self.lines = 0
@@ -284,8 +300,8 @@ class Canvas:
         else:
             if self._noisy_share:
                 blend_noisy_image(lines, self._noisy[:, begin:end], self._noisy_share)
-            if self._means is not None:
-                self._means.see(begin, self._noisy[:, begin:end], lines)
+            for correction in self._corrections:
+                correction.see(begin, self._noisy[:, begin:end], lines)
             restore_outliers(lines, self._noisy[:, begin:end], self._out[:, begin:end])
         self.lines = end
         done = last - first
