@@ -42,7 +42,7 @@ def connected(address: str) -> Iterator[Any]:
         # Packages of other versions do not matter unless a task fails, and that of self2self is checked by each task.
         warnings.simplefilter("ignore")
         try:
-            client = distributed.Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+            client = distributed.Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
                 f"--scheduler {address}: no scheduler answers there ({first_line(error)}). Start one with: dask "
@@ -51,7 +51,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
 
 
 def workers_of(
