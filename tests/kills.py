@@ -20,7 +20,7 @@ from typing import Any
 
 COUNTED = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir")
 """Functions of `os` that change a folder; `pathlib` and `shutil` call them."""
-TIMED = {"history.jsonl", "page.html"}
+TIMED = {"history.jsonl", "page.html", "files.jsonl"}
 """Files that hold times, so that their bytes differ from run to run."""
 
 

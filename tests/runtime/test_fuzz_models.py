@@ -1,6 +1,6 @@
-"""Mutated models: each is refused in one line, or loads as the same network; no traceback, in bounded time and memory.
+"""Mutated models: each is refused in one line, or loads as the same network; no traceback, in 10 s and 1 GB.
 
-    FUZZ=1000 python -m pytest tests/runtime/test_fuzz_models.py    # the seed is FUZZ_SEED
+    FUZZ=5000 python -m pytest tests/runtime/test_fuzz_models.py    # the seed is FUZZ_SEED
 
 Mutations are of bytes, of fields of the metadata, and of the graph. A case that once failed is kept in `tests/corpus/`.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +19,15 @@ import pytest
 from self2self.errors import FileFormatError
 from self2self.model.graph import note_weights
 from self2self.runtime.model import load_model
-from tests.conftest import Fitted
+from tests import limited
+from tests.limited import try_all
+
+pytestmark = limited.needs_fork
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-CASES = int(os.environ.get("FUZZ", "300"))
-SECONDS = 10.0
-CORPUS = Path(__file__).parents[1] / "corpus" / "models"
+CASES = int(os.environ.get("FUZZ", "1000"))
+CORPUS = limited.CORPUS / "models"
+Record = Callable[[str, object], None]
 
 ABSURD = [0, 1, -1, 4, 6, 2**31, 2**63, 1e400, 0.5, None, True, "", "Q", "²", [], {}, [[[]]], "9" * 5000, float("nan")]
 """Values of a field of the metadata."""
@@ -114,50 +116,41 @@ def change_value(model: onnx.ModelProto, source: random.Random) -> None:
             shape.dim.add().dim_value = 3
 
 
-MUTATIONS: list[Callable[[bytes, random.Random], bytes]] = [
-    flip_bytes,
-    cut,
-    *map(of_model, (change_metadata, change_node, change_tensor, change_value)),
-]
+MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "bytes": flip_bytes,
+    "cut": cut,
+    "metadata": of_model(change_metadata),
+    "node": of_model(change_node),
+    "tensor": of_model(change_tensor),
+    "value": of_model(change_value),
+}
+NEVER_THE_SAME = ("node", "tensor", "value")
+"""Mutations after which no model is that of the exporter."""
 
 
-def try_to_load(path: Path) -> None:
-    """Load a file that may be anything.
-
-    Raises:
-        AssertionError: it is refused in several lines, or takes too long.
-    """
-    start = time.process_time()
+def try_to_load(path: Path) -> bool:
+    """Load a file that may be anything; false if it is refused in one line."""
     try:
         load_model(path)
     except FileFormatError as error:
         assert str(error).isprintable()
         assert len(str(error)) < 2000
-    assert time.process_time() - start < SECONDS
+        return False
+    return True
 
 
-@pytest.mark.parametrize("mutation", range(len(MUTATIONS)))
-def test_mutated_models(mutation: int, tiny_onnx: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_mutated_models(mutation: str, tiny_onnx: Path, tmp_path: Path, record_property: Record) -> None:
     data = tiny_onnx.read_bytes()
-    path = tmp_path / "mutated.onnx"
-    for case in range(CASES // len(MUTATIONS)):
-        path.write_bytes(MUTATIONS[mutation](data, random.Random(f"{SEED} {mutation} {case}")))
-        try:
-            try_to_load(path)
-        except Exception as error:
-            raise AssertionError(f"seed {SEED}, mutation {mutation}, case {case}: keep it in {CORPUS}") from error
 
+    def mutated(name: str) -> bytes:
+        return MUTATIONS[mutation](data, random.Random(name))
 
-@pytest.mark.parametrize("mutation", [3, 4, 5])
-def test_a_changed_graph_never_loads(mutation: int, tiny: Fitted, tiny_onnx: Path, tmp_path: Path) -> None:
-    """Changes of nodes, weights and values are all refused, not only survived."""
-    data = tiny_onnx.read_bytes()
-    path = tmp_path / "mutated.onnx"
-    for case in range(CASES // len(MUTATIONS)):
-        path.write_bytes(MUTATIONS[mutation](data, random.Random(f"{SEED} {mutation} {case}")))
-        with pytest.raises(FileFormatError):
-            load_model(path)
-            pytest.fail(f"mutation {mutation}, case {case} loads")
+    names = [f"{mutation} {SEED} {case}" for case in range(-(-CASES // len(MUTATIONS)))]
+    tried = try_all(names, mutated, try_to_load, tmp_path / "mutated.onnx")
+    tried.report(record_property, "models")
+    if mutation in NEVER_THE_SAME:
+        assert tried.accepted == 0
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.onnx")), ids=lambda path: path.name)
