@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # Set before torch is loaded: on tensors this small, threads spend most of the time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Some tests import ONNX Runtime themselves; self2self switches its telemetry off.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Runs that nobody named go to ./runs of each test, not to the cache folder of whoever runs the tests.
 os.environ["SELF2SELF_CACHE"] = "."
 
