@@ -171,6 +171,8 @@ class TileLoop:
         restores = options.restores(contract.recipe)
         corrections = self._corrections() if restores else []
         share = contract.noisy_share if restores else 0.0
+        # `out` may be `pixels`, so this comes first.
+        constant = _constant_channels(self.pixels, self.missing) if restores else {}
         image_canvas = Canvas(plan, self.padding, out, self.pixels, corrections, share)
         deviation_canvas = None if deviation is None else Canvas(plan, self.padding, deviation)
         largest_batch = largest_host_batch(
@@ -218,6 +220,10 @@ class TileLoop:
             if correction.note:
                 self.on_note(correction.note)
         seconds["reduce"] += time.perf_counter() - restore_start
+        for channel, value in constant.items():
+            out[channel] = value
+            if deviation is not None:
+                deviation[channel] = 0
         return EnsembleResult(
             image=out,
             uncertainty=deviation,
@@ -302,3 +308,19 @@ class TileLoop:
             tile=tile,
             kept=kept,
         )
+
+
+def _constant_channels(pixels: FloatArray, missing: NDArray[np.bool_] | None) -> dict[int, np.float32]:
+    """Channels of one value, such as a dead or a saturated one, and that value: without noise there is none to remove.
+
+    Args:
+        pixels: (C, H, W).
+        missing: (H, W), true where nothing was measured, which does not count; None for nowhere.
+    """
+    where: NDArray[np.bool_] | bool = True if missing is None else ~missing
+    found = {}
+    for channel, values in enumerate(pixels):
+        least = np.min(values, where=where, initial=np.inf)
+        if least == np.max(values, where=where, initial=-np.inf):
+            found[channel] = least
+    return found
