@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
 from self2self.errors import InterruptedRun
 from self2self.jobs.observer import Observer
+from self2self.machine.files import scratch_folder
 
 if TYPE_CHECKING:
     from self2self.jobs.fit_config import FitOptions
@@ -107,7 +107,7 @@ def run_folder_for(run: str | os.PathLike[str] | None) -> Iterator[Path]:
     if run is not None:
         yield Path(run)
         return
-    with temporary_folder() as folder:
+    with scratch_folder() as folder:
         try:
             yield folder / "run"
         except InterruptedRun:
@@ -120,10 +120,3 @@ def _warn_of_spinning() -> None:
 
     if _torch_spins:
         warnings.warn(SPIN_WARNING, RuntimeWarning, stacklevel=5)
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder outside the user's, which is removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

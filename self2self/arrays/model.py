@@ -13,7 +13,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from self2self.arrays.axes import Array, Layout, storable
-from self2self.arrays.calls import Call, run_folder_for, temporary_folder, with_given
+from self2self.arrays.calls import Call, run_folder_for, with_given
 from self2self.arrays.channels import NAME, apart, as_colours, groups_of
 from self2self.arrays.progress import ShowProgress
 from self2self.arrays.result import Denoised, denoised
@@ -21,7 +21,7 @@ from self2self.errors import InputError, UsageError
 from self2self.image_io import stack_of_array
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.in_memory import fit_in_memory, infer_in_memory
-from self2self.machine.files import atomic_write
+from self2self.machine.files import atomic_write, scratch_folder
 from self2self.model.contract import Contract, Nodata
 from self2self.runtime import model as runtime_model
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -152,7 +152,7 @@ class Model:
     @contextmanager
     def _opened(self) -> Iterator[runtime_model.Model]:
         """The model as engines take it: they read a file, and TensorRT keeps its engine beside that."""
-        with temporary_folder() as folder:
+        with scratch_folder() as folder:
             path = Run(folder).onnx_path
             path.write_bytes(self.content)
             for name, content in self.single_pass:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +57,9 @@ def standard_streams(paths: list[Path], output: str | None, console: Console) ->
         raise UsageError("- is given twice, but there is one stdin. Give it once.")
     if to_stdout and console.as_json:
         raise UsageError("--json writes its document to stdout, so the image cannot go there. Name a file with -o.")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    from self2self.machine.files import scratch_folder
+
+    with scratch_folder() as folder:
         source, results = folder / "stdin", folder / "stdout"
         results.mkdir()
         console.hidden_folders = (f"{results}/", f"{folder}/")

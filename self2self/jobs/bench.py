@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from self2self.image_io import Image
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
 from self2self.jobs.observer import Observer
-from self2self.machine.files import atomic_write, check_new
+from self2self.machine.files import atomic_write, check_new, scratch_folder
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.report.html import check_available
@@ -119,8 +118,8 @@ def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> 
     options.check()
     earlier = None if options.against is None else load_result(options.against)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            result = _measure(model, options, observer, Path(folder))
+        with scratch_folder() as folder:
+            result = _measure(model, options, observer, folder)
     except KeyboardInterrupt:
         raise InterruptedRun("interrupted; nothing was written.") from None
     if earlier is not None and options.against is not None:

@@ -104,24 +104,32 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent` for the time of the block, which no other user can read.
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A new folder for the time of the block, which no other user can read.
 
     It is removed in the end. After a kill, it is a leftover that the next one removes.
+
+    Args:
+        parent: where it is made; None for the system's folder of temporary files.
 
     Raises:
         OutputError, ResourceError: it cannot be made.
     """
-    folder = parent / f".{os.urandom(6).hex()}.partial"
-    with writing(parent, "name another folder by SELF2SELF_CACHE"):
+    instead = "name another folder by " + ("TMPDIR" if parent is None else "SELF2SELF_CACHE")
+    if parent is None:
+        import tempfile
+
+        parent = Path(tempfile.gettempdir())
+    with writing(parent, instead):
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent)
-        folder.mkdir(mode=0o700)
-    with _locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder, handle = _create_locked_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def remove_folder(folder: Path) -> None:
@@ -171,13 +179,32 @@ def _create_locked(target: Path) -> tuple[Path, int | None]:
             return temporary, None
 
 
+def _create_locked_folder(parent: Path) -> tuple[Path, int | None]:
+    """As `_create_locked`, for a folder in `parent`."""
+    while True:
+        folder = parent / f".{os.urandom(6).hex()}.partial"
+        folder.mkdir(mode=0o700)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except PermissionError:
+            # Windows opens no folders.
+            return folder, None
+        except FileNotFoundError:
+            # Another process has taken it for a leftover.
+            continue
+        if _lock(handle) is not False and folder.exists():
+            return folder, handle
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Lock `path` until the end of the block; False if another process has locked it, or there are no locks."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # A pipe of such a name would keep us waiting.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except PermissionError:
-        # Windows opens no folders.
+        # Windows opens no folders, and other users' files are theirs.
         yield False
         return
     try:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -230,15 +231,38 @@ def test_a_scratch_folder_is_private_and_goes_with_its_block(tmp_path: Path) -> 
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_the_next_scratch_folder_removes_that_of_a_killed_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parent", ["Path(sys.argv[1])", "None"])
+def test_the_next_scratch_folder_removes_that_of_a_killed_process(
+    parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("fcntl")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    # Someone else's pipe of such a name keeps nobody waiting.
+    os.mkfifo(tmp_path.with_name("pipe"))
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom self2self.machine.files import scratch_folder\n"
-        "with scratch_folder(Path(sys.argv[1])) as folder:\n"
+        f"with scratch_folder({parent}) as folder:\n"
         "    (folder / 'private').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
     (left,) = tmp_path.iterdir()
-    with scratch_folder(tmp_path) as folder:
+    assert (left / "private").is_file()
+    tmp_path.with_name("pipe").rename(tmp_path / ".0123456789ab.partial.png")
+    with scratch_folder(tmp_path if "argv" in parent else None) as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert not left.exists()
+
+
+def test_scratch_folders_of_many_threads_are_kept_apart(tmp_path: Path) -> None:
+    """Each looks for leftovers while others have just made theirs."""
+
+    def use(number: int) -> None:
+        for _ in range(20):
+            with scratch_folder(tmp_path) as folder:
+                (folder / "file").write_text(str(number))
+                assert (folder / "file").read_text() == str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, range(8)))
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
+from self2self.machine.files import scratch_folder
 from self2self.machine.system import available_cpus
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, installed_packages
 from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, engine_class
@@ -99,8 +99,7 @@ def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS, model: Path | None =
     from self2self.runtime.engines.probe_model import case_of, make_case
 
     # TensorRT writes its engines beside the model, so they vanish with the folder.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         case = make_case() if model is None else case_of(model)
         (folder / _MODEL).write_bytes(case.model)
         np.savez(folder / _ARRAYS, image=case.image, expected=case.expected, **case.masks)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.machine.files import scratch_folder
 from self2self.machine.system import trim_heap
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.mnn.graph import for_mnn
@@ -119,8 +120,8 @@ def convert(graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], path:
         FileFormatError: MNN does not know an operator, or cannot convert the graph.
         ResourceError: no memory, or no space for temporary files.
     """
-    with _system_errors_explained(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        source, converted = Path(folder) / "model.onnx", Path(folder) / "model.mnn"
+    with _system_errors_explained(path), scratch_folder() as folder:
+        source, converted = folder / "model.onnx", folder / "model.mnn"
         source.write_bytes(for_mnn(graph, opsets).SerializeToString())
         printed = _convert(source, converted)
         if not converted.is_file():
@@ -144,8 +145,8 @@ def load_sessions(converted: bytes, outputs: list[str], path: Path, count: int, 
     MNN = import_mnn()  # noqa: N806 - the library's own name
     config = {"backend": "CPU", "numThread": threads, "precision": "high"}
     sessions = []
-    with _system_errors_explained(path), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / "model.mnn"
+    with _system_errors_explained(path), scratch_folder() as folder:
+        file = folder / "model.mnn"
         file.write_bytes(converted)
         for _ in range(count):
             with silenced_stdout():
