@@ -1,4 +1,4 @@
-"""Runs a command in a forked process, and kills it at a chosen moment.
+"""Runs a command in a forked process, and disturbs it at a chosen moment: kills it, fills the disk, removes its folder.
 
 The moments are the steps between which files differ: before and after each rename, unlink, removal and creation of a
 file or folder of the process. The process is forked from one that has imported everything, because that takes seconds.
@@ -10,10 +10,13 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,42 +36,79 @@ class Outcome:
     printed: str
 
 
+def kill() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_disk() -> None:
+    """From now on, this process can write no byte to any file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+def remove_current_folder() -> None:
+    """Remove the folder in which this process runs, as another program may do."""
+    # `os` counts steps now, and these are not steps of the command.
+    subprocess.run(["rm", "-rf", Path.cwd()], check=True)
+
+
 def run(
-    arguments: list[str], folder: Path, *, kill_at: int | None = None, after_seconds: float | None = None
+    arguments: list[str],
+    folder: Path,
+    *,
+    at_step: int | None = None,
+    disturb: Callable[[], None] = kill,
+    kill_after_seconds: float | None = None,
 ) -> Outcome:
-    """Run a command of self2self in `folder`, and kill it before its step `kill_at`, or after some seconds.
+    """Run a command in `folder`, and `disturb` it before its step `at_step`, or kill it after some seconds.
 
     A step is the moment before or after a function of `COUNTED`, or after the creation of a file.
     """
-    receiving, sending = os.pipe()
-    log = folder.parent / f"{folder.name}.log"
+    steps, printed = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(receiving)
-        _in_the_child(arguments, folder, log, kill_at, sending)
-    os.close(sending)
-    timer = threading.Timer(after_seconds, os.kill, (child, signal.SIGKILL)) if after_seconds is not None else None
-    if timer is not None:
+        os.close(steps[0])
+        os.close(printed[0])
+        _in_the_child(arguments, folder, at_step, disturb, steps[1], printed[1])
+    os.close(steps[1])
+    os.close(printed[1])
+    timer = threading.Timer(kill_after_seconds or 0, os.kill, (child, signal.SIGKILL))
+    if kill_after_seconds is not None:
         timer.start()
-    with os.fdopen(receiving, "rb") as counts:
-        steps = len(counts.read())
+    with ThreadPoolExecutor(2) as pool:
+        counts, text = pool.map(_read_all, (steps[0], printed[0]))
     _, status = os.waitpid(child, 0)
-    if timer is not None:
-        timer.cancel()
-    return Outcome(os.waitstatus_to_exitcode(status), steps, log.read_text())
+    timer.cancel()
+    return Outcome(os.waitstatus_to_exitcode(status), len(counts), text.decode())
 
 
-def _in_the_child(arguments: list[str], folder: Path, log: Path, kill_at: int | None, sending: int) -> None:
-    """Run the command and end the process; each step is a byte in the pipe."""
+def _read_all(handle: int) -> bytes:
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
+
+
+def _in_the_child(
+    arguments: list[str],
+    folder: Path,
+    at_step: int | None,
+    disturb: Callable[[], None],
+    counts: int,
+    printed: int,
+) -> None:
+    """Run the command and end the process; each step is a byte in the pipe `counts`."""
     code = 1
     try:
         os.chdir(folder)
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        # What a killed process leaves among the temporary files counts, too.
+        tempfile.tempdir = str(folder / "temporary")
         for stream in (1, 2):
-            os.dup2(handle, stream)
+            os.dup2(printed, stream)
+        os.close(printed)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
-        count_steps(sending, kill_at)
+        count_steps(counts, at_step, disturb)
         sys.argv = ["self2self", *arguments]
         from self2self.cli import main
 
@@ -86,15 +126,15 @@ def _in_the_child(arguments: list[str], folder: Path, log: Path, kill_at: int | 
         os._exit(code)
 
 
-def count_steps(sending: int, kill_at: int | None) -> None:
-    """Replace the functions of `os` by ones that count their steps, and kill this process at step `kill_at`."""
+def count_steps(counts: int, at_step: int | None, disturb: Callable[[], None]) -> None:
+    """Replace the functions of `os` by ones that count their steps, and `disturb` this process at step `at_step`."""
     done = 0
 
     def step() -> None:
         nonlocal done
-        if done == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.write(sending, b".")
+        if done == at_step:
+            disturb()
+        os.write(counts, b".")
         done += 1
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,9 @@
-"""Whenever a command is killed: the same command again ends with the bits of an undisturbed run, and nothing else.
+"""Whenever a command is killed or the disk is full: the same command again ends with the bits of an undisturbed run.
 
     KILLS=200 python -m pytest tests/test_kills.py    # as `make soak` does; the seed of the sample is KILLS_SEED
 
-Each command is killed at a sample of the steps at which it changes a folder (`tests/kills.py`), and at random times.
+Each command is killed at a sample of the steps at which it changes a folder (`tests/kills.py`), and at random times;
+nothing else is left. From other steps on no byte can be written, or the folder is gone: that ends in one line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ import tifffile
 
 from self2self.runtime.ensemble import kept_passes
 from tests.commands import write_noisy
-from tests.kills import Outcome, contents, run, seconds_of
+from tests.kills import Outcome, contents, fill_disk, remove_current_folder, run, seconds_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +35,7 @@ Record = Callable[[str, object], None]
 """The fixture `record_property`: figures go to the file of ``--junitxml``."""
 SEED = int(os.environ.get("KILLS_SEED", "0"))
 KILLS = int(os.environ.get("KILLS", "8"))
-"""Kills at steps, over all commands; a quarter as many at random times."""
+"""Kills at steps, over all commands; a quarter as many at random times, and of full disks and vanished folders."""
 FIT = ("--steps", "1")
 PASSES = ("--passes", "2", "--engine", "torch", "--batch", "1")
 BOTH = ("--uncertainty", "std.tif")
@@ -48,6 +50,9 @@ COMMANDS: dict[str, list[str]] = {
     "stack": ["denoise", "stack.tif", *BOTH, *FIT, *PASSES],
     "stack with a fit for each page": ["denoise", "stack.tif", "--fit-pages", "each", *FIT, *PASSES],
 }
+
+ALL_OR_SOME = [*COMMANDS] if KILLS >= 100 else ["export", "denoise", "stack"]
+"""Commands whose disk is full or whose folder vanishes."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("kills") / "start"
     (folder / "out").mkdir(parents=True)
+    (folder / "temporary").mkdir()
     write_noisy(folder / "noisy.png", (40, 44))
     write_noisy(folder / "other.png", (40, 44), seed=1)
     pages = np.random.default_rng(2).integers(60, 190, (3, 40, 44), np.uint8)
@@ -85,6 +91,17 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def assert_done(outcome: Outcome) -> None:
     assert outcome.code == 0, outcome.printed
+
+
+def assert_no_traceback(outcome: Outcome) -> None:
+    assert "Traceback" not in outcome.printed, outcome.printed
+    errors = [line for line in outcome.printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (outcome.code != 0), outcome.printed
+
+
+def sample_of(steps: int, seed: str, total: int) -> list[int]:
+    """Some of the steps of a command, in their order: its share of a `total` over all commands, or one."""
+    return sorted(random.Random(seed).sample(range(steps), min(steps, max(1, -(-total // len(COMMANDS))))))
 
 
 @pytest.fixture
@@ -135,12 +152,11 @@ def test_killed_at_a_step(name: str, start: Path, work: Path, record_property: R
     undisturbed = run(command, fresh(start, work))
     assert_done(undisturbed)
     tally = Tally(contents(work))
-    count = min(undisturbed.steps, -(-KILLS // len(COMMANDS)))
-    for moment in sorted(random.Random(f"{SEED} {name}").sample(range(undisturbed.steps), count)):
-        killed = run(command, fresh(start, work), kill_at=moment)
+    for moment in sample_of(undisturbed.steps, f"{SEED} {name}", KILLS):
+        killed = run(command, fresh(start, work), at_step=moment)
         assert killed.code == -9, (moment, killed.printed)
         tally.count(moment, run(command, work), work)
-    tally.report(record_property, name, moments=undisturbed.steps)
+    tally.report(record_property, name, what="kills", moments=undisturbed.steps, covered=tally.tried)
     assert "done already" in run(command, work).printed or name in ("export", "denoise several")
     assert contents(work) == tally.expected
 
@@ -153,6 +169,35 @@ def test_killed_at_a_random_time(name: str, start: Path, work: Path, record_prop
     source = random.Random(f"{SEED} {name}")
     for _ in range(max(1, KILLS // 8)):
         moment = source.uniform(0, seconds)
-        run(command, fresh(start, work), after_seconds=moment)
+        run(command, fresh(start, work), kill_after_seconds=moment)
         tally.count(moment, run(command, work), work)
-    tally.report(record_property, name)
+    tally.report(record_property, name, what="kills")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+@pytest.mark.parametrize("name", ALL_OR_SOME)
+def test_the_disk_is_full_from_a_step_on(name: str, start: Path, work: Path, record_property: Record) -> None:
+    """One line and exit code 5, or success if nothing was left to write; with space again, the same bits."""
+    command = COMMANDS[name]
+    undisturbed = run(command, fresh(start, work))
+    tally = Tally(contents(work))
+    for moment in sample_of(undisturbed.steps, f"{SEED} disk {name}", KILLS // 4):
+        stopped = run(command, fresh(start, work), at_step=moment, disturb=fill_disk)
+        assert stopped.code in (0, 5), (moment, stopped.printed)
+        assert_no_traceback(stopped)
+        assert not [path for path in contents(work) if ".partial" in path], moment
+        tally.count(moment, run(command, work), work)
+    tally.report(record_property, name, what="full disks")
+
+
+@pytest.mark.parametrize("name", ALL_OR_SOME)
+def test_the_folder_vanishes_at_a_step(name: str, start: Path, work: Path, record_property: Record) -> None:
+    command = COMMANDS[name]
+    steps = run(command, fresh(start, work)).steps
+    tally = Tally({})
+    for moment in sample_of(steps, f"{SEED} gone {name}", KILLS // 4):
+        stopped = run(command, fresh(start, work), at_step=moment, disturb=remove_current_folder)
+        assert_no_traceback(stopped)
+        assert stopped.code in (0, 2, 3, 5, 6), (moment, stopped.printed)
+        tally.tried += 1
+    tally.report(record_property, name, what="vanished folders")
