@@ -25,11 +25,12 @@ test: $(STAMP)
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Kills every command at 200 steps and 25 random times, and tries thousands of mutated models and images; SEED=1 tries others.
+# Kills every command at 200 steps and 50 random times, tries thousands of mutated models and images, and denoises 300
+# images in one process; SEED=1 tries others. The figures go to docs/reliability.md.
 SEED ?= 0
 soak: $(STAMP)
-	KILLS=200 KILLS_SEED=$(SEED) FUZZ=5000 FUZZ_SEED=$(SEED) \
-	  $(BIN)/python -m pytest tests/test_kills.py tests/runtime/test_fuzz_models.py tests/image_io/test_fuzz_images.py
+	$(BIN)/python -m benchmarks.reliability --seed $(SEED) -o benchmarks/results/reliability.json
+	$(BIN)/python -m benchmarks.pages docs/reliability.md
 
 # Runs the tests with the lowest versions that pyproject.toml claims. What those need themselves is new, and may warn.
 LOWEST := build/lowest

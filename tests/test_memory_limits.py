@@ -1,0 +1,72 @@
+"""Under a limit of the address space, the plan shrinks, or one line says what to change; nothing is half written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.commands import FAST
+from tests.kills import contents, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "fork"), reason="the limit is that of Linux"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+SIDE = 384
+COMMANDS = [["infer", "run", "noisy.png", "--passes", "2", "--engine", "ort"], ["fit", "noisy.png", *FAST, "-o", "new"]]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image and its exported run; everything is imported before processes are forked."""
+    import onnxruntime
+    import torch
+
+    import self2self.cli
+    import self2self.jobs
+
+    del onnxruntime, self2self
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("memory") / "work"
+    (folder / "temporary").mkdir(parents=True)
+    pixels = np.random.default_rng(0).normal(120, 30, (SIDE, SIDE, 3))
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / "noisy.png")
+    for command in (["fit", "noisy.png", *FAST, "-o", "run"], ["export", "run"]):
+        done = run(command, folder)
+        assert done.code == 0, done.printed
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["infer", "fit"])
+def test_less_and_less_memory(command: list[str], fitted: Path) -> None:
+    before, codes = contents(fitted), []
+    for megabytes in (1, 130, 2500):
+
+        def limit(megabytes: int = megabytes) -> None:
+            import resource
+
+            allowed = psutil.Process().memory_info().vms + megabytes * 10**6
+            resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+
+        done = run([*command, "--force"], fitted, at_step=0, disturb=limit)
+        codes.append(done.code)
+        assert "Traceback" not in done.printed
+        assert done.code in (0, 5), done.printed
+        if done.code == 5:
+            (line,) = [line for line in done.printed.splitlines() if "error" in line]
+            assert "memory" in line
+            assert any(remedy in line for remedy in ("--memory", "--recipe", "smaller image")), line
+        assert not [path for path in contents(fitted) if ".partial" in path]
+    # More memory never makes it worse. What libraries have freed already suffices for passes over the smallest tiles.
+    assert codes == sorted(codes, reverse=True)
+    assert codes[-1] == 0
+    assert command[0] == "infer" or codes[0] == 5
+    assert contents(fitted).items() >= before.items()
