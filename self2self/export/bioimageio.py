@@ -21,6 +21,7 @@ from self2self.export.plain import build_plain_model, finished_by_torch, verify_
 from self2self.export.to_onnx import serialise
 from self2self.export.verify import Verification
 from self2self.machine.files import atomic_path
+from self2self.machine.marks import Mark
 from self2self.model.contract import DENOISED, IMAGE, Contract
 from self2self.model.graph import OPSET_VERSION
 
@@ -42,7 +43,7 @@ PAPER = {
 
 
 def export_bioimageio(
-    network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], name: str
+    network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], name: str, mark: Mark | None = None
 ) -> Verification:
     """Write `network` as a BioImage.IO package, after its graph was verified against PyTorch.
 
@@ -51,13 +52,14 @@ def export_bioimageio(
         contract: of its plain model.
         path: of the package (``.zip``); an existing one is replaced.
         name: name of the model; letters, digits, spaces and hyphens.
+        mark: says which job made the file; None for none.
 
     Raises:
         VerificationError: as for `export.plain.export_plain`.
         ResourceError, OutputError: the file cannot be written.
     """
     data = serialise(build_plain_model(network, contract))
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mark=mark) as temporary:
         temporary.write_bytes(data)
         check = verify_plain(network, contract, temporary, source=os.fspath(path))
         temporary.write_bytes(packed(_files(network, contract, data, name)))

@@ -17,6 +17,7 @@ from self2self.export.plain import build_plain_model, verify_plain
 from self2self.export.to_onnx import serialise
 from self2self.export.verify import Verification
 from self2self.machine.files import atomic_path
+from self2self.machine.marks import Mark
 from self2self.model.contract import Contract
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def export_dtmodel(
     path: str | os.PathLike[str],
     name: str,
     ends: tuple[float, float] = (0.0, 1.0),
+    mark: Mark | None = None,
 ) -> Verification:
     """Write `network` as a darktable model package, after its graph was verified against PyTorch.
 
@@ -43,6 +45,7 @@ def export_dtmodel(
         path: of the package (``.dtmodel``); an existing one is replaced.
         name: name of the model, shown by darktable; small letters, digits and hyphens.
         ends: values, from black (0) to white (1), that are 0 and 1 to the network.
+        mark: says which job made the file; None for none.
 
     Raises:
         UsageError: the network is not for RGB images.
@@ -55,7 +58,7 @@ def export_dtmodel(
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     data = serialise(model)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mark=mark) as temporary:
         temporary.write_bytes(data)
         check = verify_plain(network, contract, temporary, size=(TILE, TILE), source=os.fspath(path), ends=ends)
         temporary.write_bytes(packed(_files(data, name)))

@@ -14,6 +14,7 @@ from self2self.export.to_onnx import check_agreement, host_copy, serialise
 from self2self.export.verify import DEFAULT_TOLERANCE, Verification, compared, run_onnx
 from self2self.imaging.padding import Padding
 from self2self.machine.files import atomic_path
+from self2self.machine.marks import Mark
 from self2self.model.contract import IMAGE, Contract
 from self2self.model.graph import IR_VERSION, OPSET_VERSION, element_type, note_weights
 from self2self.model.plain import without_mask_channels
@@ -36,7 +37,12 @@ wider than half the image."""
 
 
 def export_plain(
-    network: Self2SelfNet, contract: Contract, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+    network: Self2SelfNet,
+    contract: Contract,
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    mark: Mark | None = None,
 ) -> Verification:
     """Write `network` as one plain ONNX file, and verify it against PyTorch.
 
@@ -47,6 +53,7 @@ def export_plain(
         contract: of a plain model (`Contract.as_plain`) in one of `PRECISIONS`; becomes the metadata.
         path: of the `.onnx` file; an existing one is replaced.
         size: fixed (height, width), of any length; by default both are free.
+        mark: says which job made the file; None for none.
 
     Raises:
         UsageError: the precision or the size does not work.
@@ -54,7 +61,7 @@ def export_plain(
         ResourceError, OutputError: the file cannot be written.
     """
     data = serialise(build_plain_model(network, contract, size))
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mark=mark) as temporary:
         temporary.write_bytes(data)
         return verify_plain(network, contract, temporary, size=size, source=os.fspath(path))
 

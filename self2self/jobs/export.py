@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from self2self.errors import InputError, UsageError
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.jobs.job_key import settings_key
 from self2self.jobs.observer import Observer
 from self2self.machine.files import check_new, remove_leftovers
+from self2self.machine.marks import Mark, read_mark
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.runtime.engines.profiles import BATCHES, Profile, Size
 from self2self.runtime.model import load_model
@@ -140,26 +142,31 @@ def plain_job(
             f"--format {file_format} has a size and a precision of its own; leave out --size and --precision."
         )
     path = output or (run.package_path_for(file_format) if is_package else run.plain_onnx_path_for(precision))
-    check_new(path, force=force)
+    settings = {"size": size, "precision": precision, "format": file_format, "name": run.package_name}
+    weights = run.model_path
+    job = settings_key("plain", {"weights": weights}, **settings) if weights.is_file() else ""
+    # The same command over its own file writes it again, with the same bytes.
+    check_new(path, force=force or read_mark(path, job) is not None)
+    remove_leftovers(path.resolve().parent)
     if not run.plain_path.is_file():
         _make_and_check_single_pass(run, observer)
     if is_package:
-        return path, _export_package(run, path, file_format)
+        return path, _export_package(run, path, file_format, Mark(job))
     network, contract = load_network(run.plain_path)
-    return path, export_plain(network, replace(contract, precision=precision), path, size=size)
+    return path, export_plain(network, replace(contract, precision=precision), path, size=size, mark=Mark(job))
 
 
-def _export_package(run: Run, path: Path, file_format: str) -> Verification:
+def _export_package(run: Run, path: Path, file_format: str, mark: Mark) -> Verification:
     """Write the plain model of a run as a package for another program."""
     from self2self.export.bioimageio import export_bioimageio
     from self2self.export.dtmodel import export_dtmodel
 
     network, contract = load_network(run.plain_path)
     if file_format == "bioimageio":
-        return export_bioimageio(network, contract, path, run.package_name)
+        return export_bioimageio(network, contract, path, run.package_name, mark)
     black, white = read_fitted_image(run.config()).black_and_white
     ends = -black / (white - black), (1 - black) / (white - black)
-    return export_dtmodel(network, contract, path, run.package_name, ends)
+    return export_dtmodel(network, contract, path, run.package_name, ends, mark)
 
 
 def _make_and_check_single_pass(run: Run, observer: Observer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ def _fit_settings(fitting: FitOptions) -> dict[str, Any]:
     return settings
 
 
+def settings_key(what: str, files: Mapping[str, Path], **settings: Any) -> str:
+    """A key like that of `Job`, for results other than denoised images.
+
+    Args:
+        what: kind of the result.
+        files: that decide its bits, by their role; they are read.
+        settings: that decide its bits.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _hashed({"what": what, "files": {name: file_sha256(path) for name, path in files.items()}, **settings})
+
+
 def differences(earlier: dict[str, Any], asked: dict[str, Any]) -> str:
     """In which `Job.settings` two jobs differ, in words; empty if in none."""
     names = sorted({*earlier, *asked}, key=lambda name: (name == "version", name))
@@ -95,13 +110,22 @@ def _value(value: Any) -> str:
 
 
 def _job(source: Any, made_with: dict[str, Any], options: EnsembleOptions) -> Job:
-    # The package imports the jobs, so its version is read when it is needed.
-    from self2self import __version__
-
     passes = {key: value for key, value in asdict(options).items() if key not in _NOT_IN_THE_RESULT}
-    values = {"version": __version__, "source": source, "passes": passes, **made_with}
-    key = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    values = {"version": _version(), "source": source, "passes": passes, **made_with}
     defaults = {field.name: field.default for kind in (FitOptions, EnsembleOptions) for field in fields(kind)}
     flat = {**passes, **made_with.get("fit", {})} | {name: values[name] for name in values.keys() - {"passes", "fit"}}
     chosen = {name: value for name, value in flat.items() if name not in defaults or value != defaults[name]}
-    return Job(key, json.loads(json.dumps(chosen, default=str)))
+    return Job(_hashed(values), json.loads(json.dumps(chosen, default=str)))
+
+
+def _version() -> str:
+    # The package imports the jobs, so its version is read when it is needed.
+    from self2self import __version__
+
+    return __version__
+
+
+def _hashed(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(
+        json.dumps({"version": _version(), **values}, sort_keys=True, default=str).encode()
+    ).hexdigest()

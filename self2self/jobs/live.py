@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from self2self.errors import InputError, OutputError, UsageError, first_line, shown
-from self2self.machine.files import atomic_path, check_new
+from self2self.jobs.job_key import settings_key
+from self2self.machine.files import atomic_path, check_new, remove_leftovers
+from self2self.machine.marks import Mark, read_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +194,14 @@ def live_predict_job(
             raise UsageError(f"-o {output}: is the {what} itself. Choose another name.")
     if output.suffix.lower() != ".npz":
         raise OutputError(f"-o {output}: expected a name that ends in .npz. Type: -o {output.with_suffix('.npz')}")
-    check_new(output, force=force)
+    job = ""
+    if model.is_file() and inputs.is_file():
+        files = {"model": model, "inputs": inputs}
+        options = {"passes": passes, "seed": seed, "masks": masks, "quantiles": list(quantiles), "batch": batch}
+        job = settings_key("predict", files, statistics=list(statistics), tolerance=tolerance, **options)
+    # The same command over its own file writes it again, with the same bytes.
+    check_new(output, force=force or read_mark(output, job) is not None)
+    remove_leftovers(output.resolve().parent)
     live = load_live(model)
     kinds = {item.name: item.kind for item in live.contract.outputs}
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
@@ -212,7 +221,7 @@ def live_predict_job(
         tolerance=TOLERANCE if tolerance is None else tolerance,
     )
     arrays = _named(prediction.outputs, statistics)
-    with atomic_path(output) as temporary, temporary.open("wb") as file:
+    with atomic_path(output, mark=Mark(job)) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     return Predicted(output, prediction.passes, shapes, _notes(values, arrays))

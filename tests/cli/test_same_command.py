@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import FAST, parse_json, run_cli, run_program, unfinish
+from tests.live.graphs import write as write_live
 
 PASSES = ("--passes", "2", "--engine", "ort", "--batch", "1")
 
@@ -104,3 +106,33 @@ def test_a_run_folder_with_leftovers_only_is_taken_over(work: Path) -> None:
     (work / "new" / ".0123456789ab.partial.json").write_bytes(b"{")
     run_cli("fit", "noisy.png", *FAST, "-o", "new")
     assert not list((work / "new").glob(".*"))
+
+
+def test_exporting_a_plain_model_again_writes_the_same_bytes(work: Path) -> None:
+    command = ["export", "--plain", "--format", "bioimageio", "-o", "model.zip"]
+    run_cli(*command)
+    written = (work / "model.zip").read_bytes()
+    run_cli(*command)
+    assert (work / "model.zip").read_bytes() == written
+    # Another format, a changed file and the weights of another fit are other work.
+    assert "exists already" in run_cli("export", "--plain", "-o", "model.zip", expect=2).stderr
+    with (work / "model.zip").open("ab") as file:
+        file.write(b"mine")
+    assert "exists already" in run_cli(*command, expect=2).stderr
+
+
+def test_predicting_again_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_live(tmp_path / "model.onnx")
+    np.save("inputs.npy", np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32))
+    command = ["predict", "model.onnx", "inputs.npy", "--passes", "3", "-o", "out.npz"]
+    run_cli(*command)
+    written = Path("out.npz").read_bytes()
+    (tmp_path / ".0123456789ab.partial.npz").write_bytes(b"of a killed process")
+    run_cli(*command)
+    assert Path("out.npz").read_bytes() == written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs.npy", "model.onnx", "out.npz"]
+    assert "exists already" in run_cli(*command, "--seed", "1", expect=2).stderr
+    np.save("inputs.npy", np.zeros((2, 4), np.float32))
+    assert "exists already" in run_cli(*command, expect=2).stderr
+    assert Path("out.npz").read_bytes() == written
