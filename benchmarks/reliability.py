@@ -24,7 +24,8 @@ from benchmarks.soak import soak_rows
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "kills": ["tests/test_kills.py"],
+    "kills": ["tests/test_kills.py", "-k", "killed"],
+    "disk": ["tests/test_kills.py", "-k", "disk or folder"],
     "fuzz": ["tests/runtime/test_fuzz_models.py", "tests/image_io/test_fuzz_images.py"],
 }
 PARTS = (*TESTS, "soak")
@@ -66,14 +67,13 @@ def added(rows: list[Row], part: str, by: str) -> list[Row]:
 
 
 def figures(part: str, rows: list[Row]) -> list[Row]:
-    """The rows of the result: for each command what became of kills, and for each kind of file of mutations."""
+    """The rows of the result: by command what became of kills, by kind that of full disks and of mutated files."""
     if part == "fuzz":
         return added(rows, part, "kind")
-    kills = [row for row in rows if row["what"] == "kills"]
-    others = [row for row in rows if row["what"] != "kills"]
-    by_command = added(kills, "kills", "command")
-    total = added([{**row, "what": "all commands"} for row in kills], "kills", "what")
-    return [*by_command, *total, *added(others, "disk", "what")]
+    if part == "disk":
+        return added(rows, part, "what")
+    total = added([{**row, "what": "all commands"} for row in rows], part, "what")
+    return [*added(rows, part, "command"), *total]
 
 
 def main() -> None:
@@ -104,8 +104,7 @@ def main() -> None:
 def _put(path: Path, part: str, rows: list[Row]) -> None:
     """Replace the rows of `part` in the file at `path`."""
     stored = json.loads(path.read_text()) if path.is_file() else {"made": {}, "rows": []}
-    parts = {row["part"] for row in rows} | {part}
-    others = [row for row in stored["rows"] if row["part"] not in parts]
+    others = [row for row in stored["rows"] if row["part"] != part]
     write_result(path, {"made": {**stored["made"], part: provenance("reliability")}, "rows": [*others, *rows]})
 
 

@@ -93,10 +93,10 @@ def assert_done(outcome: Outcome) -> None:
     assert outcome.code == 0, outcome.printed
 
 
-def assert_no_traceback(outcome: Outcome) -> None:
-    assert "Traceback" not in outcome.printed, outcome.printed
+def ends_in_one_line(outcome: Outcome) -> bool:
+    """Whether a command that failed has printed one error and no traceback, and one that succeeded no error."""
     errors = [line for line in outcome.printed.splitlines() if line.startswith("error: ")]
-    assert len(errors) == (outcome.code != 0), outcome.printed
+    return "Traceback" not in outcome.printed and len(errors) == (outcome.code != 0)
 
 
 def sample_of(steps: int, seed: str, total: int) -> list[int]:
@@ -183,9 +183,8 @@ def test_the_disk_is_full_from_a_step_on(name: str, start: Path, work: Path, rec
     tally = Tally(contents(work))
     for moment in sample_of(undisturbed.steps, f"{SEED} disk {name}", KILLS // 4):
         stopped = run(command, fresh(start, work), at_step=moment, disturb=fill_disk)
-        assert stopped.code in (0, 5), (moment, stopped.printed)
-        assert_no_traceback(stopped)
-        assert not [path for path in contents(work) if ".partial" in path], moment
+        if stopped.code not in (0, 5) or not ends_in_one_line(stopped) or "partial" in str(contents(work).keys()):
+            tally.failures.append(f"full at {moment}: {stopped.printed}")
         tally.count(moment, run(command, work), work)
     tally.report(record_property, name, what="full disks")
 
@@ -197,7 +196,7 @@ def test_the_folder_vanishes_at_a_step(name: str, start: Path, work: Path, recor
     tally = Tally({})
     for moment in sample_of(steps, f"{SEED} gone {name}", KILLS // 4):
         stopped = run(command, fresh(start, work), at_step=moment, disturb=remove_current_folder)
-        assert_no_traceback(stopped)
-        assert stopped.code in (0, 2, 3, 5, 6), (moment, stopped.printed)
         tally.tried += 1
+        if stopped.code not in (0, 2, 3, 5, 6) or not ends_in_one_line(stopped):
+            tally.failures.append(f"gone at {moment}: {stopped.printed}")
     tally.report(record_property, name, what="vanished folders")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import typer
@@ -19,8 +20,6 @@ from self2self.errors import ResourceError, Self2SelfError, StdoutError, pytorch
 from self2self.machine.early_interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from self2self.jobs import Observer
     from self2self.runtime.ensemble.moments import PassSums
     from self2self.train.session import FitReport
@@ -324,6 +323,23 @@ def _reported_errors(console: Console) -> Iterator[None]:
         # Stdout has no reader any more.
         drop_stdout()
         raise typer.Exit(1) from None
+    except FileNotFoundError as error:
+        folder = _vanished_folder(error)
+        # A missing file in a folder that is there is a bug.
+        if folder is None:
+            raise
+        fail(console, f"{folder} has vanished during the command. Type it again in a folder that stays.", 2)
+
+
+def _vanished_folder(error: FileNotFoundError) -> str | None:
+    """The folder that someone has removed while the command worked in it; None if that is not the reason."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder"
+    if not isinstance(error.filename, str) or (parent := Path(error.filename).parent).is_dir():
+        return None
+    return str(parent)
 
 
 def fail(console: Console, message: str, exit_code: int) -> NoReturn:
