@@ -172,6 +172,8 @@ def test_an_image_is_overwritten_only_if_allowed_and_necessary(monkeypatch: pyte
     use_engine(monkeypatch, Zero)
     for allowed, memory, overwritten in ((False, SMALL, False), (True, 10**9, False), (True, SMALL, True)):
         pixels = np.ones((3, 200, 200), np.float32)
+        # Channels of one value would stay as they are.
+        pixels[:, 0, 0] = 0.5
         result = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=1, memory=memory), may_overwrite=allowed)
         assert (result.image == 0).all()
         assert (result.image is pixels) == overwritten
@@ -211,3 +213,27 @@ def test_the_peak_stays_within_the_budget(tiny_onnx: Path) -> None:
     tiles, peak = map(int, output.split())
     assert tiles > 1
     assert 3 * 4 * 1536**2 < peak <= budget
+
+
+@pytest.mark.parametrize("memory", [SMALL, 10**9])
+def test_a_channel_of_one_value_stays_as_it_is_where_it_was_measured(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half(FakeEngine):
+        def run(self, masks: Mapping[str, BoolArray]) -> FloatArray:
+            return 0 * repeat_image(self.image, masks) + np.float32(0.5)
+
+    use_engine(monkeypatch, Half)
+    pixels = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
+    missing = np.zeros((200, 200), bool)
+    missing[:20] = True
+    pixels[0], pixels[2] = 1, 0.25
+    # What was not measured does not count.
+    pixels[2, :20] = 0.75
+    options = EnsembleOptions(passes=2, memory=memory, uncertainty=True)
+    result = denoise_pixels(fake_model(), pixels, options, missing=missing)
+    assert (result.image[0] == 1).all()
+    assert (result.image[2, 20:] == 0.25).all()
+    assert (result.image[1] != pixels[1]).all()
+    assert result.uncertainty is not None
+    assert (result.uncertainty[[0, 2]] == 0).all()
