@@ -107,7 +107,8 @@ def test_fields_that_no_row_has_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/guide.md", "docs/performance.md", "docs/quality.md", "docs/studies.md"]
+    "name",
+    ["README.md", "docs/guide.md", "docs/performance.md", "docs/quality.md", "docs/reliability.md", "docs/studies.md"],
 )
 def test_the_tables_of_the_documents_are_those_of_the_results(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
