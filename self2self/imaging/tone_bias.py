@@ -17,6 +17,7 @@ and white, where it is cut off. Noise that a camera has smoothed or compressed h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -46,6 +47,8 @@ EVIDENCE = (0.15, 0.45)
 """Position of the measured skewness between that of noise without tone curve (0) and with it (1): nothing is corrected
 up to the first limit, all of it from the second on. It is at most 0.1 for microscopes, for noise that was added to
 stored values and for cameras that smooth or compress their noise, and 0.5 to 1.1 for smartphones (dev/log)."""
+CERTAINTY = 2.0
+"""Number of standard errors that are subtracted from the position."""
 FROM_BLACK = (0.75, 1.25)
 """Mean of the noisy values, in standard deviations of the noise, up to which nothing is corrected, and from which on
 all is."""
@@ -62,11 +65,13 @@ class Skewed(NamedTuple):
         mean: mean of the noisy values.
         deviation: standard deviation of the noise.
         asymmetry: third central moment over 6 times the variance, which has the unit of the pixels, too.
+        number: of the values that were measured.
     """
 
     mean: Levels
     deviation: Levels
     asymmetry: Levels
+    number: Levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +174,19 @@ class ToneBias:
 def passed_tone_curve(noise: Skewed) -> float:
     """Position of the measured asymmetry between that of noise without tone curve (0) and that with it (1).
 
-    Both are computed for the measured means and standard deviations. 0 if there is no noise.
+    Both are computed for the measured means and standard deviations. The asymmetry of n normal values has a standard
+    error of √15 / 6 times their standard deviation, over √n; so many errors as `CERTAINTY` are subtracted from the
+    position. 0 if there is no noise.
     """
     without, with_curve = (_asymmetry(exponent, noise.mean, noise.deviation) for exponent in (1, TONE_EXPONENT))
     # In the dark, noise is skewed by the end of the range alone, and that of few photons by itself.
     difference = np.where(with_curve < 0, with_curve - without, 0)
     power = float(np.sum(np.square(difference)))
-    return float(np.sum((noise.asymmetry - without) * difference)) / power if power > 0 else 0.0
+    if not power:
+        return 0.0
+    errors = math.sqrt(15) / 6 * noise.deviation / np.sqrt(np.maximum(noise.number, 1))
+    error = math.sqrt(float(np.sum(np.square(errors * difference)))) / power
+    return float(np.sum((noise.asymmetry - without) * difference)) / power - CERTAINTY * error
 
 
 def _by_level(counts: NDArray[np.int64]) -> tuple[Levels, Skewed]:
@@ -198,7 +209,7 @@ def _by_level(counts: NDArray[np.int64]) -> tuple[Levels, Skewed]:
     moment = (weights / total * (differences - mean) ** 3).sum(1)
     variance = np.square(deviation[:, 0])
     asymmetry = np.divide(moment, 6 * variance, out=np.zeros_like(moment), where=variance > 0)
-    return centre, Skewed(centre + mean[:, 0], deviation[:, 0], asymmetry)
+    return centre, Skewed(centre + mean[:, 0], deviation[:, 0], asymmetry, weights.sum(1))
 
 
 def _moments(weights: Levels, values: Levels) -> tuple[Levels, Levels]:
@@ -224,4 +235,5 @@ def _normal_noise(exponent: float) -> Skewed:
     mean = stored.mean(-1)
     centred = stored - mean[..., None]
     variance = np.square(centred).mean(-1)
-    return Skewed(mean.ravel(), np.sqrt(variance).ravel(), ((centred**3).mean(-1) / (6 * variance)).ravel())
+    asymmetry = (centred**3).mean(-1) / (6 * variance)
+    return Skewed(mean.ravel(), np.sqrt(variance).ravel(), asymmetry.ravel(), np.full(mean.size, np.inf))

@@ -130,7 +130,7 @@ def test_the_result_stays_within_the_range(uses: Uses) -> None:
     pixels = np.random.default_rng(0).random((3, 40, 40), dtype=np.float32)
     for restore in (False, True):
         image = denoise_pixels(fake_model(), pixels, EnsembleOptions(passes=2, restore=restore)).image
-        assert (image.min(), image.max()) == (0, 1)
+        assert 0 <= image.min() < image.max() <= 1
         if not restore:
             np.testing.assert_allclose(image, np.clip(4 * pixels - 2, 0, 1), atol=1e-6)
 
