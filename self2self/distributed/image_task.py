@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
 from self2self.jobs.worker import Share, at_work, naming_the_host
+from self2self.machine.files import scratch_folder
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
 
@@ -66,13 +66,13 @@ def denoise_image(task: ImageTask, share: Share | None) -> ImageAnswer:
     """
     from self2self import __version__
 
-    with at_work(share), naming_the_host(), tempfile.TemporaryDirectory(prefix="self2self-") as name:
+    with at_work(share), naming_the_host(), scratch_folder() as scratch:
         if task.version != __version__:
             raise EngineUnavailableError(
                 f"has self2self {__version__}, and the command is of {task.version}. Install that on {host_name()}: "
                 f"pip install self2self=={task.version}"
             )
-        scratch, notes = Path(name), list[str]()
+        notes = list[str]()
         fitting = task.fitting if task.fitting.run is not None else replace(task.fitting, run=scratch / "run")
         observer = Observer(note=notes.append)
         if task.content is None:
