@@ -24,7 +24,11 @@ def is_zarr(path: Path) -> bool:
     """Whether `path` is a folder of zarr, or an address with ``.zarr`` in it."""
     if is_remote(path):
         return ".zarr" in str(path)
-    return path.is_dir() and any((path / name).is_file() for name in ZARR_FILES)
+    try:
+        return path.is_dir() and any((path / name).is_file() for name in ZARR_FILES)
+    except OSError:
+        # The name is too long, for example: whoever reads the file says so.
+        return False
 
 
 def hdf5_file(path: Path) -> Path | None:
