@@ -329,7 +329,7 @@ print(peak_memory_bytes())
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
     peaks = []
-    for pages in (8, 72):
+    for pages in (8, 120):
         folder = tmp_path / str(pages)
         folder.mkdir()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -337,8 +337,8 @@ def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
-    # The larger one has 52 MB more.
-    assert peaks[1] < peaks[0] + 30e6
+    # The larger one has 92 MB more as it is stored, and twice as much as floats. Peaks of equal volumes differ by 40 MB.
+    assert peaks[1] < peaks[0] + 70e6
 
 
 def test_a_zarr_at_an_address_is_read_and_written_there(expected: np.ndarray) -> None:
