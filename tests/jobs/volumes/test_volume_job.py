@@ -337,7 +337,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
-    # The larger one has 92 MB more as it is stored, and twice as much as floats. Peaks of equal volumes differ by 40 MB.
+    # The larger one has 92 MB more as it is stored, twice as much as floats. Peaks of equal volumes differ by 40 MB.
     assert peaks[1] < peaks[0] + 70e6
 
 
