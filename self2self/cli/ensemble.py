@@ -32,8 +32,9 @@ def batch_of(
 
     images = named_images(named, Observer(note=console.note), recursive=many.recursive)
     # The parts of one volume are blocks, those of several images are images.
-    part = Part() if many.part is None or is_one_volume(images) else Part.parse(many.part)
-    several = images != named or len(images) > 1 or (many.part is not None and not is_one_volume(images))
+    of_images = None if many.part is not None and is_one_volume(images) else many.part
+    part = Part() if of_images is None else Part.parse(of_images)
+    several = images != named or len(images) > 1 or of_images is not None
     if console.stdout_is_taken and len(images) > 1:
         raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
     if several:

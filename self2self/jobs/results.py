@@ -12,6 +12,7 @@ import numpy as np
 from self2self.imaging.noise import Noise, Residual
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.volumes.result import VolumeResult
+from self2self.jobs.wording import seconds_text
 from self2self.machine.system import peak_memory_bytes
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 from self2self.train.run_folder import Run, RunConfig
@@ -149,7 +150,7 @@ class DenoiseResult:
         """One line for anyone: the noise that was found, what was removed, and the time."""
         found = "" if self.noise is None else f"noise found: sigma {_rounded(self.noise.sigma)}; "
         removed = _rounded(self.residual.standard_deviation)
-        return f"{found}removed: {removed}; {_seconds_text(self.seconds)}{range_text(self.range)}"
+        return f"{found}removed: {removed}; {seconds_text(self.seconds)}{range_text(self.range)}"
 
     def to_json(self) -> dict[str, Any]:
         """The document that `infer --json` and `denoise --json` print for one image."""
@@ -251,7 +252,7 @@ class StackResult:
     def summary(self) -> str:
         """One line for anyone: the number of pages, and the time."""
         kept = f", {self.kept} of them by an earlier run" if self.kept else ""
-        return f"{len(self.pages)} pages{kept}; {_seconds_text(self.seconds)}"
+        return f"{len(self.pages)} pages{kept}; {seconds_text(self.seconds)}"
 
     def to_json(self) -> dict[str, Any]:
         """The document that `infer --json` and `denoise --json` print for a stack."""
@@ -314,7 +315,3 @@ def _rounded(grey_levels: float) -> str:
     return (
         "unknown" if math.isnan(grey_levels) else f"{grey_levels:.0f}" if grey_levels >= 9.95 else f"{grey_levels:.1f}"
     )
-
-
-def _seconds_text(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"

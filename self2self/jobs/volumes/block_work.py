@@ -17,7 +17,7 @@ from self2self.image_io.image import Array
 from self2self.image_io.volumes import open_volume
 from self2self.image_io.volumes.volume import Volume
 from self2self.jobs.observer import Observer
-from self2self.jobs.page_neighbours import NeighbourPages, PageForModel
+from self2self.jobs.page_neighbours import TILE_BORDER, NeighbourPages, PageForModel
 from self2self.jobs.passes import run_passes
 from self2self.jobs.prepared_image import prepare_for_model
 from self2self.jobs.volumes.blocks import Block
@@ -28,9 +28,6 @@ from self2self.jobs.worker import ModelFile, worker_state
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model
-
-FUSED_BORDER = 128
-"""Rows and columns around a window that its fusion with neighbours looks at (`jobs.page_neighbours.TILE_BORDER`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,8 @@ def denoise_block(
 def _pages_and_window(group: Group, task: BlockTask, neighbours: int) -> tuple[WindowPages, Window]:
     """The pages of the block and their neighbours, read; and the window of the block in them."""
     layout, block = task.layout, task.block
-    border = FUSED_BORDER if neighbours else 0
+    # What the fusion with neighbours looks at around the window.
+    border = TILE_BORDER if neighbours else 0
     (top, bottom), (left, right) = (
         (max(0, part.start - border), min(length, part.stop + border))
         for part, length in zip(block.window, layout.size, strict=True)

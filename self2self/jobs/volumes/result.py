@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from self2self.jobs.volumes.group_plan import GroupPlan
+from self2self.jobs.wording import seconds_text
 from self2self.machine.system import peak_memory_bytes
-
-SECONDS_IN_WHOLE = 9.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,7 @@ class VolumeResult:
             parts.append(f"noise found: sigma {', '.join(found)}")
         if removed is not None:
             parts.append(f"removed: {removed:.1f}")
-        seconds = self.seconds
-        parts.append(f"{seconds:.0f} s" if seconds >= SECONDS_IN_WHOLE else f"{seconds:.1f} s")
+        parts.append(seconds_text(self.seconds))
         return "; ".join(parts)
 
     @property
