@@ -4,11 +4,16 @@
 
 The documented lines run in a fresh virtual environment: first PyTorch for the CPU, then this checkout. Each extra is
 added to a copy of that environment. Packages come from where pip is set up to take them, PyTorch from `--torch`.
-The sizes are those of the installed files, without pip itself.
+The sizes are those of the installed files, without pip itself. An extra that pip cannot install has the reason in place
+of a size: `trt` where the index of its vendor is out of reach.
+
+`gpu_lines` are those of docs/engines.md that replace ONNX Runtime by that for GPUs. They are resolved, not installed
+(`pip install --dry-run`), and the result has what pip would install.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +25,15 @@ from benchmarks.results_file import provenance, result_parser, write_result
 
 ROOT = Path(__file__).parents[1]
 TORCH = "torch --index-url https://download.pytorch.org/whl/cpu"
-EXTRAS = ("mnn", "gpu", "formats", "heic", "raw", "report", "progress", "gui")
+EXTRAS = (
+    *("mnn", "gpu", "trt", "rtx", "napari", "gui", "zarr", "dask", "hdf5", "formats", "heic", "raw", "report", "live"),
+    "progress",
+)
+"""Those that people need; `iqa` has a page of its own, and the others are for development."""
+GPU_LINES = {
+    "torch": ("torch>=2.7",),
+    "onnxruntime-gpu": ("onnxruntime-gpu[cuda,cudnn]",),
+}
 MEGABYTE = 1e6
 
 
@@ -31,15 +44,31 @@ def pip(environment: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def install(environment: Path, *arguments: str) -> None:
-    """Install packages into a virtual environment.
+class InstallError(Exception):
+    """Pip cannot install something; the text is the last line of what it says."""
+
+
+def install(environment: Path, *arguments: str) -> str:
+    """Install packages into a virtual environment; returns what pip prints.
 
     Raises:
-        SystemExit: pip cannot.
+        InstallError: pip cannot.
     """
     done = pip(environment, "install", "--quiet", "--no-compile", *arguments)
     if done.returncode:
-        raise SystemExit(f"pip install {' '.join(arguments)}: {done.stderr}")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr]
+        raise InstallError(lines[-1].strip())
+    return done.stdout
+
+
+def resolved(environment: Path, *requirements: str) -> list[str]:
+    """Name and version of each package that pip would install.
+
+    Raises:
+        InstallError: pip finds no set of versions that fits.
+    """
+    report = json.loads(install(environment, "--dry-run", "--report", "-", *requirements))
+    return sorted(f"{item['metadata']['name']} {item['metadata']['version']}" for item in report["install"])
 
 
 def measured(environment: Path) -> dict[str, Any]:
@@ -78,13 +107,21 @@ def main() -> None:
         rows["no extra"] = measured(plain)
         for extra in options.extra or EXTRAS:
             shutil.copytree(plain, added, symlinks=True)
-            install(added, f"{package}[{extra}]")
-            rows[extra] = measured(added)
+            try:
+                install(added, f"{package}[{extra}]")
+                rows[extra] = measured(added)
+            except InstallError as error:
+                rows[extra] = {"failed": str(error)}
             shutil.rmtree(added)
+        # Into an environment without PyTorch and without ONNX Runtime, as the lines of the documentation leave it.
+        subprocess.run([sys.executable, "-m", "venv", str(added)], check=True)
+        gpu_lines = {name: resolved(added, *requirements) for name, requirements in GPU_LINES.items()}
     for extra, row in rows.items():
-        row["added_megabytes"] = row["megabytes"] - rows["no extra"]["megabytes"]
-        print(f"{extra:16} {row['megabytes']:6} MB  {row['pip_check']}")
-    write_result(options.output, {**provenance("installation"), "torch": options.torch, "installations": rows})
+        if "megabytes" in row:
+            row["added_megabytes"] = row["megabytes"] - rows["no extra"]["megabytes"]
+        print(f"{extra:16} {row.get('megabytes', 0):6} MB  {row.get('pip_check', row.get('failed'))}")
+    values = {"torch": options.torch, "installations": rows, "gpu_lines": gpu_lines}
+    write_result(options.output, {**provenance("installation"), **values})
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from self2self.machine.system import limit_spin_wait
+from self2self.version import VERSION
 
 if TYPE_CHECKING:
     # For type checkers and editors, which do not see the names that `__getattr__` provides.
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from self2self.runtime.ensemble.tile_loop import EnsembleResult as EnsembleResult
     from self2self.runtime.model import load_model as load_model
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULE_OF_NAME = {
     "denoise": "self2self.arrays.denoise",
@@ -100,8 +101,7 @@ _MODULE_OF_NAME = {
 
 __all__ = [*_MODULE_OF_NAME, "__version__"]
 
-_torch_spins = not limit_spin_wait()
-"""Whether the user's program has loaded PyTorch before, so that its threads spin while they wait."""
+limit_spin_wait()
 
 
 def __getattr__(name: str) -> Any:

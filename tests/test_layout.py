@@ -51,6 +51,7 @@ HEAVY = {
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "machine": {"errors"},
     "model": {"errors", "machine"},
     "imaging": {"errors", "machine", "model"},
@@ -86,10 +87,10 @@ DEFINES_NETWORKS = {
 DEFINES_WIDGETS = {"napari_plugin.boxes", "napari_plugin.widget"}
 """Modules that cannot be read without Qt and napari."""
 
-AT_THE_TOP_OF_FRONT = {"errors", "machine.early_interrupt", *FRONT}
+AT_THE_TOP_OF_FRONT = {"errors", "version", "machine.early_interrupt", *FRONT}
 """What the command line may load before it knows the command."""
 
-AT_THE_TOP_OF_THE_PACKAGE = {"machine.early_interrupt", "machine.system"}
+AT_THE_TOP_OF_THE_PACKAGE = {"version", "machine.early_interrupt", "machine.system"}
 """What `import self2self` and `python -m self2self` may load: the setting of OpenMP has to be there before torch, and
 Ctrl-C is answered from the first moment on."""
 
@@ -139,7 +140,10 @@ def problems(name: str, source: str) -> list[str]:
         at_import = not entry.lazy and not entry.typing
         if top in HEAVY and at_import and room != "train" and name not in DEFINES_NETWORKS | DEFINES_WIDGETS:
             found.append(f"{where} at module level; put it into the function that needs it")
-        if top != "self2self" or entry.target == "self2self":
+        if top != "self2self":
+            continue
+        if entry.target == "self2self":
+            found.append(f"{where}, which offers names of all rooms; import what you need from its own module")
             continue
         ours = entry.target.removeprefix("self2self.")
         if room in ALLOWED:
@@ -190,6 +194,7 @@ def test_imports_follow_the_design(path: Path) -> None:
         ("", "from self2self.train import fit"),
         ("arrays", "from self2self.cli.console import print_message"),
         ("napari_plugin.selection", "from napari.layers import Image"),
+        ("arrays.calls", "def f():\n    from self2self import __version__"),
         ("brand_new", "from self2self import errors"),
     ],
 )

@@ -15,6 +15,7 @@ from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
 from self2self.errors import InterruptedRun
 from self2self.jobs.observer import Observer
 from self2self.machine.files import scratch_folder
+from self2self.machine.system import torch_spins
 
 if TYPE_CHECKING:
     from self2self.jobs.fit_config import FitOptions
@@ -115,8 +116,5 @@ def run_folder_for(run: str | os.PathLike[str] | None) -> Iterator[Path]:
 
 
 def _warn_of_spinning() -> None:
-    # The package offers this room's names, so it is imported when it is needed.
-    from self2self import _torch_spins
-
-    if _torch_spins:
+    if torch_spins():
         warnings.warn(SPIN_WARNING, RuntimeWarning, stacklevel=5)

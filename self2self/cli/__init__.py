@@ -25,6 +25,7 @@ from self2self.cli.panels import PanelCommand
 from self2self.cli.predict import predict
 from self2self.cli.runs import app as runs
 from self2self.errors import StdoutError
+from self2self.version import VERSION
 
 EXPECTED = {"integer": "a whole number", "number": "a number", "float": "a number"}
 """Types of options in Typer's messages, and what we call them."""
@@ -56,9 +57,7 @@ def root(
 ) -> None:
     """Handle the options of the program itself."""
     if version:
-        from self2self import __version__
-
-        print_result(__version__)
+        print_result(VERSION)
         raise typer.Exit
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from self2self.errors import writing
+from self2self.version import VERSION
 
 _file: TextIO | None = None
 
@@ -44,13 +45,11 @@ def logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    from self2self import __version__
-
     with writing(f"--log {path}", "choose another file"):
         file = path.open("a", encoding="utf-8")
     with file:
         _file = file
-        log(f"self2self {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        log(f"self2self {VERSION}, Python {platform.python_version()}, {platform.platform()}")
         log(shlex.join(["self2self", *sys.argv[1:]]))
         try:
             yield

@@ -15,6 +15,7 @@ from self2self.jobs.worker import Share, at_work, naming_the_host
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,10 @@ def denoise_image(task: ImageTask, share: Share | None) -> ImageAnswer:
     Raises:
         Self2SelfError: anything that a user can cause; names this machine.
     """
-    from self2self import __version__
-
     with at_work(share), naming_the_host(), scratch_folder() as scratch:
-        if task.version != __version__:
+        if task.version != VERSION:
             raise EngineUnavailableError(
-                f"has self2self {__version__}, and the command is of {task.version}. Install that on {host_name()}: "
+                f"has self2self {VERSION}, and the command is of {task.version}. Install that on {host_name()}: "
                 f"pip install self2self=={task.version}"
             )
         notes = list[str]()

@@ -33,6 +33,7 @@ from self2self.jobs.tasks import is_lost, run_all
 from self2self.jobs.volumes.volume_job import Workers
 from self2self.machine.files import atomic_write
 from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.version import VERSION
 
 
 def denoise_many(
@@ -122,8 +123,6 @@ class _Batch:
                 self._refused.append((path, error))
 
     def _task(self, path: Path) -> ImageTask:
-        from self2self import __version__
-
         check_readable(path)
         output = self._outputs.output_for(path)
         if output.resolve() == path.resolve():
@@ -134,7 +133,7 @@ class _Batch:
         # A worker has another working directory.
         own = replace(self._outputs, output=output.resolve(), into_folder=False, roots=())
         content = None if self._shared_disk else path.read_bytes()
-        return ImageTask(path.resolve(), path, self._fitting, self._options, own, __version__, content)
+        return ImageTask(path.resolve(), path, self._fitting, self._options, own, VERSION, content)
 
     def refused_so_far(self) -> Iterator[tuple[Path, Self2SelfError]]:
         """Sources that cannot be read, each once."""

@@ -17,6 +17,7 @@ from self2self.jobs.fit_config import FitOptions
 from self2self.machine.marks import file_sha256
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.train.run_folder import Run
+from self2self.version import VERSION
 
 _NOT_IN_THE_RESULT = {"batch", "allow_fallback", "uncertainty"}
 """Options of the ensemble that leave the denoised image as it is."""
@@ -111,21 +112,12 @@ def _value(value: Any) -> str:
 
 def _job(source: Any, made_with: dict[str, Any], options: EnsembleOptions) -> Job:
     passes = {key: value for key, value in asdict(options).items() if key not in _NOT_IN_THE_RESULT}
-    values = {"version": _version(), "source": source, "passes": passes, **made_with}
+    values = {"version": VERSION, "source": source, "passes": passes, **made_with}
     defaults = {field.name: field.default for kind in (FitOptions, EnsembleOptions) for field in fields(kind)}
     flat = {**passes, **made_with.get("fit", {})} | {name: values[name] for name in values.keys() - {"passes", "fit"}}
     chosen = {name: value for name, value in flat.items() if name not in defaults or value != defaults[name]}
     return Job(_hashed(values), json.loads(json.dumps(chosen, default=str)))
 
 
-def _version() -> str:
-    # The package imports the jobs, so its version is read when it is needed.
-    from self2self import __version__
-
-    return __version__
-
-
 def _hashed(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(
-        json.dumps({"version": _version(), **values}, sort_keys=True, default=str).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps({"version": VERSION, **values}, sort_keys=True, default=str).encode()).hexdigest()

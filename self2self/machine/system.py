@@ -64,7 +64,7 @@ def drop_wrong_thread_count() -> str:
     return f"OMP_NUM_THREADS is {requested!r}, which is no number of threads; it is ignored"
 
 
-def limit_spin_wait() -> bool:
+def limit_spin_wait() -> None:
     """Make PyTorch's threads sleep after about 30 microseconds of waiting for each other.
 
     Call this before PyTorch loads. By default the threads spin for a millisecond and more. If other programs use the
@@ -72,13 +72,21 @@ def limit_spin_wait() -> bool:
     times as long as on a quiet machine, and 3 to 8 times as long with this setting (dev/log). GOMP_SPINCOUNT and
     OMP_WAIT_POLICY of the user stay as they are.
 
-    Returns:
-        whether that works; False if PyTorch is there already, because OpenMP reads its settings when it loads.
+    OpenMP reads its settings when it loads, so this is too late if PyTorch is there already (`torch_spins`).
     """
+    global _torch_spins
     if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        return True
+        return
     os.environ["GOMP_SPINCOUNT"] = "10000"
-    return "torch" not in sys.modules
+    _torch_spins = "torch" in sys.modules
+
+
+_torch_spins = False
+
+
+def torch_spins() -> bool:
+    """Whether `limit_spin_wait` came too late, so that PyTorch's threads spin while they wait."""
+    return _torch_spins
 
 
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

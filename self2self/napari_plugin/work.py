@@ -96,7 +96,7 @@ def fit_options(settings: Settings) -> FitOptions:
 
 def _denoised(task: Task, progress: Callable[[Progress], None], cancel: threading.Event) -> Denoised:
     """The result, whose arrays have the axes of the part."""
-    import self2self
+    from self2self.arrays.denoise import denoise
 
     if cancel.is_set():
         raise InterruptedRun("cancelled before it began.")
@@ -108,7 +108,7 @@ def _denoised(task: Task, progress: Callable[[Progress], None], cancel: threadin
     order = [*pages, *channels, *image_axes]
     moved = values.transpose(order)
     letters = "T" + "C" * len(channels) + "YXS"[: len(image_axes)]
-    result = self2self.denoise(
+    result = denoise(
         moved.reshape(-1, *moved.shape[len(pages) :]),
         axes=letters,
         uncertainty=settings.uncertainty,
