@@ -21,6 +21,7 @@ from self2self.errors import InputError, UsageError
 from self2self.image_io import stack_of_array
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.in_memory import fit_in_memory, infer_in_memory
+from self2self.jobs.single_pass_file import SinglePassInFile
 from self2self.machine.files import atomic_write, scratch_folder
 from self2self.model.contract import Contract, Nodata
 from self2self.runtime import model as runtime_model
@@ -38,23 +39,19 @@ class Model:
     Attributes:
         content: the bytes of the file.
         contract: what the file says of itself: channels, recipe, masks, value range.
-        single_pass: name and bytes of each file of a run folder that tells of the single pass; empty for a network
-            that predicts by passes alone.
     """
 
     content: bytes = field(repr=False)
     contract: Contract = field(repr=False)
-    single_pass: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
     @classmethod
     def _at(cls, path: Path) -> Model:
         """The model in the file `path`, with the single pass of the run folder that it lies in."""
         contract = runtime_model.load_model(path).contract
         run = Run(path.parent)
-        files = (run.config_path, run.model_path, run.plain_path, run.plain_onnx_path_for("fp32"))
-        is_whole = path.resolve() == run.onnx_path.resolve() and all(file.is_file() for file in files)
-        single_pass = tuple((file.name, file.read_bytes()) for file in files) if is_whole else ()
-        return cls(path.read_bytes(), contract, single_pass)
+        if path.resolve() == run.onnx_path.resolve() and (single_pass := SinglePassInFile.of_run(run)):
+            return cls(single_pass.added_to(runtime_model.read_proto(path)), contract)
+        return cls(path.read_bytes(), contract)
 
     def predict(
         self,
@@ -118,8 +115,8 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ONNX file, which `load`, the command `self2self infer` and other programs read.
 
-        The file has the network with dropout alone, so what is loaded from it predicts by passes. An existing file is
-        replaced; the new one appears complete or not at all.
+        The single pass goes along, in the metadata of the file, so what is loaded from it predicts the same in the
+        same time. An existing file is replaced; the new one appears complete or not at all.
 
         Raises:
             OutputError, ResourceError: the file cannot be written.
@@ -155,8 +152,6 @@ class Model:
         with scratch_folder() as folder:
             path = Run(folder).onnx_path
             path.write_bytes(self.content)
-            for name, content in self.single_pass:
-                (folder / name).write_bytes(content)
             yield runtime_model.load_model(path)
 
 

@@ -102,7 +102,7 @@ def infer_in_memory(model: Model, stack: Stack, options: EnsembleOptions, observ
     """Denoise all pages of `stack` with `model`, or with its single pass where `infer_job` does.
 
     Args:
-        model: an exported model; the run folder that it lies in has its single pass, if there is one.
+        model: an exported model; its file, or the run folder that it lies in, has its single pass, if there is one.
         stack: the noisy pages, in the value range and of the mosaic of the model's contract.
         options: of the passes.
         observer: gets notes and progress, and may cancel the job.
@@ -112,7 +112,7 @@ def infer_in_memory(model: Model, stack: Stack, options: EnsembleOptions, observ
     """
     options.check()
     start = time.perf_counter()
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
+    single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, options) else None
     models = OneModel(model, single_pass, options.seed, crops=1 if stack.pages > 1 else None)
     return _denoise_pages(stack, models, options, observer, start)
 

@@ -119,7 +119,7 @@ def _infer_file(
     check_channels(model, prepared.pixels, f"{path}: ")
     note_file(prepared.image, observer)
     outputs.check_model(model)
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, options) else None
+    single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, options) else None
     if single_pass is not None:
         model = single_pass.model_for(page.prepared.pixels, str(path), seed=options.seed)
     if not of_series and model.contract.image_sha256 not in ("", prepared.sha256):

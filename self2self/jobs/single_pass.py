@@ -8,6 +8,8 @@ are run.
 from __future__ import annotations
 
 import time
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from self2self.errors import EngineUnavailableError, FileFormatError
 from self2self.jobs.fitted_model import FittedModel
 from self2self.jobs.observer import Observer
+from self2self.jobs.single_pass_file import SinglePassInFile
+from self2self.machine.files import scratch_folder
 from self2self.model.contract import Contract
 from self2self.runtime.engines.registry import NEEDS_GPU, get_engine, is_installed
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -65,20 +69,37 @@ class SinglePass:
         model: the model with masks of the same fit.
         observer: gets notes.
         fitted_pixels: float32 (C, H, W), the fitted image; None where the single pass was made before.
+        in_file: what the file of `model` holds of it; None for a run folder.
     """
 
     run: Run
     model: Model
     observer: Observer
     fitted_pixels: FloatArray | None = None
+    in_file: SinglePassInFile | None = None
 
     @classmethod
-    def beside(cls, model: Model, observer: Observer) -> SinglePass | None:
-        """The single pass of the run folder that `model` lies in; None where there is none, or another model."""
-        run = Run(model.path.parent)
-        if model.path != run.onnx_path or not run.plain_path.is_file() or not is_installed("torch"):
+    def of(cls, model: Model, observer: Observer) -> SinglePass | None:
+        """The single pass of the run folder that `model` lies in, or else the one in its file; None without one.
+
+        Raises:
+            FileFormatError: that in the file is damaged.
+        """
+        if not is_installed("torch"):
             return None
-        return cls(run, model, observer)
+        run = Run(model.path.parent)
+        if model.path == run.onnx_path and run.plain_path.is_file():
+            return cls(run, model, observer)
+        in_file = SinglePassInFile.of_file(model.path)
+        if in_file is None:
+            return None
+        stack = ExitStack()
+        run = Run(stack.enter_context(scratch_folder()))
+        single_pass = cls(run, model, observer, in_file=in_file)
+        # Engines read the plain model as long as this object is in use.
+        weakref.finalize(single_pass, stack.close)
+        in_file.unpack(run)
+        return single_pass
 
     def make(self) -> None:
         """Make and export what is missing of it in the run folder.
@@ -114,7 +135,7 @@ class SinglePass:
         """The weights that are compared on every page, read once."""
         from self2self.train.single_pass import BothWeights
 
-        return BothWeights.of(self.run)
+        return BothWeights.of(self.run) if self.in_file is None else self.in_file.with_masked(self.model, self.run)
 
     @cached_property
     def _plain_model(self) -> Model:

@@ -45,7 +45,7 @@ def infer_stack(
     check_channels(model, first.pixels, f"{stack.path}: ")
     if (done := job.earlier_result(first)) is not None:
         return done
-    single_pass = SinglePass.beside(model, observer) if allows_single_pass(model.contract, job.options) else None
+    single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, job.options) else None
     return _run_one_model(job, OneModel(model, single_pass, options.seed), start)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tifffile
 
 import self2self
 from self2self.errors import FileFormatError, InputError, UsageError
 from self2self.jobs import infer_job
+from self2self.jobs.single_pass_file import KEY
 from tests.arrays.arrays import CLEAN, FEW_STEPS, NO_STEPS, as_bytes, noisy, rms
 from tests.conftest import Fitted
 
@@ -35,8 +37,7 @@ def test_saved_loaded_and_pickled_models_predict_the_same(model: self2self.Model
     expected = model.predict(given, passes=2, seed=3).image
     model.save(str(tmp_path / "m.onnx"))
     loaded = self2self.load(str(tmp_path / "m.onnx"))
-    # The file holds the network with masks; its single pass stays with the fit.
-    assert loaded == replace(model, single_pass=())
+    assert loaded == model
     (tmp_path / "m.onnx").unlink()
     for other in (loaded, pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(other.predict(given, passes=2, seed=3).image, expected)
@@ -62,16 +63,54 @@ def test_a_prediction_takes_the_single_pass_where_denoise_does(tmp_path: Path) -
     fitted = self2self.fit(given, fit_options=NO_STEPS, run=tmp_path / "run")
     expected = self2self.denoise(given, fit_options=NO_STEPS)
     assert [page.plain for page in expected.pages] == [True]
-    loaded = self2self.load(tmp_path / "run" / "model.onnx")
-    for model in (fitted, pickle.loads(pickle.dumps(fitted)), loaded):
+    fitted.save(tmp_path / "m.onnx")
+    models = [fitted, pickle.loads(pickle.dumps(fitted))]
+    models += [self2self.load(path) for path in (tmp_path / "m.onnx", tmp_path / "run" / "model.onnx")]
+    for model in models:
         result = model.predict(given)
         assert [page.plain for page in result.pages] == [True]
         np.testing.assert_array_equal(result.image, expected.image)
-    # What needs passes gets them, and a file alone has no single pass.
-    fitted.save(tmp_path / "m.onnx")
-    saved = self2self.load(tmp_path / "m.onnx")
-    for model, options in ((fitted, {"uncertainty": True}), (fitted, {"passes": 2}), (saved, {})):
+    # What needs passes gets them, and so does a model that is in a file without its single pass.
+    shutil.copy(tmp_path / "run" / "model.onnx", tmp_path / "alone.onnx")
+    alone = self2self.load(tmp_path / "alone.onnx")
+    for model, options in ((fitted, {"uncertainty": True}), (fitted, {"passes": 2}), (alone, {})):
         assert [page.plain for page in model.predict(given, **options).pages] == [False]
+
+
+def test_the_command_infer_takes_the_single_pass_of_a_saved_model(tmp_path: Path) -> None:
+    given = as_bytes(noisy())
+    model = self2self.fit(given, fit_options=NO_STEPS)
+    model.save(tmp_path / "m.onnx")
+    tifffile.imwrite(tmp_path / "in.tif", given)
+    outputs = self2self.OutputOptions(output=tmp_path / "out.tif")
+    (result,) = infer_job(tmp_path / "m.onnx", [tmp_path / "in.tif"], None, outputs, self2self.Observer())
+    assert result.plain
+    np.testing.assert_array_equal(model.predict(given).image, tifffile.imread(tmp_path / "out.tif"))
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "in.tif", "out.tif"}
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{}", '{"weights": "%", "transferred": true}', '{"weights": "AAAA", "transferred": true}']
+)
+def test_a_damaged_single_pass_is_refused(damage: str, tmp_path: Path) -> None:
+    given = as_bytes(noisy())
+    model = self2self.fit(given, fit_options=NO_STEPS)
+    proto = onnx.load_model_from_string(model.content)
+    next(entry for entry in proto.metadata_props if entry.key == KEY).value = damage
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(FileFormatError, match="damaged"):
+        self2self.load(tmp_path / "m.onnx").predict(given)
+
+
+def test_the_single_pass_of_another_fit_is_refused(tmp_path: Path) -> None:
+    given = as_bytes(noisy())
+    first, second = (self2self.fit(given, fit_options=NO_STEPS, seed=seed) for seed in (0, 1))
+    protos = [onnx.load_model_from_string(model.content) for model in (first, second)]
+    entries = [next(entry for entry in proto.metadata_props if entry.key == KEY) for proto in protos]
+    entries[0].value = entries[1].value
+    (tmp_path / "m.onnx").write_bytes(protos[0].SerializeToString())
+    with pytest.raises(FileFormatError, match="of another fit"):
+        self2self.load(tmp_path / "m.onnx").predict(given)
 
 
 def test_a_grey_model_takes_channels_one_by_one(model: self2self.Model) -> None:
