@@ -40,7 +40,8 @@ MEGABYTE = 1e6
 def pip(environment: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run pip in a virtual environment; its exit code is not checked."""
     folder = "Scripts" if sys.platform == "win32" else "bin"
-    command = [str(environment / folder / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
+    # -I leaves out packages of other places, such as this checkout.
+    command = [str(environment / folder / "python"), "-I", "-m", "pip", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

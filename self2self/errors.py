@@ -14,7 +14,8 @@
     ├── StdoutError                   8   the result was made, but cannot be printed
     └── InterruptedRun              130   Ctrl-C; finished work is kept
 
-A message is one line: what is wrong, what was got, what was expected, and what to type instead.
+A message is one line: what is wrong, what was got, what was expected, and what to type instead. It names an option by
+`typed`, so that each front end has its own words: `--force` on the command line, `force=True` in Python.
 Any exception outside this tree is a bug: exit code 1, with a traceback.
 """
 
@@ -22,10 +23,74 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
+
+FLAGS = ("--allow-fallback", "--force", "--iqa", "--mosaic", "--recursive", "--wait")
+"""Options that messages name and that take no value; their opposites begin with ``--no-``."""
+_ARGUMENTS = {"-o": "output", "--masks": "balanced"}
+"""Names of arguments that are not those of their options."""
+_BYTES = {"MB": "10**6", "GB": "10**9"}
+
+Words = Callable[[str, str], str]
+"""How a front end calls an option: a function of its name on the command line, and its value, which may be empty."""
+
+
+def as_option(option: str, value: str) -> str:
+    """The option as the command line has it: ``--engine ort``."""
+    return f"{option} {value}".rstrip()
+
+
+def as_argument(option: str, value: str) -> str:
+    """The option as an argument of a function, or a field of `FitOptions` or its like: ``engine="ort"``."""
+    if option in FLAGS or option.startswith("--no-"):
+        return f"{option.removeprefix('--no-').removeprefix('--').replace('-', '_')}={not option.startswith('--no-')}"
+    name = _ARGUMENTS.get(option, option.lstrip("-").replace("-", "_"))
+    if size := re.fullmatch(r"(\d+)([MG]B)", value):
+        value = f"{size[1]} * {_BYTES[size[2]]}"
+    elif not re.fullmatch(r"|-?\d[\d.]*|N|S|CLEAN|FILE|RUN", value):
+        # A number stands as it is, and so does what the user has to fill in, such as FILE.
+        value = f'"{value}"'
+    return f"{name}={value}" if value else name
+
+
+_words: Words = as_argument
+
+
+@contextmanager
+def speaking(words: Words) -> Iterator[None]:
+    """Within the block, messages of this process name options by `words`."""
+    global _words
+    before, _words = _words, words
+    try:
+        yield
+    finally:
+        _words = before
+
+
+def words() -> Words:
+    """How messages of this process name options now."""
+    return _words
+
+
+def speaking_as(front_end: Words, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Call `function` as `speaking` does, in a process that works for another one."""
+    with speaking(front_end):
+        return function(argument)
+
+
+def typed(option: str, value: object = "") -> str:
+    """An option in a message, as the user of this front end knows it.
+
+    Args:
+        option: as on the command line: ``"--force"``, or with a value ``"--engine ort"``.
+        value: the value, if `option` has none.
+    """
+    name, _, own_value = option.partition(" ")
+    return _words(name, own_value or str(value))
 
 
 class Self2SelfError(Exception):
@@ -90,7 +155,7 @@ class EngineUnavailableError(Self2SelfError):
     fix = ""
 
     @classmethod
-    def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "Use --engine auto.") -> Self:
+    def of(cls, engine: str, cause: Obstacle, reason: str, fix: str = "", instead: str = "") -> Self:
         """Build the error of `engine`; its message joins `reason`, `fix` and `instead`.
 
         Args:
@@ -98,8 +163,9 @@ class EngineUnavailableError(Self2SelfError):
             cause: why it does not work.
             reason: the cause in words, without a full stop.
             fix: sentence with what the user can do; may be empty.
-            instead: sentence with what works without a fix.
+            instead: sentence with what works without a fix; by default, the choice of another engine.
         """
+        instead = instead or f"Use {typed('--engine auto')}."
         error = cls(" ".join(filter(None, [f"engine {engine}: {reason}.", fix, instead])))
         error.cause, error.reason, error.fix = cause, reason, fix
         return error
@@ -159,13 +225,18 @@ def shown(*texts: str | bytes) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in joined[:200])
 
 
+def another_output() -> str:
+    """What the user can do where an output cannot be written, for the end of a message."""
+    return f"choose another place with {typed('-o')}"
+
+
 @contextmanager
-def writing(path: str | os.PathLike[str], instead: str = "choose another place with -o") -> Iterator[None]:
+def writing(path: str | os.PathLike[str], instead: str = "") -> Iterator[None]:
     """Turn an `OSError` of the block, which writes `path`, into an error with one line for the user.
 
     Args:
         path: the file or folder that the block writes.
-        instead: what the user can do, for the end of the message.
+        instead: what the user can do, for the end of the message; by default, the choice of another output.
 
     Raises:
         ResourceError: no space is left, or a quota or file size limit is reached.
@@ -174,6 +245,7 @@ def writing(path: str | os.PathLike[str], instead: str = "choose another place w
     try:
         yield
     except OSError as error:
+        instead = instead or another_output()
         # numpy reports a full disk without an errno: its message counts the items that were not written.
         unwritten = error.errno is None and " requested and " in str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or unwritten:

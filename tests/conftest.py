@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from self2self.errors import as_option, speaking
 from self2self.model.contract import Contract, mask_specs, quantise_keep
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ settings.load_profile("untimed")
 
 TINY_ENCODER = 4
 TINY_DECODER = (6, 6, 6, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def messages_of_the_command_line() -> Iterator[None]:
+    """Messages that the tests quote name options as the command line does; `tests/test_errors.py` has other words."""
+    with speaking(as_option):
+        yield
 
 
 @dataclass(frozen=True)

@@ -226,9 +226,18 @@ def texts_of_the_program() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
             elif isinstance(node, ast.JoinedStr):
-                parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
-                found.append("".join(parts))
+                found.append("".join(map(text_of, node.values)))
     return found
+
+
+def text_of(part: ast.expr) -> str:
+    """A part of an f-string as the command line prints it, with an option by its name, and no other value."""
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    value = part.value if isinstance(part, ast.FormattedValue) else None
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "typed" and isinstance(value.args[0], ast.Constant):
+        return str(value.args[0].value) + " \0" * (len(value.args) - 1)
+    return "\0"
 
 
 def is_said(message: str) -> bool:

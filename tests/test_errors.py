@@ -1,13 +1,108 @@
 from __future__ import annotations
 
+import ast
 import errno
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from self2self import errors
 from self2self.errors import OutputError, ResourceError, Self2SelfError, first_line, pytorch_memory, writing
+from tests.commands import run_program
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"(self2self \w+|pip install|dask scheduler|python -m) ")
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+
+
+def prose(tree: ast.AST) -> Iterator[str]:
+    """The texts of a module that are neither docstrings nor single words, such as names of options."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        for child in ast.iter_child_nodes(node):
+            is_typed = isinstance(node, ast.Call) and ast.unparse(node.func) == "typed"
+            if isinstance(child, ast.Constant) and isinstance(child.value, str) and not is_typed:
+                text = child.value
+                # A message is one line.
+                if " " in text.strip() and "\n" not in text:
+                    yield text
+
+
+def bare_options(source: str) -> list[str]:
+    """Texts that name an option which is no part of a whole command, without `typed`."""
+    found = []
+    for text in prose(ast.parse(source)):
+        command = COMMAND.search(text)
+        if OPTION.search(text[: command.start()] if command else text):
+            found.append(text)
+    return found
+
+
+MODULES = [path for path in sorted(ROOT.glob("self2self/**/*.py")) if path.parts[len(ROOT.parts) + 1] != "cli"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
+def test_messages_leave_it_to_the_front_end_how_options_are_called(path: Path) -> None:
+    assert bare_options(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_bare_option_is_found() -> None:
+    assert bare_options('raise UsageError(f"{path}: is there. Replace it with --force.")')
+    assert not bare_options('raise UsageError(f"{path}: is old. Export it again: self2self export --force")')
+    assert not bare_options("raise UsageError(f\"start anew with {typed('--engine ort')}.\")")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "on_the_command_line", "in_python"),
+    [
+        ("--force", "", "--force", "force=True"),
+        ("--no-mosaic", "", "--no-mosaic", "mosaic=False"),
+        ("--engine ort", "", "--engine ort", 'engine="ort"'),
+        ("--passes", 500, "--passes 500", "passes=500"),
+        ("--tolerance", 0.25, "--tolerance 0.25", "tolerance=0.25"),
+        ("--fit-pages each", "", "--fit-pages each", 'fit_pages="each"'),
+        ("--page N", "", "--page N", "page=N"),
+        ("--memory 2GB", "", "--memory 2GB", "memory=2 * 10**9"),
+        ("--seed", "", "--seed", "seed"),
+        ("-o", Path("a b.png"), "-o a b.png", 'output="a b.png"'),
+    ],
+)
+def test_an_option_is_called_as_its_user_knows_it(
+    option: str, value: object, on_the_command_line: str, in_python: str
+) -> None:
+    assert errors.typed(option, value) == on_the_command_line
+    with errors.speaking(errors.as_argument):
+        assert errors.typed(option, value) == in_python
+    assert errors.typed(option, value) == on_the_command_line
+
+
+def test_a_program_in_python_is_told_of_arguments() -> None:
+    code = """
+import numpy as np
+import self2self
+noisy = np.zeros((16, 16), np.uint8)
+for call in (
+    lambda: self2self.EnsembleOptions(passes=0).check_values(),
+    lambda: self2self.denoise(noisy, strength=9),
+    lambda: self2self.denoise(noisy, axes="ZYX"),
+    lambda: self2self.denoise_job("missing.png", self2self.FitOptions(page=0)),
+):
+    try:
+        call()
+    except self2self.Self2SelfError as error:
+        print(error)
+"""
+    lines = run_program(code).stdout.splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        "passes is 0",
+        "strength is 9",
+        'axes="ZYX" has 3 letters',
+        "page is 0",
+    ]
+    assert "for example passes=500" in lines[0]
 
 
 def all_errors() -> list[type[Self2SelfError]]:

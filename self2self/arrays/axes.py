@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 
 Array = NDArray[Any]
 
@@ -21,7 +21,6 @@ COLOURS = (1, 3, 4)
 NARROWER = (np.uint16, np.int32, np.uint32)
 """Types that take the place of integers of 64 bits. Not that of 8 bits, whose black and white are known: a table of
 small counts is no photograph."""
-EXAMPLE = 'for example axes="TZYX"'
 
 
 def as_numpy(noisy: ArrayLike) -> Array:
@@ -81,12 +80,15 @@ def axes_of(noisy: ArrayLike, shape: tuple[int, ...], axes: str | None, channel_
         UsageError: the letters are wrong, do not fit the shape, or have to be given.
     """
     if axes is not None and channel_axis is not None:
-        raise UsageError(f"axes={axes!r} and channel_axis={channel_axis}: give one of them; C is the channel axis.")
+        raise UsageError(
+            f"{typed('--axes', axes)} and {typed('--channel-axis', channel_axis)}: give one of them; C is the "
+            "channel axis."
+        )
     if axes is not None:
         return _checked(axes, shape)
     if channel_axis is not None:
         if not -len(shape) <= channel_axis < len(shape):
-            raise UsageError(f"channel_axis is {channel_axis}; the array has {len(shape)} axes.")
+            raise UsageError(f"{typed('--channel-axis')} is {channel_axis}; the array has {len(shape)} axes.")
         rest = list(_pages_and(len(shape) - 1, "YX", shape))
         rest.insert(channel_axis % len(shape), "C")
         return _checked("".join(rest), shape)
@@ -102,7 +104,7 @@ def _pages_and(count: int, image_axes: str, shape: tuple[int, ...]) -> str:
     """The letters of `count` axes of which the last are `image_axes` and the first are pages."""
     pages = {0: "", 1: "T", 2: "TZ"}.get(count - len(image_axes))
     if pages is None:
-        expected = "expected at least rows and columns" if count < 2 else f"say which axis is which, {EXAMPLE}"
+        expected = "expected at least rows and columns" if count < 2 else f"say which axis is which, {_example()}"
         raise UsageError(f"array: has the shape {shape}; {expected}.")
     return pages + image_axes
 
@@ -110,12 +112,22 @@ def _pages_and(count: int, image_axes: str, shape: tuple[int, ...]) -> str:
 def _checked(axes: str, shape: tuple[int, ...]) -> str:
     letters = axes.upper()
     if len(letters) != len(shape):
-        raise UsageError(f"axes={axes!r} has {len(letters)} letters; the array has {len(shape)} axes, {shape}.")
+        raise UsageError(
+            f"{typed('--axes', axes)} has {len(letters)} letters; the array has {len(shape)} axes, {shape}."
+        )
     if set(letters) - set(LETTERS) or len(set(letters)) != len(letters) or not {"Y", "X"} <= set(letters):
-        raise UsageError(f"axes={axes!r}; expected Y, X and others of {', '.join(LETTERS)}, each once, {EXAMPLE}.")
+        raise UsageError(
+            f"{typed('--axes', axes)}; expected Y, X and others of {', '.join(LETTERS)}, each once, {_example()}."
+        )
     if "S" in letters and (samples := shape[letters.index("S")]) not in COLOURS:
-        raise UsageError(f"axes={axes!r}: S has {samples} samples; expected 1, 3 (RGB) or 4 (RGBA). Other channels: C.")
+        raise UsageError(
+            f"{typed('--axes', axes)}: S has {samples} samples; expected 1, 3 (RGB) or 4 (RGBA). Other channels: C."
+        )
     return letters
+
+
+def _example() -> str:
+    return f"for example {typed('--axes TZYX')}"
 
 
 @dataclass(frozen=True, slots=True)

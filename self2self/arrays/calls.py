@@ -6,13 +6,13 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
-from self2self.errors import InterruptedRun
+from self2self.errors import InterruptedRun, as_argument, speaking, words
 from self2self.jobs.observer import Observer
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import torch_spins
@@ -30,6 +30,15 @@ SPIN_WARNING = (
     "PyTorch was loaded before self2self, so its threads spin while they wait, which can triple the processor time of "
     "a fit. Import self2self first, or start Python with GOMP_SPINCOUNT=10000."
 )
+
+
+def as_array_argument(option: str, value: str) -> str:
+    """As `errors.as_argument`, where `denoise` and `fit` differ from `FitOptions`."""
+    if option == "--force":
+        # They never replace a fit.
+        return "another folder"
+    # Their own sigma is in the units of the array.
+    return f"FitOptions({as_argument(option, value)})" if option == "--sigma" and value else as_argument(option, value)
 
 
 @dataclass(slots=True)
@@ -58,6 +67,7 @@ class Call:
             InterruptedRun: the call is cancelled.
             EngineUnavailableError: bars are asked for, and tqdm is missing.
         """
+        stack = ExitStack()
         bars = Bars() if self.progress is True else None
         show = bars.show if bars is not None else self.progress or None
         while not _turn.acquire(timeout=_POLL_SECONDS):
@@ -65,6 +75,7 @@ class Call:
                 raise InterruptedRun("cancelled before its turn; another call is at work.")
         try:
             _warn_of_spinning()
+            stack.enter_context(speaking(as_array_argument if words() is as_argument else words()))
             observer = Observer(note=self._note, cancelled=self._is_cancelled)
             if callable(show):
                 self._steps = steps = ProgressSteps(show)
@@ -73,6 +84,7 @@ class Call:
                 )
             yield observer
         finally:
+            stack.close()
             _turn.release()
             if bars is not None:
                 bars.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from self2self.bench.cases import PLAIN
-from self2self.errors import FileFormatError, InputError
+from self2self.errors import FileFormatError, InputError, typed
 
 BENCHMARK = "self2self bench"
 SCHEMA = 1
@@ -32,14 +32,18 @@ def load_result(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"--against {path}: cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"{typed('--against', path)}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"--against {path}: is not JSON. Make one with: self2self bench -o FILE") from error
+        raise FileFormatError(
+            f"{typed('--against', path)}: is not JSON. Make one with: self2self bench -o FILE"
+        ) from error
     if not isinstance(values, dict) or values.get("benchmark") != BENCHMARK:
-        raise FileFormatError(f"--against {path}: is no result of self2self bench. Make one: self2self bench -o FILE")
+        raise FileFormatError(
+            f"{typed('--against', path)}: is no result of self2self bench. Make one: self2self bench -o FILE"
+        )
     if values.get("schema") != SCHEMA:
         raise FileFormatError(
-            f"--against {path}: has schema {values.get('schema')}; this self2self compares schema {SCHEMA}. "
+            f"{typed('--against', path)}: has schema {values.get('schema')}; this self2self compares schema {SCHEMA}. "
             "Measure again: self2self bench -o FILE"
         )
     try:
@@ -50,7 +54,8 @@ def load_result(path: Path) -> dict[str, Any]:
         values["model"].keys()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(
-            f"--against {path}: is damaged ({type(error).__name__}: {error}). Measure again: self2self bench -o FILE"
+            f"{typed('--against', path)}: is damaged ({type(error).__name__}: {error}). Measure again: self2self "
+            "bench -o FILE"
         ) from error
     return values
 

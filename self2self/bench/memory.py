@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import Self2SelfError
+from self2self.errors import Self2SelfError, as_option, speaking
 from self2self.machine.system import peak_memory_bytes
 
 RUNS = 2
@@ -136,4 +136,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # For the commands `engines` and `bench`, which print what this process says.
+    with speaking(as_option):
+        sys.exit(main(sys.argv[1:]))

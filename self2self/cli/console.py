@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 import typer
 
 from self2self.cli.log import log, logging_to
-from self2self.errors import ResourceError, Self2SelfError, StdoutError, pytorch_memory
+from self2self.errors import ResourceError, Self2SelfError, StdoutError, as_option, pytorch_memory, speaking
 from self2self.machine.early_interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def exits_with_code(command: Callable[P, R]) -> Callable[P, R]:
         path = cast("Path | None", kwargs.get("log"))
         raise_on_interrupt()
         # The inner block reports the errors of the command to the log, too, the outer one those of the log itself.
-        with _reported_errors(console), logging_to(path), _reported_errors(console):
+        with speaking(as_option), _reported_errors(console), logging_to(path), _reported_errors(console):
             return command(*args, **kwargs)
 
     return wrapper

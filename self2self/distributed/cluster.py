@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import EngineUnavailableError, UsageError, first_line
+from self2self.errors import EngineUnavailableError, UsageError, first_line, typed
 from self2self.jobs.tasks import Patience
 from self2self.jobs.volumes.volume_job import Workers
 from self2self.jobs.worker import Share
@@ -35,7 +35,8 @@ def connected(address: str) -> Iterator[Any]:
         import distributed
     except ImportError as error:
         raise EngineUnavailableError(
-            "--scheduler needs the packages dask and distributed. Install them: pip install 'self2self[dask]'"
+            f"{typed('--scheduler')} needs the packages dask and distributed. Install them: pip install "
+            "'self2self[dask]'"
         ) from error
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     with warnings.catch_warnings():
@@ -45,7 +46,8 @@ def connected(address: str) -> Iterator[Any]:
             client = distributed.Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
-                f"--scheduler {address}: no scheduler answers there ({first_line(error)}). Start one with: dask "
+                f"{typed('--scheduler', address)}: no scheduler answers there ({first_line(error)}). Start one with: "
+                "dask "
                 "scheduler, and type the address that it prints"
             ) from error
     try:

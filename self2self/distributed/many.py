@@ -19,6 +19,7 @@ from self2self.errors import (
     Self2SelfError,
     UsageError,
     first_line,
+    typed,
     writing,
 )
 from self2self.image_io import check_readable
@@ -126,7 +127,7 @@ class _Batch:
         check_readable(path)
         output = self._outputs.output_for(path)
         if output.resolve() == path.resolve():
-            raise UsageError(f"-o {output}: is the input itself. Choose another name.")
+            raise UsageError(f"{typed('-o', output)}: is the input itself. Choose another name.")
         if self._outputs.folder is not None:
             with writing(output.parent):
                 output.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +157,9 @@ class _Batch:
             own = self._outputs.for_job(denoise_identity(task.shown, self._fitting, self._options))
             try:
                 if output.exists() and not own.has(output, "image") and not self._outputs.force:
-                    raise OutputError(f"{output}: exists already. Replace it with --force, or choose another place.")
+                    raise OutputError(
+                        f"{output}: exists already. Replace it with {typed('--force')}, or choose another place."
+                    )
                 atomic_write(output, answer.content, mark=own.mark("image", result.to_json()))
             except Self2SelfError as error:
                 return error

@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 from self2self.export.package import packed
 from self2self.export.plain import build_plain_model, verify_plain
 from self2self.export.to_onnx import serialise
@@ -53,7 +53,7 @@ def export_dtmodel(
         ResourceError, OutputError: the file cannot be written.
     """
     if contract.channels != 3:
-        raise UsageError(f"--format dtmodel is for RGB images; this fit has {contract.channels} channel(s).")
+        raise UsageError(f"{typed('--format dtmodel')} is for RGB images; this fit has {contract.channels} channel(s).")
     model = build_plain_model(network, contract, (TILE, TILE), opset=OPSET, ends=ends)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 from self2self.export.to_onnx import check_agreement, host_copy, serialise
 from self2self.export.verify import DEFAULT_TOLERANCE, Verification, compared, run_onnx
 from self2self.imaging.padding import Padding
@@ -92,9 +92,11 @@ def build_plain_model(
 
     check_agreement(network, contract)
     if contract.precision not in PRECISIONS:
-        raise UsageError(f"--precision is {contract.precision}; plain models have {' or '.join(PRECISIONS)}.")
+        raise UsageError(
+            f"{typed('--precision')} is {contract.precision}; plain models have {' or '.join(PRECISIONS)}."
+        )
     if size is not None and min(size) < 1:
-        raise UsageError(f"--size is {size[0]}x{size[1]}; expected at least 1x1.")
+        raise UsageError(f"{typed('--size')} is {size[0]}x{size[1]}; expected at least 1x1.")
     kind = element_type(contract.precision)
     graph = plain_graph(contract, network.layers, kind, size, ends)
     weights = {name: weight.numpy() for name, weight in host_copy(network).state_dict().items()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import InputError, UsageError, VerificationError
+from self2self.errors import InputError, UsageError, VerificationError, typed
 from self2self.export.rounding_loss import bounded_loss, measured_loss, signed_residual
 from self2self.export.to_onnx import build_model, dtype_of, host_copy, serialise
 from self2self.export.verify import Verification, open_session, verify_file
@@ -144,7 +144,7 @@ def check_precision_name(precision: str) -> None:
         UsageError: the name is unknown; the message lists the known names.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision is {precision!r}; expected one of: {', '.join(PRECISIONS)}.")
+        raise UsageError(f"{typed('--precision')} is {precision!r}; expected one of: {', '.join(PRECISIONS)}.")
 
 
 def compare(
@@ -232,7 +232,7 @@ def refuse_large_change(check: PrecisionCheck, source: str) -> None:
         return
     is_measured = check.against == "reference"
     how = "changes the PSNR by" if is_measured else "may change the PSNR by up to"
-    remedy = "Use fp32." if is_measured else "Use fp32, or judge it by a clean image: --reference CLEAN."
+    remedy = "Use fp32." if is_measured else f"Use fp32, or judge it by a clean image: {typed('--reference CLEAN')}."
     raise VerificationError(
         f"{source}: {check.precision} {how} {check.decibels:.3f} dB ({check.rms_difference:.3f} grey levels); "
         f"expected at most {ACCEPTED_DECIBELS} dB. {remedy}"

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from self2self.errors import EngineUnavailableError, ResourceError, Self2SelfError, UsageError, writing
+from self2self.errors import EngineUnavailableError, ResourceError, Self2SelfError, UsageError, typed, writing
 from self2self.gui.desk import Desk
 from self2self.gui.guard import LOOPBACK, Guard
 from self2self.machine.cache_folder import cache_folder
@@ -87,11 +87,12 @@ def listening(port: int | None) -> Iterator[socket.socket]:
         try:
             listener.bind((LOOPBACK, USUAL_PORT if port is None else port))
         except OverflowError:
-            raise UsageError(f"--port is {port}; expected 1 to 65535.") from None
+            raise UsageError(f"{typed('--port')} is {port}; expected 1 to 65535.") from None
         except OSError as error:
             if port is not None:
                 raise UsageError(
-                    f"--port {port}: cannot be used ({error.strerror}). Choose another, or leave --port out."
+                    f"{typed('--port', port)}: cannot be used ({error.strerror}). Choose another, or leave "
+                    f"{typed('--port')} out."
                 ) from error
             listener.bind((LOOPBACK, 0))
         listener.listen()

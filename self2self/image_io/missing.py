@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from self2self.errors import typed
 from self2self.image_io.image import Array, MissingPixels, StoredImage
 from self2self.imaging.missing import BoolArray, constant_around, fill, in_all_channels
 
@@ -82,7 +83,7 @@ def find_missing(stored: StoredImage, nodata: Nodata = None) -> MissingPixels | 
         count, kinds = int(np.count_nonzero(where)), " or ".join(kind for _, kind in found)
         note = (
             f"{count} of its {where.size} pixels hold no measurement ({kinds}); they count for nothing and stay as "
-            "they are (--nodata says which value is meant)"
+            f"they are ({typed('--nodata')} says which value is meant)"
         )
     return MissingPixels(where, values[where], note)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, InputError, ResourceError
+from self2self.errors import EngineUnavailableError, InputError, ResourceError, typed
 from self2self.image_io.format import HEAD_BYTES, Format, Pages
 from self2self.image_io.formats import FORMATS
 from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
@@ -18,11 +18,6 @@ from self2self.image_io.missing import Nodata, filled, find_missing
 from self2self.image_io.value_range import EXACT_INTEGER_SPAN, ValueRange, choose_value_range, normalise
 from self2self.image_io.volumes import is_volume
 from self2self.imaging.mosaic import arranged, is_mosaic
-
-MOSAIC_NOTE = (
-    "is a mosaic of colour filters, by its period of two pixels; its four planes are denoised side by side "
-    "(--no-mosaic takes it as an ordinary image)"
-)
 
 
 def read_image(
@@ -90,11 +85,11 @@ def image_from(
         mosaic = True
     elif mosaic is None:
         mosaic = values.shape[2] == 1 and missing is None and is_mosaic(values[..., 0])
-        notes += (MOSAIC_NOTE,) * mosaic
+        notes += (_mosaic_note(),) * mosaic
     if mosaic and values.shape[2] != 1:
         raise ImageRefused(
             f"has {values.shape[2]} channels; expected one, as it is to be a mosaic of colour filters. "
-            "Convert it to grey, or leave out --mosaic."
+            f"Convert it to grey, or leave out {typed('--mosaic')}."
         )
     if mosaic:
         values, missing = arranged(values), None if missing is None else arranged(missing)
@@ -234,3 +229,10 @@ def decoding(path: Path, file_format: Format) -> Iterator[None]:
 
 def _drop_log_record(_: object) -> bool:
     return False
+
+
+def _mosaic_note() -> str:
+    return (
+        "is a mosaic of colour filters, by its period of two pixels; its four planes are denoised side by side "
+        f"({typed('--no-mosaic')} takes it as an ordinary image)"
+    )

@@ -19,7 +19,7 @@ from self2self.bench.environment import environment
 from self2self.bench.memory import measure_memory
 from self2self.bench.page import page
 from self2self.bench.rounds import RoundPlan, run_size
-from self2self.errors import InputError, InterruptedRun, UsageError
+from self2self.errors import InputError, InterruptedRun, UsageError, typed
 from self2self.image_io import Image
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
@@ -83,10 +83,10 @@ class BenchOptions:
             UsageError, OutputError, EngineUnavailableError: names the wrong option.
         """
         for option, least, value in (
-            ("--rounds", 1, self.rounds),
-            ("--passes", 1, self.passes),
-            ("--curve", 0, self.curve_passes),
-            *(("--batch", 1, batch) for batch in self.batches),
+            (typed("--rounds"), 1, self.rounds),
+            (typed("--passes"), 1, self.passes),
+            (typed("--curve"), 0, self.curve_passes),
+            *((typed("--batch"), 1, batch) for batch in self.batches),
         ):
             if value < least:
                 raise UsageError(f"{option} is {value}; expected at least {least}.")
@@ -96,10 +96,12 @@ class BenchOptions:
         for name in self.engines:
             engine_class(name).version()
         if self.html is not None:
-            check_available(f"--html {self.html}")
+            check_available(f"{typed('--html', self.html)}")
             if self.output is not None and self.html.resolve() == self.output.resolve():
-                raise UsageError(f"-o and --html are both {self.html}. Choose another name for one of them.")
-        for option, path in (("-o", self.output), ("--html", self.html)):
+                raise UsageError(
+                    f"{typed('-o')} and {typed('--html')} are both {self.html}. Choose another name for one of them."
+                )
+        for option, path in ((typed("-o"), self.output), (typed("--html"), self.html)):
             if path is not None:
                 check_new(path, force=self.force, option=option, instead="choose another name")
 
@@ -145,7 +147,9 @@ def _measure(model: Path | None, options: BenchOptions, observer: Observer, fold
     for size in sizes:
         if benchmark_model.model.size not in (None, size):
             height, width = benchmark_model.model.size or size
-            raise UsageError(f"{model} is fixed to {height}x{width}. Leave out --size, or export it for all sizes.")
+            raise UsageError(
+                f"{model} is fixed to {height}x{width}. Leave out {typed('--size')}, or export it for all sizes."
+            )
     statuses = {status.name: status for status in engine_statuses()}
     names = list(dict.fromkeys(options.engines)) or [name for name, status in statuses.items() if status.works]
     plan = RoundPlan(names, sorted(set(options.batches)), options.passes, options.rounds, strict=bool(options.engines))
@@ -206,9 +210,11 @@ def _images(run: Path | None, options: BenchOptions) -> tuple[Image | None, NDAr
     """
     if run is None or not run.is_dir():
         if options.curve_run is not None:
-            raise UsageError(f"--curve-of {run}: is no run folder. Make one: self2self denoise IMAGE --run {run}")
+            raise UsageError(
+                f"{typed('--curve-of', run)}: is no run folder. Make one: self2self denoise IMAGE --run {run}"
+            )
         if options.reference is not None:
-            raise UsageError("--reference works with a run folder: self2self bench RUN --reference CLEAN")
+            raise UsageError(f"{typed('--reference')} works with a run folder: self2self bench RUN --reference CLEAN")
         return None, None
     image = read_fitted_image(Run(run).config())
     return image, None if options.reference is None else read_reference(options.reference, image)
@@ -261,6 +267,6 @@ def _check_size(height: int, width: int) -> None:
     if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MINIMUM_SIZE:
         near = "x".join(map(str, padded_size(height, width)))
         raise UsageError(
-            f"--size is {height}x{width}; expected multiples of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up, "
-            f"for example --size {near}."
+            f"{typed('--size')} is {height}x{width}; expected multiples of {SIZE_MULTIPLE} from {MINIMUM_SIZE} up, "
+            f"for example {typed('--size', near)}."
         )

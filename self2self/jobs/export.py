@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
 from self2self.jobs.job_key import settings_key
@@ -135,11 +135,12 @@ def plain_job(
     from self2self.export.plain import export_plain
 
     if file_format not in PLAIN_FORMATS:
-        raise UsageError(f"--format is {file_format!r}; expected one of: {', '.join(PLAIN_FORMATS)}.")
+        raise UsageError(f"{typed('--format')} is {file_format!r}; expected one of: {', '.join(PLAIN_FORMATS)}.")
     is_package = file_format in PACKAGE_SUFFIXES
     if is_package and (size is not None or precision != "fp32"):
         raise UsageError(
-            f"--format {file_format} has a size and a precision of its own; leave out --size and --precision."
+            f"{typed('--format', file_format)} has a size and a precision of its own; leave out {typed('--size')} "
+            f"and {typed('--precision')}."
         )
     path = output or (run.package_path_for(file_format) if is_package else run.plain_onnx_path_for(precision))
     settings = {"size": size, "precision": precision, "format": file_format, "name": run.package_name}
@@ -222,7 +223,7 @@ def engine_job(run: Run, options: EngineOptions, *, force: bool = False, observe
 
     library = LIBRARIES.get(options.engine)
     if library is None:
-        raise UsageError(f"--engine is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
+        raise UsageError(f"{typed('--engine')} is {options.engine!r}; export builds one of: {', '.join(LIBRARIES)}.")
     config = run.config()
     path = _made_or_exported_path(run, options.precision, observer)
     model = load_model(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import FileFormatError, InputError, UsageError
+from self2self.errors import FileFormatError, InputError, UsageError, typed
 from self2self.image_io import Image, Stack, image_hash, open_stack, read_image
 from self2self.imaging.missing import share_to_learn_from
 from self2self.jobs.fit_config import FitOptions, configure, differences, occupied_error, resumable, run_folder
@@ -21,7 +21,7 @@ from self2self.jobs.page_neighbours import NeighbourPages, choose_neighbours
 from self2self.jobs.prepared_image import PreparedImage, prepare
 from self2self.jobs.results import FitResult
 from self2self.train.checkpoint import load_weights, save_model
-from self2self.train.run_folder import Run, RunConfig
+from self2self.train.run_folder import Run, RunConfig, elsewhere
 
 ENOUGH_TO_LEARN = 0.05
 """Share of measured pixels outside areas of exactly one value with which a page is good enough for the fit."""
@@ -111,7 +111,8 @@ def read_fit_page(stack: Stack, options: FitOptions, observer: Observer) -> tupl
     index, page = _page_to_learn_from(stack)
     why = ", as there is hardly anything to learn from page 1" if index else ""
     observer.note(
-        f"{stack.path}: has {stack.pages} pages; fitting to page {index + 1}{why}. To fit to another: --page N"
+        f"{stack.path}: has {stack.pages} pages; fitting to page {index + 1}{why}. To fit to another: "
+        f"{typed('--page N')}"
     )
     return index, page
 
@@ -178,7 +179,7 @@ def run_fit(
     if report.diverged_step is not None:
         observer.note(
             f"the fit diverged after step {report.diverged_step} of {config.recipe.steps}, so its weights are those of "
-            f"step {report.step}. Another --seed or fewer --steps may do better."
+            f"step {report.step}. Another {typed('--seed')} or fewer {typed('--steps')} may do better."
         )
     return FitResult(
         run=run,
@@ -228,7 +229,7 @@ def fit_or_reuse(
         if not force:
             raise UsageError(
                 f"{run.folder}: holds a fit with other settings ({differences(stored, config)}). "
-                f"Keep it: self2self denoise {prepared.image.path} --run RUN, or replace it with --force."
+                f"Keep it and {elsewhere()}, or start anew with {typed('--force')}."
             )
         observer.note(f"replacing the fit in {run.folder} ({differences(stored, config)}).")
         return fit_anew()
@@ -287,12 +288,14 @@ def read_reference(path: Path, image: Image) -> NDArray[np.float32]:
     """
     reference = read_image(path, mosaic=image.mosaic)
     if reference.pixels.shape != image.pixels.shape:
-        raise InputError(f"--reference {path}: is {_size(reference)}; expected {_size(image)}, as the image itself.")
+        raise InputError(
+            f"{typed('--reference', path)}: is {_size(reference)}; expected {_size(image)}, as the image itself."
+        )
     stored = reference.pixels.astype(np.float64) * reference.scale + reference.offset
     if reference.dtype != image.dtype and reference.white is not None:
         if image.white is None:
             raise InputError(
-                f"--reference {path}: has {reference.dtype} values of the type's whole range; the image has "
+                f"{typed('--reference', path)}: has {reference.dtype} values of the type's whole range; the image has "
                 f"{image.dtype} values from {image.offset:g} to {image.offset + image.scale:g}. Store it as "
                 f"{image.dtype} or as floats in the image's units."
             )

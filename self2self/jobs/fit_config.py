@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 from self2self.image_io import ARRAY, Image
 from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
@@ -20,7 +20,7 @@ from self2self.model.contract import Nodata, checked_nodata
 from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
 from self2self.train.recipes import INITS, Recipe, following, recipe_for
-from self2self.train.run_folder import ELSEWHERE, Run, RunConfig
+from self2self.train.run_folder import Run, RunConfig, elsewhere
 from self2self.train.start_weights import (
     LARGEST_TOLD,
     SMALLEST_TOLD,
@@ -106,25 +106,32 @@ class FitOptions:
         recipe_for(self.recipe, self.init).with_options(self.steps, self.drop_rate)
         check_seed(self.seed)
         if self.iqa is False and self.iqa_weights is not None:
-            raise UsageError("--iqa-weights turns the image quality term on and --no-iqa off; give one of them.")
+            raise UsageError(
+                f"{typed('--iqa-weights')} turns the image quality term on and {typed('--no-iqa')} off; give one of "
+                "them."
+            )
         if self.page is not None and self.page < 1:
-            raise UsageError(f"--page is {self.page}; pages count from 1.")
+            raise UsageError(f"{typed('--page')} is {self.page}; pages count from 1.")
         if self.sigma is not None and not SMALLEST_TOLD <= self.sigma <= LARGEST_TOLD:
             raise UsageError(
-                f"--sigma is {self.sigma:g}; expected {SMALLEST_TOLD:g} to {LARGEST_TOLD:g} grey levels of 255, for "
-                "example --sigma 10. To remove less, use --strength."
+                f"{typed('--sigma')} is {self.sigma:g}; expected {SMALLEST_TOLD:g} to {LARGEST_TOLD:g} grey levels "
+                "of 255, for "
+                f"example {typed('--sigma 10')}. To remove less, use {typed('--strength')}."
             )
         if not 0 <= self.strength <= LARGEST_STRENGTH:
             raise UsageError(
-                f"--strength is {self.strength:g}; expected 0 to {LARGEST_STRENGTH:g}, where 1 is as found."
+                f"{typed('--strength')} is {self.strength:g}; expected 0 to {LARGEST_STRENGTH:g}, where 1 is as found."
             )
         if self.fit_pages not in FIT_PAGES:
-            raise UsageError(f"--fit-pages is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
+            raise UsageError(f"{typed('--fit-pages')} is {self.fit_pages!r}; expected one of: {', '.join(FIT_PAGES)}.")
         if self.neighbours not in ("auto", *range(MOST_NEIGHBOURS + 1)):
-            raise UsageError(f"--neighbours is {self.neighbours}; expected one of: auto, 0, 1, 2.")
+            raise UsageError(f"{typed('--neighbours')} is {self.neighbours}; expected one of: auto, 0, 1, 2.")
         check_nodata(self.nodata)
         if self.page is not None and self.fit_pages == "each":
-            raise UsageError("--page names the page to fit and --fit-pages each fits all of them; give one of them.")
+            raise UsageError(
+                f"{typed('--page')} names the page to fit and {typed('--fit-pages each')} fits all of them; give one "
+                "of them."
+            )
 
     def refuse_axes(self, path: Path) -> None:
         """Refuse names of axes for an image whose format tells them.
@@ -133,7 +140,7 @@ class FitOptions:
             UsageError: they are given.
         """
         if self.axes is not None or self.channel_axis is not None:
-            option = "--axes" if self.axes is not None else "--channel-axis"
+            option = typed("--axes") if self.axes is not None else typed("--channel-axis")
             raise UsageError(f"{option} is for volumes (zarr, HDF5), and {path} is none. Leave it out.")
 
     def in_grey_levels(self, image: Image) -> FitOptions:
@@ -193,7 +200,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
     config = _with_noise(config, prepared, options, observer)
     config = replace(config, recipe=config.recipe.with_options(options.steps, options.drop_rate))
     if start not in INITS and options.steps is None:
-        observer.note(f"going on from {start} takes {config.recipe.steps} steps; --steps changes that.")
+        observer.note(f"going on from {start} takes {config.recipe.steps} steps; {typed('--steps')} changes that.")
     weights = start_weights(config)
     return config if weights is None else replace(config, start_sha256=tensors_sha256(weights))
 
@@ -206,7 +213,9 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
     recipe, channels, part = config.recipe, config.channels, prepared.measured_part(TRIAL_SIDE)
     if not recipe.follows_noise or not has_pretrained_weights(channels):
         if options.sigma is not None:
-            observer.note(f"--sigma changes nothing: recipe {recipe.name} has no start weights to tell it here.")
+            observer.note(
+                f"{typed('--sigma')} changes nothing: recipe {recipe.name} has no start weights to tell it here."
+            )
         return config
     stored = run_folder(prepared, options).stored_config()
     if stored is not None and stored.noise is not None and stored.same_question(config):
@@ -216,7 +225,7 @@ def _with_noise(config: RunConfig, prepared: PreparedImage, options: FitOptions,
     if options.init is None and not predicts_an_image(pretrained_weights(channels, noise.told), part, recipe):
         observer.note(
             "the start weights make no image of this one; fitting from scratch, which takes longer "
-            "(--init pretrained starts from them all the same)."
+            f"({typed('--init pretrained')} starts from them all the same)."
         )
         return replace(config, recipe=recipe_for(options.recipe, "scratch"), start="scratch")
     return replace(config, noise=noise, recipe=recipe.for_noise(noise))
@@ -241,7 +250,9 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     start = options.init or recipe_for(options.recipe).init
     if start == "natural" and not has_pretrained_weights(channels):
         if options.init is not None:
-            raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
+            raise UsageError(
+                f"{typed('--init pretrained')} has no weights for {channels} channels. Use {typed('--init scratch')}."
+            )
         observer.note(f"there are no start weights for {channels} channels; fitting from scratch, which takes longer.")
         start = "scratch"
     recipe = recipe_for(options.recipe, start)
@@ -250,7 +261,9 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     run = Run(Path(start))
     earlier = run.config()
     if earlier.channels != channels:
-        raise UsageError(f"--init {start} was fitted on {earlier.channels} channels; the image has {channels}.")
+        raise UsageError(
+            f"{typed('--init', start)} was fitted on {earlier.channels} channels; the image has {channels}."
+        )
     return following(recipe, earlier.recipe), str(run.folder.resolve())
 
 
@@ -293,8 +306,8 @@ def occupied_error(run: Run, asked: RunConfig) -> UsageError:
     """The error for a fit with the settings `asked` into a folder that already holds something else."""
     stored = run.stored_config()
     if not run.config_path.is_file():
-        return UsageError(f"{run.folder}: is not empty and not a run folder; {ELSEWHERE}.")
-    advice = f"start anew with --force, or {ELSEWHERE}"
+        return UsageError(f"{run.folder}: is not empty and not a run folder; {elsewhere()}.")
+    advice = f"start anew with {typed('--force')}, or {elsewhere()}"
     others = "other settings" if stored is None else f"other settings ({differences(stored, asked)})"
     if run.is_fitted():
         return UsageError(f"{run.folder}: holds a finished fit with {others}. Use it (self2self infer), {advice}.")
@@ -316,7 +329,7 @@ def resumable(run: Run, config: RunConfig, options: FitOptions) -> RunConfig:
     if not config.same_fit(stored):
         raise UsageError(
             f"{run.folder}: was fitted with other settings ({differences(stored, config)}). "
-            "Give the same options to resume, or start anew with --force."
+            f"Give the same options to resume, or start anew with {typed('--force')}."
         )
     return replace(stored, image=config.image, device=config.device, iqa=config.iqa)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from self2self.errors import InputError, Self2SelfError, UsageError
+from self2self.errors import InputError, Self2SelfError, UsageError, typed
 from self2self.image_io import check_readable, is_result_name
 from self2self.image_io.volumes import is_volume
 from self2self.jobs.observer import Observer
@@ -43,7 +43,8 @@ class Part:
         part = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
         if not 1 <= part.number <= part.count:
             raise UsageError(
-                f"--part {text}: expected K/N, part K of N, with K from 1 to N. Type for the first of eight: --part 1/8"
+                f"{typed('--part', text)}: expected K/N, part K of N, with K from 1 to N. Type for the first of "
+                f"eight: {typed('--part 1/8')}"
             )
         return part
 
@@ -93,13 +94,13 @@ def _images_in(folder: Path, observer: Observer, recursive: bool) -> list[Path]:
     images = [path for path in listed if _is_image(path)]
     if not images:
         inner = not recursive and any(_is_folder(path) for path in listed)
-        hint = "With --recursive, folders in it are searched, too" if inner else "Check the folder"
+        hint = f"With {typed('--recursive')}, folders in it are searched, too" if inner else "Check the folder"
         raise InputError(f"{folder}: has no images; expected a file or a folder with image files. {hint}.")
     taken = set(images)
     left_out = [path for path in listed if path not in taken]
     if left_out:
         names = _listed([f"{path.relative_to(folder)}{'/' * path.is_dir()}" for path in left_out])
-        hint = "; for the images in folders: --recursive" * any(path.is_dir() for path in left_out)
+        hint = f"; for the images in folders: {typed('--recursive')}" * any(path.is_dir() for path in left_out)
         observer.note(f"{folder}: {len(images)} images are taken; left out: {names}{hint}")
     return images
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from self2self.errors import InputError, OutputError, UsageError, first_line, shown
+from self2self.errors import InputError, OutputError, UsageError, first_line, shown, typed
 from self2self.jobs.job_key import settings_key
 from self2self.machine.files import atomic_path, check_new, remove_leftovers
 from self2self.machine.marks import Mark, read_mark
@@ -46,7 +46,9 @@ def factory_of(target: str) -> Callable[[], Any]:
     """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise UsageError(f"--model is {target!r}; expected MODULE:FACTORY, such as networks:make_classifier.")
+        raise UsageError(
+            f"{typed('--model')} is {target!r}; expected MODULE:FACTORY, such as networks:make_classifier."
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -55,17 +57,20 @@ def factory_of(target: str) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise UsageError(
-                f"--model: there is no module {module_name} here ({here}) or among the installed packages."
+                f"{typed('--model')}: there is no module {module_name} here ({here}) or among the installed packages."
             ) from error
-        raise UsageError(f"--model: {module_name} cannot be imported ({shown(first_line(error))}).") from error
+        raise UsageError(
+            f"{typed('--model')}: {module_name} cannot be imported ({shown(first_line(error))})."
+        ) from error
     except Exception as error:
         # The user's own code may raise anything.
         raise UsageError(
-            f"--model: {module_name} cannot be imported ({type(error).__name__}: {shown(first_line(error))})."
+            f"{typed('--model')}: {module_name} cannot be imported ({type(error).__name__}: "
+            f"{shown(first_line(error))})."
         ) from error
     factory: Any = getattr(module, name, None)
     if not callable(factory):
-        raise UsageError(f"--model: {module_name} has no function {name}.")
+        raise UsageError(f"{typed('--model')}: {module_name} has no function {name}.")
     return factory  # type: ignore[no-any-return]
 
 
@@ -75,14 +80,16 @@ def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
     try:
         made = factory()
     except Exception as error:
-        raise UsageError(f"--model: {target} raises {type(error).__name__} ({shown(first_line(error))}).") from error
+        raise UsageError(
+            f"{typed('--model')}: {target} raises {type(error).__name__} ({shown(first_line(error))})."
+        ) from error
     if isinstance(made, tuple) and len(made) == 2:
         made = (*made, {})
     if not (
         isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], Mapping) and set(made[2]) <= {*_OPTIONS}
     ):
         raise UsageError(
-            f"--model: {target} returns {type(made).__name__}; expected model, example_inputs or model, "
+            f"{typed('--model')}: {target} returns {type(made).__name__}; expected model, example_inputs or model, "
             f"example_inputs, options, where options may have {', '.join(_OPTIONS)}."
         )
     return made[0], made[1], dict(made[2])
@@ -184,16 +191,21 @@ def live_predict_job(
     from self2self.live.model import TOLERANCE, load_live
 
     if unknown := [name for name in statistics if name not in STATISTICS]:
-        raise UsageError(f"--stat has {shown(', '.join(unknown))}; expected some of {', '.join(STATISTICS)}.")
+        raise UsageError(
+            f"{typed('--stat')} has {shown(', '.join(unknown))}; expected some of {', '.join(STATISTICS)}."
+        )
     if ("quantiles" in statistics) != bool(quantiles):
         raise UsageError(
-            "--stat quantiles and --quantiles go together, such as --stat quantiles --quantiles 0.05,0.95."
+            f"{typed('--stat quantiles')} and {typed('--quantiles')} go together, such as "
+            f"{typed('--stat quantiles')} {typed('--quantiles 0.05,0.95')}."
         )
     for path, what in ((model, "model"), (inputs, "input")):
         if output.resolve() == path.resolve():
-            raise UsageError(f"-o {output}: is the {what} itself. Choose another name.")
+            raise UsageError(f"{typed('-o', output)}: is the {what} itself. Choose another name.")
     if output.suffix.lower() != ".npz":
-        raise OutputError(f"-o {output}: expected a name that ends in .npz. Type: -o {output.with_suffix('.npz')}")
+        raise OutputError(
+            f"{typed('-o', output)}: expected a name that ends in .npz. Type: {typed('-o', output.with_suffix('.npz'))}"
+        )
     job = ""
     if model.is_file() and inputs.is_file():
         files = {"model": model, "inputs": inputs}
@@ -207,8 +219,8 @@ def live_predict_job(
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
     if of_classes and set(kinds.values()) == {"value"}:
         raise UsageError(
-            f'--stat {",".join(of_classes)} needs classes, and all outputs of {model} are of kind "value". Export it '
-            "again: self2self export --model MODULE:FACTORY --kind logits"
+            f'{typed("--stat", ",".join(of_classes))} needs classes, and all outputs of {model} are of kind "value". '
+            "Export it again: self2self export --model MODULE:FACTORY --kind logits"
         )
     values = read_arrays(inputs)
     prediction = live.predict(

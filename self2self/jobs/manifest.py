@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from self2self.errors import OutputError, Self2SelfError, writing
+from self2self.errors import OutputError, Self2SelfError, typed, writing
 from self2self.jobs.results import Result
 
 State = Literal["waiting", "written", "done already", "skipped", "failed"]
@@ -39,7 +39,10 @@ class Manifest:
             OutputError, ResourceError: the file cannot be written.
         """
         if self.path.is_dir():
-            raise OutputError(f"--manifest {self.path}: is a folder; expected a file. Type: --manifest images.jsonl")
+            raise OutputError(
+                f"{typed('--manifest', self.path)}: is a folder; expected a file. Type: "
+                f"{typed('--manifest images.jsonl')}"
+            )
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             torn = self.path.is_file() and self.path.stat().st_size > 0 and not _ends_with_newline(self.path)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from self2self.errors import typed
 from self2self.image_io import Image
 from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, NoiseKind, Residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.train.run_folder import RunConfig
 
-LITTLE_NOISE_NOTE = (
-    "most of what could be noise is fine texture, so {:.0f} % of it stays in the result (--sigma S removes noise of S "
-    "grey levels all the same)."
-)
 IMPULSES_NOTE = "has impulses, single values that are wrong; they are replaced by the median of their neighbours first."
 LITTLE_REMOVED = 0.5
 """Largest removed share with which the user is told that most of the difference stays."""
@@ -53,7 +50,10 @@ def _notes(prepared: PreparedImage, config: RunConfig) -> list[str]:
 
 def _notes_of_kind(prepared: PreparedImage, config: RunConfig, noise: Noise) -> list[str]:
     if noise.removed_share < LITTLE_REMOVED:
-        return [LITTLE_NOISE_NOTE.format(100 * (1 - noise.removed_share))]
+        return [
+            f"most of what could be noise is fine texture, so {100 * (1 - noise.removed_share):.0f} % of it stays in "
+            f"the result ({typed('--sigma S')} removes noise of S grey levels all the same)."
+        ]
     action = "so the fit learns from noise simulated like it" if config.recipe.steps else "which the start weights know"
     return {
         NoiseKind.INDEPENDENT: [],
@@ -97,6 +97,7 @@ def note_little_removed(path: Path, config: RunConfig, removed: float, observer:
     if expected >= FOUND_NOISE and removed < HARDLY_REMOVED * expected:
         observer.note(
             f"{path}: noise of about {noise.sigma:.0f} grey levels was found, but only {removed:.1f} were removed. "
-            f"Try --strength 1.5, or --sigma {noise.sigma:.0f} if you are sure of the noise, or a longer fit: "
-            f"--steps {max(300, 2 * config.recipe.steps)}."
+            f"Try {typed('--strength 1.5')}, or {typed('--sigma', f'{noise.sigma:.0f}')} if you are sure of the "
+            "noise, or a longer fit: "
+            f"{typed('--steps', max(300, 2 * config.recipe.steps))}."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.errors import OutputError, UsageError, writing
+from self2self.errors import OutputError, UsageError, typed, writing
 from self2self.image_io import EXTENSIONS, Image, check_output, default_output
 from self2self.image_io.volumes import is_volume
 from self2self.jobs.job_key import Job, differences
@@ -86,7 +86,10 @@ class OutputOptions:
         earlier = read_mark(output, None)
         changed = differences(earlier.settings or {}, self.settings or {}) if earlier and earlier.settings else ""
         why = f", made with other options ({changed})" if changed else ""
-        raise OutputError(f"{output}: exists already{why}. Replace it with --force, or choose another place with -o.")
+        raise OutputError(
+            f"{output}: exists already{why}. Replace it with {typed('--force')}, or choose another place with "
+            f"{typed('-o')}."
+        )
 
     def for_several(self, roots: tuple[Path, ...] = ()) -> OutputOptions:
         """A copy for each of several images: `output` is a folder, and there is no report of a single image.
@@ -101,7 +104,10 @@ class OutputOptions:
         if output is not None and self.folder is None:
             output = Path(output)
             if output.exists() or output.suffix.lower() in EXTENSIONS:
-                raise UsageError(f"-o {output}: names a file; for several images it has to be a folder: -o results")
+                raise UsageError(
+                    f"{typed('-o', output)}: names a file; for several images it has to be a folder: "
+                    f"{typed('-o results')}"
+                )
         return replace(self, into_folder=output is not None, report=None, roots=roots or self.roots)
 
     def check(self, images: list[Path]) -> None:
@@ -111,14 +117,14 @@ class OutputOptions:
             UsageError, OutputError, EngineUnavailableError: names the wrong option.
         """
         if self.report is not None:
-            check_available(f"--report {self.report}")
+            check_available(f"{typed('--report', self.report)}")
         if len(images) > 1:
             self._check_several(images)
 
     def _check_several(self, images: list[Path]) -> None:
         outputs = self.for_several()
         if self.uncertainty is not None:
-            raise UsageError("--uncertainty works with one image at a time.")
+            raise UsageError(f"{typed('--uncertainty')} works with one image at a time.")
         sources: dict[Path, Path] = {}
         seen: set[Path] = set()
         for path in images:
@@ -143,11 +149,13 @@ class OutputOptions:
             with writing(output.parent):
                 output.parent.mkdir(parents=True, exist_ok=True)
         if output.resolve() == image.path.resolve():
-            raise UsageError(f"-o {output}: is the input itself. Choose another name.")
+            raise UsageError(f"{typed('-o', output)}: is the input itself. Choose another name.")
         check_output(output, force=self._may_replace(output, "image"), like=image)
         if self.uncertainty is not None:
             if self.uncertainty.resolve() in (output.resolve(), image.path.resolve()):
-                raise UsageError(f"--uncertainty {self.uncertainty}: is the image itself. Choose another name.")
+                raise UsageError(
+                    f"{typed('--uncertainty', self.uncertainty)}: is the image itself. Choose another name."
+                )
             force = self._may_replace(self.uncertainty, "uncertainty")
             check_output(self.uncertainty, force=force, float_map=True, like=image)
         if self.report is not None:
@@ -197,7 +205,7 @@ class OutputOptions:
             UsageError: names the option.
         """
         if model.contract.plain and self.needs_uncertainty:
-            option = "--report" if self.uncertainty is None else "--uncertainty"
+            option = typed("--report") if self.uncertainty is None else typed("--uncertainty")
             raise UsageError(
                 f"{option} needs passes with masks, and {model.path} is a plain model. Use the model with masks: "
                 f"self2self infer RUN IMAGE {option} FILE"
@@ -208,7 +216,7 @@ class OutputOptions:
         output = self.output_for(path)
         if self.force or not (output.is_file() or is_volume(output)):
             return False
-        observer.note(f"{output}: exists already, so {path} is skipped. To replace it: --force")
+        observer.note(f"{output}: exists already, so {path} is skipped. To replace it: {typed('--force')}")
         # To look for what else a kill has left takes as long as the folder is full, so `ImageBatch` does it once.
         if (folder := _passes_folder(output)).is_dir():
             remove_kept(folder)

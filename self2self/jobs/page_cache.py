@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from self2self.errors import FileFormatError, UsageError, writing
+from self2self.errors import FileFormatError, UsageError, typed, writing
 from self2self.image_io.image import Array
 from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
 from self2self.runtime.ensemble.kept_passes import KeptPasses
@@ -102,10 +102,12 @@ class PageCache:
             if not force:
                 raise UsageError(
                     f"{self.output}: was begun with other settings ({', '.join(changed)}). Give the same command to go "
-                    f"on, start anew with --force, or choose another place with -o."
+                    f"on, start anew with {typed('--force')}, or choose another place with {typed('-o')}."
                 )
         elif self.folder.is_dir() and not holds_only_leftovers(self.folder) and not force:
-            raise UsageError(f"{self.folder}: is in the way and holds no pages. Remove it, or start anew with --force.")
+            raise UsageError(
+                f"{self.folder}: is in the way and holds no pages. Remove it, or start anew with {typed('--force')}."
+            )
         self.remove()
         with writing(self.folder):
             self.folder.mkdir()

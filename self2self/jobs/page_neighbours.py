@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from self2self.errors import typed
 from self2self.image_io import Image, Stack
 from self2self.imaging.neighbours import Fit, Fused, fuse, neighbour_of, variance_aimed_at
 from self2self.imaging.noise import center_crop
@@ -186,7 +187,7 @@ def choose_neighbours(
     count = 2 if pages.count == 2 and far_weight >= LEAST_FAR_WEIGHT else 1
     observer.note(
         f"{stack.path}: each page is fused with its {2 * count} nearest pages, where they show the same "
-        f"({100 * near_weight:.0f} % of what was tried). To denoise every page by itself: --neighbours 0"
+        f"({100 * near_weight:.0f} % of what was tried). To denoise every page by itself: {typed('--neighbours 0')}"
     )
     return count
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from self2self.errors import typed
 from self2self.imaging.noise import Noise, Residual
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.volumes.result import VolumeResult
@@ -90,7 +91,7 @@ class FitResult:
     def quality_text(self) -> str:
         """Whether the image quality term was used, and its score, as text for people."""
         if self.config.iqa is None:
-            return "without the image quality term (--iqa)"
+            return f"without the image quality term ({typed('--iqa')})"
         text = f"with the image quality term, weights {self.config.iqa.sha256[:8]}"
         if self.quality is not None and self.quality_seconds is not None:
             text += f": score {self.quality:.1f} of 100, {1000 * self.quality_seconds:.0f} ms of each step"

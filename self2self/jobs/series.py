@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 from self2self.image_io import open_stack
 from self2self.jobs.fit import read_fit_page
 from self2self.jobs.fit_config import FitOptions
@@ -51,18 +51,22 @@ def series_job(
     fitting.check()
     if fitting.fit_pages != "first":
         raise UsageError(
-            f"--fit-pages {fitting.fit_pages}: --like makes one fit for all images. Leave one of them out."
+            f"{typed('--fit-pages', fitting.fit_pages)}: {typed('--like')} makes one fit for all images. Leave one "
+            "of them out."
         )
     if fitting.neighbours not in ("auto", 0):
         raise UsageError(
-            f"--neighbours {fitting.neighbours}: --like fits to a single page. Denoise stacks without --like, or leave "
-            "--neighbours out."
+            f"{typed('--neighbours', fitting.neighbours)}: {typed('--like')} fits to a single page. Denoise stacks "
+            f"without {typed('--like')}, or leave "
+            f"{typed('--neighbours')} out."
         )
     options.check()
     with open_stack(like, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         _, image = read_fit_page(stack, fitting, observer)
     if image.is_empty:
-        raise InputError(f"--like {like}: holds nothing to denoise; expected an image of the series. Choose another.")
+        raise InputError(
+            f"{typed('--like', like)}: holds nothing to denoise; expected an image of the series. Choose another."
+        )
     # Each image would be mapped from the range of its own values, and equal noise would have many levels.
     prepared = prepare(image, fitting.recipe, whole_range=True if image.dtype == np.uint8 else None)
     fitted = fit_model(prepared, fitting, observer)
@@ -87,5 +91,5 @@ def _note_unlike(like: Path, sigma: float, results: list[Result], observer: Obse
         observer.note(
             f"{unlike[0]}: {removed[unlike[0]]:.1f} grey levels were removed, and the noise of {like} is {sigma:.1f}. "
             + (f"There are {len(unlike)} images like this. " if len(unlike) > 1 else "")
-            + "They may have other noise; denoise them without --like."
+            + f"They may have other noise; denoise them without {typed('--like')}."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError
+from self2self.errors import EngineUnavailableError, InterruptedRun, OutputError, ResourceError, UsageError, typed
 from self2self.image_io import Image, Stack, check_stack_output
 from self2self.jobs.noise_notes import note_residual
 from self2self.jobs.observer import Observer
@@ -63,7 +63,7 @@ class StackJob:
         stack, outputs = self.stack, self.outputs
         if outputs.report is not None:
             raise UsageError(
-                f"--report {outputs.report}: shows one image, and {stack.path} has {stack.pages} pages. "
+                f"{typed('--report', outputs.report)}: shows one image, and {stack.path} has {stack.pages} pages. "
                 "Leave it out, or save one page as a file of its own."
             )
         first = stack.read_page(0)
@@ -155,7 +155,10 @@ class StackJob:
         records = [page for index in range(stack.pages) if (page := cache.record(index)) is not None]
         ways_made = {(page.provider, tuple(page.tile or ())) for page in records}
         if len(ways_made) > 1:
-            self.observer.note(f"{self.output}: not all pages ran on one engine with tiles of one size; see --json.")
+            self.observer.note(
+                f"{self.output}: not all pages ran on one engine with tiles of one size; "
+                "the JSON of the result tells those of each."
+            )
         try:
             if outputs.uncertainty is not None and not cache.deviations_written:
                 if not outputs.has(outputs.uncertainty, "uncertainty"):
@@ -191,7 +194,7 @@ class StackJob:
 
     def _check_free(self, path: Path) -> None:
         if path.exists() and not self.outputs.force:
-            raise OutputError(f"{path}: exists already. Replace it with --force; the pages are kept.")
+            raise OutputError(f"{path}: exists already. Replace it with {typed('--force')}; the pages are kept.")
 
     def _settings(self, identity: dict[str, str]) -> dict[str, Any]:
         options, uncertainty = self.options, self.outputs.uncertainty

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from self2self.errors import BusyError, ResourceError
+from self2self.errors import BusyError, ResourceError, speaking_as, words
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -151,7 +151,7 @@ def _next(waiting: deque[tuple[float, _Running[Task]]], source: Iterator[Task]) 
 
 def _submit(executor: Executor, function: Callable[[Task], Answer], task: Task) -> Future[Answer]:
     try:
-        return executor.submit(function, task)
+        return executor.submit(speaking_as, words(), function, task)
     except (BrokenExecutor, RuntimeError) as error:
         raise _broken(error) from error
 

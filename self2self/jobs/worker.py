@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from self2self.errors import FileFormatError, Self2SelfError
+from self2self.errors import FileFormatError, Self2SelfError, typed
 from self2self.machine.system import host_name, limits
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model, load_model
@@ -58,7 +58,7 @@ class ModelFile:
         except OSError as error:
             raise FileFormatError(f"{self.path}: cannot be read on {host_name()} ({error.strerror}).") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise FileFormatError(f"{self.path}: is damaged. Start anew with --force.")
+            raise FileFormatError(f"{self.path}: is damaged. Start anew with {typed('--force')}.")
         return content
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from self2self.errors import InputError, VerificationError, first_line, shown
+from self2self.errors import InputError, VerificationError, first_line, shown, typed
 from self2self.live.contract import KEEP_LEVELS, LiveContract, LiveMask
 from self2self.live.draws import AnyArray, draw_pass
 from self2self.live.model import LiveModel
@@ -191,7 +191,7 @@ def _refuse_idle_draws(live: LiveModel, tensors: Mapping[str, torch.Tensor]) -> 
         names = ", ".join(dict.fromkeys(mask.site or "the model itself" for mask in idle[:3]))
         raise VerificationError(
             f"{len(idle)} of {len(live.contract.masks)} draws change no output, for example in {shown(names)}. "
-            "Leave them out: exclude (--exclude)."
+            f"Leave them out: exclude ({typed('--exclude')})."
         )
 
 

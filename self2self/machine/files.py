@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from self2self.errors import OutputError, writing
+from self2self.errors import OutputError, another_output, typed, writing
 from self2self.machine.marks import Mark, mark_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
@@ -24,9 +24,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
 
 
 @contextlib.contextmanager
-def atomic_path(
-    path: str | os.PathLike[str], instead: str = "choose another place with -o", mark: Mark | None = None
-) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], instead: str = "", mark: Mark | None = None) -> Iterator[Path]:
     """Yield a temporary path whose file replaces `path` when the block ends without an error.
 
     The temporary file exists (empty) when the block begins. It has the suffix of `path`, because many
@@ -35,7 +33,7 @@ def atomic_path(
 
     Args:
         path: the target.
-        instead: what the user can do if `path` cannot be written, for the end of the message.
+        instead: as for `errors.writing`, if `path` cannot be written.
         mark: says which job made the file; None for none.
 
     Raises:
@@ -61,7 +59,7 @@ def atomic_path(
 def atomic_write(
     path: str | os.PathLike[str],
     data: bytes | bytearray | memoryview,
-    instead: str = "choose another place with -o",
+    instead: str = "",
     mark: Mark | None = None,
 ) -> None:
     """Write `data` to `path` so that no reader ever sees a part of it.
@@ -235,9 +233,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_new(
-    path: str | os.PathLike[str], *, force: bool, option: str = "", instead: str = "choose another place with -o"
-) -> None:
+def check_new(path: str | os.PathLike[str], *, force: bool, option: str = "", instead: str = "") -> None:
     """Check that `path` can be written, so that a command fails before its slow part and not after it.
 
     Args:
@@ -259,7 +255,9 @@ def check_new(
             raise OutputError(f"{label}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
         _check_regular(target, label, instead)
         if target.exists() and not force:
-            raise OutputError(f"{label}: exists already. Replace it with --force, or {instead}.")
+            raise OutputError(
+                f"{label}: exists already. Replace it with {typed('--force')}, or {instead or another_output()}."
+            )
         # Only a trial write checks permissions, read-only mounts and quotas together.
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0")
@@ -268,7 +266,7 @@ def check_new(
 def _check_regular(target: Path, label: str, instead: str) -> None:
     if target.exists() and not target.is_file():
         kind = "a folder" if target.is_dir() else "not a regular file"
-        raise OutputError(f"{label}: is {kind}; expected the name of a file. {_sentence(instead)}")
+        raise OutputError(f"{label}: is {kind}; expected the name of a file. {_sentence(instead or another_output())}")
 
 
 def _sentence(text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from self2self.errors import BusyError
+from self2self.errors import BusyError, typed
 
 _POLL_SECONDS = 0.5
 _held = threading.local()
@@ -43,7 +43,7 @@ def folder_lock(folder: Path, *, wait: bool = False, instead: str = "") -> Itera
             if not wait:
                 raise BusyError(
                     f"{folder}: another command is working there ({holder(folder)}). Wait until it ends, let this "
-                    f"command wait with --wait{instead and ', or '}{instead}."
+                    f"command wait with {typed('--wait')}{instead and ', or '}{instead}."
                 )
             time.sleep(_POLL_SECONDS)
         mine.add(place)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from self2self.errors import FileFormatError, UsageError, shown
+from self2self.errors import FileFormatError, UsageError, shown, typed
 from self2self.model.layers import LEVELS, network_layers
 
 SCHEMA_VERSION = 1
@@ -115,10 +115,14 @@ def quantise_keep(drop_rate: float) -> int:
         UsageError: `drop_rate` is not a number in [0, 1), or is so close to 1 that nothing is kept.
     """
     if not 0.0 <= drop_rate < 1.0:
-        raise UsageError(f"drop rate is {drop_rate:g}; expected a number from 0 to 0.99, for example --drop-rate 0.4.")
+        raise UsageError(
+            f"drop rate is {drop_rate:g}; expected a number from 0 to 0.99, for example {typed('--drop-rate 0.4')}."
+        )
     keep_count = round((1.0 - drop_rate) * KEEP_LEVELS)
     if keep_count == 0:
-        raise UsageError(f"drop rate {drop_rate:g} keeps nothing; expected at most 0.99, for example --drop-rate 0.9.")
+        raise UsageError(
+            f"drop rate {drop_rate:g} keeps nothing; expected at most 0.99, for example {typed('--drop-rate 0.9')}."
+        )
     return keep_count
 
 

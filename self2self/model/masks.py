@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 from self2self.machine.system import compute_threads
 from self2self.machine.workers import Workers
 from self2self.model.contract import KEEP_LEVELS, MaskSpec
@@ -106,7 +106,7 @@ def check_seed(seed: int) -> None:
         UsageError: `seed` is not in 0 to 2**32 - 1.
     """
     if not 0 <= seed < 2**32:
-        raise UsageError(f"--seed is {seed}; expected 0 to {2**32 - 1}.")
+        raise UsageError(f"{typed('--seed')} is {seed}; expected 0 to {2**32 - 1}.")
 
 
 def generator(seed: int, index: int, stream: Stream) -> np.random.Generator:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import OutputError
+from self2self.errors import OutputError, typed
 from self2self.imaging.noise import BETTER_SOURCE, CORRELATION_THRESHOLD, GREY_LEVELS, Noise, Residual
 from self2self.machine.files import atomic_write, check_new
 from self2self.machine.marks import Mark
@@ -62,8 +62,11 @@ def check_report(path: Path, *, force: bool) -> None:
         ResourceError: the disk is full.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"--report {path}: expected the extension .html. Type: --report {path.with_suffix('.html')}")
-    check_new(path, force=force, option="--report", instead="choose another name")
+        raise OutputError(
+            f"{typed('--report', path)}: expected the extension .html. Type: "
+            f"{typed('--report', path.with_suffix('.html'))}"
+        )
+    check_new(path, force=force, option=typed("--report"), instead="choose another name")
 
 
 def write_report(path: Path, content: ReportContent, mark: Mark | None = None) -> None:

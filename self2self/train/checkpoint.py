@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.errors import FileFormatError, InputError, UsageError
+from self2self.errors import FileFormatError, InputError, UsageError, typed
 from self2self.machine.files import atomic_write
 from self2self.model.contract import Contract
 from self2self.train.recipes import Recipe
-from self2self.train.run_folder import ELSEWHERE, STATE, Run
+from self2self.train.run_folder import STATE, Run, elsewhere
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def load_state(run: Run, state: FitState) -> None:
         state.step = int(metadata["step"])
         state.loss = float(metadata["loss"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise FileFormatError(f"{run.state_path}: is damaged ({error}). Start anew with --force.") from error
+        raise FileFormatError(f"{run.state_path}: is damaged ({error}). Start anew with {typed('--force')}.") from error
 
 
 def save_model(path: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe, contract: Contract) -> None:
@@ -115,7 +115,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], Recipe, Contract]
     try:
         recipe = Recipe.from_json(json.loads(metadata["recipe"]))
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise FileFormatError(f"{path}: its header is damaged ({error}). Fit again with --force.") from error
+        raise FileFormatError(f"{path}: its header is damaged ({error}). Fit again with {typed('--force')}.") from error
     return tensors, recipe, contract
 
 
@@ -135,7 +135,7 @@ def load_network(path: Path) -> tuple[Self2SelfNet, Contract]:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise FileFormatError(
-            f"{path}: its weights do not belong to recipe {recipe.name}. Fit again with --force."
+            f"{path}: its weights do not belong to recipe {recipe.name}. Fit again with {typed('--force')}."
         ) from error
     return network.eval(), contract
 
@@ -155,7 +155,7 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     from safetensors.torch import save
 
-    atomic_write(path, save(dict(tensors), {**metadata, DIGEST_KEY: tensors_sha256(tensors)}), ELSEWHERE)
+    atomic_write(path, save(dict(tensors), {**metadata, DIGEST_KEY: tensors_sha256(tensors)}), elsewhere())
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -172,9 +172,11 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FileFormatError(
-            f"{path}: is damaged or not a safetensors file ({error}). Fit again with --force."
+            f"{path}: is damaged or not a safetensors file ({error}). Fit again with {typed('--force')}."
         ) from error
     # Files of earlier versions and of other programs have no digest.
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != tensors_sha256(tensors):
-        raise FileFormatError(f"{path}: is damaged (its tensors are not those written). Fit again with --force.")
+        raise FileFormatError(
+            f"{path}: is damaged (its tensors are not those written). Fit again with {typed('--force')}."
+        )
     return tensors, metadata

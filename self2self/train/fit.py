@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory, typed
 from self2self.imaging.missing import measured_part
 from self2self.imaging.outliers import clip_to_range, remove_outliers
 from self2self.machine.nvidia import built_for
@@ -115,7 +115,8 @@ class FitState:
         if self.good is None:
             raise UsageError(
                 f"the fit diverged at step {self.step} of {recipe.steps}, before it had learnt anything. "
-                "Start from the weights that ship with the program (--init pretrained), or try another --seed."
+                f"Start from the weights that ship with the program ({typed('--init pretrained')}), or try another "
+                f"{typed('--seed')}."
             )
         self.diverged_step, self.step = self.step, self.good_step
 
@@ -144,8 +145,8 @@ def new_state(
         expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
         if {name: tensor.shape for name, tensor in start.items()} != expected:
             raise UsageError(
-                "--init names a fit with another recipe or another number of channels; "
-                "start from one that was made with the same --recipe."
+                f"{typed('--init')} names a fit with another recipe or another number of channels; "
+                f"start from one that was made with the same {typed('--recipe')}."
             )
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in start.items()})
     network = to_channels_last(network, device)
@@ -266,7 +267,7 @@ def out_of_memory_message(size: tuple[int, int]) -> str:
     """The error message for a step of `size` (height, width) that did not fit into memory, one line."""
     return (
         f"out of memory in a training step of {size[0]}x{size[1]} pixels. Close other programs, or use "
-        "--recipe fast, whose memory does not grow with the image."
+        f"{typed('--recipe fast')}, whose memory does not grow with the image."
     )
 
 
@@ -348,10 +349,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device is {name!r}; expected auto, cpu or cuda.") from error
+        raise UsageError(f"{typed('--device')} is {name!r}; expected auto, cpu or cuda.") from error
     usable = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not usable.get(device.type, False):
         raise EngineUnavailableError(
-            f"--device {name}: PyTorch {torch.__version__} finds no such device here. Use --device cpu."
+            f"{typed('--device', name)}: PyTorch {torch.__version__} finds no such device here. Use "
+            f"{typed('--device cpu')}."
         )
     return device

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from self2self.errors import EngineUnavailableError, FileFormatError, UsageError, first_line
+from self2self.errors import EngineUnavailableError, FileFormatError, UsageError, first_line, typed
 from self2self.train.iqa_weights import URL, IqaWeights, load_tensors
 
 BEST_SCORE = 100.0
@@ -43,11 +43,15 @@ def check_usable(channels: int) -> None:
         EngineUnavailableError: pyiqa is not installed.
     """
     if channels not in (1, 3):
-        raise UsageError(f"--iqa scores images with 1 or 3 channels; this one has {channels}. Fit without --iqa.")
+        raise UsageError(
+            f"{typed('--iqa')} scores images with 1 or 3 channels; this one has {channels}. Fit without "
+            f"{typed('--iqa')}."
+        )
     if find_spec("pyiqa") is None:
         raise EngineUnavailableError(
-            f"--iqa needs pyiqa, which is not installed. Install it: {INSTALL} (its licence is for non-commercial "
-            "use), or fit without --iqa."
+            f"{typed('--iqa')} needs pyiqa, which is not installed. Install it: {INSTALL} (its licence is for "
+            "non-commercial "
+            f"use), or fit without {typed('--iqa')}."
         )
 
 
@@ -165,8 +169,8 @@ def random_paq2piq(device: torch.device) -> nn.Module:
         return metric
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise EngineUnavailableError(
-            f"--iqa: pyiqa cannot be used here ({type(error).__name__}: {first_line(error)}). "
-            f"Install it anew: {INSTALL}, or fit without --iqa."
+            f"{typed('--iqa')}: pyiqa cannot be used here ({type(error).__name__}: {first_line(error)}). "
+            f"Install it anew: {INSTALL}, or fit without {typed('--iqa')}."
         ) from error
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from self2self.errors import EngineUnavailableError, FileFormatError, InputError, OutputError, first_line
+from self2self.errors import EngineUnavailableError, FileFormatError, InputError, OutputError, first_line, typed
 from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def find_weights(given: Path | None, note: Callable[[str], None]) -> IqaWeights:
     if given is None and not weights.published:
         raise FileFormatError(
             f"{path}: has SHA-256 {weights.sha256[:8]}…; expected {SHA256_PREFIX}…, so it was not loaded. "
-            "Remove it to fetch it again, or name it by --iqa-weights if you trust it."
+            f"Remove it to fetch it again, or name it by {typed('--iqa-weights')} if you trust it."
         )
     return weights
 
@@ -93,7 +93,7 @@ def load_tensors(weights: IqaWeights) -> dict[str, Tensor]:
     if sha256 != weights.sha256:
         raise FileFormatError(
             f"{weights.path}: has SHA-256 {sha256[:8]}…; this fit uses {weights.sha256[:8]}…, so it was not loaded. "
-            "Name the file by --iqa-weights, or start anew with --force."
+            f"Name the file by {typed('--iqa-weights')}, or start anew with {typed('--force')}."
         )
     try:
         values: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -124,12 +124,12 @@ def download(path: Path) -> None:
             if not digest.hexdigest().startswith(SHA256_PREFIX):
                 raise FileFormatError(
                     f"{URL}: sent a file with SHA-256 {digest.hexdigest()[:8]}…; expected {SHA256_PREFIX}…, so it was "
-                    "not kept. Get the file in another way and name it by --iqa-weights FILE."
+                    f"not kept. Get the file in another way and name it by {typed('--iqa-weights FILE')}."
                 )
     except (OutputError, OSError) as error:
         raise EngineUnavailableError(
-            f"--iqa: the weights cannot be written to {path.parent} ({error.__cause__ or error}). "
-            "Set TORCH_HOME to another folder, or name a file by --iqa-weights FILE."
+            f"{typed('--iqa')}: the weights cannot be written to {path.parent} ({error.__cause__ or error}). "
+            f"Set TORCH_HOME to another folder, or name a file by {typed('--iqa-weights FILE')}."
         ) from error
 
 
@@ -156,8 +156,9 @@ def _downloaded_chunks(path: Path) -> Iterator[bytes]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise EngineUnavailableError(
-            f"--iqa: the weights of PaQ-2-PiQ cannot be downloaded ({reason}). Get {URL} on another machine, then "
-            f"give --iqa-weights FILE or put it at {path}; or fit without --iqa."
+            f"{typed('--iqa')}: the weights of PaQ-2-PiQ cannot be downloaded ({reason}). Get {URL} on another "
+            "machine, then "
+            f"give {typed('--iqa-weights FILE')} or put it at {path}; or fit without {typed('--iqa')}."
         ) from error
 
 
@@ -167,5 +168,5 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read as weights of PaQ-2-PiQ ({error.strerror or error}). "
-            f"Name the file by --iqa-weights FILE; it is published at {URL}"
+            f"Name the file by {typed('--iqa-weights FILE')}; it is published at {URL}"
         ) from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 from self2self.imaging.noise import Noise, NoiseKind
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE, MaskSpec, mask_specs, quantise_keep
 from self2self.model.layers import LEVELS
@@ -241,11 +241,14 @@ def validated(recipe: Recipe) -> Recipe:
     """
     minimum_steps = 1 if recipe.init == "scratch" else 0
     if recipe.steps < minimum_steps:
-        raise UsageError(f"--steps is {recipe.steps}; expected at least {minimum_steps}, for example --steps 400.")
+        raise UsageError(
+            f"{typed('--steps')} is {recipe.steps}; expected at least {minimum_steps}, for example "
+            f"{typed('--steps 400')}."
+        )
     if quantise_keep(recipe.decoder_drop_rate) and quantise_keep(recipe.input_drop_rate) == quantise_keep(0.0):
         raise UsageError(
-            f"--drop-rate is {recipe.input_drop_rate:g}; expected 0.01 to 0.99, because the fit learns from "
-            "the pixels that it hides. Try --drop-rate 0.4."
+            f"{typed('--drop-rate')} is {recipe.input_drop_rate:g}; expected 0.01 to 0.99, because the fit learns from "
+            f"the pixels that it hides. Try {typed('--drop-rate 0.4')}."
         )
     if recipe.init not in INITS:
         raise UsageError(f"recipe {recipe.name} starts from {recipe.init!r}; expected {' or '.join(INITS)}.")
@@ -321,12 +324,15 @@ def recipe_for(name: str, init: str | None = None) -> Recipe:
         UsageError: there is no such recipe (the message lists the known ones), or the recipe has no natural weights.
     """
     if name not in RECIPES:
-        raise UsageError(f"--recipe is {name!r}; expected one of: {', '.join(RECIPES)}.")
+        raise UsageError(f"{typed('--recipe')} is {name!r}; expected one of: {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
     if init is None or init == recipe.init:
         return recipe
     if init == "natural":
-        raise UsageError(f"--init pretrained has no weights for recipe {name}. Use --recipe fast, or --init scratch.")
+        raise UsageError(
+            f"{typed('--init pretrained')} has no weights for recipe {name}. Use {typed('--recipe fast')}, or "
+            f"{typed('--init scratch')}."
+        )
     if name == "fast" and init == "scratch":
         return validated(replace(recipe, **FAST_FROM_SCRATCH))
     return recipe

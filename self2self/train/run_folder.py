@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import FileFormatError, InputError, UsageError, writing
+from self2self.errors import FileFormatError, InputError, UsageError, typed, writing
 from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.machine.cache_folder import cache_folder
@@ -54,8 +54,11 @@ PACKAGE_SUFFIXES = {"dtmodel": ".dtmodel", "bioimageio": ".bioimageio.zip"}
 """Suffixes of plain models that are packed for other programs, by format (`export --format`)."""
 RUN_FORMAT = 1
 """Version of `config.json`."""
-ELSEWHERE = "choose another run folder (fit -o RUN, denoise --run RUN)"
-"""Advice for messages about a folder that cannot be used."""
+
+
+def elsewhere() -> str:
+    """Advice for messages about a folder that cannot be used."""
+    return f"choose another run folder ({typed('--run RUN')})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,10 +326,10 @@ class Run:
             OutputError, ResourceError: the folder cannot be made.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder}: is not a folder; {ELSEWHERE}.")
-        with writing(self.folder, ELSEWHERE):
+            raise UsageError(f"{self.folder}: is not a folder; {elsewhere()}.")
+        with writing(self.folder, elsewhere()):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(self.folder, wait=wait, instead=ELSEWHERE):
+        with folder_lock(self.folder, wait=wait, instead=elsewhere()):
             remove_leftovers(self.folder)
             yield
 
@@ -336,7 +339,7 @@ class Run:
         Raises:
             OutputError, ResourceError: one of them cannot be written.
         """
-        with writing(self.folder, ELSEWHERE):
+        with writing(self.folder, elsewhere()):
             self.folder.mkdir(parents=True, exist_ok=True)
         values = {
             "format": RUN_FORMAT,
@@ -359,7 +362,7 @@ class Run:
             "neighbours": config.neighbours,
             "fused_sha256": config.fused_sha256,
         }
-        atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), ELSEWHERE)
+        atomic_write(self.config_path, (json.dumps(values, indent=2) + "\n").encode(), elsewhere())
 
     def clear(self) -> None:
         """Remove the files of an earlier fit from the folder, all but `config.json`, and no other file."""
@@ -398,7 +401,7 @@ class Run:
             if values["format"] != RUN_FORMAT:
                 raise FileFormatError(
                     f"{self.config_path}: has run format {values['format']}; expected {RUN_FORMAT}. "
-                    "Fit again with --force."
+                    f"Fit again with {typed('--force')}."
                 )
             return RunConfig(
                 image=str(values["image"]),
@@ -423,7 +426,7 @@ class Run:
             )
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise FileFormatError(
-                f"{self.config_path}: is damaged ({type(error).__name__}: {error}). Fit again with --force."
+                f"{self.config_path}: is damaged ({type(error).__name__}: {error}). Fit again with {typed('--force')}."
             ) from error
 
     def stored_config(self) -> RunConfig | None:
@@ -436,7 +439,7 @@ class Run:
 
 def _remove(*paths: Path) -> None:
     for path in paths:
-        with writing(path, ELSEWHERE):
+        with writing(path, elsewhere()):
             path.unlink(missing_ok=True)
 
 
@@ -449,7 +452,7 @@ class History:
     def restart(self, step: int) -> None:
         """Remove the entries after `step`, so that a continued fit repeats none."""
         kept = [json.dumps(entry) for entry in self.read() if entry.get("step", 0) <= step]
-        atomic_write(self.path, "".join(line + "\n" for line in kept).encode(), ELSEWHERE)
+        atomic_write(self.path, "".join(line + "\n" for line in kept).encode(), elsewhere())
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Append one line.
@@ -457,7 +460,7 @@ class History:
         Raises:
             OutputError, ResourceError: the file cannot be written.
         """
-        with writing(self.path, ELSEWHERE), self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path, elsewhere()), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def read(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory
+from self2self.errors import InputError, InterruptedRun, ResourceError, pytorch_memory, typed
 from self2self.imaging.metrics import from_black_to_white, psnr, ssim
 from self2self.imaging.noise import center_crop
 from self2self.imaging.outliers import remove_outliers, restore_outliers
@@ -27,7 +27,7 @@ from self2self.train.fit import FitState, FloatArray, fit, learning_rate, new_st
 from self2self.train.iqa import IqaTerm
 from self2self.train.prediction import predict
 from self2self.train.recipes import INITS
-from self2self.train.run_folder import ELSEWHERE, History, Run, RunConfig
+from self2self.train.run_folder import History, Run, RunConfig, elsewhere
 from self2self.train.start_weights import pretrained_weights
 
 CHECKPOINT_SECONDS = 20.0
@@ -117,7 +117,8 @@ def fit_memory_errors() -> Iterator[None]:
             yield
     except MemoryError as error:
         raise ResourceError(
-            "out of memory in the fit. Close other programs, or use --recipe fast, or --device cpu if it was the GPU's."
+            f"out of memory in the fit. Close other programs, or use {typed('--recipe fast')}, or "
+            f"{typed('--device cpu')} if it was the GPU's."
         ) from error
 
 
@@ -160,7 +161,7 @@ def fit_run(
     recipe = config.recipe
     if reference is not None and reference.shape != pixels.shape:
         raise InputError(
-            f"--reference has shape {reference.shape}; the image has {pixels.shape}. They have to be equal."
+            f"{typed('--reference')} has shape {reference.shape}; the image has {pixels.shape}. They have to be equal."
         )
     start = None if resume else start_weights(config)
     quality = None if config.iqa is None else IqaTerm(config.iqa, device)
@@ -295,7 +296,7 @@ class Reporter:
         preview += np.float32(self._config.noisy_share) * (noisy - preview)
         if self._on_preview is not None:
             self._on_preview(noisy, preview)
-        atomic_write(self._run.preview_path, png_of(picture_of(preview)), ELSEWHERE)
+        atomic_write(self._run.preview_path, png_of(picture_of(preview)), elsewhere())
         self._last_preview = time.monotonic()
         self._preview_seconds = self._last_preview - start
         if self._reference is None:

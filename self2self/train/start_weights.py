@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from self2self.errors import FileFormatError, UsageError
+from self2self.errors import FileFormatError, UsageError, typed
 from self2self.imaging.noise import center_crop
 from self2self.machine.marks import file_sha256
 
@@ -68,7 +68,9 @@ def pretrained_weights(channels: int, sigma: float, *, single_pass: bool = False
         FileFormatError: a file is not the one that ships with the package.
     """
     if not has_pretrained_weights(channels):
-        raise UsageError(f"--init pretrained has no weights for {channels} channels. Use --init scratch.")
+        raise UsageError(
+            f"{typed('--init pretrained')} has no weights for {channels} channels. Use {typed('--init scratch')}."
+        )
     tensors = _told_weights(channels, single_pass)
     return {
         name: tensor + sigma / GREY_LEVELS_PER_UNIT * tensors[slope_name(name)] if name.endswith(BIAS) else tensor

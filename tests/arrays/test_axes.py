@@ -59,7 +59,7 @@ def test_names_of_dimensions_count_if_they_are_letters() -> None:
         ((5, 64, 48), "TZY", None, "expected Y, X"),
         ((2, 64, 48), "SYX", None, "S has 2 samples"),
         ((5, 64, 48), "CYX", 0, "give one of them"),
-        ((64, 48), None, 2, "channel_axis is 2; the array has 2 axes"),
+        ((64, 48), None, 2, "channel-axis is 2; the array has 2 axes"),
     ],
 )
 def test_wrong_axes_are_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 from self2self.image_io.volumes.volume import Needed, Volume, is_remote
 
 ZARR, HDF5 = Needed("zarr", "zarr"), Needed("h5py", "hdf5")
@@ -79,12 +79,13 @@ def check_volume_output(path: Path, output: Path) -> None:
         UsageError: says which extension is expected.
     """
     if output.resolve() == path.resolve():
-        raise UsageError(f"-o {output}: is the input itself. Choose another name.")
+        raise UsageError(f"{typed('-o', output)}: is the input itself. Choose another name.")
     suffixes = (".zarr",) if is_zarr(path) else HDF5_SUFFIXES
     if output.suffix.lower() not in suffixes:
         kind = "zarr" if is_zarr(path) else "HDF5"
         raise UsageError(
-            f"-o {output}: {path} is {kind}, and so is its result. Use the extension {suffixes[0]}, or a slash at the "
+            f"{typed('-o', output)}: {path} is {kind}, and so is its result. Use the extension {suffixes[0]}, or a "
+            "slash at the "
             "end for a folder"
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import InputError
+from self2self.errors import InputError, typed
 
 LETTERS = "TCZYX"
 
@@ -54,7 +54,7 @@ class OmeImage:
         if len(letters) != len(names) or set(letters) - set(LETTERS) or not levels:
             raise InputError(
                 f"{path}: has the axes {', '.join(names)}; expected some of t, c, z, y, x. Name the array alone, with "
-                f"its axes: {path}/{levels[0] if levels else 0} --axes ZYX"
+                f"its axes: {path}/{levels[0] if levels else 0} {typed('--axes ZYX')}"
             )
         return cls(attributes, letters, levels)
 

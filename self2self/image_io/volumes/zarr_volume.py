@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from self2self.errors import InputError, writing
+from self2self.errors import InputError, typed, writing
 from self2self.image_io.image import Array
 from self2self.image_io.volumes.ome_zarr import LETTERS, OmeImage
 from self2self.image_io.volumes.pyramid import edges_of, means_of, source_of
@@ -42,7 +42,7 @@ class ZarrVolume:
         if self.axes is not None and len(self.axes) != len(self.shape):
             raise InputError(
                 f"{path}: its metadata name the axes {self.axes}, and the array has the shape {self.shape}. Name the "
-                "array alone, with its axes: --axes ZYX"
+                f"array alone, with its axes: {typed('--axes ZYX')}"
             )
         self.identity = {
             "shape": list(self.shape),

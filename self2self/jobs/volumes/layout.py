@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from self2self.arrays.axes import axes_of
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 from self2self.image_io.format import STORED_TYPES
 from self2self.image_io.image import MAX_PIXELS, MIN_SIDE, Array
 from self2self.image_io.volumes import Selection, Volume
@@ -87,16 +87,10 @@ def layout_of(volume: Volume, axes: str | None, channel_axis: int | None) -> Vol
     try:
         letters = axes_of((), volume.shape, axes, channel_axis)
     except UsageError as error:
-        raise UsageError(f"{volume.path}: {_on_the_command_line(str(error))}") from error
+        raise UsageError(f"{volume.path}: {str(error).removeprefix('array: ')}") from error
     layout = VolumeLayout(letters, volume.shape)
     _check(volume.path, layout, volume.dtype)
     return layout
-
-
-def _on_the_command_line(text: str) -> str:
-    """A message about the arguments ``axes`` and ``channel_axis``, with the options of the same names."""
-    text = text.removeprefix("array: ").replace("axes=", "--axes ").replace("channel_axis=", "--channel-axis ")
-    return text.replace("channel_axis is", "--channel-axis is").replace("'", "").replace('"', "")
 
 
 def _check(path: Path, layout: VolumeLayout, dtype: np.dtype[np.generic]) -> None:
@@ -107,7 +101,7 @@ def _check(path: Path, layout: VolumeLayout, dtype: np.dtype[np.generic]) -> Non
         raise InputError(
             f"{path}: with the axes {layout.axes}, pages have {height}x{width} pixels; expected at least "
             f"{MIN_SIDE}x{MIN_SIDE}, and at most {MAX_PIXELS / 1e6:.0f} megapixels. Say which axis is which, for "
-            "example --axes ZYX"
+            f"example {typed('--axes ZYX')}"
         )
     if dtype.name not in STORED_TYPES:
         raise InputError(

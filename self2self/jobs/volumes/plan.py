@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from self2self.arrays.channels import SHARED_NOISE_FACTOR
-from self2self.errors import InputError, UsageError
+from self2self.errors import InputError, UsageError, typed
 from self2self.image_io import Metadata
 from self2self.image_io.image import Array, StoredImage
 from self2self.image_io.missing import Nodata, filled, find_missing
@@ -93,11 +93,14 @@ def plan_group(
         image = stack.read_page(index)
         if image.is_empty:
             raise InputError(
-                f"{path}: the parts that were looked at hold nothing to denoise. Name a page that does: --page N"
+                f"{path}: the parts that were looked at hold nothing to denoise. Name a page that does: "
+                f"{typed('--page N')}"
             )
         fitting = replace(fitting, page=index + 1, mosaic=False, nodata=scale.nodata)
         prepared, fitting = page_to_fit(stack, fitting, observer)
-    observer.note(f"{path}: fitting to {_in_words(group.layout, index, window)}. To fit to another page: --page N")
+    observer.note(
+        f"{path}: fitting to {_in_words(group.layout, index, window)}. To fit to another page: {typed('--page N')}"
+    )
     fitted = fit_model(prepared, fitting, observer, force=force)
     model = _model_for_blocks(group, fitted, options, observer, scale, (index, window))
     noise = fitted.fit.config.page_noise
@@ -150,7 +153,7 @@ def _readable(group: Group, count: int, side: int, page: int | None = None) -> I
                 return
     if not found:
         nothing = f"{group.volume.path}: {MOST_TRIED} parts were looked at, and each holds a single value. Name a page "
-        raise error or InputError(f"{nothing}that shows something: --page N")
+        raise error or InputError(f"{nothing}that shows something: {typed('--page N')}")
 
 
 def _scale_of(group: Group, fitting: FitOptions) -> Scale:
@@ -180,7 +183,9 @@ def _page_of(group: Group, fitting: FitOptions) -> int | None:
     if fitting.page is None:
         return None
     if fitting.page > group.layout.pages:
-        raise UsageError(f"--page {fitting.page}: {group.volume.path} has {group.layout.pages} pages, counted from 1.")
+        raise UsageError(
+            f"{typed('--page', fitting.page)}: {group.volume.path} has {group.layout.pages} pages, counted from 1."
+        )
     return fitting.page - 1
 
 

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from self2self.errors import FileFormatError, UsageError, writing
+from self2self.errors import FileFormatError, UsageError, typed, writing
 from self2self.jobs.volumes.group_plan import GroupPlan
 from self2self.jobs.worker import ModelFile
 from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
@@ -63,11 +63,11 @@ class Progress:
             if not force:
                 raise UsageError(
                     f"{self._output}: was begun with other settings ({', '.join(changed)}). Give the same command to "
-                    "go on, start anew with --force, or choose another place with -o."
+                    f"go on, start anew with {typed('--force')}, or choose another place with {typed('-o')}."
                 )
         elif self.folder.is_dir() and not holds_only_leftovers(self.folder) and not force:
             raise UsageError(
-                f"{self.folder}: is in the way and holds no blocks. Remove it, or start anew with --force."
+                f"{self.folder}: is in the way and holds no blocks. Remove it, or start anew with {typed('--force')}."
             )
         self.remove()
         with writing(self.folder):
@@ -163,4 +163,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> FileFormatError:
-    return FileFormatError(f"{path}: is damaged. Start anew with --force.")
+    return FileFormatError(f"{path}: is damaged. Start anew with {typed('--force')}.")

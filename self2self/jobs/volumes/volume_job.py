@@ -20,6 +20,7 @@ from self2self.errors import (
     Self2SelfError,
     UsageError,
     first_line,
+    typed,
     writing,
 )
 from self2self.image_io.volumes import Target, Volume, check_volume_output, open_volume
@@ -139,10 +140,10 @@ def _refuse_options(path: Path, fitting: FitOptions, outputs: OutputOptions) -> 
         UsageError: names the option.
     """
     for_images = {
-        "--uncertainty": outputs.uncertainty is not None,
-        "--report": outputs.report is not None,
-        "--fit-pages each": fitting.fit_pages != "first",
-        "--mosaic": bool(fitting.mosaic),
+        typed("--uncertainty"): outputs.uncertainty is not None,
+        typed("--report"): outputs.report is not None,
+        typed("--fit-pages each"): fitting.fit_pages != "first",
+        typed("--mosaic"): bool(fitting.mosaic),
     }
     wrong = next((option for option, is_given in for_images.items() if is_given), None)
     if wrong is not None:
@@ -187,7 +188,8 @@ class _VolumeJob:
         changed = differences(about["settings"], self._identity.settings) if "settings" in about else ""
         why = f", made with other options ({changed})" if changed else ""
         raise OutputError(
-            f"{self.output}: exists already{why}. Replace it with --force, or choose another place with -o."
+            f"{self.output}: exists already{why}. Replace it with {typed('--force')}, or choose another place with "
+            f"{typed('-o')}."
         )
 
     def prepare(self, fitting: FitOptions) -> float:

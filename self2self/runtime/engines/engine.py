@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory
+from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory, typed
 from self2self.model.contract import Contract
 from self2self.model.masks import BoolArray, Draws, MaskMaker
 from self2self.runtime.memory_budget import pass_bytes
@@ -74,7 +74,8 @@ class Engine(ABC):
         contract = model.contract
         if contract.plain and not self.runs_plain:
             raise EngineUnavailableError(
-                f"--engine {self.name} does not run plain models such as {model.path}, without masks. Use --engine ort."
+                f"{typed('--engine', self.name)} does not run plain models such as {model.path}, without masks. Use "
+                f"{typed('--engine ort')}."
             )
         expected = f"float32 [1, {contract.channels}, H, W]"
         if image.dtype != np.float32 or image.ndim != 4 or image.shape[:2] != (1, contract.channels):

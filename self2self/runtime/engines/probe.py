@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, Obstacle, UsageError, first_line
+from self2self.errors import EngineUnavailableError, Obstacle, UsageError, as_option, first_line, speaking, typed
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import available_cpus
 from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, installed_packages
@@ -95,7 +95,9 @@ def probe_engines(timeout_seconds: float = TIMEOUT_SECONDS, model: Path | None =
         EngineUnavailableError: the reference for `model`, PyTorch, is not installed.
     """
     if not timeout_seconds > 0:
-        raise UsageError(f"--timeout is {timeout_seconds:g}; expected seconds, for example --timeout 60.")
+        raise UsageError(
+            f"{typed('--timeout')} is {timeout_seconds:g}; expected seconds, for example {typed('--timeout 60')}."
+        )
     from self2self.runtime.engines.probe_model import case_of, make_case
 
     # TensorRT writes its engines beside the model, so they vanish with the folder.
@@ -236,4 +238,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # For the commands `engines` and `bench`, which print what this process says.
+    with speaking(as_option):
+        sys.exit(main(sys.argv[1:]))

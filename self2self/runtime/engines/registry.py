@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, UsageError, typed
 from self2self.runtime.engines.engine import Engine
 
 ENGINES: dict[str, str] = {
@@ -105,7 +105,7 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def _unknown(name: str) -> UsageError:
-    return UsageError(f"--engine is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
+    return UsageError(f"{typed('--engine')} is {name!r}; expected one of: auto, {', '.join(ENGINES)}.")
 
 
 def is_installed(module: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, InputError, ResourceError
+from self2self.errors import EngineUnavailableError, InputError, ResourceError, typed
 from self2self.imaging.outliers import remove_outliers
 from self2self.machine.system import free_memory_bytes
 from self2self.runtime.engines.engine import FloatArray
@@ -112,7 +112,7 @@ def denoise_pixels(
         if not options.allow_fallback or options.engine == "auto":
             raise
         other = get_engine("auto", plain_pixels=plain_pixels).name
-        on_note(f"{error} Falling back to {other}, as --allow-fallback says.")
+        on_note(f"{error} Falling back to {other}, as {typed('--allow-fallback')} says.")
         reason = str(error)
     # The other engine may not support the requested mask source.
     return replace(run(replace(options, engine="auto", mask_source="auto")), fallback=reason)
@@ -164,7 +164,8 @@ def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
     excess = tile_bytes(model, loop.size, largest, loop.engine.pass_bytes) - room
     if memory is not None and excess > 0:
         loop.on_note(
-            f"--memory allows {memory / 1e6:.0f} MB, and this takes about {(memory + excess) / 1e6:.0f}, in the "
+            f"{typed('--memory')} allows {memory / 1e6:.0f} MB, and this takes about {(memory + excess) / 1e6:.0f}, "
+            "in the "
             "smallest tiles that the model takes; going on."
         )
     if model.contract.plain:
@@ -187,7 +188,7 @@ def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
             if in_place and loop.finished_lines:
                 raise ResourceError(
                     "out of memory, after part of the image was done. Give a smaller limit, for example "
-                    f"--memory {budget // 2 // 10**6}MB."
+                    f"{typed('--memory', f'{budget // 2 // 10**6}MB')}."
                 ) from error
             loop.on_note(f"out of memory; going on with tiles of at most {smaller}x{smaller} pixels.")
     raise AssertionError("the last size raises or returns")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, UsageError, typed
 from self2self.machine.system import free_memory_bytes
 from self2self.model.contract import Contract
 from self2self.runtime.engines.engine import Engine, FloatArray
@@ -57,11 +57,13 @@ def choose_mask_source(wanted: str, engine: type[Engine]) -> str:
         UsageError: there is no such source, or the engine cannot take masks on a device.
     """
     if wanted not in MASK_SOURCES:
-        raise UsageError(f"--mask-source is {wanted!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+        raise UsageError(f"{typed('--mask-source')} is {wanted!r}; expected one of: {', '.join(MASK_SOURCES)}.")
     takes_device_masks = hasattr(engine, "run_on_device") and _torch_can_use(getattr(engine, "device", ""))
     if wanted == "device" and not takes_device_masks:
         reason = "PyTorch cannot use CUDA here" if hasattr(engine, "run_on_device") else "it runs on the CPU"
-        raise UsageError(f"--mask-source device does not work with engine {engine.name}: {reason}. Use host.")
+        raise UsageError(
+            f"{typed('--mask-source device')} does not work with engine {engine.name}: {reason}. Use host."
+        )
     return "device" if takes_device_masks and wanted != "host" else "host"
 
 

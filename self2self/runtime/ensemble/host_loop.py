@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from self2self.errors import FileFormatError, ResourceError
+from self2self.errors import FileFormatError, ResourceError, typed
 from self2self.imaging.orientation import MIRROR_ORIENTATIONS, oriented, undo_orientation
 from self2self.model.masks import PASSES_PER_BLOCK, MaskMaker
 from self2self.runtime.engines.engine import Engine
@@ -141,7 +141,7 @@ def not_finite_error(model: Model) -> FileFormatError:
     if precision != "fp32":
         return FileFormatError(
             f"{model.path}: predicts numbers that are not finite: {precision} is too narrow for this image. "
-            "Use the float32 model: --precision fp32"
+            f"Use the float32 model: {typed('--precision fp32')}"
         )
     return FileFormatError(
         f"{model.path}: predicts numbers that are not finite, so its weights are damaged or the fit diverged. "

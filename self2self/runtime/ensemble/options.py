@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, UsageError, typed
 from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
 from self2self.model.plain import mirrorings_for
@@ -61,12 +61,16 @@ class EnsembleOptions:
         check_engine_name(self.engine)
         check_pass_plan(self.passes, self.tolerance)
         if self.batch is not None and self.batch < 1:
-            raise UsageError(f"--batch is {self.batch}; expected at least 1, or auto.")
+            raise UsageError(f"{typed('--batch')} is {self.batch}; expected at least 1, or auto.")
         check_seed(self.seed)
         if self.memory is not None and self.memory < 1:
-            raise UsageError(f"--memory is {self.memory} bytes; expected more, for example --memory 2GB.")
+            raise UsageError(
+                f"{typed('--memory')} is {self.memory} bytes; expected more, for example {typed('--memory 2GB.')}"
+            )
         if self.mask_source not in MASK_SOURCES:
-            raise UsageError(f"--mask-source is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}.")
+            raise UsageError(
+                f"{typed('--mask-source')} is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}."
+            )
 
     def _check_types(self) -> None:
         """Refuse values from Python that the command line would have parsed.
@@ -127,9 +131,9 @@ class EnsembleOptions:
     def option_of_masks(self) -> str:
         """The first option that asks for passes with masks, as on the command line; empty if none does."""
         asked = {
-            f"--passes {self.passes}": isinstance(self.passes, Integral),
-            "--tolerance": self.tolerance is not None,
-            "--masks": self.balanced is not None,
+            f"{typed('--passes', self.passes)}": isinstance(self.passes, Integral),
+            typed("--tolerance"): self.tolerance is not None,
+            typed("--masks"): self.balanced is not None,
         }
         return next((option for option, is_set in asked.items() if is_set), "")
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from self2self.errors import UsageError
+from self2self.errors import UsageError, typed
 
 Passes = int | Literal["auto"]
 
@@ -79,13 +79,18 @@ def check_pass_plan(passes: Passes | None, tolerance: float | None) -> None:
         UsageError: a number is out of its range, or two options exclude each other.
     """
     if isinstance(passes, int) and passes < 1:
-        raise UsageError(f"--passes is {passes}; expected at least 1, for example --passes 500, or auto.")
+        raise UsageError(
+            f"{typed('--passes')} is {passes}; expected at least 1, for example {typed('--passes 500')}, or auto."
+        )
     if tolerance is None:
         return
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise UsageError(f"--tolerance is {tolerance:g}; expected more than 0, for example --tolerance {TOLERANCE:g}.")
+        raise UsageError(
+            f"{typed('--tolerance')} is {tolerance:g}; expected more than 0, for example "
+            f"{typed('--tolerance', f'{TOLERANCE:g}')}."
+        )
     if isinstance(passes, int):
-        raise UsageError(f"--tolerance decides the number of passes; leave out --passes {passes}.")
+        raise UsageError(f"{typed('--tolerance')} decides the number of passes; leave out {typed('--passes', passes)}.")
 
 
 def device_pass_plan(pass_plan: PassPlan) -> PassPlan:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import FileFormatError, first_line
+from self2self.errors import FileFormatError, first_line, typed
 from self2self.machine.system import compute_threads, trim_heap
 from self2self.machine.workers import Workers
 from self2self.model.contract import IMAGE, Contract
@@ -113,7 +113,8 @@ class MnnEngine(Engine):
             return _Network(windowed, sessions)
         except (ValueError, TypeError) as error:
             raise FileFormatError(
-                f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use --engine ort."
+                f"{self.model.path}: the engine mnn cannot read its weights ({first_line(error)}). Use "
+                f"{typed('--engine ort')}."
             ) from error
 
     def _load(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import trim_heap
 from self2self.runtime.engines.engine import FloatArray
@@ -101,7 +101,7 @@ class Session:
         """The error for a code that MNN returned."""
         if code in (_OUT_OF_MEMORY, _NOT_RESIZED):
             return MemoryError("MNN could not allocate what a pass needs")
-        return FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use --engine ort.")
+        return FileFormatError(f"{self._path}: MNN cannot run it (code {code}). Use {typed('--engine ort')}.")
 
 
 Sessions = list[Session]
@@ -167,7 +167,7 @@ def _system_errors_explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(
             f"{path}: MNN's copy of the model cannot be written to {tempfile.gettempdir()} ({error.strerror}). "
-            "Free some space there, or use --engine ort."
+            f"Free some space there, or use {typed('--engine ort')}."
         ) from error
 
 
@@ -188,8 +188,10 @@ def _convert(source: Path, converted: Path) -> str:
 def _not_converted(path: Path, printed: str) -> FileFormatError:
     unknown = re.search(r"Not Support: (?:ONNX::)?(\w+)", printed)
     if unknown:
-        return FileFormatError(f"{path}: the engine mnn does not know its operator {unknown[1]}. Use --engine ort.")
-    return FileFormatError(f"{path}: the engine mnn cannot convert it. Use --engine ort.")
+        return FileFormatError(
+            f"{path}: the engine mnn does not know its operator {unknown[1]}. Use {typed('--engine ort')}."
+        )
+    return FileFormatError(f"{path}: the engine mnn cannot convert it. Use {typed('--engine ort')}.")
 
 
 _STDOUT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
 from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.machine.system import compute_threads
 from self2self.model.contract import IMAGE, PREDICTION
@@ -111,7 +111,7 @@ def import_onnxruntime(engine: str) -> Any:
             Obstacle.NOT_INSTALLED,
             "ONNX Runtime is not installed",
             "Install it: pip install onnxruntime.",
-            instead="Or use --engine torch.",
+            instead=f"Or use {typed('--engine torch')}.",
         )
     try:
         with quiet_onnxruntime_import():
@@ -123,7 +123,9 @@ def import_onnxruntime(engine: str) -> Any:
         else:
             cause, reason = Obstacle.DOES_NOT_LOAD, f"ONNX Runtime does not load ({first_line(error)})"
         fix = REINSTALL if len(installed) > 1 else f"Install it again: pip install --force-reinstall {installed[0]}."
-        raise EngineUnavailableError.of(engine, cause, reason, fix, instead="Or use --engine torch.") from error
+        raise EngineUnavailableError.of(
+            engine, cause, reason, fix, instead=f"Or use {typed('--engine torch')}."
+        ) from error
     ort.set_default_logger_severity(ERRORS_ONLY)
     return ort
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
 from self2self.machine.nvidia import Gpu, driver_for
 from self2self.machine.nvidia_libraries import explain
 from self2self.model.contract import IMAGE, PREDICTION
@@ -86,7 +86,7 @@ class OrtCudaEngine(Engine):
                 Obstacle.NOT_INSTALLED,
                 "ONNX Runtime is not installed",
                 "Install it: pip install onnxruntime-gpu.",
-                instead="Use --engine torch.",
+                instead=f"Use {typed('--engine torch')}.",
             )
         ort = import_onnxruntime(cls.name)
         if cls.provider_name not in ort.get_available_providers():
@@ -160,7 +160,8 @@ class OrtCudaEngine(Engine):
         """Create the session, and check that it did not fall back to the CPU."""
         if self.model.contract.precision == "bf16" and not self.runs_bf16:
             raise FileFormatError(
-                f"{self.model.path}: ONNX Runtime does not run bf16 with CUDA. Use --engine trt, or export another: "
+                f"{self.model.path}: ONNX Runtime does not run bf16 with CUDA. Use {typed('--engine trt')}, or "
+                "export another: "
                 "self2self export --precision fp16"
             )
         ort = import_onnxruntime(self.name)
@@ -181,7 +182,7 @@ class OrtCudaEngine(Engine):
             if is_out_of_memory(error):
                 raise ResourceError(
                     f"out of GPU memory while loading {self.model.path}. Close other programs on the GPU, or use "
-                    "--engine ort."
+                    f"{typed('--engine ort')}."
                 ) from error
             if explain(str(error), "ONNX Runtime", []) is not None:
                 # The provider's libraries or the driver are at fault; sometimes only a session finds out.
@@ -190,7 +191,7 @@ class OrtCudaEngine(Engine):
                 raise self._fallback_error("left the model, or a part of it, to the CPU") from error
             raise FileFormatError(
                 f"{self.model.path}: engine {self.name} cannot load it ({first_line(error)}). "
-                "Use --engine ort, or export it again: self2self export --force"
+                f"Use {typed('--engine ort')}, or export it again: self2self export --force"
             ) from error
         running = self._session.get_providers()[0]
         if running != self.provider_name:
@@ -282,7 +283,8 @@ class OrtCudaEngine(Engine):
             return MemoryError(first_line(error))
         if type(error).__name__ in ("Fail", "RuntimeException"):
             return FileFormatError(
-                f"{self.model.path}: engine {self.name} cannot run it ({first_line(error)}). Use --engine ort."
+                f"{self.model.path}: engine {self.name} cannot run it ({first_line(error)}). Use "
+                f"{typed('--engine ort')}."
             )
         return error
 

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, UsageError, first_line, first_line_of
+from self2self.errors import (
+    EngineUnavailableError,
+    FileFormatError,
+    Obstacle,
+    UsageError,
+    first_line,
+    first_line_of,
+    typed,
+)
 from self2self.machine.nvidia_libraries import explain
 from self2self.model.contract import Contract
 from self2self.runtime.engines.profiles import Profile
@@ -57,7 +65,7 @@ class Library:
                 Obstacle.NOT_INSTALLED if absent else Obstacle.LIBRARY_MISSING,
                 f"{self.title} " + ("is not installed" if absent else f"does not load ({error})"),
                 f"Install it: pip install {self.package}.",
-                instead="Or use --engine ort.",
+                instead=f"Or use {typed('--engine ort')}.",
             ) from error
         except (ImportError, OSError, RuntimeError) as error:
             known = explain(str(error), self.title)
@@ -68,7 +76,7 @@ class Library:
                 f"Type: export LD_LIBRARY_PATH={known.folder}."
                 if known and known.folder
                 else f"Install it again: pip install --force-reinstall {self.package}.",
-                instead="Or use --engine ort.",
+                instead=f"Or use {typed('--engine ort')}.",
             ) from error
 
 
@@ -138,7 +146,7 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
         reason = parser.get_error(0).desc() if parser.num_errors else last_error(trt)
         raise FileFormatError(
             f"{source}: {library.title} {trt.__version__} cannot read its graph ({first_line_of(reason)}). "
-            "Use --engine ort, or export it again: self2self export --force"
+            f"Use {typed('--engine ort')}, or export it again: self2self export --force"
         )
     return Parsed(trt, builder, network, parser)
 
@@ -193,7 +201,7 @@ def build(
     if config.add_optimization_profile(optimisation) < 0:
         raise EngineUnavailableError(
             f"engine {library.engine}: {library.title} {trt.__version__} refuses the shapes of {source} "
-            f"({last_error(trt)}). Use --engine ort."
+            f"({last_error(trt)}). Use {typed('--engine ort')}."
         )
     serialised = builder.build_serialized_network(parsed.network, config)
     if monitor is not None and monitor.raised is not None:
@@ -201,7 +209,7 @@ def build(
     if serialised is None:
         raise EngineUnavailableError(
             f"engine {library.engine}: {library.title} {trt.__version__} cannot build an engine from {source} "
-            f"({last_error(trt) or 'no reason given'}). Use --engine ort."
+            f"({last_error(trt) or 'no reason given'}). Use {typed('--engine ort')}."
         )
     return Built(bytes(serialised), parsed.network.num_layers, time.perf_counter() - start)
 
@@ -216,7 +224,7 @@ def capability_members(library: Library, trt: Any, capabilities: tuple[str, ...]
     if not known:
         raise UsageError(
             f"{library.title} builds for the GPU of this machine alone; a compute capability cannot be given. "
-            "Use --engine trt-rtx to build for another GPU."
+            f"Use {typed('--engine trt-rtx')} to build for another GPU."
         )
     for capability in capabilities:
         if capability not in known:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from self2self.errors import EngineUnavailableError, OutputError, ResourceError, writing
+from self2self.errors import EngineUnavailableError, OutputError, ResourceError, typed, writing
 from self2self.machine.files import atomic_write
 from self2self.machine.nvidia import Gpu
 from self2self.model.contract import Contract
@@ -106,7 +106,7 @@ def request_for(
     if gpu is None and not library.builds_without_gpu:
         raise EngineUnavailableError(
             f"engine {library.engine}: {library.title} builds an engine on the GPU that is to run it, and here is "
-            "none. Use --engine trt-rtx, which builds anywhere."
+            f"none. Use {typed('--engine trt-rtx')}, which builds anywhere."
         )
     trt = library.load()
     if capabilities:
@@ -178,7 +178,7 @@ def load_or_build(
     if engine is None:
         raise EngineUnavailableError(
             f"engine {request.library.engine}: {request.library.title} refuses the engine that it has just built "
-            f"from {request.path}. Use --engine ort."
+            f"from {request.path}. Use {typed('--engine ort')}."
         )
     return Loaded(engine, path, info, built=True)
 

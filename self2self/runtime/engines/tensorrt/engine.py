@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, OutputError, ResourceError, first_line
+from self2self.errors import (
+    EngineUnavailableError,
+    FileFormatError,
+    Obstacle,
+    OutputError,
+    ResourceError,
+    first_line,
+    typed,
+)
 from self2self.machine.files import atomic_write
 from self2self.machine.nvidia import Gpu
 from self2self.model.contract import IMAGE, INPUT_MASK, PREDICTION
@@ -95,7 +103,7 @@ class TrtEngine(Engine):
                 cls.name,
                 Obstacle.GPU_NOT_SERVED,
                 f"{cls.library().title} does not run on {gpu.name} (compute capability {gpu.capability})",
-                "TensorRT does: --engine trt.",
+                f"TensorRT does: {typed('--engine trt')}.",
             )
 
     def prepare(self) -> None:
@@ -135,7 +143,7 @@ class TrtEngine(Engine):
         if self._context is None:
             raise ResourceError(
                 f"out of GPU memory: {library.title} cannot run batches of {self._largest} here. "
-                "Close other programs on the GPU, or use --engine ort."
+                f"Close other programs on the GPU, or use {typed('--engine ort')}."
             )
         self._bind_image()
 
@@ -257,7 +265,7 @@ class TrtEngine(Engine):
             return MemoryError(reason)
         return FileFormatError(
             f"{self._engine_path}: {self.library().title} cannot run it ({reason}). Remove it to have it built "
-            "again, or use --engine ort."
+            f"again, or use {typed('--engine ort')}."
         )
 
     def _new_stream(self) -> Any:

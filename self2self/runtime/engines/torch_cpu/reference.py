@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, first_line, pytorch_memory, typed
 from self2self.model.layers import CONVOLUTIONS, widths_of
 from self2self.model.masks import BoolArray
 from self2self.model.plain import with_mask_channels
@@ -113,7 +113,7 @@ def network_of(model: Model) -> Self2SelfNet:
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(
             f"{model.path}: does not carry the network's weights ({first_line(error)}). "
-            "Use --engine ort, or export it again: self2self export --force"
+            f"Use {typed('--engine ort')}, or export it again: self2self export --force"
         ) from error
     return network.eval()
 
