@@ -57,6 +57,18 @@ def test_version_is_the_same_everywhere() -> None:
     assert declared[1] == self2self.__version__
 
 
+def test_the_conda_recipe_requires_what_the_package_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = (ROOT / "packaging" / "conda" / "recipe.yaml").read_text()
+    run = re.search(r"^  run:\n((?:    - .+\n)+)", recipe, re.MULTILINE)
+    assert run is not None
+    required = {line.replace(" ", "") for line in re.findall(r"- (.+)", run[1])}
+    names = {"torch": "pytorch"}
+    wanted = {re.sub(r"^[\w-]+", lambda name: names.get(name[0], name[0]), line) for line in project["dependencies"]}
+    assert required == {*wanted, f"python{project['requires-python']}"}
+    assert f"version: {project['version']}\n" in recipe
+
+
 def test_only_one_onnx_runtime_is_ever_required() -> None:
     """The two packages overwrite each other's files, so no extra may bring the other."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -86,7 +86,7 @@ def test_the_command_infer_takes_the_single_pass_of_a_saved_model(tmp_path: Path
     (result,) = infer_job(
         tmp_path / "m.onnx", [tmp_path / "in.tif"], self2self.EnsembleOptions(), outputs, self2self.Observer()
     )
-    assert result.plain
+    assert result.ensemble.plain
     np.testing.assert_array_equal(model.predict(given).image, tifffile.imread(tmp_path / "out.tif"))
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "in.tif", "out.tif"}
 

@@ -12,7 +12,7 @@ import pytest
 import self2self
 from self2self.napari_plugin.selection import LayerPart
 from self2self.napari_plugin.settings import Settings
-from self2self.napari_plugin.work import Outcome, Task, fit_options, perform
+from self2self.napari_plugin.work import Outcome, Task, as_control, fit_options, perform
 from tests.arrays.arrays import NO_STEPS
 from tests.napari_plugin.parts import part_of, quick, values
 
@@ -158,7 +158,7 @@ def test_a_bug_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(self2self, "denoise", broken)
+    monkeypatch.setattr("self2self.arrays.denoise.denoise", broken)
     with pytest.raises(ZeroDivisionError):
         done(part_of(values((40, 48))))
 
@@ -190,3 +190,10 @@ def test_the_settings_reach_the_fit() -> None:
         "scratch",
         "each",
     )
+
+
+def test_messages_name_options_by_the_labels_of_the_controls() -> None:
+    part = part_of(values((40, 48)))
+    outcome = done(part, Settings(strength=9))
+    assert outcome.message.startswith("Strength is 9; expected ")
+    assert as_control("--steps", "300") == "--steps 300 of the command self2self denoise"
