@@ -14,6 +14,7 @@ of a size: `trt` where the index of its vendor is out of reach.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def main() -> None:
     parser.add_argument("--extra", action="append", help=f"an extra to measure (default: {', '.join(EXTRAS)})")
     options = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
+    gpu_lines: dict[str, list[str]] = {}
+
+    def put(name: str, row: dict[str, Any]) -> None:
+        """Add a row, and write the result so far."""
+        rows[name] = row
+        if "megabytes" in row and "no extra" in rows:
+            row["added_megabytes"] = row["megabytes"] - rows["no extra"]["megabytes"]
+        print(f"{name:16} {row.get('megabytes', 0):6} MB  {row.get('pip_check', row.get('failed'))}", flush=True)
+        listed = [{"extra": extra, **values} for extra, values in rows.items()]
+        values = {"torch": options.torch, "rows": listed, "gpu_lines": gpu_lines}
+        write_result(options.output, {**provenance("installation"), **values})
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain, added = folder / "plain", folder / "added"
@@ -103,26 +116,22 @@ def main() -> None:
             raise SystemExit(f"the wheel cannot be built: {wheel.stderr}")
         (package,) = folder.glob("self2self-*.whl")
         install(plain, *options.torch.split())
-        rows["PyTorch alone"] = measured(plain)
+        put("PyTorch alone", measured(plain))
         install(plain, str(package))
-        rows["no extra"] = measured(plain)
+        put("no extra", measured(plain))
         for extra in options.extra or EXTRAS:
-            shutil.copytree(plain, added, symlinks=True)
+            # pip writes new files and never into one that is there, so the copies may share theirs.
+            shutil.copytree(plain, added, symlinks=True, copy_function=os.link)
             try:
                 install(added, f"{package}[{extra}]")
-                rows[extra] = measured(added)
+                put(extra, measured(added))
             except InstallError as error:
-                rows[extra] = {"failed": str(error)}
+                put(extra, {"failed": str(error)})
             shutil.rmtree(added)
         # Into an environment without PyTorch and without ONNX Runtime, as the lines of the documentation leave it.
         subprocess.run([sys.executable, "-m", "venv", str(added)], check=True)
-        gpu_lines = {name: resolved(added, *requirements) for name, requirements in GPU_LINES.items()}
-    for extra, row in rows.items():
-        if "megabytes" in row:
-            row["added_megabytes"] = row["megabytes"] - rows["no extra"]["megabytes"]
-        print(f"{extra:16} {row.get('megabytes', 0):6} MB  {row.get('pip_check', row.get('failed'))}")
-    values = {"torch": options.torch, "installations": rows, "gpu_lines": gpu_lines}
-    write_result(options.output, {**provenance("installation"), **values})
+        gpu_lines.update({name: resolved(added, *requirements) for name, requirements in GPU_LINES.items()})
+        put("no extra", rows["no extra"])
 
 
 if __name__ == "__main__":
