@@ -58,8 +58,9 @@ def install(environment: Path, *arguments: str) -> str:
     """
     done = pip(environment, "install", "--quiet", "--no-compile", *arguments)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr]
-        raise InstallError(lines[-1].strip())
+        # Lines that are indented are those of a build, with paths of this machine.
+        lines = [line for line in done.stderr.splitlines() if line.lower().startswith("error:")]
+        raise InstallError(lines[-1] if lines else f"exit code {done.returncode}")
     return done.stdout
 
 

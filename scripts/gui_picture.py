@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT = 1100, 640
-FIRST_STEPS = 30
-"""Steps of the fit after which the picture is taken: the network has learnt something, and the bar shows it."""
+WIDTH, HEIGHT = 1100, 580
+FIRST_STEPS = 135
+"""Steps of the fit, of 150, after which the picture is taken: the network has learnt nearly all."""
 JPEG_QUALITY = 88
 INPUT = "document.querySelector('s2s-drop').shadowRoot.querySelector('input')"
 STEP = "Number((document.querySelector('.items').innerText.match(/step (\\d+)/) || [0, 0])[1])"
@@ -55,7 +55,7 @@ def picture_of_the_page(folder: Path) -> Path:
                 tab.open(address)
                 tab.wait_for("Boolean(document.querySelector('s2s-drop')?.shadowRoot)")
                 tab.choose_files(INPUT, [photo])
-                tab.wait_for(f"{STEP} >= {FIRST_STEPS} && {LAYERS} === 2", 600)
+                tab.wait_for(f"{STEP} >= {FIRST_STEPS} && {LAYERS} === 2", 1200)
                 return tab.screenshot(folder / "page.png")
         finally:
             process.terminate()
