@@ -26,6 +26,7 @@ def fit(
         typer.Option(
             "-o",
             "--output",
+            "--run",
             help="Folder for the fit.  [default: in the cache folder; self2self runs list]",
             metavar="RUN",
             show_default=False,

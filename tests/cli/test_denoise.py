@@ -125,7 +125,7 @@ def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) ->
     before = model.read_bytes()
     result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", expect=2)
     assert "holds a fit with other settings (steps 2, asked for 3)" in result.stderr
-    assert "Keep it: self2self denoise noisy.png --run RUN, or replace it with --force" in result.stderr
+    assert "Keep it and choose another run folder (--run RUN), or start anew with --force" in result.stderr
     assert model.read_bytes() == before
     run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
     assert model.read_bytes() == before

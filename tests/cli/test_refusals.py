@@ -185,7 +185,7 @@ def test_a_file_is_no_run_folder(command: tuple[str, str], work: Path) -> None:
     before = Path("noisy.png").read_bytes()
     name, option = command
     error = run_cli(name, "noisy.png", *FAST, option, "noisy.png", expect=2).stderr
-    assert "noisy.png: is not a folder; choose another run folder (fit -o RUN, denoise --run RUN)" in error
+    assert "noisy.png: is not a folder; choose another run folder (--run RUN)" in error
     assert Path("noisy.png").read_bytes() == before
 
 
