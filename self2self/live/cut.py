@@ -29,11 +29,18 @@ class Cut:
     carried: tuple[str, ...]
 
 
-def cut_graph(model: onnx.ModelProto, random: Collection[str]) -> Cut:
+def cut_graph(model: onnx.ModelProto, random: Collection[str], *, ranks: bool = False) -> Cut:
     """Cut `model` at the inputs `random`.
 
     The arguments stay unchanged. Where the type of a value at the cut is not known, the graph stays in one part.
+
+    Args:
+        model: the graph.
+        random: names of its inputs that are drawn.
+        ranks: whether the number of axes of what is carried has to be known, too; most engines need it.
     """
+    import onnx
+
     graph = model.graph
     reached = _reached(graph, {value.name for value in graph.input if value.name in random})
     data = {value.name for value in graph.input} - set(random)
@@ -46,6 +53,10 @@ def cut_graph(model: onnx.ModelProto, random: Collection[str]) -> Cut:
     computed_once = [name for node in graph.node for name in node.output if name in once]
     carried = [name for name in computed_once if name in needed or name in outputs]
     types = {value.name: value for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
+    if ranks and carried:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        shaped = {v.name: v for v in (*inferred.value_info, *inferred.output) if v.type.tensor_type.HasField("shape")}
+        types = {name: shaped[name] for name in types if name in shaped}
     late_outputs = [name for name in outputs if name not in once]
     if not carried or not late_outputs or any(name not in types for name in carried):
         return Cut(None, model, ())
@@ -87,9 +98,12 @@ def _part(
             nodes.append(node)
             needed.update(_used(node))
     nodes.reverse()
-    # Shapes are left out: the sizes that values have here are those of any batch.
     inputs = [value for value in graph.input if value.name in needed]
-    inputs += [onnx.helper.make_tensor_value_info(name, _type(types[name]), None) for name in given if name in needed]
+    inputs += [
+        onnx.helper.make_tensor_value_info(name, _type(types[name]), _sizes(types[name]))
+        for name in given
+        if name in needed
+    ]
     results = [onnx.helper.make_tensor_value_info(name, _type(types[name]), None) for name in outputs]
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
     part = onnx.helper.make_graph(nodes, graph.name, inputs, results, weights)
@@ -99,3 +113,11 @@ def _part(
 
 def _type(value: onnx.ValueInfoProto) -> int:
     return int(value.type.tensor_type.elem_type)
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The sizes of a value that are numbers; None for those that depend on the inputs, or without any shape."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
