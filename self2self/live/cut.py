@@ -54,9 +54,13 @@ def cut_graph(model: onnx.ModelProto, random: Collection[str], *, ranks: bool = 
     carried = [name for name in computed_once if name in needed or name in outputs]
     types = {value.name: value for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
     if ranks and carried:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-        shaped = {v.name: v for v in (*inferred.value_info, *inferred.output) if v.type.tensor_type.HasField("shape")}
-        types = {name: shaped[name] for name in types if name in shaped}
+        bare = onnx.ModelProto()
+        bare.CopyFrom(model)
+        # Where a file tells the type of a value without its shape, none would be inferred.
+        del bare.graph.value_info[:]
+        inferred = onnx.shape_inference.infer_shapes(bare).graph
+        values = (*inferred.value_info, *inferred.output)
+        types = {value.name: value for value in values if value.type.tensor_type.HasField("shape")}
     late_outputs = [name for name in outputs if name not in once]
     if not carried or not late_outputs or any(name not in types for name in carried):
         return Cut(None, model, ())

@@ -83,3 +83,17 @@ def test_what_a_branch_reads_is_carried(branching: onnx.ModelProto) -> None:
         given = {"x": x, "mask": mask, "choice": np.array(choice)}
         features = run(cut.prefix, **given)
         np.testing.assert_array_equal(run(cut.suffix, features=features, **given), run(branching, **given))
+
+
+def test_the_number_of_axes_may_have_to_be_known() -> None:
+    model = graph()
+    # As PyTorch's exporter does: a type without a shape, which would keep others from being inferred.
+    model.graph.value_info.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
+    cut = cut_graph(model, ["mask"], ranks=True)
+    assert cut.carried == ("features",)
+    carried = cut.suffix.graph.input[1].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in carried] == [0, 4]
+    del model.graph.input[0].type.tensor_type.shape.dim[:]
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[1].type.tensor_type.ClearField("shape")
+    assert cut_graph(model, ["mask"], ranks=True).prefix is None
