@@ -3,9 +3,9 @@
     python -m benchmarks.live_speed -o benchmarks/results/live-speed.json
 
 Speed: 100 passes over one image, with the part that no mask reaches computed once, against 100 runs in PyTorch, in
-turn, on the same threads. Statistics: mean and standard deviation of 4000 passes against 4000 runs of PyTorch's own dropout:
-z is the difference of two means in its standard error. The networks have random weights; torchvision and timm have to
-be installed.
+turn, on the same threads. Statistics: mean and standard deviation of 4000 passes against 4000 runs of PyTorch's own
+dropout; z is the difference of two means in its standard error. The networks have random weights; torchvision and timm
+have to be installed.
 """
 
 from __future__ import annotations

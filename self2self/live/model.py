@@ -152,7 +152,7 @@ class LiveModel:
             ResourceError: memory ran out.
         """
         self._check_arguments(passes, seed, masks, quantiles, batch, tolerance)
-        arrays = self._checked(inputs)
+        arrays = self.checked(inputs)
         samples = self._axes(arrays).get(self.contract.batch or "", 1)
         step = samples if batch is None or self.contract.batch is None else batch
         parts, most = [], 0
@@ -234,8 +234,8 @@ class LiveModel:
     def _axes(self, arrays: Mapping[str, AnyArray]) -> dict[str, int]:
         return {axis: arrays[name].shape[index] for axis, (name, index) in self.contract.axes.items()}
 
-    def _checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        """The inputs by name; raises an InputError if they are not what the contract says."""
+    def checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """The inputs of `predict` by name; raises an InputError if they are not what the contract says."""
         wanted = {item.name: item for item in self.contract.inputs}
         if not isinstance(inputs, Mapping):
             if len(wanted) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,38 @@ def test_a_file_of_another_program_is_listed_exported_and_run(folder: Path) -> N
         assert {name: found[name].shape for name in found.files} == {"mean": (5, 3), "mi": (5,)}
     shape = ["--shape", "x=2,4", "--fixed", "--all-dropout", "-o", "o.onnx"]
     assert "o.onnx: 1 draws; verified against the file" in run_cli("export", "--onnx", "off.onnx", *shape).stdout
+
+
+def test_engines_are_measured(folder: Path) -> None:
+    options = ["--engine", "ort", "--rounds", "2", "--passes", "3", "--batch", "1", "--batch", "7"]
+    result = parse_json(run_cli("bench", "model.onnx", "--inputs", "inputs.npz", *options, "-o", "b.json", "--json"))
+    assert [(row["engine"], row["samples"], row["ratio"]) for row in result["rows"]] == [
+        ("ort", n, 1.0) for n in (1, 7)
+    ]
+    assert all(row["pass_ms"] > 0 and row["once_ms"] > 0 for row in result["rows"])
+    assert json.loads(Path("b.json").read_text())["computed_once"]
+    every = run_cli("bench", "model.onnx", "--rounds", "1").stdout.splitlines()
+    assert every[0].split() == ["engine", "samples", "once", "ms", "pass", "ms", "passes/s", "ratio"]
+    assert [line.split()[0] for line in every if line.strip().startswith("ort ")] == ["ort", "ort"]
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (["model.onnx", "--size", "64"], 2, "has live dropout; leave out --size"),
+        (["model.onnx", "--engine", "torch"], 2, "engine is 'torch'"),
+        (["model.onnx", "--inputs", "none.npz"], 3, "none.npz: no such file"),
+        (["model.onnx", "--inputs", "other.npz", "--engine", "ort"], 3, "got inputs y; expected x"),
+        (["--inputs", "inputs.npz"], 2, "for models with live dropout"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(
+    folder: Path, options: list[str], exit_code: int, message: str
+) -> None:
+    np.savez("other.npz", y=X)
+    result = run_cli("bench", *options, expect=exit_code)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 EXPORT = ("export", "--model")
