@@ -5,7 +5,7 @@
 Speed: 100 passes over one image, with the part that no mask reaches computed once, against 100 runs in PyTorch, in
 turn, on the same threads. Statistics: mean and standard deviation of 4000 passes against 4000 runs of PyTorch's own
 dropout; z is the difference of two means in its standard error. The networks have random weights; torchvision and timm
-have to be installed.
+have to be installed. Networks that are in the output already stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import provenance, result_parser, write_result
+from benchmarks.results_file import earlier_rows, provenance, result_parser, write_result
 
 PASSES, ROUNDS = 100, 5
 COMPARED, CHUNK = 4000, 50
@@ -132,13 +132,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this text")
     args = parser.parse_args()
     import_torchvision()
-    rows = []
+    settings = {"passes": PASSES, "rounds": ROUNDS, "compared": COMPARED}
+    rows = earlier_rows(args.output, **settings)
+    done = [row["network"] for row in rows]
     for name, network in NETWORKS.items():
-        if args.only in name:
+        if args.only in name and name not in done:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append({"network": name, **measure(network, Path(folder))})
             print(rows[-1], flush=True)
-            settings = {"passes": PASSES, "rounds": ROUNDS, "compared": COMPARED}
             write_result(args.output, {**provenance("live_speed"), **settings, "rows": rows})
 
 

@@ -12,7 +12,6 @@ they are, so a run that was stopped goes on.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 import traceback
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import provenance, result_parser, write_result
+from benchmarks.results_file import earlier_rows, provenance, result_parser, write_result
 from benchmarks.zoo_models import ZOO, Entry
 
 PASSES = 400
@@ -138,15 +137,6 @@ def _openvino_difference(live: Any, arrays: dict[str, Any]) -> float | str | Non
     return max(differences)
 
 
-def earlier_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier run into the same file, without those that failed."""
-    if not path.is_file():
-        return []
-    earlier = json.loads(path.read_text())
-    rows: list[dict[str, Any]] = earlier["rows"] if earlier.get("passes") == PASSES else []
-    return [row for row in rows if "error" not in row]
-
-
 def page_table(rows: list[dict[str, Any]]) -> list[list[str]]:
     """The lines of the table of `docs/live-dropout.md`: one for each library, and one for all."""
 
@@ -186,7 +176,7 @@ def main() -> None:
     if is_installed("torchvision"):
         # Other libraries import it, too, and its operators do not load beside a PyTorch for CPUs.
         import_torchvision()
-    rows = earlier_rows(args.output)
+    rows = earlier_rows(args.output, passes=PASSES)
     done = {(row["library"], row["model"]) for row in rows}
     for name, entry in ZOO.items():
         library, _, model = name.partition(" ")

@@ -1,7 +1,8 @@
 """Cuts a graph at its first random inputs, so that what they do not reach is computed once.
 
 The *prefix* has all nodes that depend on data alone, the *suffix* the others. Values that the suffix needs of the
-prefix become outputs of the one and inputs of the other. What depends on neither, such as weights, is in both.
+prefix become outputs of the one and inputs of the other. What depends on neither, such as weights, is in both, and so
+are numbers that follow from the sizes of the data: engines want to see how sizes follow from the inputs.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def cut_graph(model: onnx.ModelProto, random: Collection[str], *, ranks: bool = 
     needed = {name for node in late for name in _used(node)}
     outputs = [value.name for value in graph.output]
     computed_once = [name for node in graph.node for name in node.output if name in once]
-    carried = [name for name in computed_once if name in needed or name in outputs]
+    sizes = _sizes_of_data(graph, data, computed | reached)
+    carried = [name for name in computed_once if (name in needed and name not in sizes) or name in outputs]
     types = {value.name: value for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
     if ranks and carried:
         bare = onnx.ModelProto()
@@ -86,6 +88,17 @@ def _reached(graph: onnx.GraphProto, names: set[str]) -> set[str]:
         if not reached.isdisjoint(_used(node)):
             reached.update(name for name in node.output if name)
     return reached
+
+
+def _sizes_of_data(graph: onnx.GraphProto, data: set[str], varying: set[str]) -> set[str]:
+    """All values that follow from the sizes of `data` and constants alone; `varying`: values that are not constant."""
+    found: set[str] = set()
+    for node in graph.node:
+        used = set(_used(node))
+        is_size = node.op_type in ("Shape", "Size") and used <= data
+        if is_size or (used & found and not (used & varying) - found):
+            found.update(name for name in node.output if name)
+    return found
 
 
 def _part(

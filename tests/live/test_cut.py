@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from self2self.live.cut import Cut, cut_graph
 from tests.live.graphs import graph
@@ -97,3 +97,20 @@ def test_the_number_of_axes_may_have_to_be_known() -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
     model.graph.output[1].type.tensor_type.ClearField("shape")
     assert cut_graph(model, ["mask"], ranks=True).prefix is None
+
+
+def test_sizes_are_computed_in_both_parts() -> None:
+    """Engines that know the shapes of the data alone can then follow the sizes."""
+    model = graph()
+    shape = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Mul", ["size", "one"], ["sizes"]),
+        helper.make_node("Expand", ["output", "sizes"], ["wide"]),
+    ]
+    model.graph.node.extend(shape)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.int64), "one"))
+    model.graph.output[0].CopyFrom(_float("wide"))
+    cut = cut_graph(model, ["mask"])
+    assert cut.carried == ("features",)
+    assert names(cut.suffix) == ["Cast", "Div", "Mul", "MatMul", "Shape", "Mul", "Expand"]
+    assert [value.name for value in cut.suffix.graph.input] == ["x", "mask", "features"]

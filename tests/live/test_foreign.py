@@ -487,3 +487,14 @@ def test_files_of_pytorch_in_training_mode(dynamo: bool, tmp_path: Path) -> None
         kept = draws[done.contract.masks[0].name]
         wanted = net[4](torch.from_numpy((hidden * kept / 0.75).astype(np.float32))).numpy()
     np.testing.assert_allclose(next(iter(got.values())), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"\x12\x01n", b"\x12\x01\xff"), (b"drop", b"\xffrop"), (b"Tanh", b"\xffanh")]
+)
+def test_names_that_are_no_text_are_refused(old: bytes, new: bytes, tmp_path: Path) -> None:
+    made = with_dropout(13).SerializeToString()
+    assert old in made
+    (tmp_path / "foreign.onnx").write_bytes(made.replace(old, new))
+    with pytest.raises(FileFormatError, match=r"foreign\.onnx: "):
+        export_live_onnx(tmp_path / "foreign.onnx", None)

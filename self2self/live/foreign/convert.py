@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from self2self.errors import UsageError, shown
+from self2self.errors import FileFormatError, UsageError, first_line, shown
 from self2self.live.contract import Kind, LiveContract, LiveInput, LiveMask, LiveOutput, keep_count_of, kinds_of
 from self2self.live.foreign.graph import identifier, leave_out_dropout
 from self2self.live.foreign.measured_sizes import Measured, expression_of
@@ -50,6 +50,22 @@ def convert(
     kind: Kind | Sequence[Kind] = "value",
 ) -> Converted:
     """Make the draws of an ONNX file inputs; arguments and errors are those of `export.export_live_onnx`."""
+    try:
+        return _converted(path, shapes or {}, fixed, all_dropout, include, exclude, kind)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of a damaged file, anything may be missing or of another type than ONNX says; names may be no text.
+        raise FileFormatError(f"{path}: is damaged, or no valid ONNX model ({shown(first_line(error))}).") from error
+
+
+def _converted(
+    path: Path,
+    shapes: Mapping[str, Sequence[int]],
+    fixed: bool,
+    all_dropout: bool,
+    include: tuple[str, ...] | None,
+    exclude: tuple[str, ...] | None,
+    kind: Kind | Sequence[Kind],
+) -> Converted:
     proto = read(path)
     graph = proto.graph
     was_on = prepare(proto, path)
@@ -59,8 +75,8 @@ def convert(
         told = ", ".join(site.path for site in found)
         raise UsageError(f"{path}: the patterns leave no draw; the draws are {shown(told)}.")
     leave_out_dropout(proto, {site.node.output[0] for site in sites})
-    inputs, axes = inputs_of(graph, path, shapes or {})
-    measured = measure(proto, path, sites, inputs, axes, shapes or {}, fixed=fixed)
+    inputs, axes = inputs_of(graph, path, shapes)
+    measured = measure(proto, path, sites, inputs, axes, shapes, fixed=fixed)
     contract, orders = _contract(graph, path, sites, inputs, axes, measured, kind)
     new = rewritten(proto, sites, contract, orders)
     live = LiveModel(path, contract, new)

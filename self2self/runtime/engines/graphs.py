@@ -78,7 +78,8 @@ def checked(runner: Runner, engine: str, proto: onnx.ModelProto, path: Path) -> 
         while references:
             for name, got, wanted in zip(proto.graph.output, results, references.pop()(values), strict=True):
                 largest = float(np.abs(wanted).max(initial=0))
-                if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=0, atol=_TOLERANCE * largest):
+                same = got.dtype == wanted.dtype and got.shape == wanted.shape
+                if not same or not np.allclose(got, wanted, rtol=0, atol=_TOLERANCE * largest):
                     raise FileFormatError(
                         f"{path}: the engine {engine} computes {name.name} wrongly. Use the engine ort."
                     )

@@ -120,13 +120,16 @@ def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
     """See `graphs.LoadGraph`."""
     ort = import_onnxruntime("ort")
     try:
+        # With its fallback, a failure would print to stdout and be tried again.
         session = ort.InferenceSession(
-            proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"]
+            proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:
         if is_out_of_memory(error):
             raise MemoryError(first_line(error)) from error
-        raise FileFormatError(f"{path}: ONNX Runtime cannot load it ({shown(first_line(error))}).") from error
+        raise FileFormatError(
+            f"{path}: ONNX Runtime cannot load it ({shown(first_line(error))}). Export it again."
+        ) from error
     return Session(session)
 
 
