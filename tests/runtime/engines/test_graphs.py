@@ -92,3 +92,14 @@ def test_engines_for_gpus_say_what_is_missing(engine: str) -> None:
 def test_other_engines_run_no_graphs() -> None:
     with pytest.raises(UsageError, match="engine is 'torch'; networks with live dropout run in ort, openvino, mnn"):
         graph_loader("torch")
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino", "mnn"])
+def test_inputs_have_their_names_where_an_engine_joins_equal_values(engine: str) -> None:
+    proto = model(helper.make_node("Add", ["same", "x"], ["y"]), ["n", 2])
+    proto.graph.node.insert(0, helper.make_node("Identity", ["x"], ["same"]))
+    try:
+        run = graph_loader(engine)(proto, PATH)
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    np.testing.assert_array_equal(run({"x": ones(3, 2)})[0], 2 * ones(3, 2))

@@ -27,12 +27,14 @@ class Session:
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
-        self._inputs = [port.get_any_name() for port in compiled.inputs]
+        # OpenVINO joins values that are equal, and an input then has the names of all of them.
+        self._inputs = [port.get_names() for port in compiled.inputs]
         self._outputs = len(compiled.outputs)
 
     def __call__(self, values: Values) -> list[NDArray[Any]]:
         """See `graphs.Runner`."""
-        given = {name: np.ascontiguousarray(values[name]) for name in self._inputs}
+        named = [next(name for name in names if name in values) for names in self._inputs]
+        given = {index: np.ascontiguousarray(values[name]) for index, name in enumerate(named)}
         try:
             self._request.infer(given, share_inputs=True)
         except Exception as error:
