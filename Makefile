@@ -12,7 +12,7 @@ DEMO := demo
 IQA_NEEDS := torchvision huggingface-hub opencv-python-headless pyyaml requests tqdm
 
 # Libraries whose models `make zoo` exports.
-ZOO_NEEDS := torchvision timm transformers monai segmentation-models-pytorch
+ZOO_NEEDS := torchvision timm transformers monai einops segmentation-models-pytorch
 
 .PHONY: demo test soak lowest docs zoo napari-test gpu-test gpu-bench iqa-install iqa-test lint bench dist clean
 

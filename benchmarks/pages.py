@@ -13,8 +13,8 @@ A table stands between two comments. The first one says what it shows, as JSON:
 - ``by``: ``"method"`` (the default) has a line for each method, with means over the images that all methods share;
   ``"image"`` has a line for each image and a column for each method, with PSNR.
 - ``images``: only images whose names contain this text.
-- ``made_by``: ``"megapixels"`` (with a single file): the table of `benchmarks.megapixels`; ``columns`` chooses some of
-  its columns by their number.
+- ``made_by``: ``"megapixels"`` or ``"zoo"`` (with a single file): the table of that benchmark; ``columns`` chooses some
+  of its columns by their number.
 
 Results whose rows have more than an image and a method have tables of another form, with ``rows`` in place of
 ``methods``. A cell is the mean over all rows that belong to it:
@@ -46,11 +46,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.megapixels import page_table
+from benchmarks import megapixels, zoo
 from benchmarks.tables import table
 
 RESULTS = Path(__file__).parent / "results"
 TABLE = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end of table -->", re.DOTALL)
+MADE_BY: dict[str, Callable[[Any], list[list[str]]]] = {"megapixels": megapixels.page_table, "zoo": zoo.page_table}
 DIGITS = {"psnr": 2, "ssim": 3, "gmsd": 4}
 SMALLER_IS_BETTER = {"gmsd"}
 Scores = dict[str, dict[str, float]]
@@ -73,9 +74,9 @@ def filled(text: str, folder: Path = RESULTS) -> str:
 
 def made_table(what: Mapping[str, Any], folder: Path) -> str:
     """The table, as Markdown, that `what` describes."""
-    if what.get("made_by") == "megapixels":
+    if "made_by" in what:
         (file,) = what["results"].values()
-        lines = page_table(json.loads((folder / file).read_text())["rows"])
+        lines = MADE_BY[what["made_by"]](json.loads((folder / file).read_text())["rows"])
         chosen = what.get("columns", range(len(lines[0])))
         header, *rest = [[line[column] for column in chosen] for line in lines]
         return table(header, rest)

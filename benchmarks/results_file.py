@@ -38,6 +38,16 @@ def provenance(benchmark: str) -> Row:
     return {"command": shown_command(f"python -m benchmarks.{benchmark}"), **environment()}
 
 
+def earlier_rows(path: Path, **settings: Any) -> list[Row]:
+    """Rows of an earlier run with the same `settings` into the same file, without those that failed."""
+    if not path.is_file():
+        return []
+    earlier = json.loads(path.read_text())
+    if any(earlier.get(name) != value for name, value in settings.items()):
+        return []
+    return [row for row in earlier["rows"] if "error" not in row]
+
+
 def timed_command(command: list[str], folder: Path | None = None) -> tuple[float, str]:
     """Run `command` in `folder` (default: the current one); return its wall-clock seconds and its stdout.
 

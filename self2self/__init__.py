@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from self2self.jobs import denoise_job as denoise_job
     from self2self.live.export import LiveExport as LiveExport
     from self2self.live.export import export_live as export_live
+    from self2self.live.export import export_live_onnx as export_live_onnx
     from self2self.live.model import LiveModel as LiveModel
     from self2self.live.model import LivePrediction as LivePrediction
     from self2self.live.model import load_live as load_live
@@ -92,6 +93,7 @@ _MODULE_OF_NAME = {
     "EnsembleResult": "self2self.runtime.ensemble.tile_loop",
     "MaskMaker": "self2self.model.masks",
     "export_live": "self2self.live.export",
+    "export_live_onnx": "self2self.live.export",
     "LiveExport": "self2self.live.export",
     "load_live": "self2self.live.model",
     "LiveModel": "self2self.live.model",

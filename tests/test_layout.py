@@ -24,6 +24,7 @@ HEAVY = {
     "tensorrt",
     "tensorrt_rtx",
     "MNN",
+    "openvino",
     "_tools",
     "pyiqa",
     "torchvision",

@@ -9,6 +9,7 @@ import typer
 
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Quiet, parse_side
+from self2self.errors import UsageError
 
 
 @exits_with_code
@@ -113,6 +114,16 @@ def bench(
             readable=False,
         ),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="For a model with live dropout: arrays as for self2self predict.  [default: random]",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each case in a fresh process.")
     ] = True,
@@ -122,13 +133,27 @@ def bench(
 ) -> None:
     """Measure the speed and memory of each engine.
 
-    Every engine that works on this machine is compared with the plain PyTorch loop: one pass at a time, no export.
+    Every engine that works on this machine is compared with the plain PyTorch loop: one pass at a time, no export. For
+    a model with live dropout (self2self export --model or --onnx), --batch is the number of samples, and each engine is
+    compared with the first.
     """
     from self2self.bench.environment import shown_command
     from self2self.bench.table import text
     from self2self.jobs import BenchOptions, bench_job
+    from self2self.jobs.live_bench import LiveBenchOptions, is_live_file, live_bench_job, table
 
     console = Console(as_json=as_json, quiet=quiet)
+    if model is not None and is_live_file(model):
+        if size or html or against or curve_of or reference:
+            raise UsageError(f"{model} has live dropout; leave out --size, --html, --against and options of the curve.")
+        live_options = LiveBenchOptions(
+            inputs, tuple(batch or (1, 4)), tuple(engine or ()), rounds, passes, output, force=force
+        )
+        measured = live_bench_job(model, live_options)
+        console.result(table(measured), measured)
+        return
+    if inputs is not None:
+        raise UsageError("--inputs is for models with live dropout. Type: self2self bench MODEL.onnx --inputs FILE")
     options = BenchOptions(
         sizes=tuple(map(parse_side, size or ())),
         batches=tuple(batch or (1, 4)),

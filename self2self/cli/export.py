@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_size
+from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_shapes, parse_size
 from self2self.cli.panels import NETWORK
 from self2self.errors import UsageError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from self2self.export.verify import Verification
     from self2self.jobs import EngineOptions
     from self2self.live.contract import LiveContract
+    from self2self.live.export import LiveExport
     from self2self.train.run_folder import Run
 
 
@@ -119,17 +120,56 @@ def export(
             rich_help_panel=NETWORK,
         ),
     ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx",
+            help="Instead, export an ONNX file of another program with live dropout: nodes that draw become inputs.",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            help="With --onnx: example shape of an input, such as x=1,3,224,224, where the file leaves it open; may be "
+            "repeated.",
+            metavar="NAME=N,N,...",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    fixed: Annotated[
+        bool,
+        typer.Option(
+            "--fixed", help="With --onnx: all axes but the batch keep their example length.", rich_help_panel=NETWORK
+        ),
+    ] = False,
+    all_dropout: Annotated[
+        bool,
+        typer.Option(
+            "--all-dropout",
+            help="With --onnx: Dropout nodes that are switched off drop, too.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = False,
     sites: Annotated[
         bool,
         typer.Option(
-            "--sites", help="With --model: list what draws random numbers, and write nothing.", rich_help_panel=NETWORK
+            "--sites",
+            help="With --model or --onnx: list what draws random numbers, and write nothing.",
+            rich_help_panel=NETWORK,
         ),
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
             "--only",
-            help="With --model: modules whose dropout stays, such as 'head.*'; may be repeated.  [default: all]",
+            help="With --model or --onnx: modules or nodes whose dropout stays, such as 'head.*'; may be repeated.  "
+            "[default: all]",
             metavar="PATTERN",
             show_default=False,
             rich_help_panel=NETWORK,
@@ -139,7 +179,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--exclude",
-            help="With --model: modules whose dropout does not stay; may be repeated.",
+            help="With --model or --onnx: modules or nodes whose dropout does not stay; may be repeated.",
             metavar="PATTERN",
             show_default=False,
             rich_help_panel=NETWORK,
@@ -149,8 +189,8 @@ def export(
         str | None,
         typer.Option(
             "--kind",
-            help="With --model: what the outputs are: logits, probabilities or value.  [default: as FACTORY says, or "
-            "value]",
+            help="With --model or --onnx: what the outputs are: logits, probabilities or value.  [default: "
+            "FACTORY's, or value]",
             metavar="NAME",
             show_default=False,
             rich_help_panel=NETWORK,
@@ -165,22 +205,34 @@ def export(
 
     The dropout masks are inputs of the model. The exported file is verified against PyTorch. With --plain, the network
     is calibrated to do without masks, and any program can run the file. With --engine, a TensorRT engine is built from
-    the exported file. With --model, the network is not a fit but your own.
+    the exported file. With --model or --onnx, the network is not a fit but your own.
     """
-    from self2self.jobs import EngineOptions
+    from self2self.jobs import EngineOptions, LiveChoice, live_export_job, live_onnx_job
     from self2self.runtime.engines.profiles import BATCHES
     from self2self.train.run_folder import Run
 
     console = Console(as_json=as_json, quiet=quiet)
-    if model is not None:
+    if (shape or fixed or all_dropout) and onnx is None:
+        raise UsageError("--shape, --fixed and --all-dropout are options of --onnx FILE.")
+    if model is not None or onnx is not None:
+        if model is not None and onnx is not None:
+            raise UsageError("--model and --onnx are two ways to give a network; leave out one.")
         if run or size or engine or minimum or maximum or batches or capability or plain or file_format or reference:
-            raise UsageError("--model exports a network of your own; leave out the run folder and the options of fits.")
+            raise UsageError(
+                "--model and --onnx export a network of your own; leave out the run folder and the options of fits."
+            )
         if precision != "fp32":
-            raise UsageError("--model exports the network in its own precision; leave out --precision.")
-        _export_live(console, model, output, sites, only or [], exclude or [], kind, force=force)
+            raise UsageError("--model and --onnx export the network in its own precision; leave out --precision.")
+        choice = LiveChoice(tuple(only or ()), tuple(exclude or ()), kind, list_only=sites)
+        if onnx is not None:
+            shapes = parse_shapes(shape or [])
+            done = live_onnx_job(onnx, output, choice, shapes=shapes, fixed=fixed, all_dropout=all_dropout, force=force)
+        else:
+            done = live_export_job(str(model), output, choice, force=force)
+        _show_live(console, done, "PyTorch" if onnx is None else "the file")
         return
     if sites or only or exclude or kind:
-        raise UsageError("--sites, --only, --exclude and --kind are options of --model MODULE:FACTORY.")
+        raise UsageError("--sites, --only, --exclude and --kind are options of --model MODULE:FACTORY or --onnx FILE.")
     if engine is not None and output is not None:
         raise UsageError("-o works only without --engine; engines are kept in RUN/engines.")
     if engine is None and (minimum or maximum or batches or capability):
@@ -311,32 +363,23 @@ def _export_model(
     )
 
 
-def _export_live(
-    console: Console,
-    target: str,
-    output: Path | None,
-    sites: bool,
-    only: list[str],
-    exclude: list[str],
-    kind: str | None,
-    *,
-    force: bool,
-) -> None:
-    """Export the model that a factory makes, or list what draws in it."""
+def _show_live(console: Console, done: LiveExport, original: str) -> None:
+    """Print what was exported, or list what draws."""
     from dataclasses import asdict
 
-    from self2self.jobs import live_export_job
-
-    done = live_export_job(target, output, only=only, exclude=exclude, kind=kind, list_only=sites, force=force)
     contract = done.contract
     values: dict[str, Any] = {"output": None if done.path is None else str(done.path), **asdict(contract)}
     if done.path is None:
         console.result(_table(contract), values)
         return
     neutral = "" if done.neutral_difference is None else f", neutral masks {done.neutral_difference:.1e}"
+    checked = (
+        f"not compared with {original}, whose random operators do not run here"
+        if done.onnx_difference is None
+        else f"verified against {original}, largest difference {done.onnx_difference:.1e}"
+    )
     console.result(
-        f"{done.path}: {len(contract.masks)} draws; verified against PyTorch, largest difference "
-        f"{done.onnx_difference:.1e}{neutral}",
+        f"{done.path}: {len(contract.masks)} draws; {checked}{neutral}",
         {**values, "max_difference": done.onnx_difference, "neutral_difference": done.neutral_difference},
     )
 

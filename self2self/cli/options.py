@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from self2self.cli.panels import FIT, IMAGE, MANY, PASSES, PROGRAMS
-from self2self.errors import UsageError
+from self2self.errors import UsageError, shown
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document on stdout.", rich_help_panel=PROGRAMS)
@@ -469,6 +469,21 @@ def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | No
     if (size := _height_and_width(text)) is None:
         raise UsageError(f"{option} is {text!r}; expected HEIGHTxWIDTH, for example {option} 512x768.")
     return size
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Parse `x=1,3,224,224` to the name of an input and its shape, each.
+
+    Raises:
+        UsageError: a text is something else.
+    """
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not name or not all(size.isdecimal() and int(size) > 0 for size in sizes.split(",")):
+            raise UsageError(f"--shape is {shown(text)!r}; expected NAME=N,N,..., for example --shape x=1,3,224,224.")
+        shapes[name] = tuple(map(int, sizes.split(",")))
+    return shapes
 
 
 def parse_side(text: str) -> tuple[int, int]:

@@ -69,6 +69,14 @@ def predict(
             "--batch", help="Number of samples that run together.  [default: all]", metavar="N", show_default=False
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            help="What computes: ort (ONNX Runtime on the CPU), openvino, mnn, ort-cuda or ort-trt.",
+            metavar="NAME",
+        ),
+    ] = "ort",
     seed: Seed = 0,
     force: Force = False,
     quiet: Quiet = False,
@@ -94,6 +102,7 @@ def predict(
         quantiles=_numbers(quantiles),
         batch=batch,
         tolerance=tolerance,
+        engine=engine,
         force=force,
     )
     for note in done.notes:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from self2self.jobs.inputs import Part as Part
     from self2self.jobs.inputs import has_images as has_images
     from self2self.jobs.inputs import named_images as named_images
+    from self2self.jobs.live import LiveChoice as LiveChoice
     from self2self.jobs.live import live_export_job as live_export_job
+    from self2self.jobs.live import live_onnx_job as live_onnx_job
     from self2self.jobs.live import live_predict_job as live_predict_job
     from self2self.jobs.manifest import Manifest as Manifest
     from self2self.jobs.observer import Observer as Observer
@@ -61,7 +63,7 @@ _NAMES_OF_MODULE = {
     "self2self.jobs.image_batch": ("ImageBatch",),
     "self2self.jobs.infer": ("denoise_job", "infer_job"),
     "self2self.jobs.inputs": ("Part", "has_images", "named_images"),
-    "self2self.jobs.live": ("live_export_job", "live_predict_job"),
+    "self2self.jobs.live": ("LiveChoice", "live_export_job", "live_onnx_job", "live_predict_job"),
     "self2self.jobs.manifest": ("Manifest",),
     "self2self.jobs.observer": ("Observer",),
     "self2self.jobs.output_options": ("OutputOptions",),

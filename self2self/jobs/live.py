@@ -95,25 +95,35 @@ def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
     return made[0], made[1], dict(made[2])
 
 
-def live_export_job(
-    target: str,
-    output: Path | None,
-    *,
-    only: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    kind: str | None = None,
-    list_only: bool = False,
-    force: bool = False,
-) -> LiveExport:
+@dataclass(frozen=True, slots=True)
+class LiveChoice:
+    """Which draws of a network become inputs.
+
+    Attributes:
+        only: patterns of modules or nodes whose draws stay; none for those of the factory, or all.
+        exclude: patterns of modules or nodes whose draws do not stay.
+        kind: of the outputs; None for that of the factory, or value.
+        list_only: write nothing.
+    """
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    kind: str | None = None
+    list_only: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `export_live` that were chosen."""
+        chosen = {"include": self.only or None, "exclude": self.exclude or None, "kind": self.kind}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def live_export_job(target: str, output: Path | None, choice: LiveChoice, *, force: bool = False) -> LiveExport:
     """Export the model that a factory makes.
 
     Args:
         target: ``package.module:factory``.
         output: of the file; None for ``FACTORY.onnx`` in the current folder.
-        only: patterns of modules whose draws stay; none for those of the factory.
-        exclude: patterns of modules whose draws do not stay; none for those of the factory.
-        kind: of the outputs; None for that of the factory.
-        list_only: write nothing.
+        choice: which draws become inputs.
         force: whether an existing file is replaced.
 
     Raises:
@@ -124,16 +134,45 @@ def live_export_job(
     from self2self.live.export import export_live
 
     path = output or Path(f"{target.rpartition(':')[2]}.onnx")
-    if not list_only:
+    if not choice.list_only:
         check_new(path, force=force)
     model, example_inputs, options = _made_by(target)
-    if only:
-        options["include"] = only
-    if exclude:
-        options["exclude"] = exclude
-    if kind is not None:
-        options["kind"] = kind
-    return export_live(model, example_inputs, None if list_only else path, **options)
+    return export_live(model, example_inputs, None if choice.list_only else path, **{**options, **choice.options()})
+
+
+def live_onnx_job(
+    file: Path,
+    output: Path | None,
+    choice: LiveChoice,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: bool = False,
+    all_dropout: bool = False,
+    force: bool = False,
+) -> LiveExport:
+    """Export an ONNX file of another program.
+
+    Args:
+        file: the file.
+        output: of the new file; None for ``FILE.live.onnx`` in the current folder.
+        choice: which draws become inputs.
+        shapes: as in `export_live_onnx`, like the next two.
+        fixed: see there.
+        all_dropout: see there.
+        force: whether an existing file is replaced.
+
+    Raises:
+        Self2SelfError: as for `export_live_onnx`; an OutputError if the new file exists already.
+    """
+    from self2self.live.export import export_live_onnx
+
+    path = output or Path(f"{file.stem}.live.onnx")
+    if path.resolve() == file.resolve():
+        raise UsageError(f"-o {path}: is the file itself. Choose another name.")
+    if not choice.list_only:
+        check_new(path, force=force)
+    options = {**choice.options(), "shapes": shapes, "fixed": fixed, "all_dropout": all_dropout}
+    return export_live_onnx(file, None if choice.list_only else path, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +204,7 @@ def live_predict_job(
     quantiles: Sequence[float] = (),
     batch: int | None = None,
     tolerance: float | None = None,
+    engine: str = "ort",
     force: bool = False,
 ) -> Predicted:
     """Run a file of `export_live` over the arrays of an ``.npz`` or ``.npy`` file, and write statistics as ``.npz``.
@@ -181,6 +221,7 @@ def live_predict_job(
         quantiles: see there.
         batch: see there.
         tolerance: see there; None for its default.
+        engine: what computes, as in `load_live`.
         force: whether an existing file is replaced.
 
     Raises:
@@ -210,11 +251,12 @@ def live_predict_job(
     if model.is_file() and inputs.is_file():
         files = {"model": model, "inputs": inputs}
         options = {"passes": passes, "seed": seed, "masks": masks, "quantiles": list(quantiles), "batch": batch}
+        options |= {"engine": engine}
         job = settings_key("predict", files, statistics=list(statistics), tolerance=tolerance, **options)
     # The same command over its own file writes it again, with the same bytes.
     check_new(output, force=force or read_mark(output, job) is not None)
     remove_leftovers(output.resolve().parent)
-    live = load_live(model)
+    live = load_live(model, engine)
     kinds = {item.name: item.kind for item in live.contract.outputs}
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
     if of_classes and set(kinds.values()) == {"value"}:

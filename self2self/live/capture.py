@@ -6,14 +6,14 @@ import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
 from torch import nn
 
 from self2self.errors import UsageError, first_line, shown
-from self2self.live.contract import DTYPES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput
+from self2self.live.contract import DTYPES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput, kinds_of
 from self2self.live.program import capture, capturing, named_tensors
 from self2self.live.rewrite import Rewriting, Site
 from self2self.live.sizes import Size, evaluate
@@ -273,12 +273,8 @@ class Capture:
         return [value for value in values if isinstance(value, torch.Tensor)]
 
     def _kinds(self, kind: Kind | Sequence[Kind]) -> list[Kind]:
-        kinds = [kind] * len(self._outputs) if isinstance(kind, str) else list(kind)
-        if len(kinds) != len(self._outputs):
-            raise UsageError(f"kind has {len(kinds)} entries; the outputs are {', '.join(self._outputs)}.")
+        kinds = kinds_of(kind, list(self._outputs))
         for one, (name, value) in zip(kinds, self._outputs.items(), strict=True):
-            if one not in get_args(Kind):
-                raise UsageError(f"kind is {one!r}; expected {', '.join(get_args(Kind))}.")
             if one != "value" and (value.ndim < 2 or not value.dtype.is_floating_point):
                 raise UsageError(
                     f"output {name} is {value.dtype} with {value.ndim} axes, so it has no {one}: they are floats with "

@@ -18,11 +18,11 @@ draws of any place in the network. The keys have the same prefix, and each value
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from self2self.errors import FileFormatError, shown
+from self2self.errors import FileFormatError, UsageError, shown
 from self2self.live.sizes import Size, evaluate
 from self2self.model.contract import LIVE_SCHEMA_VERSION, METADATA_PREFIX, SCHEMA_VERSION, checked_flag
 
@@ -36,6 +36,31 @@ Kind = Literal["logits", "probabilities", "value"]
 """What an output is. The classes of logits and probabilities are on axis 1; one class stands for yes or no."""
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 """Types of the data inputs."""
+
+
+_COARSEST = 0.01
+"""Largest relative error that rounding to 1/65536 may give the smaller of keep and drop probability."""
+
+
+def keep_count_of(keep: float) -> int | None:
+    """A keep probability between 0 and 1 in 1/65536; None if that is too coarse, so that noise has to decide."""
+    count = round(keep * KEEP_LEVELS)
+    return None if abs(count / KEEP_LEVELS - keep) > _COARSEST * min(keep, 1 - keep) else count
+
+
+def kinds_of(kind: Kind | Sequence[Kind], names: Sequence[str]) -> list[Kind]:
+    """The kind of each output, of one for all or one for each.
+
+    Raises:
+        UsageError: a kind is unknown, or their number is not that of the outputs.
+    """
+    kinds: list[Kind] = [kind] * len(names) if isinstance(kind, str) else list(kind)
+    if len(kinds) != len(names):
+        raise UsageError(f"kind has {len(kinds)} entries; the outputs are {shown(', '.join(names))}.")
+    for one in kinds:
+        if one not in get_args(Kind):
+            raise UsageError(f"kind is {one!r}; expected {', '.join(get_args(Kind))}.")
+    return kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +99,8 @@ class LiveMask:
 
     Attributes:
         name: name of the input in the graph; its type is bool for masks, float32 for the other draws.
-        site: path of the module that draws, as in ``named_modules()``.
-        operator: PyTorch's operator that draws.
+        site: path of the module that draws, as in ``named_modules()``; of a file of another program, name of the node.
+        operator: PyTorch's or ONNX's operator that draws.
         draw: what it is drawn from.
         keep_count: of a mask, the probability of True in 1/65536; None for other draws. True keeps an activation,
             except that ``bernoulli`` is true where the network itself draws a one.

@@ -1,7 +1,8 @@
 """Cuts a graph at its first random inputs, so that what they do not reach is computed once.
 
 The *prefix* has all nodes that depend on data alone, the *suffix* the others. Values that the suffix needs of the
-prefix become outputs of the one and inputs of the other. What depends on neither, such as weights, is in both.
+prefix become outputs of the one and inputs of the other. What depends on neither, such as weights, is in both, and so
+are numbers that follow from the sizes of the data: engines want to see how sizes follow from the inputs.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ class Cut:
     carried: tuple[str, ...]
 
 
-def cut_graph(model: onnx.ModelProto, random: Collection[str]) -> Cut:
+def cut_graph(model: onnx.ModelProto, random: Collection[str], *, ranks: bool = False) -> Cut:
     """Cut `model` at the inputs `random`.
 
     The arguments stay unchanged. Where the type of a value at the cut is not known, the graph stays in one part.
+
+    Args:
+        model: the graph.
+        random: names of its inputs that are drawn.
+        ranks: whether the number of axes of what is carried has to be known, too; most engines need it.
     """
+    import onnx
+
     graph = model.graph
     reached = _reached(graph, {value.name for value in graph.input if value.name in random})
     data = {value.name for value in graph.input} - set(random)
@@ -44,8 +52,17 @@ def cut_graph(model: onnx.ModelProto, random: Collection[str]) -> Cut:
     needed = {name for node in late for name in _used(node)}
     outputs = [value.name for value in graph.output]
     computed_once = [name for node in graph.node for name in node.output if name in once]
-    carried = [name for name in computed_once if name in needed or name in outputs]
+    sizes = _sizes_of_data(graph, data, computed | reached)
+    carried = [name for name in computed_once if (name in needed and name not in sizes) or name in outputs]
     types = {value.name: value for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
+    if ranks and carried:
+        bare = onnx.ModelProto()
+        bare.CopyFrom(model)
+        # Where a file tells the type of a value without its shape, none would be inferred.
+        del bare.graph.value_info[:]
+        inferred = onnx.shape_inference.infer_shapes(bare).graph
+        values = (*inferred.value_info, *inferred.output)
+        types = {value.name: value for value in values if value.type.tensor_type.HasField("shape")}
     late_outputs = [name for name in outputs if name not in once]
     if not carried or not late_outputs or any(name not in types for name in carried):
         return Cut(None, model, ())
@@ -73,6 +90,17 @@ def _reached(graph: onnx.GraphProto, names: set[str]) -> set[str]:
     return reached
 
 
+def _sizes_of_data(graph: onnx.GraphProto, data: set[str], varying: set[str]) -> set[str]:
+    """All values that follow from the sizes of `data` and constants alone; `varying`: values that are not constant."""
+    found: set[str] = set()
+    for node in graph.node:
+        used = set(_used(node))
+        is_size = node.op_type in ("Shape", "Size") and used <= data
+        if is_size or (used & found and not (used & varying) - found):
+            found.update(name for name in node.output if name)
+    return found
+
+
 def _part(
     model: onnx.ModelProto, outputs: list[str], given: list[str], types: dict[str, onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
@@ -87,9 +115,12 @@ def _part(
             nodes.append(node)
             needed.update(_used(node))
     nodes.reverse()
-    # Shapes are left out: the sizes that values have here are those of any batch.
     inputs = [value for value in graph.input if value.name in needed]
-    inputs += [onnx.helper.make_tensor_value_info(name, _type(types[name]), None) for name in given if name in needed]
+    inputs += [
+        onnx.helper.make_tensor_value_info(name, _type(types[name]), _sizes(types[name]))
+        for name in given
+        if name in needed
+    ]
     results = [onnx.helper.make_tensor_value_info(name, _type(types[name]), None) for name in outputs]
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
     part = onnx.helper.make_graph(nodes, graph.name, inputs, results, weights)
@@ -99,3 +130,11 @@ def _part(
 
 def _type(value: onnx.ValueInfoProto) -> int:
     return int(value.type.tensor_type.elem_type)
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The sizes of a value that are numbers; None for those that depend on the inputs, or without any shape."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]

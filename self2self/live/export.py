@@ -32,14 +32,15 @@ class LiveExport:
     Attributes:
         path: of the file; None if it was only to be listed what draws.
         contract: all inputs, outputs and draws.
-        onnx_difference: largest difference between the file and PyTorch with equal masks, relative to the output.
+        onnx_difference: largest difference between the file and the original with equal masks, relative to the output;
+            None if there was nothing to compare with.
         neutral_difference: largest difference between neutral masks and ``model.eval()``, relative to the output; None
             where the model draws noise, which has no neutral value.
     """
 
     path: Path | None
     contract: LiveContract
-    onnx_difference: float = 0.0
+    onnx_difference: float | None = None
     neutral_difference: float | None = None
 
 
@@ -94,6 +95,60 @@ def export_live(
     onnx.helper.set_model_props(proto, contract.to_metadata())
     atomic_write(path, proto.SerializeToString(deterministic=True), "choose another place")
     return LiveExport(Path(path), contract, onnx_difference, neutral_difference)
+
+
+def export_live_onnx(
+    file: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: bool = False,
+    all_dropout: bool = False,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    kind: Kind | Sequence[Kind] = "value",
+) -> LiveExport:
+    """Write an ONNX file of another program with live dropout: its nodes that draw random numbers become inputs.
+
+    These are `Dropout` nodes that are switched on, `Bernoulli`, and uniform and normal noise. Batch normalisation is in
+    evaluation mode. PyTorch is not needed.
+
+    Args:
+        file: the ONNX file. It is data: no code runs, and no other file is opened.
+        path: of the new file; an existing file is replaced. None lists what draws, and writes nothing.
+        shapes: example shapes of inputs, by their names. They are needed for free axes at which the network does not
+            run with the lengths that are tried, and for inputs whose shape the file does not tell.
+        fixed: whether all axes but the batch keep the lengths of the example.
+        all_dropout: whether `Dropout` nodes that are switched off drop, too.
+        include: patterns of the names of nodes whose draws stay; None for all.
+        exclude: patterns of the names of `Dropout` nodes that do not drop.
+        kind: as in `export_live`.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        FileFormatError: it is no ONNX model, refers to other files, or has operators that ONNX does not define.
+        UsageError: nothing draws, a draw cannot become an input, or an argument is wrong.
+        VerificationError: the new file would not compute what the original computes.
+        ResourceError, OutputError: the new file cannot be written.
+    """
+    import onnx
+
+    from self2self.live.foreign.convert import convert
+
+    done = convert(
+        Path(file),
+        shapes=shapes,
+        fixed=fixed,
+        all_dropout=all_dropout,
+        include=_patterns(include),
+        exclude=_patterns(exclude),
+        kind=kind,
+    )
+    if path is None:
+        return LiveExport(None, done.contract)
+    onnx.helper.set_model_props(done.proto, done.contract.to_metadata())
+    atomic_write(path, done.proto.SerializeToString(deterministic=True), "choose another place")
+    return LiveExport(Path(path), done.contract, done.difference)
 
 
 def _patterns(patterns: str | Sequence[str] | None) -> tuple[str, ...] | None:

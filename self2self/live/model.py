@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from self2self.errors import FileFormatError, InputError, ResourceError, UsageError, first_line, shown
+from self2self.errors import FileFormatError, InputError, ResourceError, UsageError, shown
 from self2self.live.contract import LiveContract, LiveInput
 from self2self.live.cut import cut_graph
 from self2self.live.draws import AnyArray, draw_pass
 from self2self.live.statistics import FloatArray, OutputStatistics, RunningStatistics
 from self2self.model.masks import check_seed
-from self2self.runtime.engines.onnxruntime.cpu import import_onnxruntime, is_out_of_memory, session_options
+from self2self.runtime.engines.graphs import Runner, Values, graph_loader
 from self2self.runtime.model import read_proto
 
 if TYPE_CHECKING:
     import onnx
 
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
 LARGEST_FILE_BYTES = 2**31
 """Largest file that is read: ONNX files without further files have less than 2 GiB."""
 FEWEST_PASSES, MOST_PASSES = 30, 1000
@@ -96,17 +98,24 @@ class LiveModel:
     Attributes:
         path: of its file.
         contract: what the file says of its inputs, outputs and draws.
+        engine: name of the engine that computes.
         computed_once: whether a part of the graph does not depend on any draw, and runs once for all passes.
     """
 
-    def __init__(self, path: Path, contract: LiveContract, proto: onnx.ModelProto) -> None:
+    def __init__(self, path: Path, contract: LiveContract, proto: onnx.ModelProto, engine: str = "ort") -> None:
         self.path = path
         self.contract = contract
-        cut = cut_graph(proto, [mask.name for mask in contract.masks])
+        self.engine = engine
+        cut = cut_graph(proto, [mask.name for mask in contract.masks], ranks=engine != "ort")
         self.computed_once = cut.prefix is not None
         self._carried = cut.carried
-        self._prefix = self._session(cut.prefix) if cut.prefix is not None else None
-        self._suffix = self._session(cut.suffix)
+        self._late = [output.name for output in contract.outputs if output.name not in cut.carried]
+        load = graph_loader(engine)
+        try:
+            self._prefix = load(cut.prefix, path) if cut.prefix is not None else None
+            self._suffix = load(cut.suffix, path)
+        except MemoryError as error:
+            raise ResourceError(f"{path}: memory ran out while it was loaded. Close other programs.") from error
 
     def predict(
         self,
@@ -143,7 +152,7 @@ class LiveModel:
             ResourceError: memory ran out.
         """
         self._check_arguments(passes, seed, masks, quantiles, batch, tolerance)
-        arrays = self._checked(inputs)
+        arrays = self.checked(inputs)
         samples = self._axes(arrays).get(self.contract.batch or "", 1)
         step = samples if batch is None or self.contract.batch is None else batch
         parts, most = [], 0
@@ -186,7 +195,9 @@ class LiveModel:
         """Compute what does not depend on any draw, for `one_pass`; arguments and errors are those of `one_pass`."""
         if self._prefix is None:
             return {}
-        return dict(zip(self._carried, self._ort_run(self._prefix, list(self._carried), inputs), strict=True))
+        # Another engine than ONNX Runtime may overwrite its results in the next call.
+        computed = [np.array(values) for values in self._run(self._prefix, inputs)]
+        return dict(zip(self._carried, computed, strict=True))
 
     def one_pass(
         self, inputs: Mapping[str, AnyArray], carried: Mapping[str, AnyArray], draws: Mapping[str, AnyArray]
@@ -199,45 +210,22 @@ class LiveModel:
             draws: an array for each of the contract's masks.
 
         Returns:
-            the outputs by their names.
+            the outputs by their names; the next pass may overwrite them.
 
         Raises:
             InputError: the network cannot run on arrays of these sizes.
             ResourceError: memory ran out.
         """
-        late = [output.name for output in self.contract.outputs if output.name not in carried]
-        computed = dict(zip(late, self._ort_run(self._suffix, late, {**inputs, **carried, **draws}), strict=True))
+        computed = dict(zip(self._late, self._run(self._suffix, {**inputs, **carried, **draws}), strict=True))
         return {o.name: carried[o.name] if o.name in carried else computed[o.name] for o in self.contract.outputs}
 
-    def _ort_run(self, session: Any, outputs: list[str], values: Mapping[str, AnyArray]) -> list[AnyArray]:
-        wanted = {entry.name for entry in session.get_inputs()}
+    def _run(self, runner: Runner, values: Values) -> list[AnyArray]:
         try:
-            results: list[AnyArray] = session.run(outputs, {n: v for n, v in values.items() if n in wanted})
-        except Exception as error:
-            # ONNX Runtime's exceptions share no base class of their own.
-            if is_out_of_memory(error):
-                raise ResourceError(
-                    f"{self.path}: memory ran out during a pass. Give fewer inputs at a time."
-                ) from error
-            raise InputError(
-                f"{self.path}: the network does not run on inputs of these sizes ({shown(first_line(error))})."
-            ) from error
-        return results
-
-    def _session(self, proto: onnx.ModelProto) -> Any:
-        ort = import_onnxruntime("ort")
-        try:
-            return ort.InferenceSession(
-                proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise ResourceError(
-                    f"{self.path}: memory ran out while it was loaded. Close other programs."
-                ) from error
-            raise FileFormatError(
-                f"{self.path}: ONNX Runtime cannot load it ({shown(first_line(error))}). Export it again."
-            ) from error
+            return runner(values)
+        except MemoryError as error:
+            raise ResourceError(f"{self.path}: memory ran out during a pass. Give fewer inputs at a time.") from error
+        except ValueError as error:
+            raise InputError(f"{self.path}: the network does not run on inputs of these sizes ({error}).") from error
 
     def _rows(self, name: str, array: AnyArray, first: int, count: int) -> AnyArray:
         dims = next(item.dims for item in self.contract.inputs if item.name == name)
@@ -246,8 +234,8 @@ class LiveModel:
     def _axes(self, arrays: Mapping[str, AnyArray]) -> dict[str, int]:
         return {axis: arrays[name].shape[index] for axis, (name, index) in self.contract.axes.items()}
 
-    def _checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        """The inputs by name; raises an InputError if they are not what the contract says."""
+    def checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """The inputs of `predict` by name; raises an InputError if they are not what the contract says."""
         wanted = {item.name: item for item in self.contract.inputs}
         if not isinstance(inputs, Mapping):
             if len(wanted) > 1:
@@ -314,16 +302,22 @@ class LiveModel:
             )
 
 
-def load_live(path: str | os.PathLike[str]) -> LiveModel:
+def load_live(path: str | os.PathLike[str], engine: str = "ort") -> LiveModel:
     """Load a network that `export_live` wrote.
 
-    The file is a graph of ONNX operators, which ONNX Runtime computes. It runs no other code, but may take any time
-    and memory, so load files of people you trust.
+    The file is a graph of ONNX operators, which the engine computes. It runs no other code, but may take any time and
+    memory, so load files of people you trust.
+
+    Args:
+        path: of the file.
+        engine: what computes it: ``"ort"`` (ONNX Runtime on the CPU), ``"openvino"``, ``"mnn"``, ``"ort-cuda"`` or
+            ``"ort-trt"``.
 
     Raises:
+        UsageError: there is no such engine.
         InputError: the file is missing or cannot be read.
         FileFormatError: it is not ONNX, damaged, of another schema, or refers to other files.
-        EngineUnavailableError: ONNX Runtime is not installed.
+        EngineUnavailableError: the engine is not installed, or does not work on this machine.
         ResourceError: memory ran out.
     """
     path = Path(path)
@@ -332,7 +326,7 @@ def load_live(path: str | os.PathLike[str]) -> LiveModel:
     contract = LiveContract.from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
     if problem := _difference(proto, contract):
         raise FileFormatError(f"{path}: its graph is not what its metadata promise ({shown(problem)}). {again}")
-    return LiveModel(path, contract, proto)
+    return LiveModel(path, contract, proto, engine)
 
 
 def _difference(proto: onnx.ModelProto, contract: LiveContract) -> str:
@@ -349,8 +343,50 @@ def _difference(proto: onnx.ModelProto, contract: LiveContract) -> str:
         return f"inputs {', '.join(found)}"
     if [value.name for value in graph.output] != [output.name for output in contract.outputs]:
         return f"outputs {', '.join(value.name for value in graph.output)}"
-    if any(tensor.external_data or tensor.data_location for tensor in graph.initializer):
+    return foreign_parts(proto)
+
+
+def foreign_parts(proto: onnx.ModelProto, *, functions: bool = False) -> str:
+    """What of `proto` is in other files or not of ONNX alone; empty if nothing.
+
+    Args:
+        proto: the model.
+        functions: whether it may have functions of its own.
+    """
+    if proto.functions and not functions:
+        return "functions"
+    own = {function.domain for function in proto.functions}
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in all_nodes(nodes):
+            if node.domain not in STANDARD and node.domain not in own:
+                return f"operators of other domains ({node.domain})"
+    if any(tensor.external_data or tensor.data_location for tensor in _tensors(proto)):
         return "weights in other files"
-    if proto.functions or any(node.domain for node in graph.node):
-        return "operators of other domains"
     return ""
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """All nodes, also those of branches and loops."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from all_nodes(graph.node)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches of an If, and the body of a Loop or Scan."""
+    for attribute in node.attribute:
+        yield from (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors: weights, constants, and those of branches and loops."""
+    nodes = [node for part in (proto.graph, *proto.functions) for node in all_nodes(part.node)]
+    for graph in (proto.graph, *(graph for node in nodes for graph in subgraphs(node))):
+        yield from graph.initializer
+        yield from (tensor for sparse in graph.sparse_initializer for tensor in (sparse.values, sparse.indices))
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+            yield from (tensor for one in sparse for tensor in (one.values, one.indices))

@@ -23,14 +23,12 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from self2self.errors import UsageError
-from self2self.live.contract import KEEP_LEVELS, Draw
+from self2self.live.contract import Draw, keep_count_of
 
 aten = torch.ops.aten
 
 _ALPHA = 1.7580993408473766
 """Minus the value of SELU far below zero: what alpha dropout puts in place of a dropped activation."""
-_COARSEST = 0.01
-"""Largest relative error that rounding to 1/65536 may give the smaller of keep and drop probability."""
 _FRESH = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"}
 """Operators whose result shares no memory with another tensor."""
 _FRESH |= {"full", "full_like", "new_full", "empty_strided", "empty_permuted"}
@@ -61,7 +59,7 @@ class Site:
     @property
     def keep_count(self) -> int | None:
         """Probability of True in 1/65536."""
-        return None if self.keep is None else round(self.keep * KEEP_LEVELS)
+        return None if self.keep is None else keep_count_of(self.keep)
 
 
 @dataclass
@@ -108,8 +106,7 @@ class Rewriting:
         """A mask of `shape` that is 1 with probability `keep` and 0 otherwise, as `dtype`."""
         if keep <= 0 or keep >= 1:
             return self.emit(aten.full.default, self.sizes(shape), float(keep >= 1), dtype=dtype)
-        rounded = round(keep * KEEP_LEVELS) / KEEP_LEVELS
-        if abs(rounded - keep) > _COARSEST * min(keep, 1 - keep):
+        if keep_count_of(keep) is None:
             return self.emit(aten.to.dtype, self.emit(aten.lt.Scalar, self.noise(shape, kind, "uniform"), keep), dtype)
         return self.emit(aten.to.dtype, self._input(shape, kind, "mask", keep), dtype)
 

@@ -159,7 +159,7 @@ def random_paq2piq(device: torch.device) -> nn.Module:
     """
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
-            _import_torchvision()
+            import_torchvision()
             pyiqa = import_module("pyiqa")
             with _without_imagenet(import_module("pyiqa.archs.paq2piq_arch")):
                 metric: nn.Module = pyiqa.create_metric("paq2piq", as_loss=True, device=device, pretrained=False)
@@ -245,7 +245,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Import torchvision, also where its compiled operators do not load (see `WholeImagePool`).
 
     The import registers descriptions of two operators in any case, so these have to exist at least by name.

@@ -11,7 +11,8 @@ pytest.importorskip("onnxruntime")
 
 from torch import nn
 
-from benchmarks.zoo import Entry, measure
+from benchmarks.zoo import measure
+from benchmarks.zoo_models import Entry
 
 
 def test_a_model_is_exported_and_compared(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from self2self.live.draws import draw_pass
+from self2self.model.contract import Contract, MaskSpec
 from tests.commands import parse_json, run_cli
 from tests.live.graphs import contract, outputs, write
+from tests.live.test_foreign import with_dropout
 
 X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 
@@ -33,6 +36,12 @@ def wrong():
 
 def plain():
     return nn.Linear(4, 8), torch.randn(1, 4)
+
+def misshaped():
+    return make()[0], torch.randn(1, 5)
+
+def specialised():
+    return (*make(), {"dynamic": {"input": (0, 1)}})
 """
 
 
@@ -46,6 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "failing_module.py").write_text("1 / 0\n")
     np.savez(tmp_path / "inputs.npz", x=X)
     write(tmp_path / "model.onnx", contract("logits"))
+    (tmp_path / "drops.onnx").write_bytes(with_dropout(13).SerializeToString())
+    (tmp_path / "off.onnx").write_bytes(with_dropout(13, on=False).SerializeToString())
     yield tmp_path
     sys.modules.pop("networks_of_mine", None)
 
@@ -102,6 +113,52 @@ def test_one_array_needs_no_name(folder: Path) -> None:
             np.testing.assert_array_equal(named[name], single[name])
 
 
+def test_a_file_of_another_program_is_listed_exported_and_run(folder: Path) -> None:
+    listed = run_cli("export", "--onnx", "drops.onnx", "--sites")
+    assert listed.stdout.splitlines() == ["module  operator  draw         shape", "drop    Dropout   true 0.7500  n, 4"]
+    assert not list(folder.glob("*.live.onnx"))
+    done = parse_json(run_cli("export", "--onnx", "drops.onnx", "--kind", "logits", "--json"))
+    assert done["output"] == "drops.live.onnx"
+    assert done["max_difference"] < 1e-6
+    run_cli("predict", "drops.live.onnx", "inputs.npz", "-o", "out.npz", "--stat", "mean,mi", "--passes", "9")
+    with np.load("out.npz") as found:
+        assert {name: found[name].shape for name in found.files} == {"mean": (5, 3), "mi": (5,)}
+    shape = ["--shape", "x=2,4", "--fixed", "--all-dropout", "-o", "o.onnx"]
+    assert "o.onnx: 1 draws; verified against the file" in run_cli("export", "--onnx", "off.onnx", *shape).stdout
+
+
+def test_engines_are_measured(folder: Path) -> None:
+    options = ["--engine", "ort", "--rounds", "2", "--passes", "3", "--batch", "1", "--batch", "7"]
+    result = parse_json(run_cli("bench", "model.onnx", "--inputs", "inputs.npz", *options, "-o", "b.json", "--json"))
+    assert [(row["engine"], row["samples"], row["ratio"]) for row in result["rows"]] == [
+        ("ort", n, 1.0) for n in (1, 7)
+    ]
+    assert all(row["pass_ms"] > 0 and row["once_ms"] > 0 for row in result["rows"])
+    assert json.loads(Path("b.json").read_text())["computed_once"]
+    every = run_cli("bench", "model.onnx", "--rounds", "1").stdout.splitlines()
+    assert every[0].split() == ["engine", "samples", "once", "ms", "pass", "ms", "passes/s", "ratio"]
+    assert [line.split()[0] for line in every if line.strip().startswith("ort ")] == ["ort", "ort"]
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (["model.onnx", "--size", "64"], 2, "has live dropout; leave out --size"),
+        (["model.onnx", "--engine", "torch"], 2, "engine is 'torch'"),
+        (["model.onnx", "--inputs", "none.npz"], 3, "none.npz: no such file"),
+        (["model.onnx", "--inputs", "other.npz", "--engine", "ort"], 3, "got inputs y; expected x"),
+        (["--inputs", "inputs.npz"], 2, "for models with live dropout"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(
+    folder: Path, options: list[str], exit_code: int, message: str
+) -> None:
+    np.savez("other.npz", y=X)
+    result = run_cli("bench", *options, expect=exit_code)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 EXPORT = ("export", "--model")
 PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
 
@@ -121,6 +178,16 @@ PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
             "networks_of_mine:wrong returns Linear; expected model, example_inputs",
         ),
         ((*EXPORT, "networks_of_mine:plain"), 2, "draws no random numbers"),
+        ((*EXPORT, "networks_of_mine:misshaped"), 2, "the model does not run on the example inputs, in 0"),
+        ((*EXPORT, "networks_of_mine:specialised"), 2, "the model fixes the size of an axis"),
+        ((*EXPORT, "networks_of_mine:make", "--onnx", "drops.onnx"), 2, "leave out one"),
+        ((*EXPORT, "networks_of_mine:make", "--all-dropout"), 2, "are options of --onnx FILE"),
+        (("export", "--onnx", "none.onnx"), 3, "none.onnx: no such model"),
+        (("export", "--onnx", "inputs.npz"), 6, "inputs.npz: is not an ONNX file"),
+        (("export", "--onnx", "off.onnx"), 2, "1 Dropout nodes are switched off. Keep them: all_dropout"),
+        (("export", "--onnx", "drops.onnx", "-o", "drops.onnx", "--force"), 2, "is the file itself"),
+        (("export", "--onnx", "drops.onnx", "--shape", "x"), 2, "expected NAME=N,N,..."),
+        (("export", "--onnx", "drops.onnx", "--shape", "z=1,4"), 2, "--shape names z; the inputs are x"),
         ((*EXPORT, "networks_of_mine:make", "--size", "8x8"), 2, "leave out the run folder and the options of fits"),
         ((*EXPORT, "networks_of_mine:make", "--precision", "fp16"), 2, "leave out --precision"),
         ((*EXPORT, "networks_of_mine:make", "-o", "none/m.onnx"), 2, "the folder"),
@@ -135,6 +202,10 @@ PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
         (("predict", "none.onnx", "inputs.npz", "-o", "out.npz"), 3, "none.onnx: no such model"),
         (("predict", "inputs.npz", "inputs.npz", "-o", "out.npz"), 6, "inputs.npz: is not an ONNX file"),
         (("predict", "model.onnx", "wide.npz", "-o", "out.npz"), 3, "input x is float64; expected float32"),
+        (("predict", "model.onnx", "short.npz", "-o", "out.npz"), 3, "input x has shape [5, 3]; expected [batch, 4]"),
+        (("predict", "drops.onnx", "inputs.npz", "-o", "out.npz"), 6, "drops.onnx: has no live dropout"),
+        (("predict", "first.onnx", "inputs.npz", "-o", "out.npz"), 6, "first.onnx: is a denoiser (schema 1)"),
+        ((*PREDICT, "--engine", "torch"), 2, "engine is 'torch'; networks with live dropout run in ort, openvino"),
         (("predict", "values.onnx", "inputs.npz", "-o", "out.npz", "--stat", "mi"), 2, "--stat mi needs classes"),
     ],
 )
@@ -142,6 +213,8 @@ def test_what_is_wrong_is_said_in_one_line(
     folder: Path, command: tuple[str, ...], exit_code: int, message: str
 ) -> None:
     np.savez("wide.npz", x=X.astype(np.float64))
+    np.savez("short.npz", x=X[:, :3])
+    write(folder / "first.onnx", Contract(1, (MaskSpec("input_mask", (1, "H", "W"), 200),)))
     write(folder / "values.onnx")
     before = sorted(path for path in folder.iterdir() if path.name != "__pycache__")
     result = run_cli(*command, expect=exit_code)

@@ -47,7 +47,7 @@ def graph() -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def write(path: Path, described: LiveContract | None = None, model: Any = None) -> Path:
+def write(path: Path, described: Any = None, model: Any = None) -> Path:
     model = graph() if model is None else model
     helper.set_model_props(model, (described or contract()).to_metadata())
     path.write_bytes(model.SerializeToString())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from self2self.live.cut import Cut, cut_graph
 from tests.live.graphs import graph
@@ -83,3 +83,34 @@ def test_what_a_branch_reads_is_carried(branching: onnx.ModelProto) -> None:
         given = {"x": x, "mask": mask, "choice": np.array(choice)}
         features = run(cut.prefix, **given)
         np.testing.assert_array_equal(run(cut.suffix, features=features, **given), run(branching, **given))
+
+
+def test_the_number_of_axes_may_have_to_be_known() -> None:
+    model = graph()
+    # As PyTorch's exporter does: a type without a shape, which would keep others from being inferred.
+    model.graph.value_info.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
+    cut = cut_graph(model, ["mask"], ranks=True)
+    assert cut.carried == ("features",)
+    carried = cut.suffix.graph.input[1].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in carried] == [0, 4]
+    del model.graph.input[0].type.tensor_type.shape.dim[:]
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[1].type.tensor_type.ClearField("shape")
+    assert cut_graph(model, ["mask"], ranks=True).prefix is None
+
+
+def test_sizes_are_computed_in_both_parts() -> None:
+    """Engines that know the shapes of the data alone can then follow the sizes."""
+    model = graph()
+    shape = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Mul", ["size", "one"], ["sizes"]),
+        helper.make_node("Expand", ["output", "sizes"], ["wide"]),
+    ]
+    model.graph.node.extend(shape)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.int64), "one"))
+    model.graph.output[0].CopyFrom(_float("wide"))
+    cut = cut_graph(model, ["mask"])
+    assert cut.carried == ("features",)
+    assert names(cut.suffix) == ["Cast", "Div", "Mul", "MatMul", "Shape", "Mul", "Expand"]
+    assert [value.name for value in cut.suffix.graph.input] == ["x", "mask", "features"]

@@ -45,6 +45,7 @@ _MODEL_TOLERANCES = {"fp32": 0.0, "fp16": 2e-2, "bf16": BFLOAT16_TOLERANCE}
 """The same for models that compute in half precision, compared with float32."""
 _PACKAGES = {
     "mnn": "MNN",
+    "openvino": "openvino",
     "torch": "torch",
     "torch-amx": "torch",
     "torch-int8": "torch",

@@ -21,6 +21,7 @@ ENGINES: dict[str, str] = {
     "torch-amx": "self2self.runtime.engines.torch_cpu.bf16:TorchAmxEngine",
     "torch-int8": "self2self.runtime.engines.torch_cpu.int8:TorchInt8Engine",
     "mnn": "self2self.runtime.engines.mnn.engine:MnnEngine",
+    "openvino": "self2self.runtime.engines.openvino.engine:OpenVinoEngine",
     "ort": "self2self.runtime.engines.onnxruntime.cpu:OrtEngine",
     "torch": "self2self.runtime.engines.torch_cpu.reference:TorchEngine",
 }

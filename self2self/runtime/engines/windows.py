@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from self2self.machine.workers import Work
 from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.graphs import Runner, Values
 
 if TYPE_CHECKING:
     import onnx
@@ -197,10 +197,6 @@ def _part(graph: onnx.GraphProto, indices: list[int], constants: set[str], outpu
     )
 
 
-Values = Mapping[str, NDArray[Any]]
-"""Inputs of a graph by name, each [..., H, W]."""
-Runner = Callable[[Values], list[FloatArray]]
-"""Computes the outputs of a graph, in their order; the next call may overwrite them."""
 Load = Callable[["onnx.GraphProto", int], Sequence[Runner]]
 """Makes the given number of runners of a graph, which may run at the same time."""
 SideBySide = Callable[[Work, int], None]

@@ -1,19 +1,27 @@
-"""Checks every engine in the same way: given the same masks, it computes what the PyTorch network computes."""
+"""Checks every engine in the same way: given the same masks, it computes what the PyTorch network computes.
+
+Engines that run any graph are checked with a network with live dropout, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from self2self.errors import EngineUnavailableError, UsageError
+from self2self.errors import EngineUnavailableError, InputError, ResourceError, UsageError
+from self2self.live.draws import draw_pass
+from self2self.live.model import LiveModel, load_live
 from self2self.model.masks import BoolArray, MaskMaker
 from self2self.runtime.engines.engine import Engine, FloatArray
+from self2self.runtime.engines.graphs import GRAPH_ENGINES
 from self2self.runtime.engines.registry import AUTO, ENGINES, NEEDS_GPU, engine_class, engine_statuses, get_engine
 from self2self.runtime.model import Model
 from tests.conftest import Fitted
+from tests.live import graphs as live_graphs
 
 TOLERANCE = 1e-4
 TF32_TOLERANCE = 1e-3
@@ -153,6 +161,7 @@ def test_says_what_runs(engine: type[Engine], tiny_model: Model) -> None:
     assert engine.name in NEEDS_GPU or provider in {
         "CPUExecutionProvider",
         "MNN CPU",
+        "OpenVINO CPU",
         "PyTorch CPU",
         "PyTorch CPU in bfloat16",
         "PyTorch CPU in 8-bit integers",
@@ -217,3 +226,45 @@ def test_auto_without_any_engine_says_every_reason(monkeypatch: pytest.MonkeyPat
         EngineUnavailableError, match=r"no engine works here: engine torch-cuda: broken\..*engine torch: bro"
     ):
         get_engine("auto")
+
+
+@pytest.fixture(params=list(GRAPH_ENGINES))
+def live(request: pytest.FixtureRequest, tmp_path: Path) -> LiveModel:
+    """A network with live dropout in each engine that runs any graph."""
+    path = live_graphs.write(tmp_path / "live.onnx")
+    try:
+        return load_live(path, request.param)
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+
+
+def test_a_live_network_computes_its_formula_for_any_batch(live: LiveModel) -> None:
+    for samples in (1, 5, 2):
+        x = np.random.default_rng(samples).normal(size=(samples, 4)).astype(np.float32)
+        axes = {"batch": samples}
+        carried = live.once({"x": x})
+        for index in (0, 1):
+            draws = draw_pass(live.contract, axes, 3, index)
+            got = live.one_pass({"x": x}, carried, draws)
+            np.testing.assert_allclose(got["output"], live_graphs.outputs(x, draws["mask"]), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(got["features"], np.tanh(x), rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_of_a_live_network_are_those_of_onnx_runtime(live: LiveModel) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    reference = load_live(live.path).predict(x, 30, seed=2, quantiles=(0.5,))
+    found = live.predict(x, 30, seed=2, quantiles=(0.5,))
+    for name in ("mean", "std", "quantiles"):
+        np.testing.assert_allclose(getattr(found, name), getattr(reference, name), rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_sizes_of_a_live_network_are_one_line_in_every_engine(live: LiveModel) -> None:
+    x = np.ones((2, 4), np.float32)
+    # MNN does not say why it cannot lay out a graph.
+    kind, message = (
+        (ResourceError, "memory") if live.engine == "mnn" else (InputError, "does not run on inputs of these")
+    )
+    with pytest.raises(kind, match=message) as caught:
+        live.one_pass({"x": x}, live.once({"x": x}), {"mask": np.ones((2, 3), bool)})
+    assert "\n" not in str(caught.value)
+    assert live.predict(x, 3).passes == 3

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
 from self2self.machine.files import scratch_folder
-from self2self.machine.system import trim_heap
+from self2self.machine.system import compute_threads, trim_heap
 from self2self.runtime.engines.engine import FloatArray
+from self2self.runtime.engines.graphs import Runner, Values, checked
 from self2self.runtime.engines.mnn.graph import for_mnn
 from self2self.runtime.engines.registry import is_installed
-from self2self.runtime.engines.windows import Values
 
 if TYPE_CHECKING:
     import onnx
@@ -155,6 +155,42 @@ def load_sessions(converted: bytes, outputs: list[str], path: Path, count: int, 
                 session = interpreter.createSession(config)
             sessions.append(Session(path, interpreter, session, outputs))
     return sessions
+
+
+_RECURRENT = {"LSTM", "GRU", "RNN"}
+
+
+def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
+    """See `graphs.LoadGraph`; float32 alone, no recurrent layers, and no convolutions of volumes.
+
+    MNN converts no LSTM, and computes 3-D convolutions wrongly.
+    """
+    import_mnn()
+    graph = proto.graph
+    if problem := _not_for_mnn(graph):
+        raise FileFormatError(f"{path}: the engine mnn takes no {problem}. Use the engine ort.")
+    converted = convert(graph, list(proto.opset_import), path)
+    outputs = [value.name for value in graph.output]
+    (session,) = load_sessions(converted, outputs, path, 1, compute_threads())
+    return checked(session, "mnn", proto, path)
+
+
+def _not_for_mnn(graph: onnx.GraphProto) -> str:
+    """What of `graph` MNN does not take; empty if nothing."""
+    from onnx import TensorProto
+
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in _RECURRENT:
+            return f"recurrent layers ({node.op_type})"
+        kernels = [len(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"]
+        if 3 in kernels or ("Conv" in node.op_type and ranks.get(node.input[1]) == 5):
+            return f"layers over volumes ({node.op_type} in three dimensions)"
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind not in (TensorProto.FLOAT, TensorProto.BOOL) or (kind == TensorProto.BOOL and value in graph.output):
+            return f"{TensorProto.DataType.Name(kind).lower()} values ({value.name})"
+    return ""
 
 
 @contextmanager

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
+from numpy.typing import NDArray
+
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, shown, typed
 from self2self.machine.onnxruntime_import import quiet_onnxruntime_import
 from self2self.machine.system import compute_threads
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import is_distribution
+from self2self.runtime.engines.graphs import Runner, Values
 from self2self.runtime.engines.registry import is_installed
+
+if TYPE_CHECKING:
+    import onnx
 
 ERRORS_ONLY = 3
 """Severity level from which ONNX Runtime writes messages: errors and fatal errors."""
@@ -88,6 +95,42 @@ class OrtEngine(Engine):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+class Session:
+    """A session of ONNX Runtime as a `graphs.Runner`; its results are new arrays."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._inputs = [entry.name for entry in session.get_inputs()]
+
+    def __call__(self, values: Values) -> list[NDArray[Any]]:
+        """See `graphs.Runner`."""
+        try:
+            results: list[NDArray[Any]] = self._session.run(None, {name: values[name] for name in self._inputs})
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class of their own.
+            if is_out_of_memory(error):
+                raise MemoryError(first_line(error)) from error
+            raise ValueError(shown(first_line(error))) from error
+        return results
+
+
+def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
+    """See `graphs.LoadGraph`."""
+    ort = import_onnxruntime("ort")
+    try:
+        # With its fallback, a failure would print to stdout and be tried again.
+        session = ort.InferenceSession(
+            proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
+        raise FileFormatError(
+            f"{path}: ONNX Runtime cannot load it ({shown(first_line(error))}). Export it again."
+        ) from error
+    return Session(session)
 
 
 BOTH_INSTALLED = "both onnxruntime and onnxruntime-gpu are installed"

@@ -15,18 +15,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, typed
+from self2self.errors import EngineUnavailableError, FileFormatError, Obstacle, ResourceError, first_line, shown, typed
 from self2self.machine.nvidia import Gpu, driver_for
 from self2self.machine.nvidia_libraries import explain
 from self2self.model.contract import IMAGE, PREDICTION
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import Engine, FloatArray
 from self2self.runtime.engines.gpu import require_driver, require_gpu
-from self2self.runtime.engines.onnxruntime.cpu import BOTH_INSTALLED, REINSTALL, import_onnxruntime, installed_packages
+from self2self.runtime.engines.graphs import Runner
+from self2self.runtime.engines.onnxruntime.cpu import (
+    BOTH_INSTALLED,
+    REINSTALL,
+    Session,
+    import_onnxruntime,
+    installed_packages,
+)
 from self2self.runtime.engines.profiles import BATCHES
 from self2self.runtime.engines.registry import is_installed
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 _MAXIMUM_BINDINGS = 16
@@ -35,6 +43,17 @@ _FATAL_ONLY = 4
 """Severity level from which ONNX Runtime writes messages: fatal errors alone."""
 _CPU_FALLBACK_MESSAGE = "assigned to the default CPU EP"
 """Part of ONNX Runtime's error about a graph that it would run on the CPU, where that is forbidden."""
+
+_OPTIONS = {
+    "device_id": "0",
+    # Doubling the arena would waste up to half the memory of the device.
+    "arena_extend_strategy": "kSameAsRequested",
+    # The exhaustive search stalls for seconds at each new batch size.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # TF32 rounds float32 to 10 bits, which is too coarse for the comparison with PyTorch.
+    "use_tf32": "0",
+}
+"""Options of the provider."""
 
 
 class OrtCudaEngine(Engine):
@@ -142,15 +161,7 @@ class OrtCudaEngine(Engine):
 
     def provider_options(self) -> dict[str, str]:
         """Options of the provider; every option that changes numbers or memory is set."""
-        return {
-            "device_id": "0",
-            # Doubling the arena would waste up to half the memory of the device.
-            "arena_extend_strategy": "kSameAsRequested",
-            # The exhaustive search stalls for seconds at each new batch size.
-            "cudnn_conv_algo_search": "HEURISTIC",
-            # TF32 rounds float32 to 10 bits, which is too coarse for the comparison with PyTorch.
-            "use_tf32": "0",
-        }
+        return dict(_OPTIONS)
 
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         """Providers and their options, in the order of preference."""
@@ -321,6 +332,38 @@ class OrtCudaEngine(Engine):
         self._binding = self._session = None
         self._buffers = {}
         self._count = 0
+
+
+def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
+    """See `graphs.LoadGraph`."""
+    return load_on_gpu(OrtCudaEngine, [(OrtCudaEngine.provider_name, _OPTIONS)], proto, path)
+
+
+def load_on_gpu(
+    engine: type[OrtCudaEngine], providers: list[tuple[str, dict[str, str]]], proto: onnx.ModelProto, path: Path
+) -> Runner:
+    """Load any graph for the GPU of `engine`; operators without a kernel there, such as sizes, run on the CPU."""
+    engine.version()
+    ort = import_onnxruntime(engine.name)
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
+        raise FileFormatError(
+            f"{path}: engine {engine.name} cannot load it ({shown(first_line(error))}). Use the engine ort."
+        ) from error
+    if session.get_providers()[0] != engine.provider_name:
+        raise EngineUnavailableError.of(
+            engine.name,
+            Obstacle.FELL_BACK,
+            f"ONNX Runtime fell back to {session.get_providers()[0]}",
+            "See what is missing: self2self engines.",
+            instead="Use the engine ort.",
+        )
+    return Session(session)
 
 
 def cuda_version(ort: Any) -> str:

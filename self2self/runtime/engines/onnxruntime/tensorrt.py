@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +20,12 @@ from self2self.model.contract import IMAGE
 from self2self.model.masks import BoolArray
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.gpu import require_gpu
-from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine
+from self2self.runtime.engines.graphs import Runner
+from self2self.runtime.engines.onnxruntime.cuda import OrtCudaEngine, load_on_gpu
 from self2self.runtime.engines.profiles import Profile, profile_for
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class OrtTrtEngine(OrtCudaEngine):
@@ -102,3 +107,9 @@ class OrtTrtEngine(OrtCudaEngine):
     def largest_device_batch(self) -> int:
         """The largest batch that the engine is built for."""
         return self._profile().batches[2]
+
+
+def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
+    """See `graphs.LoadGraph`; TensorRT builds an engine for each new size, and CUDA runs what it cannot."""
+    providers = [(OrtTrtEngine.provider_name, {"device_id": "0"}), (OrtCudaEngine.provider_name, {"device_id": "0"})]
+    return load_on_gpu(OrtTrtEngine, providers, proto, path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -27,8 +27,7 @@ from self2self.errors import (
     typed,
 )
 from self2self.machine.nvidia_libraries import explain
-from self2self.model.contract import Contract
-from self2self.runtime.engines.profiles import Profile
+from self2self.runtime.engines.profiles import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +153,7 @@ def parse(library: Library, data: bytes, source: str) -> Parsed:
 def build(
     library: Library,
     data: bytes,
-    contract: Contract,
-    profile: Profile,
+    shapes: Mapping[str, tuple[Shape, Shape, Shape]],
     *,
     source: str,
     capabilities: tuple[str, ...] = (),
@@ -166,8 +164,7 @@ def build(
     Args:
         library: the library that builds the engine.
         data: bytes of the ONNX file.
-        contract: of the file.
-        profile: ranges of shapes that the engine has to accept; already checked.
+        shapes: smallest, optimal and largest shape of every input.
         source: name of the file in messages.
         capabilities: compute capabilities that a TensorRT-RTX engine is for, such as ``"8.6"``; empty for all from 8.0
             up.
@@ -196,8 +193,8 @@ def build(
         for index, member in enumerate(members):
             config.set_compute_capability(member, index)
     optimisation = builder.create_optimization_profile()
-    for name, shapes in profile.shapes(contract).items():
-        optimisation.set_shape(name, *shapes)
+    for name, three in shapes.items():
+        optimisation.set_shape(name, *three)
     if config.add_optimization_profile(optimisation) < 0:
         raise EngineUnavailableError(
             f"engine {library.engine}: {library.title} {trt.__version__} refuses the shapes of {source} "

@@ -158,8 +158,7 @@ def load_or_build(
     built = build(
         request.library,
         request.data,
-        request.contract,
-        request.key.profile,
+        request.key.profile.shapes(request.contract),
         source=str(request.path),
         capabilities=request.key.capabilities,
         on_progress=on_progress,

@@ -53,7 +53,7 @@ def test_graphs_parse_and_build(fitted: Fitted, precision: str, size: tuple[int,
     kinds = {network.get_layer(index).type.name for index in range(network.num_layers)}
     assert not any("DROPOUT" in kind or "FILL" in kind for kind in kinds), kinds
     assert kinds <= set(trt.LayerType.__members__)
-    built = build(TENSORRT_RTX, data, fitted.contract, profile, source="model.onnx")
+    built = build(TENSORRT_RTX, data, profile.shapes(fitted.contract), source="model.onnx")
     assert built.layer_count == network.num_layers
     weights = sum(weight.numel() for weight in fitted.network.parameters())
     half = fitted.contract.precision == "fp16"
@@ -106,7 +106,7 @@ class Contradiction(Profile):
 def test_a_build_that_fails_says_why(tiny: Fitted, tiny_onnx: Path) -> None:
     wrong = Contradiction((64, 64), (64, 64), (64, 64), (1, 1, 1))
     with pytest.raises(EngineUnavailableError, match=r"engine trt-rtx: .*tiny\.onnx \(.+\)\. Use --engine ort\."):
-        build(TENSORRT_RTX, tiny_onnx.read_bytes(), tiny.contract, wrong, source="tiny.onnx")
+        build(TENSORRT_RTX, tiny_onnx.read_bytes(), wrong.shapes(tiny.contract), source="tiny.onnx")
 
 
 def test_the_progress_of_a_build_is_told(tiny: Fitted, tiny_onnx: Path) -> None:
@@ -116,8 +116,7 @@ def test_the_progress_of_a_build_is_told(tiny: Fitted, tiny_onnx: Path) -> None:
     build(
         TENSORRT_RTX,
         tiny_onnx.read_bytes(),
-        tiny.contract,
-        profile,
+        profile.shapes(tiny.contract),
         source="m",
         on_progress=lambda *report: seen.append(report),
     )
@@ -136,8 +135,7 @@ def test_an_interruption_ends_a_build(tiny: Fitted, tiny_onnx: Path) -> None:
         build(
             TENSORRT_RTX,
             tiny_onnx.read_bytes(),
-            tiny.contract,
-            Profile.fixed((64, 64), (1, 1, 1)),
+            Profile.fixed((64, 64), (1, 1, 1)).shapes(tiny.contract),
             source="m",
             on_progress=interrupt,
         )
