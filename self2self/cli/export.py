@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from self2self.cli.console import Console, exits_with_code
+from self2self.cli.console import DONE_ALREADY, Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_size
 from self2self.cli.panels import NETWORK
 from self2self.errors import UsageError
@@ -327,11 +327,16 @@ def _export_live(
 
     from self2self.jobs import live_export_job
 
-    done = live_export_job(target, output, only=only, exclude=exclude, kind=kind, list_only=sites, force=force)
+    done, was_there = live_export_job(
+        target, output, only=only, exclude=exclude, kind=kind, list_only=sites, force=force
+    )
     contract = done.contract
     values: dict[str, Any] = {"output": None if done.path is None else str(done.path), **asdict(contract)}
     if done.path is None:
         console.result(_table(contract), values)
+        return
+    if was_there:
+        console.result(f"{done.path}: {DONE_ALREADY}", {**values, "done_already": True})
         return
     neutral = "" if done.neutral_difference is None else f", neutral masks {done.neutral_difference:.1e}"
     console.result(

@@ -14,7 +14,7 @@ import numpy as np
 
 from self2self.errors import InputError, OutputError, UsageError, first_line, shown
 from self2self.jobs.job_key import settings_key
-from self2self.machine.files import atomic_path, check_new, remove_leftovers
+from self2self.machine.files import atomic_path, atomic_write, check_new, remove_leftovers
 from self2self.machine.marks import Mark, read_mark
 
 if TYPE_CHECKING:
@@ -71,9 +71,14 @@ def factory_of(target: str) -> Callable[[], Any]:
 
 def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
     """The model, the example inputs and the options that the factory called `target` returns."""
+    import torch
+
     factory = factory_of(target)
     try:
-        made = factory()
+        # Weights that nobody has seeded are the same in every run, so that a repeated command knows its own file.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = factory()
     except Exception as error:
         raise UsageError(f"--model: {target} raises {type(error).__name__} ({shown(first_line(error))}).") from error
     if isinstance(made, tuple) and len(made) == 2:
@@ -97,8 +102,8 @@ def live_export_job(
     kind: str | None = None,
     list_only: bool = False,
     force: bool = False,
-) -> LiveExport:
-    """Export the model that a factory makes.
+) -> tuple[LiveExport, bool]:
+    """Export the model that a factory makes; returns what was exported, and whether the same file was there already.
 
     Args:
         target: ``package.module:factory``.
@@ -114,11 +119,14 @@ def live_export_job(
         OutputError: the file exists already, or cannot be written.
         VerificationError, EngineUnavailableError, ResourceError: as for `export_live`.
     """
-    from self2self.live.export import export_live
+    from self2self.live.export import live_file
 
     path = output or Path(f"{target.rpartition(':')[2]}.onnx")
+    job = settings_key("live", {}, target=target, only=list(only), exclude=list(exclude), kind=kind)
+    is_ours = not list_only and read_mark(path, job) is not None
     if not list_only:
-        check_new(path, force=force)
+        check_new(path, force=force or is_ours)
+        remove_leftovers(path.resolve().parent)
     model, example_inputs, options = _made_by(target)
     if only:
         options["include"] = only
@@ -126,7 +134,19 @@ def live_export_job(
         options["exclude"] = exclude
     if kind is not None:
         options["kind"] = kind
-    return export_live(model, example_inputs, None if list_only else path, **options)
+    done, data = live_file(model, example_inputs, None if list_only else path, **options)
+    if list_only:
+        return done, False
+    if is_ours and not force:
+        # The command does not tell the weights, so only the bytes do.
+        if path.read_bytes() != data:
+            raise OutputError(
+                f"{path}: exists already, made by the same command of other code or weights. Replace it with --force, "
+                "or choose another place with -o."
+            )
+        return done, True
+    atomic_write(path, data, mark=Mark(job))
+    return done, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +158,14 @@ class Predicted:
         passes: number of passes.
         arrays: name of each array in the file → its shape.
         notes: what the user should know of the arrays.
+        done_already: whether an earlier run of the same command has written it.
     """
 
     path: Path
     passes: int
     arrays: dict[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+    done_already: bool = False
 
 
 def live_predict_job(
@@ -199,9 +221,13 @@ def live_predict_job(
         files = {"model": model, "inputs": inputs}
         options = {"passes": passes, "seed": seed, "masks": masks, "quantiles": list(quantiles), "batch": batch}
         job = settings_key("predict", files, statistics=list(statistics), tolerance=tolerance, **options)
-    # The same command over its own file writes it again, with the same bytes.
-    check_new(output, force=force or read_mark(output, job) is not None)
     remove_leftovers(output.resolve().parent)
+    earlier = None if force else read_mark(output, job)
+    if earlier is not None and earlier.result is not None:
+        shapes = {name: tuple(shape) for name, shape in earlier.result["arrays"].items()}
+        return Predicted(output, earlier.result["passes"], shapes, tuple(earlier.result["notes"]), done_already=True)
+    # Where the mark has no room for the result, the same command writes its own file again, with the same bytes.
+    check_new(output, force=force or earlier is not None)
     live = load_live(model)
     kinds = {item.name: item.kind for item in live.contract.outputs}
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
@@ -221,10 +247,13 @@ def live_predict_job(
         tolerance=TOLERANCE if tolerance is None else tolerance,
     )
     arrays = _named(prediction.outputs, statistics)
-    with atomic_path(output, mark=Mark(job)) as temporary, temporary.open("wb") as file:
+    done = Predicted(
+        output, prediction.passes, {name: array.shape for name, array in arrays.items()}, _notes(values, arrays)
+    )
+    mark = Mark(job, {"passes": done.passes, "arrays": done.arrays, "notes": done.notes})
+    with atomic_path(output, mark=mark) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    return Predicted(output, prediction.passes, shapes, _notes(values, arrays))
+    return done
 
 
 def _notes(inputs: Any, outputs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -77,6 +77,26 @@ def export_live(
         EngineUnavailableError: PyTorch or onnxscript is missing.
         ResourceError, OutputError: the file cannot be written.
     """
+    done, data = live_file(model, example_inputs, path, dynamic=dynamic, include=include, exclude=exclude, kind=kind)
+    if path is not None:
+        atomic_write(path, data, "choose another place")
+    return done
+
+
+def live_file(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str] | None,
+    *,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    kind: Kind | Sequence[Kind] = "value",
+) -> tuple[LiveExport, bytes]:
+    """What `export_live` writes, and the bytes of the file, which is not written; no bytes without a path.
+
+    Args and errors are those of `export_live`.
+    """
     for name in ("torch", "onnxscript"):
         if not is_installed(name):
             raise EngineUnavailableError(f"exporting a model needs {name}. Install it: pip install {name}")
@@ -84,7 +104,7 @@ def export_live(
 
     capture = Capture(model, example_inputs, dynamic or {}, _patterns(include), _patterns(exclude), kind)
     if path is None:
-        return LiveExport(None, capture.contract)
+        return LiveExport(None, capture.contract), b""
     import onnx
 
     from self2self.live.verify import verify
@@ -92,8 +112,8 @@ def export_live(
     proto = capture.to_onnx()
     contract, onnx_difference, neutral_difference = verify(capture, proto, str(path))
     onnx.helper.set_model_props(proto, contract.to_metadata())
-    atomic_write(path, proto.SerializeToString(deterministic=True), "choose another place")
-    return LiveExport(Path(path), contract, onnx_difference, neutral_difference)
+    done = LiveExport(Path(path), contract, onnx_difference, neutral_difference)
+    return done, proto.SerializeToString(deterministic=True)
 
 
 def _patterns(patterns: str | Sequence[str] | None) -> tuple[str, ...] | None:
