@@ -32,7 +32,8 @@ soak: $(STAMP)
 	$(BIN)/python -m benchmarks.reliability --seed $(SEED) -o benchmarks/results/reliability.json
 	$(BIN)/python -m benchmarks.pages docs/reliability.md
 
-# Runs the tests with the lowest versions that pyproject.toml claims. What those need themselves is new, and may warn.
+# Runs all tests but the slow ones with the lowest versions that pyproject.toml claims. What those need themselves is new,
+# and may warn.
 LOWEST := build/lowest
 lowest:
 	$(PYTHON) -m venv $(LOWEST)
@@ -41,7 +42,7 @@ lowest:
 	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python $(LOWEST)/asked.txt -o $(LOWEST)/pinned.txt
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/pinned.txt
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
-	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default -m "not slow"
 
 # A warning, such as a link that leads nowhere, is an error. The site goes to build/site.
 docs: $(STAMP)
@@ -79,7 +80,7 @@ iqa-install: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pyiqa
 
 iqa-test: iqa-install
-	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py tests/benchmarks/test_iqa_cost.py
+	$(BIN)/python -m pytest tests/train/test_iqa.py tests/train/test_iqa_weights.py tests/benchmarks/test_iqa_cost.py tests/test_docs_plain.py
 
 zoo: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(ZOO_NEEDS)

@@ -258,9 +258,14 @@ def writing(path: str | os.PathLike[str], instead: str = "") -> Iterator[None]:
 
 @contextmanager
 def pytorch_memory() -> Iterator[None]:
-    """Turn the RuntimeError that PyTorch raises when the host or the GPU has no memory left into a MemoryError."""
+    """Turn what PyTorch raises when the host or the GPU lacks memory into a MemoryError, also when it is loaded."""
     try:
         yield
+    except (ImportError, OSError) as error:
+        # The loader of libraries says so where the limit of the address space is too low for one of them.
+        if any(text in str(error) for text in ("failed to map segment", "annot allocate memory")):
+            raise MemoryError(first_line(error)) from error
+        raise
     except RuntimeError as error:
         message = first_line(error)
         # The last message is oneDNN's. It says "a primitive descriptor" if it lacks the operation and not the memory.

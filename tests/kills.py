@@ -23,8 +23,10 @@ from typing import Any
 
 COUNTED = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir")
 """Functions of `os` that change a folder; `pathlib` and `shutil` call them."""
-TIMED = {"history.jsonl", "page.html", "files.jsonl"}
+TIMED = {"history.jsonl", "page.html", "files.jsonl", "speed.json", "speed.html"}
 """Files that hold times, so that their bytes differ from run to run."""
+NEVER_THE_SAME = (".engine", ".engine.json")
+"""Ends of names of files that TensorRT builds, with other bytes each time."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class Outcome:
     code: int
     steps: int
     printed: str
+
+
+def import_everything() -> None:
+    """Import what commands need, before processes are forked from this one."""
+    import matplotlib.figure
+    import onnxruntime
+    import torch
+
+    import self2self.cli
+    import self2self.jobs
+
+    del matplotlib, onnxruntime, self2self
+    torch.set_num_threads(1)
 
 
 def kill() -> None:
@@ -163,7 +178,8 @@ def contents(folder: Path) -> dict[str, str]:
     """The paths of all files and folders in `folder`, with a digest of the files whose bytes do not hold times."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        found[str(path.relative_to(folder))] = "" if path.is_dir() or path.name in TIMED else digest(path)
+        has_no_digest = path.is_dir() or path.name in TIMED or path.name.endswith(NEVER_THE_SAME)
+        found[str(path.relative_to(folder))] = "" if has_no_digest else digest(path)
     return found
 
 

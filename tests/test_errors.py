@@ -177,6 +177,14 @@ def test_first_line_is_that_of_the_message_or_else_the_class_name(text: str, lin
     assert first_line(OddError(text)) == line
 
 
+@pytest.mark.parametrize("kind", [ImportError, OSError])
+def test_libraries_that_do_not_fit_into_memory_become_memory_errors(kind: type[Exception]) -> None:
+    with pytest.raises(MemoryError, match="libtorch_cpu"), pytorch_memory():
+        raise kind("libtorch_cpu.so: failed to map segment from shared object")
+    with pytest.raises(kind, match="libtorch_cpu"), pytorch_memory():
+        raise kind("libtorch_cpu.so: cannot open shared object file")
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.commands import FAST
-from tests.kills import contents, run
+from tests.commands import FAST, ROOT
+from tests.kills import contents, import_everything, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,14 +28,7 @@ COMMANDS = [["infer", "run", "noisy.png", "--passes", "2", "--engine", "ort"], [
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an image and its exported run; everything is imported before processes are forked."""
-    import onnxruntime
-    import torch
-
-    import self2self.cli
-    import self2self.jobs
-
-    del onnxruntime, self2self
-    torch.set_num_threads(1)
+    import_everything()
     folder = tmp_path_factory.mktemp("memory") / "work"
     (folder / "temporary").mkdir(parents=True)
     pixels = np.random.default_rng(0).normal(120, 30, (SIDE, SIDE, 3))
@@ -70,3 +64,30 @@ def test_less_and_less_memory(command: list[str], fitted: Path) -> None:
     assert codes[-1] == 0
     assert command[0] == "infer" or codes[0] == 5
     assert contents(fitted).items() >= before.items()
+
+
+LIMITED = """
+import resource, sys
+allowed = int(sys.argv.pop(1)) * 10**6
+resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+from self2self.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("megabytes", [200, 300, 600, 800])
+def test_a_limit_below_what_libraries_need_is_named(megabytes: int, fitted: Path) -> None:
+    before = contents(fitted)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(megabytes), "denoise", "noisy.png", *FAST, "-o", "limited.png"],
+        cwd=fitted,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 5, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: out of memory")
+    assert line.endswith(f" This process may take {megabytes} MB (ulimit -v); raise that.")
+    assert contents(fitted) == before

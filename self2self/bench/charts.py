@@ -136,8 +136,14 @@ def _plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with 3 instead of 3×10⁰; on a short range, more than the powers of ten have labels."""
     from matplotlib.ticker import LogFormatter
 
+    class PlainFormatter(LogFormatter):
+        """Chooses what has a label as `LogFormatter` does, whose texts differ between versions of matplotlib."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    axis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 def _label(case: dict[str, Any]) -> str:

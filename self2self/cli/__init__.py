@@ -24,7 +24,7 @@ from self2self.cli.infer import infer
 from self2self.cli.panels import PanelCommand
 from self2self.cli.predict import predict
 from self2self.cli.runs import app as runs
-from self2self.errors import StdoutError
+from self2self.errors import StdoutError, shown
 from self2self.version import VERSION
 
 EXPECTED = {"integer": "a whole number", "number": "a number", "float": "a number"}
@@ -90,13 +90,22 @@ def main() -> None:
 
 
 def _one_line(error: Any, arguments: list[str]) -> str:
-    """What is wrong with an option or an argument, and where to look."""
+    """What is wrong with an option or an argument, and where to look.
+
+    The texts of the versions of Typer and click differ, so they are ours where the error says enough.
+    """
     message = " ".join(error.format_message().split())
-    if named := re.match(r"Invalid value for '(?:.* / )?([^']+)': ", message):
-        # The texts of Typer's versions differ.
-        kind = next((kind for kind in EXPECTED if kind in message), None)
-        if kind is not None:
-            message = f"{named[1]} is {_given(named[1], arguments)!r}; expected {EXPECTED[kind]}"
+    if hasattr(error, "possibilities"):
+        kind = "option" if hasattr(error, "option_name") else "command"
+        near = ", ".join(sorted(error.possibilities or ()))
+        name = getattr(error, f"{kind}_name")
+        message = f"No such {kind}: {shown(name)}" + (f" (similar: {near})" if near else "")
+    elif unknown := re.fullmatch(r"No such command '(.*)'\.", message):
+        message = f"No such command: {unknown[1]}"
+    elif named := re.match(r"Invalid value for '(?:.* / )?([^']+)': ", message):
+        expected = next((words for name, words in EXPECTED.items() if name in message), None)
+        if expected is not None:
+            message = f"{named[1]} is {_given(named[1], arguments)!r}; expected {expected}"
     help_of = error.ctx.command_path if error.ctx is not None else "self2self"
     return f"{message.rstrip('.')}. Type: {help_of} --help"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.console import Console, exits_with_code
+from self2self.cli.console import DONE_ALREADY, Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Quiet, parse_side
 from self2self.errors import UsageError
 
@@ -173,4 +173,7 @@ def bench(
     )
     with console.progress() as observer:
         result = bench_job(model, options, observer)
-    console.result(text(result), result)
+    if result.get("done_already"):
+        console.result(f"{output or html}: {DONE_ALREADY}", result)
+    else:
+        console.result(text(result), result)

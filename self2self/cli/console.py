@@ -37,6 +37,9 @@ SPEED_SECONDS = 600.0
 """Time over which the speed of a phase is averaged. A view of a large tile may take longer than the usual 30 s, after
 which nothing would be known of the time left."""
 
+DONE_ALREADY = "done already. To make it anew: --force"
+"""What a command says of a file that an earlier run of the same command has finished."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -313,12 +316,15 @@ def _reported_errors(console: Console) -> Iterator[None]:
     try:
         with pytorch_memory():
             yield
+    except ResourceError as error:
+        fail(console, _with_limit(str(error)), error.exit_code)
     except Self2SelfError as error:
         fail(console, str(error), error.exit_code)
     except KeyboardInterrupt:
         fail(console, "interrupted; what was finished is kept.", 130)
     except MemoryError:
-        fail(console, "out of memory. Close other programs or use a smaller image.", ResourceError.exit_code)
+        message = "out of memory. Close other programs or use a smaller image."
+        fail(console, _with_limit(message), ResourceError.exit_code)
     except BrokenPipeError:
         # Stdout has no reader any more.
         drop_stdout()
@@ -329,6 +335,17 @@ def _reported_errors(console: Console) -> Iterator[None]:
         if folder is None:
             raise
         fail(console, f"{folder} has vanished during the command. Type it again in a folder that stays.", 2)
+
+
+def _with_limit(message: str) -> str:
+    """The message about a lack of memory or space, with the limit of this process where that is what it lacks."""
+    from self2self.machine.system import memory_limit_text
+
+    limit = ""
+    # Where memory has run out, this may fail, too.
+    with contextlib.suppress(Exception):
+        limit = memory_limit_text() if message.startswith("out of memory") else ""
+    return f"{message} This process may take {limit}; raise that." if limit else message
 
 
 def _vanished_folder(error: FileNotFoundError) -> str | None:

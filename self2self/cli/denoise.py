@@ -92,7 +92,7 @@ def denoise(
     fit_options.check()
     options.check_values()
     with standard_streams(images, output, console) as streams:
-        outputs = ensemble.outputs(output=streams.output, force=force)
+        outputs = ensemble.outputs(output=streams.output, force=force, wait=wait)
         _denoise_all(console, streams.paths, fit_options, options, outputs, many, cluster, like)
 
 

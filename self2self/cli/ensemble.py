@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from self2self.cli.console import Console, standard_error_text
+from self2self.cli.console import DONE_ALREADY, Console, standard_error_text
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def print_finished(console: Console, finished: list[Result]) -> None:
     for item in finished:
         what = "-: sent to stdout" if console.stdout_is_taken else f"{item.output}: written"
         if isinstance(item, EarlierResult):
-            console.line(f"{item.output}: done already. To make it anew: --force")
+            console.line(f"{item.output}: {DONE_ALREADY}")
         elif isinstance(item, VolumeResult):
             console.line(f"{what if item.is_whole else f'{item.output}: not complete yet'}; {item.summary}")
             console.detail(f"  {item.way}")

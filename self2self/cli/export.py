@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from self2self.cli.console import Console, exits_with_code
+from self2self.cli.console import DONE_ALREADY, Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Log, Precision, Quiet, parse_batches, parse_shapes, parse_size
 from self2self.cli.panels import NETWORK
 from self2self.errors import UsageError
@@ -226,10 +226,12 @@ def export(
         choice = LiveChoice(tuple(only or ()), tuple(exclude or ()), kind, list_only=sites)
         if onnx is not None:
             shapes = parse_shapes(shape or [])
-            done = live_onnx_job(onnx, output, choice, shapes=shapes, fixed=fixed, all_dropout=all_dropout, force=force)
+            done, was_there = live_onnx_job(
+                onnx, output, choice, shapes=shapes, fixed=fixed, all_dropout=all_dropout, force=force
+            )
         else:
-            done = live_export_job(str(model), output, choice, force=force)
-        _show_live(console, done, "PyTorch" if onnx is None else "the file")
+            done, was_there = live_export_job(str(model), output, choice, force=force)
+        _show_live(console, done, "PyTorch" if onnx is None else "the file", was_there=was_there)
         return
     if sites or only or exclude or kind:
         raise UsageError("--sites, --only, --exclude and --kind are options of --model MODULE:FACTORY or --onnx FILE.")
@@ -363,7 +365,7 @@ def _export_model(
     )
 
 
-def _show_live(console: Console, done: LiveExport, original: str) -> None:
+def _show_live(console: Console, done: LiveExport, original: str, *, was_there: bool) -> None:
     """Print what was exported, or list what draws."""
     from dataclasses import asdict
 
@@ -371,6 +373,9 @@ def _show_live(console: Console, done: LiveExport, original: str) -> None:
     values: dict[str, Any] = {"output": None if done.path is None else str(done.path), **asdict(contract)}
     if done.path is None:
         console.result(_table(contract), values)
+        return
+    if was_there:
+        console.result(f"{done.path}: {DONE_ALREADY}", {**values, "done_already": True})
         return
     neutral = "" if done.neutral_difference is None else f", neutral masks {done.neutral_difference:.1e}"
     checked = (

@@ -138,11 +138,11 @@ class EnsembleGroup:
             allow_fallback=self.allow_fallback,
         )
 
-    def outputs(self, *, output: str | None, force: bool) -> OutputOptions:
+    def outputs(self, *, output: str | None, force: bool, wait: bool) -> OutputOptions:
         """Where results go; a slash at the end of `output` means a folder."""
         from self2self.jobs import OutputOptions
 
-        return OutputOptions(output=output, uncertainty=self.uncertainty, report=self.report, force=force)
+        return OutputOptions(output=output, uncertainty=self.uncertainty, report=self.report, force=force, wait=wait)
 
 
 @dataclass(frozen=True, slots=True)

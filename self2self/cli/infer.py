@@ -10,7 +10,18 @@ import typer
 from self2self.cli.console import Console, exits_with_code
 from self2self.cli.ensemble import batch_of, end_images, print_finished
 from self2self.cli.groups import EnsembleGroup, ManyGroup, with_groups
-from self2self.cli.options import AsJson, Force, ImageOutput, Log, NodataText, Quiet, Seed, Verbose, parse_nodata
+from self2self.cli.options import (
+    AsJson,
+    Force,
+    ImageOutput,
+    Log,
+    NodataText,
+    Quiet,
+    Seed,
+    Verbose,
+    Wait,
+    parse_nodata,
+)
 from self2self.cli.streams import standard_streams
 from self2self.errors import InputError, UsageError
 
@@ -48,6 +59,7 @@ def infer(
         ),
     ] = None,
     nodata: NodataText = None,
+    wait: Wait = False,
     force: Force = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -65,7 +77,7 @@ def infer(
     options.check()
     missing_value = parse_nodata(nodata)
     with standard_streams(paths or [], output, console) as streams:
-        outputs = ensemble.outputs(output=streams.output, force=force)
+        outputs = ensemble.outputs(output=streams.output, force=force, wait=wait)
         model, named = _model_and_images(streams.paths, precision)
         _infer_all(console, model, named, options, outputs, missing_value, many)
 

@@ -203,7 +203,9 @@ Neighbours = Annotated[
 Wait = Annotated[
     bool,
     typer.Option(
-        "--wait", help="Wait while another command works in the run folder, instead of ending.", rich_help_panel=FIT
+        "--wait",
+        help="Wait while another command works in the run folder or writes the same output, instead of ending.",
+        rich_help_panel=PROGRAMS,
     ),
 ]
 NodataText = Annotated[

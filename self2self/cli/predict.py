@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from self2self.cli.console import Console, exits_with_code
+from self2self.cli.console import DONE_ALREADY, Console, exits_with_code
 from self2self.cli.options import AsJson, Force, Log, Quiet, Seed, parse_passes
 from self2self.errors import UsageError
 
@@ -108,10 +108,11 @@ def predict(
     for note in done.notes:
         console.note(note)
     told = ", ".join(f"{name} {list(shape)}" for name, shape in done.arrays.items())
-    console.result(
-        f"{done.path}: {done.passes} passes; {told}",
-        {"output": str(done.path), "passes": done.passes, "arrays": {n: list(s) for n, s in done.arrays.items()}},
-    )
+    values = {"output": str(done.path), "passes": done.passes, "arrays": {n: list(s) for n, s in done.arrays.items()}}
+    if done.done_already:
+        console.result(f"{done.path}: {DONE_ALREADY}", {**values, "done_already": True})
+    else:
+        console.result(f"{done.path}: {done.passes} passes; {told}", values)
 
 
 def _numbers(text: str | None) -> list[float]:

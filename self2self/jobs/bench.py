@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from self2self.errors import InputError, InterruptedRun, UsageError, typed
 from self2self.image_io import Image
 from self2self.imaging.padding import padded_size
 from self2self.jobs.fit import read_fitted_image, read_reference
+from self2self.jobs.job_key import settings_key
 from self2self.jobs.observer import Observer
 from self2self.machine.files import atomic_write, check_new, scratch_folder
+from self2self.machine.marks import Mark, read_mark
 from self2self.machine.nvidia import Gpu, find_gpu
 from self2self.model.contract import MINIMUM_SIZE, SIZE_MULTIPLE
 from self2self.report.html import check_available
@@ -36,6 +39,8 @@ from self2self.train.run_folder import Run
 Size = tuple[int, int]
 
 DEFAULT_SIZES: tuple[Size, ...] = ((128, 128), (256, 256))
+_NOT_MEASURED = {"output", "html", "force", "command"}
+"""Options that leave the measurement as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,12 @@ class BenchOptions:
     force: bool = False
     command: str = "self2self bench"
 
-    def check(self) -> None:
-        """Refuse options that cannot work, before the first slow step.
+    def has(self, path: Path, job: str) -> bool:
+        """Whether an earlier run of the same command, whose key is `job`, has written `path`."""
+        return not self.force and read_mark(path, job) is not None
+
+    def check(self, job: str = "") -> None:
+        """Refuse options that cannot work, before the first slow step; files of the same `job` are no obstacle.
 
         Raises:
             UsageError, OutputError, EngineUnavailableError: names the wrong option.
@@ -103,7 +112,8 @@ class BenchOptions:
                 )
         for option, path in ((typed("-o"), self.output), (typed("--html"), self.html)):
             if path is not None:
-                check_new(path, force=self.force, option=option, instead="choose another name")
+                force = self.force or self.has(path, job)
+                check_new(path, force=force, option=option, instead="choose another name")
 
 
 def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> dict[str, Any]:
@@ -117,8 +127,11 @@ def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> 
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    options.check()
+    job = _job(model, options)
+    options.check(job)
     earlier = None if options.against is None else load_result(options.against)
+    if (done := _earlier_result(options, job)) is not None:
+        return done
     try:
         with scratch_folder() as folder:
             result = _measure(model, options, observer, folder)
@@ -127,10 +140,39 @@ def bench_job(model: Path | None, options: BenchOptions, observer: Observer) -> 
     if earlier is not None and options.against is not None:
         result["against"] = {"file": options.against.name, **compare(earlier, result)}
     if options.output is not None:
-        atomic_write(options.output, json.dumps(result, indent=2).encode() + b"\n")
+        atomic_write(options.output, json.dumps(result, indent=2).encode() + b"\n", mark=Mark(job))
     if options.html is not None:
-        atomic_write(options.html, page(result).encode())
+        atomic_write(options.html, page(result).encode(), mark=Mark(job))
     return result
+
+
+def _job(model: Path | None, options: BenchOptions) -> str:
+    """What decides the measurement: the options, without its files, and the files that it reads; empty if unknown."""
+    files = {"model": model and _plain_file(model), "curve": options.curve_run and _plain_file(options.curve_run)}
+    files |= {"reference": options.reference, "against": options.against}
+    settings = {name: value for name, value in asdict(options).items() if name not in _NOT_MEASURED}
+    # A file that is missing or damaged is reported where it is read.
+    with suppress(OSError):
+        return settings_key("bench", {name: path for name, path in files.items() if path is not None}, **settings)
+    return ""
+
+
+def _plain_file(model: Path) -> Path:
+    return Run(model).onnx_path if model.is_dir() else model
+
+
+def _earlier_result(options: BenchOptions, job: str) -> dict[str, Any] | None:
+    """What the same command has measured before; its page is made of that where it is missing. None: nothing yet."""
+    has_page = options.html is None or options.has(options.html, job)
+    if options.output is None:
+        is_done = options.html is not None and has_page
+        return {"benchmark": BENCHMARK, "html": str(options.html), "done_already": True} if is_done else None
+    if not options.has(options.output, job):
+        return None
+    result = load_result(options.output)
+    if options.html is not None and not has_page:
+        atomic_write(options.html, page(result).encode(), mark=Mark(job))
+    return {**result, "done_already": True}
 
 
 def _measure(model: Path | None, options: BenchOptions, observer: Observer, folder: Path) -> dict[str, Any]:

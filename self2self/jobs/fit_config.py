@@ -16,6 +16,7 @@ from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
+from self2self.machine.system import check_room_for_pytorch
 from self2self.model.contract import Nodata, checked_nodata
 from self2self.model.masks import check_seed
 from self2self.train.iqa_weights import IqaWeights, find_weights
@@ -171,7 +172,9 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
 
     Raises:
         UsageError, InputError, EngineUnavailableError: an option does not work for this image or machine.
+        ResourceError: this process may take less memory than PyTorch needs.
     """
+    check_room_for_pytorch()
     from self2self.train.checkpoint import tensors_sha256
     from self2self.train.fit import choose_device
     from self2self.train.session import start_weights

@@ -114,20 +114,21 @@ def _infer_file(
         prepared = prepare_for_model(stack.read_page(0), whole_range=whole_range)
     page = alone(prepared, model.contract.neighbours)
     outputs.check_for(prepared.image)
-    if (done := _earlier_result(outputs, prepared.image)) is not None:
-        return done
-    check_channels(model, prepared.pixels, f"{path}: ")
-    note_file(prepared.image, observer)
-    outputs.check_model(model)
-    single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, options) else None
-    if single_pass is not None:
-        model = single_pass.model_for(page.prepared.pixels, str(path), seed=options.seed)
-    if not of_series and model.contract.image_sha256 not in ("", prepared.sha256):
-        observer.note(
-            f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
-            "To fit to this one: self2self denoise IMAGE"
-        )
-    return _infer_image(model, page, options, outputs, observer, start=start, engine_holder=engine_holder)
+    with outputs.alone(prepared.image):
+        if (done := _earlier_result(outputs, prepared.image)) is not None:
+            return done
+        check_channels(model, prepared.pixels, f"{path}: ")
+        note_file(prepared.image, observer)
+        outputs.check_model(model)
+        single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, options) else None
+        if single_pass is not None:
+            model = single_pass.model_for(page.prepared.pixels, str(path), seed=options.seed)
+        if not of_series and model.contract.image_sha256 not in ("", prepared.sha256):
+            observer.note(
+                f"{path} is not the image that {model.path} was fitted on; the result is best on that image. "
+                "To fit to this one: self2self denoise IMAGE"
+            )
+        return _infer_image(model, page, options, outputs, observer, start=start, engine_holder=engine_holder)
 
 
 def denoise_job(
@@ -179,6 +180,19 @@ def denoise_job(
             return denoise_stack(stack, fitting, options, outputs, observer)
         _, image = read_fit_page(stack, fitting, observer)
     outputs.check_for(image)
+    with outputs.alone(image):
+        return _denoise_image(image, fitting, options, outputs, observer, start)
+
+
+def _denoise_image(
+    image: Image,
+    fitting: FitOptions,
+    options: EnsembleOptions,
+    outputs: OutputOptions,
+    observer: Observer,
+    start: float,
+) -> Result:
+    """Fit to an image whose outputs were checked, and run the passes."""
     if (done := _earlier_result(outputs, image)) is not None:
         return done
     note_file(image, observer)

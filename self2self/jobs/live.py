@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from self2self.errors import InputError, OutputError, UsageError, first_line, shown, typed
 from self2self.jobs.job_key import settings_key
-from self2self.machine.files import atomic_path, check_new, remove_leftovers
+from self2self.machine.files import atomic_path, atomic_write, check_new, remove_leftovers
 from self2self.machine.marks import Mark, read_mark
 
 if TYPE_CHECKING:
@@ -76,9 +77,14 @@ def factory_of(target: str) -> Callable[[], Any]:
 
 def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
     """The model, the example inputs and the options that the factory called `target` returns."""
+    import torch
+
     factory = factory_of(target)
     try:
-        made = factory()
+        # Weights that nobody has seeded are the same in every run, so that a repeated command knows its own file.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = factory()
     except Exception as error:
         raise UsageError(
             f"{typed('--model')}: {target} raises {type(error).__name__} ({shown(first_line(error))})."
@@ -117,8 +123,10 @@ class LiveChoice:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
-def live_export_job(target: str, output: Path | None, choice: LiveChoice, *, force: bool = False) -> LiveExport:
-    """Export the model that a factory makes.
+def live_export_job(
+    target: str, output: Path | None, choice: LiveChoice, *, force: bool = False
+) -> tuple[LiveExport, bool]:
+    """Export the model that a factory makes; returns what was exported, and whether the same file was there already.
 
     Args:
         target: ``package.module:factory``.
@@ -131,13 +139,16 @@ def live_export_job(target: str, output: Path | None, choice: LiveChoice, *, for
         OutputError: the file exists already, or cannot be written.
         VerificationError, EngineUnavailableError, ResourceError: as for `export_live`.
     """
-    from self2self.live.export import export_live
+    from self2self.live.export import live_file
 
     path = output or Path(f"{target.rpartition(':')[2]}.onnx")
-    if not choice.list_only:
-        check_new(path, force=force)
-    model, example_inputs, options = _made_by(target)
-    return export_live(model, example_inputs, None if choice.list_only else path, **{**options, **choice.options()})
+    job = settings_key("live", {}, target=target, only=choice.only, exclude=choice.exclude, kind=choice.kind)
+
+    def make(path: Path | None) -> tuple[LiveExport, bytes]:
+        model, example_inputs, options = _made_by(target)
+        return live_file(model, example_inputs, path, **{**options, **choice.options()})
+
+    return _written(path, job, make, choice, force=force)
 
 
 def live_onnx_job(
@@ -149,8 +160,8 @@ def live_onnx_job(
     fixed: bool = False,
     all_dropout: bool = False,
     force: bool = False,
-) -> LiveExport:
-    """Export an ONNX file of another program.
+) -> tuple[LiveExport, bool]:
+    """Export an ONNX file of another program; returns what was exported, and whether the same file was there already.
 
     Args:
         file: the file.
@@ -164,15 +175,42 @@ def live_onnx_job(
     Raises:
         Self2SelfError: as for `export_live_onnx`; an OutputError if the new file exists already.
     """
-    from self2self.live.export import export_live_onnx
+    from self2self.live.export import live_onnx_file
 
     path = output or Path(f"{file.stem}.live.onnx")
     if path.resolve() == file.resolve():
-        raise UsageError(f"-o {path}: is the file itself. Choose another name.")
-    if not choice.list_only:
-        check_new(path, force=force)
+        raise UsageError(f"{typed('-o')} {path}: is the file itself. Choose another name.")
     options = {**choice.options(), "shapes": shapes, "fixed": fixed, "all_dropout": all_dropout}
-    return export_live_onnx(file, None if choice.list_only else path, **options)
+    files = {"file": file} if file.is_file() and os.access(file, os.R_OK) else {}
+    job = settings_key("live-onnx", files, **{name: str(value) for name, value in options.items()})
+    return _written(path, job, lambda path: live_onnx_file(file, path, **options), choice, force=force)
+
+
+def _written(
+    path: Path,
+    job: str,
+    make: Callable[[Path | None], tuple[LiveExport, bytes]],
+    choice: LiveChoice,
+    *,
+    force: bool,
+) -> tuple[LiveExport, bool]:
+    """Write what `make` makes to `path`, unless the same job has written the same bytes there."""
+    if choice.list_only:
+        return make(None)[0], False
+    is_ours = read_mark(path, job) is not None
+    check_new(path, force=force or is_ours)
+    remove_leftovers(path.resolve().parent)
+    done, data = make(path)
+    if is_ours and not force:
+        # The command does not tell the weights, so only the bytes do.
+        if path.read_bytes() != data:
+            raise OutputError(
+                f"{path}: exists already, made by the same command of other code or weights. Replace it with "
+                f"{typed('--force')}, or choose another place with {typed('-o')}."
+            )
+        return done, True
+    atomic_write(path, data, mark=Mark(job))
+    return done, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +222,14 @@ class Predicted:
         passes: number of passes.
         arrays: name of each array in the file → its shape.
         notes: what the user should know of the arrays.
+        done_already: whether an earlier run of the same command has written it.
     """
 
     path: Path
     passes: int
     arrays: dict[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+    done_already: bool = False
 
 
 def live_predict_job(
@@ -253,9 +293,13 @@ def live_predict_job(
         options = {"passes": passes, "seed": seed, "masks": masks, "quantiles": list(quantiles), "batch": batch}
         options |= {"engine": engine}
         job = settings_key("predict", files, statistics=list(statistics), tolerance=tolerance, **options)
-    # The same command over its own file writes it again, with the same bytes.
-    check_new(output, force=force or read_mark(output, job) is not None)
     remove_leftovers(output.resolve().parent)
+    earlier = None if force else read_mark(output, job)
+    if earlier is not None and earlier.result is not None:
+        shapes = {name: tuple(shape) for name, shape in earlier.result["arrays"].items()}
+        return Predicted(output, earlier.result["passes"], shapes, tuple(earlier.result["notes"]), done_already=True)
+    # Where the mark has no room for the result, the same command writes its own file again, with the same bytes.
+    check_new(output, force=force or earlier is not None)
     live = load_live(model, engine)
     kinds = {item.name: item.kind for item in live.contract.outputs}
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
@@ -275,10 +319,13 @@ def live_predict_job(
         tolerance=TOLERANCE if tolerance is None else tolerance,
     )
     arrays = _named(prediction.outputs, statistics)
-    with atomic_path(output, mark=Mark(job)) as temporary, temporary.open("wb") as file:
+    done = Predicted(
+        output, prediction.passes, {name: array.shape for name, array in arrays.items()}, _notes(values, arrays)
+    )
+    mark = Mark(job, {"passes": done.passes, "arrays": done.arrays, "notes": done.notes})
+    with atomic_path(output, mark=mark) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    return Predicted(output, prediction.passes, shapes, _notes(values, arrays))
+    return done
 
 
 def _notes(inputs: Any, outputs: Mapping[str, Any]) -> tuple[str, ...]:

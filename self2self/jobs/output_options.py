@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from self2self.image_io.volumes import is_volume
 from self2self.jobs.job_key import Job, differences
 from self2self.jobs.observer import Observer
 from self2self.machine.files import remove_leftovers
+from self2self.machine.locks import output_lock
 from self2self.machine.marks import Mark, read_mark
 from self2self.report.html import check_available
 from self2self.runtime.ensemble.kept_passes import KeptPasses, remove_kept
@@ -31,6 +34,7 @@ class OutputOptions:
         uncertainty: file for the standard deviation over the passes; None for no file.
         report: file for the HTML report; None for no report. The report of several images is one page about all.
         force: whether existing files may be replaced.
+        wait: whether to wait while another command writes the same output.
         job: key of the job (`job_key`), by which files that an earlier run of the same command has written are known.
             A job sets it; empty knows no files.
         settings: the settings of that job, for the message about a file that another job has made.
@@ -42,6 +46,7 @@ class OutputOptions:
     uncertainty: Path | None = None
     report: Path | None = None
     force: bool = False
+    wait: bool = False
     job: str = ""
     into_folder: bool = False
     settings: dict[str, Any] | None = None
@@ -164,6 +169,23 @@ class OutputOptions:
             check_report(self.report, force=self._may_replace(self.report, "report"))
         for folder in {path.resolve().parent for path in self._files(image).values()}:
             remove_leftovers(folder)
+
+    @contextmanager
+    def alone(self, image: Image, check: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keep other commands from writing the output for `image` until the end of the block.
+
+        Args:
+            image: the image, or the first page of a stack; its outputs were checked.
+            check: checks them again if this call has waited for another command; `check_for` by default.
+
+        Raises:
+            BusyError: another command writes it, and `wait` is off.
+            UsageError, OutputError: as for `check_for`.
+        """
+        with output_lock(self.output_for(image), wait=self.wait) as waited:
+            if waited:
+                (check or partial(self.check_for, image))()
+            yield
 
     def mark(self, role: str, result: dict[str, Any] | None = None) -> Mark:
         """The mark of the file that is the ``"image"``, the ``"uncertainty"`` or the ``"report"`` of this job."""

@@ -75,7 +75,8 @@ def remove_runs(stored_runs: list[StoredRun], observer: Observer) -> list[Stored
             observer.note(f"{stored.run.folder}: {obstacle}, so it stays.")
         else:
             removed.append(stored)
-    for root in {stored.run.folder.parent for stored in stored_runs}:
+    # Also without a run: a killed command may have left a part of the last one.
+    for root in {cached_runs(), *(stored.run.folder.parent for stored in stored_runs)}:
         remove_leftovers(root)
     return removed
 

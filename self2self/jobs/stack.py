@@ -43,10 +43,11 @@ def infer_stack(
     # Pages of a stack have the same number of channels, so nothing is kept on disk for a wrong model.
     first = job.check()
     check_channels(model, first.pixels, f"{stack.path}: ")
-    if (done := job.earlier_result(first)) is not None:
-        return done
-    single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, job.options) else None
-    return _run_one_model(job, OneModel(model, single_pass, options.seed), start)
+    with job.alone(first):
+        if (done := job.earlier_result(first)) is not None:
+            return done
+        single_pass = SinglePass.of(model, observer) if allows_single_pass(model.contract, job.options) else None
+        return _run_one_model(job, OneModel(model, single_pass, options.seed), start)
 
 
 def denoise_stack(
@@ -60,12 +61,14 @@ def denoise_stack(
     start = time.perf_counter()
     with EngineHolder() as engine_holder:
         job = StackJob(stack, options, outputs, observer, engine_holder)
-        if (done := job.earlier_result(job.check())) is not None:
-            return done
-        if fitting.fit_pages == "each":
-            return _run_model_each(job, fitting, start)
-        fitted, models = fit_for_pages(stack, fitting, job.options, job.observer, force=outputs.force)
-        result = _run_one_model(job, models, start)
+        first = job.check()
+        with job.alone(first):
+            if (done := job.earlier_result(first)) is not None:
+                return done
+            if fitting.fit_pages == "each":
+                return _run_model_each(job, fitting, start)
+            fitted, models = fit_for_pages(stack, fitting, job.options, job.observer, force=outputs.force)
+            result = _run_one_model(job, models, start)
     return replace(result, fit=fitted.fit, fit_seconds=fitted.fit.seconds, export_seconds=fitted.export_seconds)
 
 

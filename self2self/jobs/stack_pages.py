@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,21 @@ class StackJob:
         check_stack_output(self.output, stack.pages)
         if outputs.uncertainty is not None:
             check_stack_output(outputs.uncertainty, stack.pages)
-            if self.cache.deviations_written:
-                # This run wrote the deviations itself before it was stopped.
-                outputs = replace(outputs, uncertainty=None)
-        outputs.check_for(first)
+        self._check_outputs(first)
         # The user learns of a damaged page now, not after hours.
         stack.check_pages()
         for note in stack.notes:
             self.observer.note(f"{stack.path}: {note}.")
         return first
+
+    def _check_outputs(self, first: Image) -> None:
+        """As `OutputOptions.check_for`; deviations that an earlier run has written are no obstacle."""
+        written = self.outputs.uncertainty is not None and self.cache.deviations_written
+        (replace(self.outputs, uncertainty=None) if written else self.outputs).check_for(first)
+
+    def alone(self, first: Image) -> AbstractContextManager[None]:
+        """Keep other commands from the pages and the output until the end of the block; as `OutputOptions.alone`."""
+        return self.outputs.alone(first, lambda: self._check_outputs(first))
 
     def earlier_result(self, first: Image) -> EarlierResult | None:
         """What an earlier run of the same job has written, if nothing of it is left to do; else None.

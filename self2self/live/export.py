@@ -78,6 +78,26 @@ def export_live(
         EngineUnavailableError: PyTorch or onnxscript is missing.
         ResourceError, OutputError: the file cannot be written.
     """
+    done, data = live_file(model, example_inputs, path, dynamic=dynamic, include=include, exclude=exclude, kind=kind)
+    if path is not None:
+        atomic_write(path, data, "choose another place")
+    return done
+
+
+def live_file(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str] | None,
+    *,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    kind: Kind | Sequence[Kind] = "value",
+) -> tuple[LiveExport, bytes]:
+    """What `export_live` writes, and the bytes of the file, which is not written; no bytes without a path.
+
+    Args and errors are those of `export_live`.
+    """
     for name in ("torch", "onnxscript"):
         if not is_installed(name):
             raise EngineUnavailableError(f"exporting a model needs {name}. Install it: pip install {name}")
@@ -85,7 +105,7 @@ def export_live(
 
     capture = Capture(model, example_inputs, dynamic or {}, _patterns(include), _patterns(exclude), kind)
     if path is None:
-        return LiveExport(None, capture.contract)
+        return LiveExport(None, capture.contract), b""
     import onnx
 
     from self2self.live.verify import verify
@@ -93,8 +113,8 @@ def export_live(
     proto = capture.to_onnx()
     contract, onnx_difference, neutral_difference = verify(capture, proto, str(path))
     onnx.helper.set_model_props(proto, contract.to_metadata())
-    atomic_write(path, proto.SerializeToString(deterministic=True), "choose another place")
-    return LiveExport(Path(path), contract, onnx_difference, neutral_difference)
+    done = LiveExport(Path(path), contract, onnx_difference, neutral_difference)
+    return done, proto.SerializeToString(deterministic=True)
 
 
 def export_live_onnx(
@@ -131,6 +151,29 @@ def export_live_onnx(
         VerificationError: the new file would not compute what the original computes.
         ResourceError, OutputError: the new file cannot be written.
     """
+    done, data = live_onnx_file(
+        file, path, shapes=shapes, fixed=fixed, all_dropout=all_dropout, include=include, exclude=exclude, kind=kind
+    )
+    if path is not None:
+        atomic_write(path, data, "choose another place")
+    return done
+
+
+def live_onnx_file(
+    file: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: bool = False,
+    all_dropout: bool = False,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    kind: Kind | Sequence[Kind] = "value",
+) -> tuple[LiveExport, bytes]:
+    """What `export_live_onnx` writes, and the bytes of the file, which is not written; no bytes without a path.
+
+    Args and errors are those of `export_live_onnx`.
+    """
     import onnx
 
     from self2self.live.foreign.convert import convert
@@ -145,10 +188,10 @@ def export_live_onnx(
         kind=kind,
     )
     if path is None:
-        return LiveExport(None, done.contract)
+        return LiveExport(None, done.contract), b""
     onnx.helper.set_model_props(done.proto, done.contract.to_metadata())
-    atomic_write(path, done.proto.SerializeToString(deterministic=True), "choose another place")
-    return LiveExport(Path(path), done.contract, done.difference)
+    exported = LiveExport(Path(path), done.contract, done.difference)
+    return exported, done.proto.SerializeToString(deterministic=True)
 
 
 def _patterns(patterns: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -4,7 +4,8 @@ The content goes to a temporary file in the folder of the target and is flushed 
 temporary file is renamed over the target, which POSIX and Windows do in one step. A failure (disk
 full, Ctrl-C, an exception) removes the temporary file. A power cut or `kill -9` may leave a hidden
 `.<hex>.partial<suffix>` beside the target, but the target is unchanged. The process that writes such a file holds a
-lock on it. So the next run can tell leftovers from files of a process that is still writing (`remove_leftovers`).
+lock on it. So the next run can tell leftovers from files of a process that is still writing (`remove_leftovers`). The
+first file that a process writes into a folder removes those in it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from self2self.machine.marks import Mark, mark_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
 """Names of our temporary files, and of folders that are being removed."""
+_cleaned: set[Path] = set()
+"""Folders from which this process has removed leftovers before it wrote into them."""
 
 
 @contextlib.contextmanager
@@ -44,6 +47,7 @@ def atomic_path(path: str | os.PathLike[str], instead: str = "", mark: Mark | No
     with writing(path, instead):
         target = Path(path).resolve()
         _check_regular(target, str(path), instead)
+        _clean_once(target.parent)
         with _new_temporary(target) as temporary:
             yield temporary
             if mark is not None:
@@ -99,6 +103,13 @@ def remove_leftovers(folder: Path) -> None:
             with contextlib.suppress(OSError), _locked(path) as is_ours:
                 if is_ours:
                     _remove(path)
+
+
+def _clean_once(folder: Path) -> None:
+    """Remove the leftovers in `folder`, once in a process: to look for them in a full folder takes time."""
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        remove_leftovers(folder)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,25 @@
-"""Lock a folder against other processes, and say who holds the lock.
+"""Lock a folder or an output against other processes, and say who holds the lock.
 
-The lock is on the folder itself (`flock`), so no lock file stays behind, and it ends with the process, however that
-ends. Where the system or the file system has no locks, nothing is locked; a network file system may also grant one lock
-to two machines.
+The lock of a folder is on the folder itself (`flock`), so no lock file stays behind, and it ends with the process,
+however that ends. That of an output is on a temporary file beside it, as the output may not exist yet. Where the system
+or the file system has no locks, nothing is locked; a network file system may also grant one lock to two machines.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from self2self.errors import BusyError, typed
+from self2self.errors import BusyError, typed, writing
 
 _POLL_SECONDS = 0.5
+_TRIES, _TRY_SECONDS = 20, 0.02
+"""Whoever removes leftovers holds the lock of each for a moment."""
 _held = threading.local()
 
 
@@ -55,6 +58,68 @@ def folder_lock(folder: Path, *, wait: bool = False, instead: str = "") -> Itera
 
 
 @contextmanager
+def output_lock(output: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Keep other commands from writing the file `output`, in a folder that exists, until the end of the block.
+
+    After a kill, the file with the lock is a leftover (`files.remove_leftovers`), which the next command takes over.
+
+    Args:
+        output: the file, which need not exist.
+        wait: whether to wait while another command writes it.
+
+    Yields:
+        whether this call has waited, so that the output may be another one than before.
+
+    Raises:
+        BusyError: another process or thread writes it, and `wait` is off.
+        OutputError, ResourceError: nothing can be written in the folder.
+    """
+    if os.name != "posix":
+        yield False
+        return
+    target = output.resolve()
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    place = target.with_name(f".{name}.partial.lock")
+    tries, waited = 0, False
+    while (handle := _lock_new(place, output)) is None:
+        tries += 1
+        if tries < _TRIES:
+            time.sleep(_TRY_SECONDS)
+        elif not wait:
+            raise BusyError(
+                f"{output}: another command is writing it ({holder(place)}). Wait until it ends, let this command wait "
+                "with --wait, or choose another place with -o."
+            )
+        else:
+            waited = True
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield waited
+    finally:
+        # Before the lock ends: a file that another command has locked by then would not be the one at this place.
+        with suppress(OSError):
+            place.unlink()
+        os.close(handle)
+
+
+def _lock_new(place: Path, output: Path) -> int | None:
+    """Make the file at `place` where it is missing, and lock it; its handle, or None if another process has it."""
+    while True:
+        with writing(output):
+            handle = os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            if not _lock(handle):
+                os.close(handle)
+                return None
+            # The command that held the lock may have removed the file since it was opened.
+            if os.fstat(handle).st_ino == place.stat().st_ino:
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+@contextmanager
 def use_of(path: Path) -> Iterator[None]:
     """Mark the file `path` as in use until the end of the block; several processes may do so at once.
 
@@ -85,11 +150,11 @@ def is_used(path: Path) -> bool:
 
 
 def holder(folder: Path, locks: Path = Path("/proc/locks")) -> str:
-    """The process that holds the lock of `folder`, and since when it runs, in words; Linux lists them in `locks`."""
+    """The process that has locked a folder or file, and since when it runs, in words; Linux lists them in `locks`."""
     import psutil
 
-    inode = folder.stat().st_ino
     try:
+        inode = folder.stat().st_ino
         lines = [line.split() for line in locks.read_text().splitlines()]
         owner = next(int(fields[4]) for fields in lines if fields[1] == "FLOCK" and _inode(fields[5]) == inode)
         process = psutil.Process(owner)

@@ -6,13 +6,19 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from self2self.errors import ResourceError
+
 _COUNT = re.compile(r"0*[1-9][0-9]{0,5}")
 """A number of threads; `str.isdigit` would take superscripts, too."""
+
+LEAST_ADDRESS_SPACE, LEAST_DATA = 900 * 10**6, 450 * 10**6
+"""What PyTorch, ONNX Runtime and a fit to a small image take of the limits of a process. The libraries alone take 820
+and 280 MB on Linux with PyTorch 2.13 for the CPU (`ulimit -v` and `-d`); one for CUDA takes more."""
 
 
 @dataclass(slots=True)
@@ -150,19 +156,50 @@ def host_name() -> str:
 
 def process_free_bytes() -> int | float:
     """Return the bytes left under the limits of this process (`ulimit -v` and `-d`); infinite without limits."""
+    return min((free for free, _, _ in _process_limits()), default=math.inf)
+
+
+def check_room_for_pytorch() -> None:
+    """Refuse a limit of this process that is too low for PyTorch and a fit, before PyTorch is loaded.
+
+    Libraries abort the process where they are refused memory, and that cannot be caught.
+
+    Raises:
+        ResourceError: the limit is too low.
+    """
+    if "torch" in sys.modules:
+        return
+    for free, _, least in _process_limits():
+        if free < least:
+            raise ResourceError(f"out of memory: PyTorch and a fit need at least {least / 1e6:.0f} MB.")
+
+
+def _process_limits() -> Iterator[tuple[int, str, int]]:
+    """The limits of this process: the bytes that each leaves, what it allows in words, and what PyTorch needs of it."""
     try:
         import resource
     except ImportError:
-        return math.inf
+        return
     import psutil
 
     used = psutil.Process().memory_info()
-    free = math.inf
-    for limit, bytes_used in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+    for limit, bytes_used, command, least in (
+        (resource.RLIMIT_AS, used.vms, "ulimit -v", LEAST_ADDRESS_SPACE),
+        (resource.RLIMIT_DATA, getattr(used, "data", 0), "ulimit -d", LEAST_DATA),
+    ):
         allowed, _ = resource.getrlimit(limit)
         if allowed != resource.RLIM_INFINITY:
-            free = min(free, max(0, allowed - bytes_used))
-    return free
+            yield max(0, allowed - bytes_used), f"{allowed / 1e6:.0f} MB ({command})", least
+
+
+def memory_limit_text() -> str:
+    """What this process may take, in words, if a limit leaves it less than the machine has free; else empty."""
+    import psutil
+
+    group = cgroup_free_bytes()
+    limited = [(free, text) for free, text, _ in _process_limits()]
+    free, text = min([*limited, (group, f"{group / 1e6:.0f} MB more (the limit of its control group)")])
+    return text if free < psutil.virtual_memory().available else ""
 
 
 def cgroup_free_bytes(

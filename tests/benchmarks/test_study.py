@@ -306,11 +306,12 @@ def test_sizes_double() -> None:
 
 
 def test_a_method_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
-    row = cost.run("astronaut", 256, "nlm", tmp_path)["nlm"]
+    # A smaller image may take less memory than the imports before it.
+    row = cost.run("astronaut", 512, "nlm", tmp_path)["nlm"]
     assert row["psnr"] > 24
-    assert (row["side"], row["name"]) == (256, "nlm")
+    assert (row["side"], row["name"]) == (512, "nlm")
     assert row["peak_megabytes"] > 0
-    assert len(cost.draw([row, {**row, "side": 512}]).axes) == 3
+    assert len(cost.draw([row, {**row, "side": 1024}]).axes) == 3
 
 
 def test_a_method_that_fails_is_named(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def test_quiet_prints_nothing_and_json_errors_are_json(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["infer", "--bogus", "--json"], "error: No such option: --bogus"),
+        (["infer", "--bogus", "--json"], "error: No such option: --bogus (similar: --log, --verbose). Type: "),
+        (["infer", "--zzzzzzzz", "--json"], "error: No such option: --zzzzzzzz. Type: "),
+        (["bogus", "--json"], "error: No such command: bogus. Type: "),
         (["denoise", "-a.png", "--json"], "type ./-a.png"),
         (["denoise", "a.png", "--sigma", "abc", "--json"], "error: --sigma is 'abc'; expected a number. Type: "),
         (["fit", "a.png", "--seed=1.5", "--json"], "error: --seed is '1.5'; expected a whole number. Type: "),

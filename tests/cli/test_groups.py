@@ -88,10 +88,10 @@ def test_all_options_of_an_ensemble_arrive() -> None:
     # Commands set these two by what they write.
     names = {field.name for field in fields(EnsembleOptions)} - {"uncertainty", "restore"}
     assert all(getattr(got, name) != getattr(default, name) for name in names)
-    assert group.outputs(output="o.png", force=True) == OutputOptions(
-        output=Path("o.png"), uncertainty=Path("u.tif"), report=Path("r.html"), force=True
+    assert group.outputs(output="o.png", force=True, wait=True) == OutputOptions(
+        output=Path("o.png"), uncertainty=Path("u.tif"), report=Path("r.html"), force=True, wait=True
     )
-    assert EnsembleGroup().outputs(output=None, force=False) == OutputOptions()
+    assert EnsembleGroup().outputs(output=None, force=False, wait=False) == OutputOptions()
 
 
 @pytest.mark.parametrize("wrong", [{"passes": "few"}, {"batch": "few"}, {"memory": "few"}, {"masks": "few"}])

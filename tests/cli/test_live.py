@@ -25,6 +25,11 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.25), nn.Linear(8, 3), nn.Dropout(0.5)), torch.randn(1, 4)
 
+same = make
+
+def wider():
+    return nn.Sequential(nn.Linear(4, 9), nn.Dropout(0.25), nn.Linear(9, 3), nn.Dropout(0.5)), torch.randn(1, 4)
+
 def named():
     return (*make(), {"kind": "logits", "exclude": "3"})
 
@@ -75,8 +80,20 @@ def test_a_model_is_listed_exported_and_run(folder: Path) -> None:
     assert [mask["site"] for mask in done["masks"]] == ["1"]
     assert done["outputs"][0]["kind"] == "logits"
     assert max(done["max_difference"], done["neutral_difference"]) < 1e-6
-    again = run_cli("export", "--model", "networks_of_mine:named", expect=2)
-    assert "named.onnx: exists already. Replace it with --force" in again.stderr
+    written = Path("named.onnx").read_bytes()
+    (folder / ".0123456789ab.partial.onnx").write_bytes(b"of a killed process")
+    again = run_cli("export", "--model", "networks_of_mine:named")
+    assert again.stdout == "named.onnx: done already. To make it anew: --force\n"
+    assert Path("named.onnx").read_bytes() == written
+    assert not list(folder.glob(".*"))
+    # Other options, other weights and a file that someone has changed are other work.
+    other = run_cli("export", "--model", "networks_of_mine:named", "--kind", "value", expect=2)
+    assert "named.onnx: exists already. Replace it with --force" in other.stderr
+    sys.modules["networks_of_mine"].make = sys.modules["networks_of_mine"].wider  # type: ignore[attr-defined]
+    other = run_cli("export", "--model", "networks_of_mine:named", expect=2)
+    assert "made by the same command of other code or weights. Replace it with --force" in other.stderr
+    assert Path("named.onnx").read_bytes() == written
+    sys.modules["networks_of_mine"].make = sys.modules["networks_of_mine"].same  # type: ignore[attr-defined]
     chosen = run_cli("export", "--model", "networks_of_mine:make", "--only", "3", "-o", "o.onnx", "--kind", "logits")
     assert "o.onnx: 1 draws; verified against PyTorch" in chosen.stdout
     np.savez("of_sequential.npz", input=X)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.commands import FAST, ROOT, run_cli, write_noisy
 from tests.interrupted import interrupt
+from tests.permissions import permissions_that_count
 
 
 def truncated(path: Path, whole: bytes) -> None:
@@ -189,11 +190,14 @@ def test_a_file_is_no_run_folder(command: tuple[str, str], work: Path) -> None:
     assert Path("noisy.png").read_bytes() == before
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere; run as an ordinary user")
 def test_read_only_folder(work: Path) -> None:
     locked = work / "locked"
     locked.mkdir(mode=0o555)
-    assert "cannot be written" in run_cli("infer", "--passes", "1", "-o", "locked/out.png", expect=2).stderr
+    commands = [["infer", "--passes", "1", "-o", "locked/out.png"], ["fit", "noisy.png", *FAST, "-o", "locked/run"]]
+    with permissions_that_count():
+        for command in commands:
+            assert "cannot be written (Permission denied)" in run_cli(*command, expect=2).stderr
+    assert list(locked.iterdir()) == []
 
 
 FULL_DISK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,15 +122,34 @@ def test_exporting_a_plain_model_again_writes_the_same_bytes(work: Path) -> None
     assert "exists already" in run_cli(*command, expect=2).stderr
 
 
-def test_predicting_again_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_is_done_already_and_its_missing_page_is_made(tmp_path: Path, tiny_onnx: Path) -> None:
+    model, output, html = tmp_path / "tiny.onnx", tmp_path / "speed.json", tmp_path / "speed.html"
+    shutil.copy(tiny_onnx, model)
+    command = ["bench", str(model), "--size", "64", "--engine", "ort", "--batch", "1", "--rounds", "2", "--no-memory"]
+    files = ["-o", str(output), "--html", str(html)]
+    run_cli(*command, *files)
+    measured, shown = output.read_bytes(), html.read_bytes()
+    html.unlink()
+    assert f"{output}: done already" in run_cli(*command, *files).stdout
+    assert (output.read_bytes(), html.read_bytes()) == (measured, shown)
+    assert parse_json(run_cli(*command, "--html", str(html), "--json"))["done_already"]
+    # Other options and a file that someone has changed are other work.
+    assert "exists already" in run_cli(*command, *files, "--passes", "5", expect=2).stderr
+    output.write_bytes(measured + b"\n")
+    assert "exists already" in run_cli(*command, *files, expect=2).stderr
+    assert html.read_bytes() == shown
+
+
+def test_a_prediction_is_done_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_live(tmp_path / "model.onnx")
     np.save("inputs.npy", np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32))
     command = ["predict", "model.onnx", "inputs.npy", "--passes", "3", "-o", "out.npz"]
-    run_cli(*command)
+    first = parse_json(run_cli(*command, "--json"))
     written = Path("out.npz").read_bytes()
     (tmp_path / ".0123456789ab.partial.npz").write_bytes(b"of a killed process")
-    run_cli(*command)
+    assert "out.npz: done already" in run_cli(*command).stdout
+    assert parse_json(run_cli(*command, "--json")) == {**first, "done_already": True}
     assert Path("out.npz").read_bytes() == written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs.npy", "model.onnx", "out.npz"]
     assert "exists already" in run_cli(*command, "--seed", "1", expect=2).stderr

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from self2self.imaging.noise import measure_residual
 from self2self.jobs import fit as fitting
 from self2self.jobs import prepared_image
 from self2self.jobs.stack_pages import StackJob
+from self2self.machine import locks
+from self2self.machine.locks import output_lock
 from self2self.runtime.engines.engine import Engine
 from self2self.runtime.ensemble import engine_holder as prepared_module
-from tests.commands import ROOT, parse_json, run_cli
+from tests.commands import ROOT, parse_json, run_cli, write_noisy
 
 ENSEMBLE = ("--passes", "3", "--engine", "ort", "--batch", "1")
 
@@ -49,6 +52,37 @@ def infer(*arguments: str, expect: int = 0) -> Any:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize("image", ["stack.tif", "image.png"])
+def test_commands_with_one_output_are_kept_apart(image: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_noisy(folder / "image.png")
+    output = Path(image).with_suffix(".denoised" + Path(image).suffix)
+    with output_lock(output):
+        told = infer(image, expect=7).stderr
+    assert f"error: {output}: another command is writing it (process {os.getpid()}, " in told
+    assert leftovers(folder) == []
+    assert not output.exists()
+    infer(image)
+    written, earlier = output.read_bytes(), output.rename("earlier")
+
+    def end_of_the_other(seconds: float) -> None:
+        """The command that holds the lock writes its result and ends, as soon as this one waits for it."""
+        if seconds == locks._POLL_SECONDS and earlier.exists():
+            earlier.rename(output)
+            other.close()
+
+    monkeypatch.setattr(locks.time, "sleep", end_of_the_other)
+    other = ExitStack()
+    other.enter_context(output_lock(output))
+    assert "done already" in infer(image, "--wait").stdout
+    assert output.read_bytes() == written
+    # After the wait, a result of other settings is refused as ever.
+    output.rename("earlier")
+    other.enter_context(output_lock(output))
+    assert "exists already" in infer(image, "--wait", "--seed", "1", expect=2).stderr
+    assert output.read_bytes() == written
+    assert leftovers(folder) == []
 
 
 def test_every_page_is_what_it_would_be_alone_and_one_engine_makes_them(

@@ -165,13 +165,16 @@ def test_integers_need_a_cpu_and_operators_for_them(
 def test_a_limit_of_the_process_counts_as_the_memory_of_the_machine(name: str) -> None:
     code = f"""
 import resource
-from self2self.machine.system import free_memory_bytes
+from self2self.machine.system import free_memory_bytes, memory_limit_text
 import psutil
+assert memory_limit_text() == "", memory_limit_text()
 used = psutil.Process().memory_info()
 allowed = (used.vms if "{name}" == "RLIMIT_AS" else used.data) + 100 * 2**20
 resource.setrlimit(resource.{name}, (allowed, allowed))
 free = free_memory_bytes()
 assert 80 * 2**20 < free <= 100 * 2**20, free
+command = "ulimit -v" if "{name}" == "RLIMIT_AS" else "ulimit -d"
+assert memory_limit_text() == f"{{allowed / 1e6:.0f}} MB ({{command}})", memory_limit_text()
 held = bytearray(60 * 2**20)
 assert 20 * 2**20 < free_memory_bytes() < 45 * 2**20
 try:

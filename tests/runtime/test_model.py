@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from self2self.runtime.engines.registry import ENGINES, NEEDS_GPU, get_engine
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.runtime.model import Model, load_model
 from tests.conftest import Fitted
+from tests.permissions import permissions_that_count
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -76,12 +76,11 @@ def test_a_file_below_a_file(tiny_onnx: Path) -> None:
         load_model(tiny_onnx / "model.onnx")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything is readable here")
 def test_a_file_that_may_not_be_read(tiny_onnx: Path, tmp_path: Path) -> None:
     path = tmp_path / "secret.onnx"
     path.write_bytes(tiny_onnx.read_bytes())
     path.chmod(0)
-    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+    with permissions_that_count(), pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         load_model(path)
 
 
