@@ -88,7 +88,7 @@ def output_lock(output: Path, *, wait: bool = False) -> Iterator[bool]:
         elif not wait:
             raise BusyError(
                 f"{output}: another command is writing it ({holder(place)}). Wait until it ends, let this command wait "
-                "with --wait, or choose another place with -o."
+                f"with {typed('--wait')}, or choose another place with {typed('-o')}."
             )
         else:
             waited = True
