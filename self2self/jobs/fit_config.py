@@ -243,7 +243,7 @@ def _found_noise(prepared: PreparedImage, recipe: Recipe, options: FitOptions) -
     if sigma is not None and options.neighbours != "auto":
         # The user knows the noise of a page, and the network sees what its neighbours leave of it.
         sigma = max(SMALLEST_TOLD, sigma * math.sqrt(variance_aimed_at(int(options.neighbours))))
-    noise = assess_noise(prepared.center().pixels, told, recipe, sigma)
+    noise = assess_noise(prepared.center().pixels, told, recipe, sigma, prepared.grey_levels)
     return replace(noise, told=min(LARGEST_TOLD, noise.told * max(1.0, options.strength)))
 
 

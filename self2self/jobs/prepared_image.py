@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.image_io import Image, image_hash
-from self2self.image_io.value_range import to_whole_range
+from self2self.image_io.value_range import WHITE_VALUES, to_whole_range
 from self2self.image_io.write import stored_deviations, stored_values
 from self2self.imaging.missing import measured_part, measured_window
 from self2self.imaging.noise import (
+    GREY_LEVELS,
     Noise,
     Residual,
     estimate_correlation,
@@ -54,6 +55,12 @@ class PreparedImage:
     def channels(self) -> int:
         """Number of colour channels."""
         return int(self.image.pixels.shape[0])
+
+    @property
+    def grey_levels(self) -> float:
+        """How many of 255 grey levels, between black and white of the file's type, lie between 0 and 1 in `pixels`."""
+        white = WHITE_VALUES.get(self.image.dtype.name, self.image.scale)
+        return GREY_LEVELS * self.image.scale / white
 
     @property
     def sha256(self) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from self2self.imaging.jpeg_traces import quantisation_step
 from self2self.imaging.noise import (
     GREY_LEVELS,
     Noise,
@@ -81,6 +82,21 @@ that it leaves then is part of what the fit takes for the image."""
 LEAST_COARSE_LEVEL = 8.0
 """Smallest level that the network is told for correlated noise, in 8-bit grey levels. For weak noise of cameras, more
 costs little and less costs much."""
+TEXTURE_LIKENESS = (0.56, 0.66)
+"""Smallest correlation between two channels of what the network removes, without independent noise: up to the first
+limit, it is noise; from the second on, it may be texture. It is at most 0.56 for cameras' noise that has not passed
+JPEG, and from 0.64 on for sand and grass."""
+TEXTURE_CORRELATIONS = ((0.1, 0.16), (0.4, 0.48))
+"""The same for the correlation of neighbours: it may be texture between the second limit and the third. It is 0.14 to
+0.43 for sand and grass; at most 0.1 for noise of the luminance, and 0.43 to 0.66 for noise whose colours JPEG took."""
+TEXTURE_LEVELS = ((5.0, 8.0), (8.0, 14.0))
+"""Standard deviation of what the network removes, in 8-bit grey levels: up to the first limit, `CORRELATIONS` decide
+what is texture; from the second on, likeness does; and from the third to the fourth on, however coarse it is. It is at
+most 4 for noise whose colours JPEG took, and 10 to 40 for sand, grass and gravel."""
+STEP_OF_ERRORS = 4.0
+"""Step of JPEG's rounding, in 8-bit grey levels, from which all that the network removes counts as noise: part of it is
+what JPEG changed, and that is more than the detail which the network loses. With smaller steps, their share of this one
+counts at least (dev/log)."""
 STEADY_SHARE = 0.8
 """Beside strong noise that neighbours share, coarse texture looks like more of it. The largest level of which this
 share is removed, if it is told, knows less of the texture than that of `TAKEN_SHARE`: it is 0.6 to 0.8 of it where
@@ -102,14 +118,22 @@ class Trial:
         removed: standard deviation of the difference, in 8-bit grey levels.
         correlation: correlation of neighbouring pixels in it, mean of both directions.
         kurtosis: fourth moment over the squared variance of the difference in small squares, median over the squares.
+        likeness: smallest correlation between two of its channels; 0 with a single channel.
     """
 
     removed: float
     correlation: float
     kurtosis: float
+    likeness: float
 
 
-def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None = None) -> Noise:
+def assess_noise(
+    pixels: FloatArray,
+    weights: ToldWeights,
+    recipe: Recipe,
+    sigma: float | None = None,
+    levels: float = GREY_LEVELS,
+) -> Noise:
     """Assess the noise of an image.
 
     Args:
@@ -117,57 +141,133 @@ def assess_noise(pixels: FloatArray, weights: ToldWeights, recipe: Recipe, sigma
         weights: the start weights.
         recipe: recipe of the fit; gives the architecture.
         sigma: the level of the noise in 8-bit grey levels, if it is known; None to find it.
+        levels: how many 8-bit grey levels of the file lie between 0 and 1 in `pixels`.
 
     Returns:
         The noise. Its numbers are rounded to three digits, because the last ones may differ between machines.
     """
     middle = remove_hot_pixels(center_crop(pixels).copy(), in_place=True)
-    noise = _assess(middle, weights, recipe, sigma)
+    errors = min(1.0, quantisation_step(middle, levels) / STEP_OF_ERRORS)
+    noise = _assess(middle, weights, recipe, sigma, errors)
     cleaned = remove_impulses(middle) if noise.kind == NoiseKind.IMPULSES else middle
     if not has_impulses(middle, cleaned):
         return noise
-    return replace(_assess(cleaned, weights, recipe, sigma), impulses=True)
+    return replace(_assess(cleaned, weights, recipe, sigma, errors), impulses=True)
 
 
-def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None) -> Noise:
-    """As `assess_noise`, of the middle of an image."""
-    image = clip_to_range(center_crop(middle, TRIAL_SIDE))
+class FirstLook:
+    """What the network removes from an image if it is told the level that agrees with that, and what this shows.
 
-    def trial(level: float, passes: int = 1) -> Trial:
-        return _trial(weights(_in_range(level)), image, replace(recipe, pass_drop_rate=TRIAL_DROP_RATE), passes)
+    Args:
+        middle: float32 (C, H, W), the middle of an image, without hot pixels.
+        weights: the start weights.
+        recipe: recipe of the fit; gives the architecture.
 
-    removed = trial(find_level(lambda level: trial(level).removed)).removed
-    seen = trial(removed, passes=2)
-    rare = seen.kurtosis > LARGEST_KURTOSIS
-    own = (noise_with_outliers if rare else independent_noise)(middle)
-    independent = own.sigma
-    correlation = seen.correlation
-    ratio = independent / removed if removed else 1.0
-    is_independent = smooth_step(ratio - CORRELATION_WEIGHT * max(0.0, correlation), *INDEPENDENT_EVIDENCE)
-    coarse = smooth_step(correlation, *CORRELATIONS) * smooth_step(removed, *LEAST_REMOVED)
-    # The network leaves the coarse part of correlated noise in the image.
-    coarse_level = NOISE_IN_REMOVED * removed * (1 + max(0.0, correlation))
-    coarse_told = removed * (1 + HIDDEN_LOW_FREQUENCIES * max(0.0, correlation))
-    strong = (1 - is_independent) * coarse * smooth_step(removed, *LEVELS_WITHOUT_LOSS)
-    if strong:
-        steady = find_level(lambda level: trial(level).removed, STEADY_SHARE)
-        coarse_level = _between(coarse_level, min(coarse_level, FOUND_OF_STEADY * steady), strong)
-        coarse_told = _between(coarse_told, min(coarse_told, LARGEST_TOLD_OF_STEADY * steady), strong)
-    coarse_told = max(coarse_told, LEAST_COARSE_LEVEL * coarse)
-    level = _between(coarse_level, independent, is_independent)
+    Attributes:
+        removed: standard deviation of what is removed, in 8-bit grey levels.
+        seen: two passes at that level.
+        own: the independent noise.
+        rare: whether impulses are the noise.
+    """
+
+    def __init__(self, middle: FloatArray, weights: ToldWeights, recipe: Recipe) -> None:
+        self._image = clip_to_range(center_crop(middle, TRIAL_SIDE))
+        self._weights, self._recipe = weights, replace(recipe, pass_drop_rate=TRIAL_DROP_RATE)
+        self.removed = self.removed_at(self.agreed())
+        self.seen = self._trial(self.removed, passes=2)
+        self.rare = self.seen.kurtosis > LARGEST_KURTOSIS
+        self.own = (noise_with_outliers if self.rare else independent_noise)(middle)
+
+    def _trial(self, level: float, passes: int = 1) -> Trial:
+        return _trial(self._weights(_in_range(level)), self._image, self._recipe, passes)
+
+    def removed_at(self, level: float) -> float:
+        """Standard deviation of what the network removes if it is told `level`; both in 8-bit grey levels."""
+        return self._trial(level).removed
+
+    def agreed(self, share: float = TAKEN_SHARE) -> float:
+        """The largest level of which `share` is removed if it is told (`find_level`)."""
+        return find_level(self.removed_at, share)
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of neighbours in what is removed, 0 instead of negative values."""
+        return max(0.0, self.seen.correlation)
+
+    @property
+    def independent(self) -> float:
+        """How sure it is that the noise is independent, from 0 to 1."""
+        ratio = self.own.sigma / self.removed if self.removed else 1.0
+        return smooth_step(ratio - CORRELATION_WEIGHT * self.correlation, *INDEPENDENT_EVIDENCE)
+
+    @property
+    def coarse(self) -> float:
+        """How sure it is that neighbours share noise, from 0 to 1."""
+        return smooth_step(self.correlation, *CORRELATIONS) * smooth_step(self.removed, *LEAST_REMOVED)
+
+    @property
+    def shared(self) -> tuple[float, float]:
+        """The likeness of channels and the correlation of neighbours in what is removed, without independent noise.
+
+        Independent noise is part of what is removed, and is correlated with nothing. Both are 0 if it is all of it.
+        """
+        removed, own = self.seen.removed, self.own.sigma
+        if own >= removed:
+            return 0.0, 0.0
+        share = 1 - (own / removed) ** 2
+        return self.seen.likeness / share, self.seen.correlation / share
+
+    @property
+    def texture(self) -> float:
+        """How sure it is that what is removed is texture, from 0 to 1.
+
+        Texture that is as coarse as noise of cameras is lighter and darker, in all channels alike. Cameras' noise has
+        colours; where JPEG has taken them, neighbours share more of it than they share of texture; and noise of the
+        luminance alone that has not been filtered is shared by no neighbours.
+        """
+        likeness, correlation = self.shared
+        fine, coarse = (smooth_step(correlation, *limits) for limits in TEXTURE_CORRELATIONS)
+        strong, stronger = (smooth_step(self.removed, *limits) for limits in TEXTURE_LEVELS)
+        return smooth_step(likeness, *TEXTURE_LIKENESS) * fine * max(1 - coarse, stronger) * strong
+
+
+def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None, errors: float) -> Noise:
+    """As `assess_noise`, of the middle of an image, of whose removed part at least the share `errors` is noise."""
+    look = FirstLook(middle, weights, recipe)
+    own, removed = look.own, look.removed
+    texture, is_independent = look.texture, max(look.independent, look.texture)
+    coarse_level, coarse_told = _coarse_levels(look)
+    level = _between(coarse_level, own.sigma, is_independent)
     told = _between(coarse_told, own.dominant, is_independent)
-    certain = max(coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
-    removed_share = max(_noise_share(independent, removed), (1 - is_independent) * certain)
+    certain = max(look.coarse, smooth_step(removed, *LEVELS_OF_TEXTURE))
+    removed_share = max(_noise_share(own.sigma, removed), (1 - look.independent) * certain)
+    if texture:
+        # Only the noise that each value has of its own is certain beside texture.
+        removed_share = _between(removed_share, _noise_share(own.sigma, look.removed_at(own.dominant)), texture)
+    removed_share = max(removed_share, errors)
     if sigma is not None:
-        level, told, removed_share = sigma, sigma, _noise_share(sigma, trial(sigma).removed)
+        level, told, removed_share = sigma, sigma, _noise_share(sigma, look.removed_at(sigma))
     return Noise(
         _rounded(level),
         _rounded(told),
-        _rounded(independent),
-        round(correlation, 2),
-        NoiseKind.IMPULSES if rare else _kind(is_independent, correlation),
+        _rounded(own.sigma),
+        round(look.seen.correlation, 2),
+        NoiseKind.IMPULSES if look.rare else _kind(is_independent, look.correlation),
         round(removed_share, 2),
     )
+
+
+def _coarse_levels(look: FirstLook) -> tuple[float, float]:
+    """The level of noise that is not independent, and the level that the network is told then."""
+    # The network leaves the coarse part of correlated noise in the image.
+    level = NOISE_IN_REMOVED * look.removed * (1 + look.correlation)
+    told = look.removed * (1 + HIDDEN_LOW_FREQUENCIES * look.correlation)
+    strong = (1 - look.independent) * look.coarse * smooth_step(look.removed, *LEVELS_WITHOUT_LOSS)
+    if strong:
+        steady = look.agreed(STEADY_SHARE)
+        level = _between(level, min(level, FOUND_OF_STEADY * steady), strong)
+        told = _between(told, min(told, LARGEST_TOLD_OF_STEADY * steady), strong)
+    return level, max(told, LEAST_COARSE_LEVEL * look.coarse)
 
 
 def _noise_share(independent: float, removed: float) -> float:
@@ -205,7 +305,10 @@ def _trial(weights: dict[str, torch.Tensor], image: FloatArray, recipe: Recipe, 
     prediction = predict(weights, image, recipe, passes=passes)
     removed = without_local_means(image - np.clip(prediction, 0, 1))
     return Trial(
-        GREY_LEVELS * float(np.std(removed)), neighbour_correlation(autocorrelation(removed)), _kurtosis(removed)
+        GREY_LEVELS * float(np.std(removed)),
+        neighbour_correlation(autocorrelation(removed)),
+        _kurtosis(removed),
+        _likeness(removed),
     )
 
 
@@ -224,6 +327,14 @@ def without_local_means(difference: FloatArray) -> FloatArray:
     squares = difference[:, : rows * side, : columns * side].reshape(channels, rows, side, columns, side)
     squares = squares - squares.mean(axis=(2, 4), keepdims=True)
     return np.asarray(squares.reshape(channels, rows * side, columns * side), np.float32)
+
+
+def _likeness(difference: FloatArray) -> float:
+    planes = difference.reshape(len(difference), -1).astype(np.float64)
+    products = planes @ planes.T
+    scale = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    pairs = np.triu_indices(len(planes), 1)
+    return float(min((products / np.where(scale > 0, scale, 1.0))[pairs], default=0.0))
 
 
 def _kurtosis(difference: FloatArray) -> float:

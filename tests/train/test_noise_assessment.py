@@ -9,13 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage import data
+from skimage.transform import resize
 
+from self2self.imaging.metrics import psnr
 from self2self.imaging.noise import Noise, NoiseKind
 from self2self.train.noise_assessment import TAKEN_SHARE, assess_noise, find_level, smooth_step
 from self2self.train.prediction import PlainPredictor
 from self2self.train.recipes import RECIPES
 from self2self.train.start_weights import LARGEST_TOLD, pretrained_weights
-from self2self.train.synthetic_noise import add_noise
+from self2self.train.synthetic_noise import add_noise, as_jpeg
 
 FloatArray = NDArray[np.float32]
 FAST = RECIPES["fast"]
@@ -155,3 +157,29 @@ def test_a_smooth_step_rises_from_its_low_end_to_its_high_end() -> None:
     assert [smooth_step(value, 2, 4) for value in (-1, 2, 3, 4, 9)] == [0, 0, 0.5, 1, 1]
     rise = [smooth_step(value, 2, 4) for value in np.linspace(2, 4, 20)]
     assert rise == sorted(rise)
+
+
+def what_is_left(noisy: FloatArray, noise: Noise) -> FloatArray:
+    """The prediction of the start weights, as far as it is taken."""
+    prediction = PlainPredictor(pretrained_weights(len(noisy), noise.told, single_pass=True), FAST)(noisy)
+    return np.clip(noisy + noise.removed_share * (prediction - noisy), 0, 1)
+
+
+@pytest.mark.parametrize("name", ["grass", "gravel"])
+def test_texture_in_colours_stays(name: str) -> None:
+    grey = resize(getattr(data, name)() / 255, (128, 128), anti_aliasing=True)
+    grey = np.clip(0.5 + 0.22 * (grey - grey.mean()) / grey.std(), 0, 1)
+    image = np.stack([0.1 + 0.8 * grey, 0.05 + 0.9 * grey**1.2, 0.7 * grey**1.5]).astype(np.float32)
+    assert psnr(what_is_left(image, noise_of(image)), image) > 45
+    noisy = image + np.random.default_rng(0).normal(0, 5 / 255, image.shape).astype(np.float32)
+    assert psnr(what_is_left(noisy, noise_of(noisy)), image) > psnr(noisy, image)
+
+
+@pytest.mark.parametrize("sigma", [0, 10])
+def test_what_jpeg_changed_counts_as_noise(sigma: float) -> None:
+    clean = photograph("astronaut", size=192)
+    noisy = clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape)
+    stored = as_jpeg(noisy, 60)
+    noise = noise_of(stored)
+    assert noise.removed_share == 1
+    assert psnr(what_is_left(stored, noise), clean) > psnr(stored, clean) + 0.4
