@@ -80,7 +80,7 @@ def test_denoising_without_torch(tiny_model: Model, tmp_path: Path) -> None:
     done = run_script(BLOCKED, str(tiny_model.path), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     engine, provider, problem, works = json.loads(done.stdout)
     assert (engine, provider) == ("mnn", "MNN CPU")
-    assert problem == "engine torch: PyTorch is not installed. Install it: pip install torch. Use --engine auto."
+    assert problem == 'engine torch: PyTorch is not installed. Install it: pip install torch. Use engine="auto".'
     assert works["ort"]
     assert not works["torch"]
     assert done.stderr == ""
@@ -109,9 +109,9 @@ def test_libraries_that_do_not_load(tmp_path: Path) -> None:
     package = installed_packages()[0]
     assert lines == [
         "engine ort: ONNX Runtime does not load (libx.so: cannot open shared object file). "
-        f"Install it again: pip install --force-reinstall {package}. Or use --engine torch.",
+        f'Install it again: pip install --force-reinstall {package}. Or use engine="torch".',
         "engine torch: PyTorch does not load (libc10.so: undefined symbol). "
-        "Install it again: pip install --force-reinstall torch. Use --engine auto.",
+        'Install it again: pip install --force-reinstall torch. Use engine="auto".',
     ]
 
 
