@@ -28,6 +28,8 @@ LARGEST_STEP = 40
 BINS_PER_LEVEL = 8
 LARGEST_VALUE = 128
 """Larger coefficients are rare, and left out."""
+MOST_LEVELS = 4 * GREY_LEVELS
+"""Values over a wider range, such as those of a file of floats, have been in no JPEG."""
 SIDE = 512
 """Side of the part of the image that is looked at, in pixels."""
 LEAST_CONCENTRATION = 0.4
@@ -49,6 +51,8 @@ def quantisation_step(pixels: FloatArray, levels: float = GREY_LEVELS) -> float:
         the geometric mean of the steps that show, in 8-bit grey levels: 2 to 3 for quality 90 of the common encoders,
         6 for 75 and 10 for 60. 0 without traces of JPEG, which is also the answer for steps of 1 (quality 95 and more).
     """
+    if not 0 < levels <= MOST_LEVELS:
+        return 0.0
     middle = center_crop(pixels, SIDE).astype(np.float64) * levels
     luma = np.tensordot(LUMA, middle, 1) if len(middle) == len(LUMA) else middle[0]
     if min(luma.shape) < 2 * BLOCK_SIDE:

@@ -201,7 +201,7 @@ PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
         ((*EXPORT, "networks_of_mine:make", "--all-dropout"), 2, "are options of --onnx FILE"),
         (("export", "--onnx", "none.onnx"), 3, "none.onnx: no such model"),
         (("export", "--onnx", "inputs.npz"), 6, "inputs.npz: is not an ONNX file"),
-        (("export", "--onnx", "off.onnx"), 2, "1 Dropout nodes are switched off. Keep them: all_dropout"),
+        (("export", "--onnx", "off.onnx"), 2, "1 Dropout nodes are switched off. Keep them: --all-dropout"),
         (("export", "--onnx", "drops.onnx", "-o", "drops.onnx", "--force"), 2, "is the file itself"),
         (("export", "--onnx", "drops.onnx", "--shape", "x"), 2, "expected NAME=N,N,..."),
         (("export", "--onnx", "drops.onnx", "--shape", "z=1,4"), 2, "--shape names z; the inputs are x"),

@@ -287,4 +287,4 @@ def test_tensorrt_rtx_builds_it(precision: str, exported: Callable[[str], Path])
     request = request_for(TENSORRT_RTX, path, contract, profile)
     assert request.key.precision == precision
     assert request.engine_path.name.startswith(f"model.{precision}.trt-rtx.")
-    assert len(build(TENSORRT_RTX, path.read_bytes(), contract, profile, source="m").data) > 10_000
+    assert len(build(TENSORRT_RTX, path.read_bytes(), profile.shapes(contract), source="m").data) > 10_000

@@ -117,7 +117,7 @@ def test_passes_are_distributed_as_those_of_onnx_runtime(tmp_path: Path) -> None
 def test_a_dropout_that_is_off_stays_off_unless_all_are_wanted(tmp_path: Path) -> None:
     for opset, options in ((13, {"on": False}), (6, {"is_test": 1}), (10, {})):
         made = with_dropout(opset, **options)
-        with pytest.raises(UsageError, match=r"1 Dropout nodes are switched off\. Keep them: all_dropout"):
+        with pytest.raises(UsageError, match=r"1 Dropout nodes are switched off\. Keep them: --all-dropout"):
             convert(made, tmp_path)
         assert not (tmp_path / "live.onnx").exists()
         done, _ = convert(made, tmp_path, all_dropout=True)
