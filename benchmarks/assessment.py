@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.pairs import Pair, load_pairs
 from benchmarks.product import FloatArray
 from benchmarks.protocols import PROTOCOLS, with_noise
-from benchmarks.results_file import provenance, result_parser, write_result
+from benchmarks.results_file import measure_images
 from benchmarks.sets import load_sets
 from self2self.imaging.noise import GREY_LEVELS
 from self2self.train.noise_assessment import INDEPENDENT_EVIDENCE, assess_noise
@@ -77,24 +77,24 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def shown(found: dict[str, Any]) -> str:
+    """A row in one line."""
+    return (
+        f"{found['group']:24} {found['image'][:40]:40} true {found['true_sigma']:6.2f}  told {found['sigma']:6.2f}  "
+        f"{found['kind']:18} removed {found['removed_share']:.2f}"
+    )
+
+
 def main() -> None:
     """Assess, print and write."""
-    parser = result_parser(__doc__)
-    parser.add_argument("data", type=Path, help="folder of the evaluation images")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the levels (PNG or SVG)")
-    args = parser.parse_args()
-    rows = []
-    for group, pair in pairs(args.data):
-        rows.append(row(group, pair.noisy, pair.clean, pair.name))
-        found = rows[-1]
-        print(
-            f"{group:24} {found['image'][:40]:40} true {found['true_sigma']:6.2f}  told {found['sigma']:6.2f}  "
-            f"{found['kind']:18} removed {found['removed_share']:.2f}",
-            flush=True,
-        )
-    write_result(args.output, {**provenance("assessment"), "evidence": list(INDEPENDENT_EVIDENCE), "rows": rows})
-    if args.plot is not None:
-        draw(rows).savefig(args.plot)
+    measure_images(
+        __doc__,
+        "assessment",
+        lambda data: (row(group, pair.noisy, pair.clean, pair.name) for group, pair in pairs(data)),
+        shown,
+        draw,
+        evidence=list(INDEPENDENT_EVIDENCE),
+    )
 
 
 if __name__ == "__main__":

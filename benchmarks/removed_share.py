@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.pairs import Pair
 from benchmarks.protocols import PROTOCOLS
-from benchmarks.results_file import provenance, result_parser, write_result
+from benchmarks.results_file import measure_images
 from benchmarks.sets import load_sets
 from benchmarks.tables import table
 from benchmarks.told_levels import CLEAN, SIDE, stored
@@ -170,22 +170,22 @@ def best_share(rows: list[dict[str, Any]]) -> float:
     return max(SHARES, key=lambda share: math.fsum(found["psnr"][share] for found in rows))
 
 
+def shown(found: dict[str, Any]) -> str:
+    """A row in one line."""
+    change = f"{found['before']:.2f} -> {found['after']:.2f}"
+    return f"{found['group']:18} {found['image'][:30]:30} {found['removed_share']:5.2f}  {change}"
+
+
 def main() -> None:
     """Measure, print and write."""
-    parser = result_parser(__doc__)
-    parser.add_argument("data", type=Path, help="folder of the evaluation images")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the evidence (PNG or SVG)")
-    args = parser.parse_args()
-    rows = []
-    for group, pair in all_pairs(args.data):
-        rows.append(row(group, pair))
-        found = rows[-1]
-        change = f"{found['before']:.2f} -> {found['after']:.2f}"
-        print(f"{group:18} {found['image'][:30]:30} {found['removed_share']:5.2f}  {change}", flush=True)
-    print(f"\n{summary(rows)}")
-    write_result(args.output, {**provenance("removed_share"), "rows": rows})
-    if args.plot is not None:
-        draw(rows).savefig(args.plot)
+    measure_images(
+        __doc__,
+        "removed_share",
+        lambda data: (row(group, pair) for group, pair in all_pairs(data)),
+        shown,
+        draw,
+        summary=summary,
+    )
 
 
 if __name__ == "__main__":

@@ -10,14 +10,17 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from self2self.bench.environment import environment, shown_command
 from self2self.machine.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 ROW_KEYS = ("image", "method")
@@ -46,6 +49,42 @@ def earlier_rows(path: Path, **settings: Any) -> list[Row]:
     if any(earlier.get(name) != value for name, value in settings.items()):
         return []
     return [row for row in earlier["rows"] if "error" not in row]
+
+
+def measure_images(
+    about: str | None,
+    benchmark: str,
+    rows: Callable[[Path], Iterator[Row]],
+    line: Callable[[Row], str],
+    draw: Callable[[list[Row]], Figure],
+    *,
+    summary: Callable[[list[Row]], str] | None = None,
+    **settings: Any,
+) -> None:
+    """Run a benchmark of evaluation images whose result is a row for each image, and perhaps a plot.
+
+    Args:
+        about: the help of the command.
+        benchmark: name of its module.
+        rows: measures the images of a folder.
+        line: what is printed of a row as soon as it is measured.
+        draw: makes the plot.
+        summary: what is printed of all rows in the end; None for nothing.
+        settings: further fields of the result.
+    """
+    parser = result_parser(about)
+    parser.add_argument("data", type=Path, help="folder of the evaluation images")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the result (PNG or SVG)")
+    args = parser.parse_args()
+    found = []
+    for row in rows(args.data):
+        found.append(row)
+        print(line(row), flush=True)
+    if summary is not None:
+        print(f"\n{summary(found)}")
+    write_result(args.output, {**provenance(benchmark), **settings, "rows": found})
+    if args.plot is not None:
+        draw(found).savefig(args.plot)
 
 
 def timed_command(command: list[str], folder: Path | None = None) -> tuple[float, str]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.pairs import FloatArray, Pair
 from benchmarks.protocols import PROTOCOLS
-from benchmarks.results_file import provenance, result_parser, write_result
+from benchmarks.results_file import measure_images
 from benchmarks.sets import load_sets
 from benchmarks.tables import table
 from self2self.imaging.metrics import psnr
@@ -129,26 +129,30 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def shown(found: dict[str, Any]) -> str:
+    """A row in one line."""
+    return (
+        f"{found['group']:16} {found['image'][:36]:36} true {found['true_sigma']:6.2f}  told {found['sigma']:6.2f}  "
+        f"best {max(found['psnr'], key=found['psnr'].get):5.1f}"
+    )
+
+
+def not_independent(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of noise that is not independent."""
+    return [found for found in rows if found["kind"] != NoiseKind.INDEPENDENT]
+
+
 def main() -> None:
     """Measure, print and write."""
-    parser = result_parser(__doc__)
-    parser.add_argument("data", type=Path, help="folder of the evaluation images")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the best levels (PNG or SVG)")
-    args = parser.parse_args()
-    rows = []
-    for group, pair in pairs(args.data):
-        rows.append(row(group, pair))
-        found = rows[-1]
-        print(
-            f"{group:16} {found['image'][:36]:36} true {found['true_sigma']:6.2f}  told {found['sigma']:6.2f}  "
-            f"best {max(found['psnr'], key=found['psnr'].get):5.1f}",
-            flush=True,
-        )
-    shared = [found for found in rows if found["kind"] != NoiseKind.INDEPENDENT]
-    print(f"\nNoise that is not independent:\n\n{summary(shared)}")
-    write_result(args.output, {**provenance("told_levels"), "levels": list(LEVELS), "rows": rows})
-    if args.plot is not None:
-        draw(shared).savefig(args.plot)
+    measure_images(
+        __doc__,
+        "told_levels",
+        lambda data: (row(group, pair) for group, pair in pairs(data)),
+        shown,
+        lambda rows: draw(not_independent(rows)),
+        summary=lambda rows: f"Noise that is not independent:\n\n{summary(not_independent(rows))}",
+        levels=list(LEVELS),
+    )
 
 
 if __name__ == "__main__":
