@@ -76,8 +76,7 @@ def _shapes(
     contract: Any, prefix: onnx.ModelProto | None, carried: tuple[str, ...], arrays: list[Any]
 ) -> dict[str, Any]:
     """Smallest, optimal and largest shape of each input of the graph and of its parts."""
-    from self2self.live.draws import draw_pass
-    from self2self.live.probes import axes_of
+    from self2self.live.draws import axes_of, draw_pass
     from self2self.runtime.engines.onnxruntime.cpu import load_graph
 
     runner = None if prefix is None else load_graph(prefix, Path("once"))
@@ -87,7 +86,7 @@ def _shapes(
         for item, array in zip(contract.inputs, arrays, strict=True):
             follows = contract.batch is not None and item.dims and item.dims[0] == contract.batch
             values[item.name] = np.concatenate([array[:1]] * samples) if follows else array
-        every = {**values, **draw_pass(contract, axes_of(contract, values), 0, 0)}
+        every = {**values, **draw_pass(contract, axes_of(contract.axes, values), 0, 0)}
         if runner is not None:
             every |= dict(zip(carried, runner(values), strict=True))
         for name, value in every.items():
@@ -98,13 +97,13 @@ def _shapes(
 def _mnn_difference(path: Path, arrays: list[Any]) -> float | str:
     """Largest relative difference of MNN from ONNX Runtime with the same draws; a text says why MNN does not run."""
     from self2self.errors import Self2SelfError
-    from self2self.live.draws import draw_pass
+    from self2self.live.draws import axes_of, draw_pass
     from self2self.live.model import load_live
-    from self2self.live.probes import axes_of, difference
+    from self2self.live.probes import difference
 
     live = load_live(path)
     values = dict(zip([item.name for item in live.contract.inputs], arrays, strict=True))
-    draws = draw_pass(live.contract, axes_of(live.contract, values), 2, 0)
+    draws = draw_pass(live.contract, axes_of(live.contract.axes, values), 2, 0)
     wanted = live.one_pass(values, live.once(values), draws)
     try:
         other = load_live(path, "mnn")

@@ -101,9 +101,9 @@ def _openvino_difference(live: Any, arrays: dict[str, Any]) -> float | str | Non
     three samples, and with free axes of twice the length. A text says why OpenVINO does not run; None if it is absent.
     """
     from self2self.errors import EngineUnavailableError, InputError, Self2SelfError
-    from self2self.live.draws import draw_pass
+    from self2self.live.draws import axes_of, draw_pass
     from self2self.live.model import load_live
-    from self2self.live.probes import axes_of, difference
+    from self2self.live.probes import difference
 
     contract = live.contract
 
@@ -122,7 +122,7 @@ def _openvino_difference(live: Any, arrays: dict[str, Any]) -> float | str | Non
         other = load_live(live.path, "openvino")
         for samples, times in ((1, 1), (3, 1), (1, 2)) if len(contract.axes) > 1 else ((1, 1), (3, 1)):
             values = resized(samples, times)
-            draws = draw_pass(contract, axes_of(contract, values), 2, samples)
+            draws = draw_pass(contract, axes_of(contract.axes, values), 2, samples)
             try:
                 wanted = live.one_pass(values, live.once(values), draws)
             except InputError:

@@ -131,11 +131,10 @@ class _Case:
     """
 
     def __init__(self, model: LiveModel, inputs: dict[str, Any]) -> None:
-        from self2self.live.draws import draw_pass
-        from self2self.live.probes import axes_of
+        from self2self.live.draws import axes_of, draw_pass
 
         self._model, self._inputs = model, inputs
-        axes = axes_of(model.contract, inputs)
+        axes = axes_of(model.contract.axes, inputs)
         self._draws: Callable[[int], dict[str, Any]] = lambda index: draw_pass(model.contract, axes, 0, index)
         self.once: list[float] = []
         self.passes: list[float] = []

@@ -25,6 +25,11 @@ _UNIFORM_BITS = 23
 logarithm of it nor of 1 minus it is infinite."""
 
 
+def axes_of(places: Mapping[str, tuple[str, int]], inputs: Mapping[str, AnyArray]) -> dict[str, int]:
+    """Length of each free axis in `inputs`; `places` as `LiveContract.axes`."""
+    return {axis: inputs[name].shape[index] for axis, (name, index) in places.items()}
+
+
 def draw_pass(
     contract: LiveContract,
     axes: Mapping[str, int],

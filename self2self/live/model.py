@@ -14,7 +14,7 @@ import numpy as np
 from self2self.errors import FileFormatError, InputError, ResourceError, UsageError, shown
 from self2self.live.contract import LiveContract, LiveInput
 from self2self.live.cut import cut_graph
-from self2self.live.draws import AnyArray, draw_pass
+from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.statistics import FloatArray, OutputStatistics, RunningStatistics
 from self2self.model.masks import check_seed
 from self2self.runtime.engines.graphs import Runner, Values, graph_loader
@@ -153,7 +153,7 @@ class LiveModel:
         """
         self._check_arguments(passes, seed, masks, quantiles, batch, tolerance)
         arrays = self.checked(inputs)
-        samples = self._axes(arrays).get(self.contract.batch or "", 1)
+        samples = axes_of(self.contract.axes, arrays).get(self.contract.batch or "", 1)
         step = samples if batch is None or self.contract.batch is None else batch
         parts, most = [], 0
         for first in range(0, samples, step):
@@ -175,7 +175,7 @@ class LiveModel:
         tolerance: float,
     ) -> dict[str, RunningStatistics]:
         """Statistics of all passes over one batch."""
-        axes = self._axes(arrays)
+        axes = axes_of(self.contract.axes, arrays)
         carried = self.once(arrays)
         running = {o.name: RunningStatistics(o.name, o.kind, quantiles) for o in self.contract.outputs}
         most = MOST_PASSES if passes == "auto" else passes
@@ -231,9 +231,6 @@ class LiveModel:
         dims = next(item.dims for item in self.contract.inputs if item.name == name)
         return array[first : first + count] if dims and dims[0] == self.contract.batch else array
 
-    def _axes(self, arrays: Mapping[str, AnyArray]) -> dict[str, int]:
-        return {axis: arrays[name].shape[index] for axis, (name, index) in self.contract.axes.items()}
-
     def checked(self, inputs: AnyArray | Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """The inputs of `predict` by name; raises an InputError if they are not what the contract says."""
         wanted = {item.name: item for item in self.contract.inputs}
@@ -250,7 +247,7 @@ class LiveModel:
         }
         for item in wanted.values():
             self._check_array(item, arrays[item.name])
-        axes = self._axes(arrays)
+        axes = axes_of(self.contract.axes, arrays)
         for item in wanted.values():
             for index, dim in enumerate(item.dims):
                 size = arrays[item.name].shape[index]

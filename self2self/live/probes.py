@@ -8,16 +8,11 @@ import numpy as np
 
 from self2self.errors import VerificationError, shown, typed
 from self2self.live.contract import KEEP_LEVELS, LiveContract, LiveMask
-from self2self.live.draws import AnyArray, draw_pass
+from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.model import LiveModel
 
 _SAME = 1e-5
 """Largest relative change of a sample that counts as none."""
-
-
-def axes_of(contract: LiveContract, inputs: Mapping[str, AnyArray]) -> dict[str, int]:
-    """Length of each free axis."""
-    return {axis: inputs[name].shape[index] for axis, (name, index) in contract.axes.items()}
 
 
 def difference(got: AnyArray, wanted: AnyArray) -> float:
@@ -38,7 +33,7 @@ def are_samples_separable(live: LiveModel, inputs: Mapping[str, AnyArray]) -> bo
     contract = live.contract
     if contract.batch is None or not all(output.batched for output in contract.outputs):
         return False
-    samples = axes_of(contract, inputs)[contract.batch]
+    samples = axes_of(contract.axes, inputs)[contract.batch]
     draws = _usual_draws(live, inputs)
     carried = live.once(inputs)
     before = live.one_pass(inputs, carried, draws)
@@ -95,7 +90,7 @@ def _usual_draws(live: LiveModel, inputs: Mapping[str, AnyArray]) -> dict[str, A
     """Draws in which masks have their more frequent value everywhere: what a branch drops would hide the masks within
     it.
     """
-    draws = draw_pass(live.contract, axes_of(live.contract, inputs), 0, 0)
+    draws = draw_pass(live.contract, axes_of(live.contract.axes, inputs), 0, 0)
     for mask in live.contract.masks:
         if mask.keep_count is not None:
             draws[mask.name] = np.full(draws[mask.name].shape, 2 * mask.keep_count >= KEEP_LEVELS)

@@ -12,9 +12,9 @@ import torch
 
 from self2self.errors import InputError, VerificationError, first_line, shown
 from self2self.live.contract import LiveContract
-from self2self.live.draws import AnyArray, draw_pass
+from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.model import LiveModel
-from self2self.live.probes import are_samples_separable, axes_of, difference, refuse_idle_draws
+from self2self.live.probes import are_samples_separable, difference, refuse_idle_draws
 from self2self.live.program import run_program
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def verify(capture: Capture, proto: onnx.ModelProto, path: str) -> tuple[LiveCon
     """
     live = LiveModel(Path(path), capture.contract, proto)
     examples = {name: value.numpy() for name, value in capture.values_by_placeholder().items()}
-    samples = axes_of(capture.contract, examples).get(capture.contract.batch or "", 1)
+    samples = axes_of(capture.contract.axes, examples).get(capture.contract.batch or "", 1)
     onnx_differences, neutral_differences = [], []
     for index, (count, times) in enumerate([(samples, 1), (1, 1), (3, 2)]):
         values = capture.resized(count, times)
@@ -72,7 +72,7 @@ def verify(capture: Capture, proto: onnx.ModelProto, path: str) -> tuple[LiveCon
 
 def _neutral_difference(capture: Capture, inputs: Mapping[str, AnyArray], plain: list[torch.Tensor]) -> float:
     """Largest relative difference of the program with neutral masks from `plain`; NaN if noise has no neutral value."""
-    axes = axes_of(capture.contract, inputs)
+    axes = axes_of(capture.contract.axes, inputs)
     values = _tensors(inputs)
     for site, mask in zip(capture.sites, capture.contract.masks, strict=True):
         if site.keep is not None:
@@ -95,7 +95,7 @@ def _neutral_difference(capture: Capture, inputs: Mapping[str, AnyArray], plain:
 
 def _onnx_difference(capture: Capture, live: LiveModel, inputs: Mapping[str, AnyArray], index: int) -> float:
     """Largest relative difference of the ONNX model from the program with the masks of pass `index`."""
-    draws = draw_pass(capture.contract, axes_of(capture.contract, inputs), 0, index)
+    draws = draw_pass(capture.contract, axes_of(capture.contract.axes, inputs), 0, index)
     expected = run_program(capture.program, _tensors({**inputs, **draws}))
     try:
         results = live.one_pass(inputs, live.once(inputs), draws)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from self2self.errors import FileFormatError, UsageError, first_line, shown, typed
 from self2self.live.contract import Kind, LiveContract, LiveInput, LiveMask, LiveOutput, keep_count_of, kinds_of
+from self2self.live.draws import axes_of
 from self2self.live.foreign.graph import identifier, leave_out_dropout
 from self2self.live.foreign.measured_sizes import Measured, expression_of
 from self2self.live.foreign.reading import prepare, read
 from self2self.live.foreign.rewriting import difference_from, rewritten
-from self2self.live.foreign.shapes import Shapes, batch_axis, inputs_of, lengths_of, measure
+from self2self.live.foreign.shapes import Shapes, batch_axis, inputs_of, measure
 from self2self.live.foreign.sites import Site, find_sites, is_wanted
 from self2self.live.model import LiveModel, all_nodes
 from self2self.live.probes import are_samples_separable, refuse_idle_draws
@@ -98,7 +99,7 @@ def _contract(
 ) -> tuple[LiveContract, list[list[int]]]:
     """The contract, and for each draw the order of its axes in the input: that of the batch comes first."""
     free = set(measured.lengths[0])
-    base = lengths_of(measured.examples, axes)
+    base = axes_of(axes, measured.examples)
     fixed_inputs = tuple(
         LiveInput(item.name, item.dtype, tuple(d if isinstance(d, int) or d in free else base[d] for d in item.dims))
         for item in inputs

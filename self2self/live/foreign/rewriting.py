@@ -10,11 +10,11 @@ import numpy as np
 
 from self2self.errors import FileFormatError, VerificationError
 from self2self.live.contract import LiveContract, LiveMask
-from self2self.live.draws import AnyArray
+from self2self.live.draws import AnyArray, axes_of
 from self2self.live.foreign.graph import attribute, drop_unread, opset_of, replace_all, types_of
 from self2self.live.foreign.sites import Site
 from self2self.live.model import LiveModel
-from self2self.live.probes import axes_of, difference
+from self2self.live.probes import difference
 from self2self.runtime.engines.onnxruntime.cpu import load_graph
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def difference_from(
     if recording is None:
         return None
     outputs = len(proto.graph.output)
-    axes = axes_of(live.contract, examples)
+    axes = axes_of(live.contract.axes, examples)
     try:
         found = recording(examples)
     except (ValueError, MemoryError):

@@ -223,11 +223,6 @@ def batch_axis(inputs: Sequence[LiveInput], axes: Mapping[str, tuple[str, int]])
     return None
 
 
-def lengths_of(arrays: Mapping[str, AnyArray], axes: Mapping[str, tuple[str, int]]) -> dict[str, int]:
-    """Length of each axis."""
-    return {axis: arrays[name].shape[index] for axis, (name, index) in axes.items()}
-
-
 def _neutral_runner(proto: onnx.ModelProto, path: Path, sites: Sequence[Site]) -> Runner:
     """Runs the graph with constants in place of the draws; its results are the shapes of all draws and outputs."""
     import onnx
