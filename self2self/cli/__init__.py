@@ -63,8 +63,9 @@ def root(
 
 def main() -> None:
     """Run the `self2self` command and exit with its code."""
-    from self2self.machine.system import drop_wrong_thread_count
+    from self2self.machine.system import drop_wrong_thread_count, keep_freed_memory
 
+    keep_freed_memory()
     arguments = sys.argv[1:]
     if (note := drop_wrong_thread_count()) and not {"-q", "--quiet"} & set(arguments):
         print_message(f"note: {note}.")

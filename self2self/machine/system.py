@@ -95,6 +95,28 @@ def torch_spins() -> bool:
     return _torch_spins
 
 
+def keep_freed_memory() -> None:
+    """Keep up to 1 GiB of freed memory for what this process takes next, where the C library is glibc.
+
+    By default freed memory goes back to the system soon, and every 4 KiB of the next block cost a page fault. These
+    faults were a third of the system time for a photograph of 6 megapixels; the peak of memory is the same (dev/log).
+    Call this in a process of our own alone, not in the program of a caller. Settings of the user in the environment
+    stay as they are.
+    """
+    import ctypes
+
+    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    # glibc takes no larger threshold than 32 MiB; larger blocks are always given back.
+    set_option(mmap_threshold, 2**25)
+    set_option(trim_threshold, 2**30)
+
+
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies bfloat16 matrices (AMX), several times as fast as float32 matrices.
 

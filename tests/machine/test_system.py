@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,32 @@ def test_waiting_threads_sleep_unless_the_user_sets_otherwise(user_sets: str, mo
             monkeypatch.delenv(name)
     limit_spin_wait()
     assert os.environ.get("GOMP_SPINCOUNT") == {"": "10000", "GOMP_SPINCOUNT": "active"}.get(user_sets)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    script = """
+import resource, sys
+import numpy as np
+from self2self.machine.system import keep_freed_memory
+if "keep" in sys.argv:
+    keep_freed_memory()
+def use_and_free():
+    blocks = [np.ones(20 * 2**20, np.uint8) for _ in range(4)]
+use_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment["NUMPY_MADVISE_HUGEPAGE"] = "0"
+
+    def faults(*arguments: str) -> int:
+        command = [sys.executable, "-c", script, *arguments]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < faults() / 10
 
 
 def test_importing_the_package_sets_it_before_pytorch_loads() -> None:
