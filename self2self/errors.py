@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -55,6 +55,17 @@ def as_argument(option: str, value: str) -> str:
         # A number stands as it is, and so does what the user has to fill in, such as FILE.
         value = f'"{value}"'
     return f"{name}={value}" if value else name
+
+
+def as_controls(controls: Mapping[str, str]) -> Words:
+    """How a window calls an option: by the label of its control in `controls`, or else as that of the command."""
+
+    def name(option: str, value: str) -> str:
+        if option in controls:
+            return f"{controls[option]} {value}".rstrip()
+        return f"{as_option(option, value)} of the command self2self denoise"
+
+    return name
 
 
 _words: Words = as_argument

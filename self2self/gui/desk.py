@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import InterruptedRun, Self2SelfError, first_line, pytorch_memory
+from self2self.errors import InterruptedRun, Self2SelfError, as_controls, first_line, pytorch_memory, speaking
 from self2self.gui.pictures import middle, orientation_of, pair, png
 from self2self.machine.files import remove_folder
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_NAME_BYTES = 120
 """Longest name of a file; the results have some letters more, and file systems take 255 bytes."""
+
+CONTROLS = {"--strength": "Strength", "--uncertainty": "the map of the uncertainty"}
+"""Labels of the controls that stand for options."""
 
 CLOSING_SECONDS = 20.0
 """Longest time to wait for the end of a step when the page ends."""
@@ -185,7 +188,7 @@ class Desk:
         item.state, item.text = State.RUNNING, "reading the image"
         item.notes.clear()
         try:
-            with pytorch_memory():
+            with speaking(as_controls(CONTROLS)), pytorch_memory():
                 self._denoise(item)
         except InterruptedRun:
             item.state, item.text = State.CANCELLED, "cancelled"

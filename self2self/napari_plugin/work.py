@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from self2self.errors import InputError, InterruptedRun, Self2SelfError, as_option, speaking
+from self2self.errors import InputError, InterruptedRun, Self2SelfError, as_controls, speaking
 from self2self.napari_plugin.selection import LayerPart
 from self2self.napari_plugin.settings import Settings
 
@@ -75,7 +75,7 @@ def perform(task: Task, progress: Callable[[Progress], None], cancel: threading.
         cancel: ends the task after the current step.
     """
     try:
-        with speaking(as_control):
+        with speaking(as_controls(CONTROLS)):
             denoised = _denoised(task, progress, cancel)
     except InterruptedRun:
         return Outcome(message="cancelled")
@@ -88,13 +88,6 @@ def perform(task: Task, progress: Callable[[Progress], None], cancel: threading.
         message = f"{task.part.name}: memory ran out. Denoise fewer planes, or a part of the image."
         return Outcome(message=message, failed=True)
     return Outcome(_layers_of(task, denoised), denoised.summary, denoised.notes)
-
-
-def as_control(option: str, value: str) -> str:
-    """How messages call an option: by the name of its control, or else as that of the command."""
-    if option in CONTROLS:
-        return f"{CONTROLS[option]} {value}".rstrip()
-    return f"{as_option(option, value)} of the command self2self denoise"
 
 
 def fit_options(settings: Settings) -> FitOptions:

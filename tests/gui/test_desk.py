@@ -74,6 +74,19 @@ def test_a_bad_image_is_told_in_one_line_and_the_next_one_is_denoised(tmp_path: 
     assert list(finished(good).downloads) == ["good.denoised.png"]
 
 
+def test_messages_name_the_controls_of_the_page_and_options_of_the_command(tmp_path: Path, desk: Desk) -> None:
+    desk.settings.strength = 9.0
+    wrong = drop(desk, write_noisy(tmp_path / "x.png"))
+    finished(wrong, State.FAILED)
+    assert wrong.text.startswith("Strength is 9")
+    desk.settings.strength = 1.0
+    heights = np.random.default_rng(0).normal(500, 5, (40, 48)).astype(np.float32)
+    heights[:9, :20] = -9999
+    tifffile.imwrite(tmp_path / "heights.tif", heights)
+    item = finished(drop(desk, tmp_path / "heights.tif"))
+    assert any("--nodata of the command self2self denoise" in note for note in item.notes)
+
+
 def test_a_name_that_the_page_uses_itself_is_a_name_as_any_other(tmp_path: Path, desk: Desk) -> None:
     path = write_noisy(tmp_path / "x.png")
     source = desk.new_source("run")

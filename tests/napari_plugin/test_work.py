@@ -12,7 +12,7 @@ import pytest
 import self2self
 from self2self.napari_plugin.selection import LayerPart
 from self2self.napari_plugin.settings import Settings
-from self2self.napari_plugin.work import Outcome, Task, as_control, fit_options, perform
+from self2self.napari_plugin.work import Outcome, Task, fit_options, perform
 from tests.arrays.arrays import NO_STEPS
 from tests.napari_plugin.parts import part_of, quick, values
 
@@ -196,4 +196,3 @@ def test_messages_name_options_by_the_labels_of_the_controls() -> None:
     part = part_of(values((40, 48)))
     outcome = done(part, Settings(strength=9))
     assert outcome.message.startswith("Strength is 9; expected ")
-    assert as_control("--steps", "300") == "--steps 300 of the command self2self denoise"
