@@ -13,13 +13,11 @@ import pytest
 import tifffile
 
 from tests.commands import ROOT, write_noisy
+from tests.forked import run_forked
 
 README = ROOT / "README.md"
 PAGES = {README: 8, ROOT / "docs" / "guide.md": 20}
 """Pages whose commands run, and how many there are at least."""
-FITS_FULLY = "self2self denoise photo.png"
-"""The one command of the README whose fit and passes are whole here; others take two steps, or the test would take an
-hour."""
 PROGRAMS = {README: 1, ROOT / "docs" / "python.md": 10, ROOT / "docs" / "live-dropout.md": 3}
 """Pages whose lines of Python run, and how many blocks of them there are at least."""
 
@@ -46,14 +44,7 @@ def python_of(page: Path) -> list[str]:
 
 
 def run(arguments: list[str], folder: Path) -> None:
-    done = subprocess.run(
-        arguments,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run_forked(arguments, folder)
     assert done.returncode == 0, (arguments, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
 
@@ -77,10 +68,6 @@ def test_pages_have_commands(page: Path) -> None:
     assert len(commands_of(page)) >= PAGES[page]
 
 
-def test_the_readme_has_the_command_that_runs_fully() -> None:
-    assert FITS_FULLY in commands_of(README)
-
-
 @pytest.mark.parametrize("page", PROGRAMS, ids=[page.name for page in PROGRAMS])
 def test_pages_have_python(page: Path) -> None:
     assert len(python_of(page)) >= PROGRAMS[page]
@@ -94,6 +81,7 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_commands_run_in_the_order_in_which_they_stand(page: Path, tmp_path: Path) -> None:
+    """Fits take two steps; that of the demo is whole."""
     write_images(tmp_path)
     shutil.copy(ROOT / "cli.py", tmp_path / "cli.py")
     for command in commands_of(page):
@@ -106,13 +94,12 @@ def test_commands_run_in_the_order_in_which_they_stand(page: Path, tmp_path: Pat
             arguments = ["-m", "self2self", *arguments]
         else:
             assert program == "python"
-        fully = page == README and command == FITS_FULLY
-        if {"fit", "denoise"} & set(arguments) and not fully:
+        if {"fit", "denoise"} & set(arguments):
             arguments += ["--steps", "2"]
-        if "denoise" in arguments and not fully:
+        if "denoise" in arguments:
             # After two steps the passes differ so much that `auto` would take hundreds.
             arguments += ["--passes", "2"]
-        run([sys.executable, *arguments], tmp_path)
+        run(arguments, tmp_path)
 
 
 @pytest.mark.slow
@@ -123,7 +110,7 @@ def test_python_runs(page: Path, tmp_path: Path) -> None:
     for code in python_of(page):
         few = code.replace("FitOptions(", "FitOptions(steps=2, ").replace("steps=3000", "steps=2")
         few = few.replace('"photo.png", options=', '"photo.png", self2self.FitOptions(steps=2), options=')
-        run([sys.executable, "-c", QUICK_ARRAYS + few], tmp_path)
+        run(["-c", QUICK_ARRAYS + few], tmp_path)
 
 
 @pytest.mark.slow
