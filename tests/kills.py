@@ -7,8 +7,10 @@ file or folder of the process. The process is forked from one that has imported 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -38,16 +40,21 @@ class Outcome:
     printed: str
 
 
+PARTS = ("bench", "cli", "export", "image_io", "imaging", "jobs", "live", "machine", "report", "runtime", "train")
+"""Parts of the package that commands import."""
+
+
 def import_everything() -> None:
     """Import what commands need, before processes are forked from this one."""
     import matplotlib.figure
     import onnxruntime
     import torch
 
-    import self2self.cli
-    import self2self.jobs
-
-    del matplotlib, onnxruntime, self2self
+    del matplotlib, onnxruntime
+    for part in PARTS:
+        package = importlib.import_module(f"self2self.{part}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     torch.set_num_threads(1)
 
 

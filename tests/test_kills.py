@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from self2self import export_live
 from self2self.runtime.engines.registry import is_installed
 from self2self.runtime.ensemble import kept_passes
 from tests.commands import write_noisy
@@ -82,6 +84,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     The forked processes keep every pass, which otherwise happens only after seconds.
     """
     import_everything()
+    # PyTorch imports what it exports with only then, which takes seconds.
+    export_live(torch.nn.Dropout(), torch.ones(1, 4), tmp_path_factory.mktemp("export") / "any.onnx")
     folder = tmp_path_factory.mktemp("kills") / "start"
     (folder / "out").mkdir(parents=True)
     (folder / "temporary").mkdir()
