@@ -35,6 +35,11 @@ TINY_ENCODER = 4
 TINY_DECODER = (6, 6, 6, 4, 4)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that processes that share the tests end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def messages_of_the_command_line() -> Iterator[None]:
     """Messages that the tests quote name options as the command line does; `tests/test_errors.py` has other words."""

@@ -80,7 +80,7 @@ def test_a_dark_image_with_correlated_noise_keeps_its_range_from_black_to_white(
     from scipy.ndimage import gaussian_filter
 
     monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(0).normal(0, 8, (3, 96, 96, 3))
+    noise = np.random.default_rng(0).normal(0, 8, (3, 64, 64, 3))
     pages = np.clip(40 + gaussian_filter(noise, (0, 1, 1, 0)), 0, 255).round().astype(np.uint8)
     Image.fromarray(pages[0]).save("dark.png")
     tifffile.imwrite("dark.tif", pages, photometric="rgb")
