@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LONGEST_SECONDS = 900
+"""After this time a program is killed by a signal: one that hangs fails its test, and does not stop the others."""
 
 
 def run_forked(
@@ -107,6 +110,7 @@ def _serve() -> dict[str, Any] | None:
 
 def _become(request: dict[str, Any]) -> None:
     """Make this process the one that is asked for, and run its program."""
+    signal.alarm(LONGEST_SECONDS)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
