@@ -1,6 +1,8 @@
 """Fit to every page of a stack; each fit starts from the weights of the previous fit.
 
-Pages that hold nothing to denoise have no fit, so the next fit starts from that of an earlier page.
+Pages that hold nothing to denoise have no fit, so the next fit starts from that of an earlier page. Where a page is
+finished and its fit is gone, a fit that starts from it makes it again, so that the bits do not depend on which pages
+earlier commands have finished.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from self2self.jobs.fit import fused_with_neighbours
 from self2self.jobs.fit_config import FitOptions, run_folder
 from self2self.jobs.fitted_model import fit_model
 from self2self.jobs.observer import Observer
-from self2self.jobs.prepared_image import PreparedImage, prepare
+from self2self.jobs.page_neighbours import NeighbourPages
+from self2self.jobs.prepared_image import PreparedImage, prepare, prepare_for_model
 from self2self.jobs.results import FitResult
 from self2self.machine.files import remove_folder, remove_leftovers
 from self2self.runtime.model import Model
@@ -27,6 +30,7 @@ class PageFits:
     """The fits of `--fit-pages each`: the fit to a page starts from the fit to the previous page.
 
     Attributes:
+        stack: the pages.
         fitting: options of the first fit.
         first_page: the page of the first fit, from 0.
         neighbours: number of neighbours on each side that pages are fused with.
@@ -39,6 +43,7 @@ class PageFits:
         fit_seconds, export_seconds: time of all fits and exports so far.
     """
 
+    stack: Stack
     fitting: FitOptions
     first_page: int
     first: Run
@@ -64,7 +69,7 @@ class PageFits:
         stack.mosaic = first.image.mosaic
         fused, fitting = fused_with_neighbours(stack, first_page, first, fitting, observer)
         run, count = run_folder(fused, fitting), int(fitting.neighbours)
-        return cls(fitting, first_page, run, first.whole_range, count, observer, force), fused
+        return cls(stack, fitting, first_page, run, first.whole_range, count, observer, force), fused
 
     def model_for(self, index: int, page: PreparedImage) -> Model:
         """Fit to page `index`, from 0, and export the model.
@@ -72,6 +77,12 @@ class PageFits:
         Raises:
             Self2SelfError: anything that a user can cause.
         """
+        for earlier in self._missing_before(index):
+            self._fit(earlier, self._page(earlier))
+        return self._fit(index, page)
+
+    def _fit(self, index: int, page: PreparedImage) -> Model:
+        """As `model_for`, with all earlier fits in their places."""
         options = replace(self.fitting, run=self._run(index).folder)
         if index > self.first_page:
             # `recipes.following` reduces the recipe's own steps by this factor, but leaves `--steps` unchanged.
@@ -103,6 +114,22 @@ class PageFits:
 
     def _run_before(self, index: int) -> Run:
         return self._run(max(self._fitted_pages(index), default=self.first_page))
+
+    def _missing_before(self, index: int) -> list[int]:
+        """The pages whose fits must be made for that of page `index`, in order: those after the last fit before it."""
+        missing = []
+        for earlier in range(index - 1, self.first_page - 1, -1):
+            if self._run(earlier).is_fitted():
+                break
+            if not self.stack.read_page(earlier).is_empty:
+                missing.append(earlier)
+        return missing[::-1]
+
+    def _page(self, index: int) -> PreparedImage:
+        """Page `index`, from 0, as `model_for` gets it."""
+        pages = NeighbourPages(self.stack, self.neighbours)
+        prepared = prepare_for_model(pages.read_page(index), whole_range=self.whole_range)
+        return pages.for_model(index, prepared).prepared
 
     def _fitted_pages(self, end: int) -> list[int]:
         """The pages before page `end`, from 0, whose fits are among the folders of pages, in order."""

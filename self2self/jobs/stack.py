@@ -87,7 +87,7 @@ def _run_one_model(job: StackJob, models: OneModel, start: float) -> StackResult
             f"{model.path} was fitted on none of the pages of {job.stack.path}; the result is best on its own image. "
             "To fit to this stack: self2self denoise STACK"
         )
-    return job.result(records, kept, start)
+    return job.result(records, len(kept), start)
 
 
 def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackResult:
@@ -97,7 +97,7 @@ def _run_model_each(job: StackJob, fitting: FitOptions, start: float) -> StackRe
     if not kept:
         fits.clear()
     job.run(kept, fits)
-    result = job.result(job.write(), kept, start)
+    result = job.result(job.write(), len(kept), start)
     # The pages go last: as long as they are there, a repeated command does what is left.
     fits.clear()
     job.finish()

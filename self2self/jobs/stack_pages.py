@@ -98,8 +98,8 @@ class StackJob:
         mark = None if self.cache.folder.exists() else self.outputs.finished(first)
         return None if mark is None else EarlierResult(self.stack.path, self.output, mark.result or {})
 
-    def begin(self, identity: dict[str, str]) -> int:
-        """Open the cache; returns the number of pages that an earlier run has finished.
+    def begin(self, identity: dict[str, str]) -> frozenset[int]:
+        """Open the cache; returns the pages that earlier runs have finished, from 0, whichever they are.
 
         Args:
             identity: hash that identifies the model, or the fits, of the pages.
@@ -109,35 +109,35 @@ class StackJob:
             OutputError, ResourceError: the cache cannot be created.
         """
         continued = self.cache.open(self._settings(identity), force=self.outputs.force)
-        kept = 0
-        while continued and kept < self.stack.pages and self.cache.record(kept) is not None:
-            kept += 1
+        pages = range(self.stack.pages) if continued else range(0)
+        kept = frozenset(index for index in pages if self.cache.record(index) is not None)
         if kept:
-            self.observer.note(f"{self.output}: going on after page {kept} of {self.stack.pages}.")
+            self.observer.note(f"{self.output}: going on after {len(kept)} of {self.stack.pages} pages.")
         return kept
 
-    def run(self, kept: int, models: PageModels) -> None:
-        """Denoise the pages after the first `kept` ones, and store each in the cache.
+    def run(self, kept: frozenset[int], models: PageModels) -> None:
+        """Denoise all pages but `kept`, and store each in the cache.
 
         Args:
-            kept: number of pages that are already in the cache.
+            kept: pages that are already in the cache, from 0.
             models: the models of the pages; pages that hold nothing to denoise need none.
 
         Raises:
             Self2SelfError: anything that a user can cause; finished pages stay in the cache.
         """
         pages = NeighbourPages(self.stack, models.neighbours)
-        for index in range(kept, self.stack.pages):
+        todo = [index for index in range(self.stack.pages) if index not in kept]
+        for count, index in enumerate(todo, len(kept)):
             self.observer.page_started(index + 1, self.stack.pages)
             try:
                 self._denoise_page(index, pages, models)
             except KeyboardInterrupt:
                 raise InterruptedRun(
-                    f"interrupted; {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
+                    f"interrupted; {count} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
                 ) from None
             except ResourceError as error:
                 raise ResourceError(
-                    f"{error} {index} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
+                    f"{error} {count} of {self.stack.pages} pages are kept: {SAME_COMMAND_HINT}"
                 ) from error
             models.page_finished(index)
 

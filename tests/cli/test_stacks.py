@@ -193,7 +193,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path, moment: str, kept:
     assert ".stack.denoised.tif.parts" in leftovers(folder)
     result = infer(*arguments, "--json")
     assert parse_json(result)["pages_kept"] == kept
-    assert f"going on after page {kept} of 4" in result.stderr
+    assert f"going on after {kept} of 4 pages" in result.stderr
     assert [(folder / name).read_bytes() for name in ("stack.denoised.tif", "std.tif")] == whole
     assert ".stack.denoised.tif.parts" not in leftovers(folder)
 
@@ -355,6 +355,64 @@ def test_one_fit_serves_all_pages(folder: Path) -> None:
     again = parse_json(run_cli("infer", "runs/two", "stack.tif", "-o", "again.tif", *ENSEMBLE, "--json"))
     assert again["standard_error"] == values["standard_error"]
     assert (folder / "again.tif").read_bytes() == (folder / "stack.denoised.tif").read_bytes()
+
+
+def keep_only(folder: Path, pages: set[int], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    """Stop `command` when all pages are done, and take the pages away that are not in `pages`."""
+    with monkeypatch.context() as patch:
+
+        def stop(self: StackJob) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(StackJob, "write", stop)
+        run_cli(*command, expect=130)
+    parts = folder / ".stack.denoised.tif.parts"
+    for record in parts.glob("[0-9]*.json"):
+        if int(record.stem) not in pages:
+            record.unlink()
+            record.with_suffix(".npy").unlink()
+
+
+def test_any_set_of_finished_pages_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("infer", "tiny.onnx", "stack.tif", *ENSEMBLE)
+    run_cli(*command)
+    whole = (folder / "stack.denoised.tif").read_bytes()
+    (folder / "stack.denoised.tif").unlink()
+    keep_only(folder, {2, 4}, monkeypatch, command)
+    made: list[int] = []
+    original = StackJob._denoise_page
+
+    def told(self: StackJob, index: int, *arguments: Any) -> None:
+        made.append(index + 1)
+        if index == 2:
+            raise KeyboardInterrupt
+        original(self, index, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StackJob, "_denoise_page", told)
+        result = run_cli(*command, expect=130)
+    assert made == [1, 3]
+    assert "stack.denoised.tif: going on after 2 of 4 pages" in result.stderr
+    assert "interrupted; 3 of 4 pages are kept" in result.stderr
+    assert parse_json(run_cli(*command, "--json"))["pages_kept"] == 3
+    assert (folder / "stack.denoised.tif").read_bytes() == whole
+    assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_a_fit_whose_page_is_finished_is_made_again_where_another_starts_from_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("denoise", "stack.tif", "--fit-pages", "each", "--steps", "4", "--neighbours", "0", *ENSEMBLE)
+    run_cli(*command)
+    whole = (folder / "stack.denoised.tif").read_bytes()
+    (folder / "stack.denoised.tif").unlink()
+    # The fit of page 2 went when page 3 was finished, and that of page 3 when page 4 was.
+    keep_only(folder, {1, 2, 4}, monkeypatch, command)
+    assert parse_json(run_cli(*command, "--json"))["pages_kept"] == 3
+    assert (folder / "stack.denoised.tif").read_bytes() == whole
+    first = next((folder / "runs").glob("*/config.json")).parent
+    assert not (first / "pages").exists()
 
 
 @pytest.mark.slow
