@@ -112,17 +112,16 @@ def _denoise_all(
     several, outputs = batch_of(console, paths, given, many)
     if cluster.no_shared_disk and cluster.scheduler is None:
         raise UsageError("--no-shared-disk is about workers. Give their scheduler, too: --scheduler ADDRESS")
-    if cluster.scheduler is not None and (like is not None or many.part is not None):
-        option = "--like" if like is not None else "--part"
-        raise UsageError(f"{option} does not go with --scheduler, which shares the work itself. Leave one of them out.")
+    if cluster.scheduler is not None and many.part is not None:
+        raise UsageError("--part does not go with --scheduler, which shares the work itself. Leave one of them out.")
     if fit_options.run is not None and several.several and like is None:
         raise UsageError("--run works with one image at a time, or with --like FILE.")
-    if like is not None:
+    if cluster.scheduler is not None:
+        finished = _denoise_on_workers(console, several, fit_options, options, outputs, cluster, like)
+    elif like is not None:
         with console.progress() as observer:
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
         print_finished(console, finished)
-    elif cluster.scheduler is not None:
-        finished = _denoise_on_workers(console, several, fit_options, options, outputs, cluster)
     else:
         part = many.part if is_one_volume(several.images) else None
         finished = _denoise_each(console, several, fit_options, options, outputs, part)
@@ -167,6 +166,7 @@ def _denoise_on_workers(
     options: EnsembleOptions,
     outputs: OutputOptions,
     cluster: ClusterGroup,
+    like: Path | None,
 ) -> list[Result]:
     """Denoise every image on a worker of a scheduler; returns the results that `--json` prints."""
     from self2self.distributed import connected, denoise_many
@@ -183,6 +183,7 @@ def _denoise_on_workers(
             options=options,
             outputs=outputs,
             shared_disk=not cluster.no_shared_disk,
+            like=like if waiting else None,
             observer=observer,
         )
         for path, answer in answers:

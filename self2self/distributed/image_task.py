@@ -7,11 +7,11 @@ from pathlib import Path
 
 from self2self.errors import EngineUnavailableError
 from self2self.jobs.fit_config import FitOptions
-from self2self.jobs.infer import denoise_job
+from self2self.jobs.infer import denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
-from self2self.jobs.worker import Share, at_work, naming_the_host
+from self2self.jobs.worker import FilesNeededError, RunFiles, Share, WorkerState, at_work, naming_the_host
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -29,6 +29,7 @@ class ImageTask:
         outputs: where the result goes, where the worker sees the files; of this image alone.
         version: of the caller's self2self.
         content: bytes of the image where workers do not see its file; the result then travels back as bytes, too.
+        series: the fit of the series that the image is one of; None for a fit of its own.
     """
 
     source: Path
@@ -38,6 +39,7 @@ class ImageTask:
     outputs: OutputOptions
     version: str
     content: bytes | None = None
+    series: RunFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +67,48 @@ def denoise_image(task: ImageTask, share: Share | None) -> ImageAnswer:
     Raises:
         Self2SelfError: anything that a user can cause; names this machine.
     """
-    with at_work(share), naming_the_host(), scratch_folder() as scratch:
+    with at_work(share) as state, naming_the_host(), scratch_folder() as scratch:
         if task.version != VERSION:
             raise EngineUnavailableError(
                 f"has self2self {VERSION}, and the command is of {task.version}. Install that on {host_name()}: "
                 f"pip install self2self=={task.version}"
             )
         notes = list[str]()
-        fitting = task.fitting if task.fitting.run is not None else replace(task.fitting, run=scratch / "run")
         observer = Observer(note=notes.append)
         if task.content is None:
-            result = denoise_job(task.source, fitting, task.options, task.outputs, observer)
+            result = _denoise(task, task.source, task.outputs, scratch, state, observer)
             return ImageAnswer(result.without_pixels(), tuple(notes))
         folder = scratch / "in"
         folder.mkdir()
         source = folder / task.source.name
         source.write_bytes(task.content)
         output = scratch / task.outputs.output_for(source).name
-        result = denoise_job(source, fitting, task.options, OutputOptions(output), observer)
+        result = _denoise(task, source, OutputOptions(output), scratch, state, observer)
         shown = tuple(note.replace(f"{folder}/", "").replace(f"{scratch}/", "") for note in notes)
         return ImageAnswer(result.without_pixels(), shown, output.read_bytes())
+
+
+def _denoise(
+    task: ImageTask, source: Path, outputs: OutputOptions, scratch: Path, state: WorkerState, observer: Observer
+) -> Result:
+    """Denoise the file `source` with the fit of its series, or with one of its own in the folder `scratch`."""
+    fitting = task.fitting
+    if task.series is None:
+        own = fitting if fitting.run is not None else replace(fitting, run=scratch / "run")
+        return denoise_job(source, own, task.options, outputs, observer)
+    (result,) = infer_job(
+        state.model_of(task.series),
+        [source],
+        task.options,
+        outputs,
+        observer,
+        nodata=fitting.nodata,
+        of_series=True,
+        engine_holder=state.engine_holder,
+    )
+    return result
+
+
+def with_files_of_series(series: RunFiles, task: ImageTask, answer: object) -> ImageTask | None:
+    """The task with the files of `series`, if its answer is that the worker neither has nor sees them; else None."""
+    return replace(task, series=series) if isinstance(answer, FilesNeededError) else None

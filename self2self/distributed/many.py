@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from self2self.distributed.cluster import workers_of
-from self2self.distributed.image_task import ImageAnswer, ImageTask, denoise_image
+from self2self.distributed.image_task import ImageAnswer, ImageTask, denoise_image, with_files_of_series
 from self2self.errors import (
     EngineUnavailableError,
     InterruptedRun,
@@ -26,12 +26,14 @@ from self2self.image_io import check_readable
 from self2self.image_io.volumes import is_volume
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.infer import denoise_job
-from self2self.jobs.job_key import denoise_identity
+from self2self.jobs.job_key import Job, denoise_identity, infer_identity
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
+from self2self.jobs.series import Series, fit_series
 from self2self.jobs.tasks import is_lost, run_all
 from self2self.jobs.volumes.volume_job import Workers
+from self2self.jobs.worker import RunFiles
 from self2self.machine.files import atomic_write
 from self2self.runtime.ensemble.options import EnsembleOptions
 from self2self.version import VERSION
@@ -45,6 +47,7 @@ def denoise_many(
     options: EnsembleOptions | None = None,
     outputs: OutputOptions | None = None,
     shared_disk: bool = True,
+    like: Path | None = None,
     observer: Observer | None = None,
 ) -> Iterator[tuple[Path, Result | Self2SelfError]]:
     """Denoise images and volumes on the workers of a cluster; yields each source with its result or error, as it comes.
@@ -59,14 +62,18 @@ def denoise_many(
         options: of the passes.
         outputs: where results go; beside each source by default, and for several sources only into a folder.
         shared_disk: whether workers see the same files. If not, images and results travel as bytes; volumes cannot.
+        like: an image to fit to, here and before the first task, so that this one fit serves all images; each worker
+            that does not see its run folder gets it once. Volumes are then refused.
         observer: gets notes.
 
     Raises:
         UsageError: an option is wrong.
+        Self2SelfError: the fit to `like` fails.
         ResourceError: no worker is left.
     """
     workers = client if isinstance(client, Workers) else workers_of(client)
-    fitting, options, outputs = fitting or FitOptions(), options or EnsembleOptions(), outputs or OutputOptions()
+    fitting, outputs = fitting or FitOptions(), outputs or OutputOptions()
+    options = replace(options or EnsembleOptions(), uncertainty=False)
     observer = observer or Observer()
     fitting.check()
     options.check_values()
@@ -74,7 +81,9 @@ def denoise_many(
         raise UsageError("an uncertainty map and a report are of one image at a time. Leave them out.")
     if workers.executor is None:
         raise UsageError("client has no workers; expected those of a distributed.Client or an Executor.")
-    batch = _Batch(fitting, options, outputs, observer, shared_disk)
+    series = None if like is None else fit_series(like, fitting, options, observer)
+    files = None if series is None else RunFiles.of(series.run)
+    batch = _Batch(fitting, options, outputs, observer, shared_disk, series, files)
     answers = run_all(
         workers.executor,
         partial(denoise_image, share=workers.share),
@@ -82,6 +91,7 @@ def denoise_many(
         window=workers.window,
         patience=workers.patience,
         on_wait=lambda: observer.raise_if_cancelled("some images"),
+        completed=lambda task, answer: None if files is None else with_files_of_series(files, task, answer),
     )
     for task, answer in answers:
         yield task.shown, batch.received(task, answer)
@@ -89,6 +99,8 @@ def denoise_many(
     yield from batch.refused_so_far()
     for path in batch.volumes:
         yield path, batch.denoise_volume(path, workers)
+    if series is not None:
+        series.note_unlike((), observer)
 
 
 class _Batch:
@@ -105,9 +117,12 @@ class _Batch:
         outputs: OutputOptions,
         observer: Observer,
         shared_disk: bool,
+        series: Series | None,
+        files: RunFiles | None,
     ) -> None:
         self._fitting, self._options, self._outputs = fitting, options, outputs
         self._observer, self._shared_disk = observer, shared_disk
+        self._series, self._files = series, None if files is None else files.without_contents
         self._refused: list[tuple[Path, Self2SelfError]] = []
         self.volumes: list[Path] = []
 
@@ -115,7 +130,7 @@ class _Batch:
         """The tasks of the images, made when they are needed; sources that cannot be read are put aside."""
         for source in sources:
             path = Path(source)
-            if is_volume(path):
+            if self._series is None and is_volume(path):
                 self.volumes.append(path)
                 continue
             try:
@@ -134,7 +149,7 @@ class _Batch:
         # A worker has another working directory.
         own = replace(self._outputs, output=output.resolve(), into_folder=False, roots=())
         content = None if self._shared_disk else path.read_bytes()
-        return ImageTask(path.resolve(), path, self._fitting, self._options, own, VERSION, content)
+        return ImageTask(path.resolve(), path, self._fitting, self._options, own, VERSION, content, self._files)
 
     def refused_so_far(self) -> Iterator[tuple[Path, Self2SelfError]]:
         """Sources that cannot be read, each once."""
@@ -154,7 +169,7 @@ class _Batch:
         output = self._outputs.output_for(task.shown)
         result = replace(answer.result, source=task.shown, output=output)
         if answer.content is not None:
-            own = self._outputs.for_job(denoise_identity(task.shown, self._fitting, self._options))
+            own = self._outputs.for_job(self._identity(task.shown))
             try:
                 if output.exists() and not own.has(output, "image") and not self._outputs.force:
                     raise OutputError(
@@ -163,7 +178,15 @@ class _Batch:
                 atomic_write(output, answer.content, mark=own.mark("image", result.to_json()))
             except Self2SelfError as error:
                 return error
+        if self._series is not None:
+            self._series.add(result)
         return result
+
+    def _identity(self, path: Path) -> Job:
+        """The identity of the work on an image, as the worker knows it."""
+        if self._series is None:
+            return denoise_identity(path, self._fitting, self._options)
+        return infer_identity(path, self._series.run.onnx_path, self._options)
 
     def denoise_volume(self, path: Path, workers: Workers) -> Result | Self2SelfError:
         """Denoise a volume on the workers, block by block."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from self2self.runtime.model import Model, load_model
 
 
 def infer_job(
-    model_path: Path,
+    model_path: Path | Model,
     images: list[Path],
     options: EnsembleOptions,
     outputs: OutputOptions,
@@ -45,13 +45,14 @@ def infer_job(
     batch: ImageBatch | None = None,
     nodata: Nodata = None,
     of_series: bool = False,
+    engine_holder: EngineHolder | None = None,
 ) -> list[Result]:
     """`self2self infer`: run the ensemble of one model over each image or page.
 
     One engine runs all images that have the same size after padding. It is prepared once.
 
     Args:
-        model_path: an exported model.
+        model_path: an exported model; or a loaded one.
         images: image files; of several images, those whose result exists are skipped.
         options: options of the ensemble.
         outputs: where results go.
@@ -60,6 +61,7 @@ def infer_job(
             if one fails.
         nodata: stored value of missing pixels, as `FitOptions.nodata`; None for that of the fit.
         of_series: whether the images are known to be others than the one of the fit, so that no note says so.
+        engine_holder: keeps the engine after the call; None for one that ends with it.
 
     Raises:
         Self2SelfError: anything that a user can cause.
@@ -68,17 +70,19 @@ def infer_job(
     outputs.check(images)
     check_nodata(nodata)
     options = replace(options, uncertainty=outputs.needs_uncertainty)
+    loaded = model_path if isinstance(model_path, Model) else None
+    path_of_model = model_path.path if isinstance(model_path, Model) else model_path
     if len(images) > 1:
         outputs = outputs.for_several()
     elif images:
         # A file that cannot be read gets a message of its own below.
         with suppress(OSError):
-            outputs.for_job(infer_identity(images[0], model_path, options)).refuse_existing(images[0])
+            outputs.for_job(infer_identity(images[0], path_of_model, options)).refuse_existing(images[0])
     options.check()
     batch = batch or ImageBatch(images, outputs)
-    model = load_model(model_path)
+    model = loaded or load_model(path_of_model)
     finished: list[Result] = []
-    with EngineHolder() as engine_holder:
+    with nullcontext(engine_holder) if engine_holder is not None else EngineHolder() as engine_holder:
         for path in images:
             if batch.skips(path, observer):
                 continue

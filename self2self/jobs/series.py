@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from self2self.jobs.prepared_image import prepare
 from self2self.jobs.results import DenoiseResult, Result
 from self2self.jobs.single_pass import with_cheapest_model
 from self2self.runtime.ensemble.options import EnsembleOptions
+from self2self.train.run_folder import Run
 
 ALIKE = (0.6, 1.6)
 """What may be removed from an image of a series, relative to the noise of the image of the fit, without a note."""
@@ -48,19 +51,60 @@ def series_job(
     Raises:
         Self2SelfError: anything that a user can cause.
     """
-    fitting.check()
-    if fitting.fit_pages != "first":
-        raise UsageError(
-            f"{typed('--fit-pages', fitting.fit_pages)}: {typed('--like')} makes one fit for all images. Leave one "
-            "of them out."
-        )
-    if fitting.neighbours not in ("auto", 0):
-        raise UsageError(
-            f"{typed('--neighbours', fitting.neighbours)}: {typed('--like')} fits to a single page. Denoise stacks "
-            f"without {typed('--like')}, or leave "
-            f"{typed('--neighbours')} out."
-        )
+    _check(fitting)
     options.check()
+    series = fit_series(like, fitting, replace(options, uncertainty=outputs.needs_uncertainty), observer)
+    results = infer_job(
+        series.run.onnx_path, images, options, outputs, observer, batch=batch, nodata=fitting.nodata, of_series=True
+    )
+    series.note_unlike(results, observer)
+    return results
+
+
+@dataclass(slots=True)
+class Series:
+    """The fit of a series, and what was removed from its images.
+
+    Attributes:
+        like: the image of the fit.
+        run: the finished fit, exported.
+        sigma: noise of `like` in grey levels; None if it is unknown.
+    """
+
+    like: Path
+    run: Run
+    sigma: float | None
+    _unlike: dict[Path, float] = field(default_factory=dict)
+
+    def add(self, result: Result) -> None:
+        """Look at what was removed from one of the images."""
+        if isinstance(result, DenoiseResult) and self.sigma is not None:
+            removed = result.residual.standard_deviation
+            if not ALIKE[0] * self.sigma <= removed <= ALIKE[1] * self.sigma:
+                self._unlike[result.source] = removed
+
+    def note_unlike(self, results: Iterable[Result], observer: Observer) -> None:
+        """Note images from which much more or less was removed than the noise of `like`: among `results`, too."""
+        for result in results:
+            self.add(result)
+        for path, removed in sorted(self._unlike.items())[:1]:
+            count = len(self._unlike)
+            observer.note(
+                f"{path}: {removed:.1f} grey levels were removed, and the noise of {self.like} is {self.sigma:.1f}. "
+                + (f"There are {count} images like this. " if count > 1 else "")
+                + f"They may have other noise; denoise them without {typed('--like')}."
+            )
+
+
+def fit_series(like: Path, fitting: FitOptions, options: EnsembleOptions, observer: Observer) -> Series:
+    """Fit to the image `like` for a series; arguments as for `series_job`.
+
+    The single pass is made, too, unless `options` ask for real passes, as an uncertainty does.
+
+    Raises:
+        Self2SelfError: anything that a user can cause.
+    """
+    _check(fitting)
     with open_stack(like, nodata=fitting.nodata, mosaic=fitting.mosaic) as stack:
         _, image = read_fit_page(stack, fitting, observer)
     if image.is_empty:
@@ -71,25 +115,24 @@ def series_job(
     prepared = prepare(image, fitting.recipe, whole_range=True if image.dtype == np.uint8 else None)
     fitted = fit_model(prepared, fitting, observer)
     fitted = with_cheapest_model(fitted, prepared.pixels, options, observer)
-    run = fitted.fit.run
-    results = infer_job(
-        run.onnx_path, images, options, outputs, observer, batch=batch, nodata=fitting.nodata, of_series=True
-    )
     noise = fitted.fit.config.noise
-    if noise is not None:
-        _note_unlike(like, noise.sigma, results, observer)
-    return results
+    return Series(like, fitted.fit.run, None if noise is None else noise.sigma)
 
 
-def _note_unlike(like: Path, sigma: float, results: list[Result], observer: Observer) -> None:
-    """Note images from which much more or less was removed than the noise of `like`, `sigma` grey levels."""
-    removed = {
-        result.source: result.residual.standard_deviation for result in results if isinstance(result, DenoiseResult)
-    }
-    unlike = [path for path, value in removed.items() if not ALIKE[0] * sigma <= value <= ALIKE[1] * sigma]
-    if unlike:
-        observer.note(
-            f"{unlike[0]}: {removed[unlike[0]]:.1f} grey levels were removed, and the noise of {like} is {sigma:.1f}. "
-            + (f"There are {len(unlike)} images like this. " if len(unlike) > 1 else "")
-            + f"They may have other noise; denoise them without {typed('--like')}."
+def _check(fitting: FitOptions) -> None:
+    """Refuse options of a fit that a series cannot have.
+
+    Raises:
+        UsageError: names the option.
+    """
+    fitting.check()
+    if fitting.fit_pages != "first":
+        raise UsageError(
+            f"{typed('--fit-pages', fitting.fit_pages)}: {typed('--like')} makes one fit for all images. Leave one "
+            "of them out."
+        )
+    if fitting.neighbours not in ("auto", 0):
+        raise UsageError(
+            f"{typed('--neighbours', fitting.neighbours)}: {typed('--like')} fits to a single page. Denoise stacks "
+            f"without {typed('--like')}, or leave {typed('--neighbours')} out."
         )

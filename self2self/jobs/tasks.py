@@ -74,6 +74,7 @@ def run_all(
     window: int,
     patience: Patience | None = None,
     on_wait: Callable[[], None] = lambda: None,
+    completed: Callable[[Task, Answer | Exception], Task | None] = lambda task, answer: None,
 ) -> Iterator[tuple[Task, Answer | Exception]]:
     """Run `function` on every task; yields each task with its answer, or with its error, as they come.
 
@@ -84,6 +85,8 @@ def run_all(
         window: number of tasks that are with the executor at a time.
         patience: how often and how long a task is tried.
         on_wait: called twice a second; its exceptions end the call.
+        completed: of a task and its answer, the task with what the worker lacked, to be run in its place; None if it
+            lacked nothing.
 
     Raises:
         ResourceError: the executor itself broke, so that no task can run.
@@ -116,8 +119,9 @@ def run_all(
                 if item is None:
                     continue
                 answer = _answer(future)
-                if _is_to_be_tried_again(answer) and item.tries < patience.tries:
-                    item.tries += 1
+                fuller = completed(item.task, answer)
+                if fuller is not None or (_is_to_be_tried_again(answer) and item.tries < patience.tries):
+                    item.task, item.tries = (item.task, item.tries + 1) if fuller is None else (fuller, item.tries)
                     item.futures.remove(future)
                     if not item.futures:
                         delay = BUSY_SECONDS if isinstance(answer, BusyError) else 0.0

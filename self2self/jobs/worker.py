@@ -20,6 +20,7 @@ from self2self.errors import FileFormatError, Self2SelfError, typed
 from self2self.machine.system import host_name, limits
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model, load_model
+from self2self.train.run_folder import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,54 @@ class ModelFile:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise FileFormatError(f"{self.path}: is damaged. Start anew with {typed('--force')}.")
         return content
+
+
+class FilesNeededError(FileFormatError):
+    """A process neither has the files of a fit nor sees their folder: they have to travel to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """A finished fit that travels: what `infer` reads of its run folder.
+
+    Attributes:
+        folder: the run folder.
+        digests: SHA-256 of each file in hex, by its name.
+        contents: bytes of each file; empty if they do not travel along.
+    """
+
+    folder: Path
+    digests: dict[str, str]
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, run: Run) -> RunFiles:
+        """The files of a finished fit that is exported, with the single pass if it has one."""
+        paths = (run.config_path, run.model_path, run.onnx_path, run.plain_path, run.plain_onnx_path_for("fp32"))
+        contents = {path.name: path.read_bytes() for path in paths if path.is_file()}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        return cls(run.folder.resolve(), digests, contents)
+
+    @property
+    def without_contents(self) -> RunFiles:
+        """The same fit, for those who have it or see its folder."""
+        return replace(self, contents={})
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all files, in hex."""
+        return hashlib.sha256("".join(self.digests.values()).encode()).hexdigest()
+
+    def are_in(self, folder: Path) -> bool:
+        """Whether `folder` has the very same files."""
+        try:
+            return all(_sha256_of(folder / name) == digest for name, digest in self.digests.items())
+        except OSError:
+            return False
+
+
+def _sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +156,34 @@ class WorkerState:
         """
         if file.sha256 not in self._models:
             content = file.read()
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True)
-            path = Path(self._folder.name) / f"{file.sha256[:16]}.onnx"
+            path = self._own_folder() / f"{file.sha256[:16]}.onnx"
             path.write_bytes(content)
             self._models[file.sha256] = load_model(path)
         return self._models[file.sha256]
+
+    def model_of(self, files: RunFiles) -> Model:
+        """The loaded model of a fit, beside its single pass; the same object for the same files.
+
+        Raises:
+            FilesNeededError: the files are neither here nor in their folder, and did not travel along.
+        """
+        if files.sha256 not in self._models:
+            folder = files.folder
+            if not files.are_in(folder):
+                if not files.contents:
+                    raise FilesNeededError(f"{folder}: the fit is not to be seen here")
+                folder = self._own_folder() / files.sha256[:16]
+                folder.mkdir(exist_ok=True)
+                for name, content in files.contents.items():
+                    (folder / name).write_bytes(content)
+            self._models[files.sha256] = load_model(Run(folder).onnx_path)
+        return self._models[files.sha256]
+
+    def _own_folder(self) -> Path:
+        """The folder of this process for models."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True)
+        return Path(self._folder.name)
 
     def close(self) -> None:
         """Forget all models, and release the engine."""

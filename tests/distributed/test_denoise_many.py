@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from self2self.distributed import Patience, Share, connected, denoise_many, workers_of
 from self2self.distributed import many as many_module
 from self2self.errors import BusyError, InputError, Self2SelfError, UsageError
-from self2self.jobs import OutputOptions, denoise_job
+from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, denoise_job, series_job
+from self2self.jobs import single_pass as single_pass_job
 from self2self.jobs.tasks import run_all
-from self2self.jobs.worker import ModelFile, at_work, worker_state
+from self2self.jobs.worker import ModelFile, RunFiles, at_work, worker_state
 from self2self.machine.system import compute_threads, free_memory_bytes, limits
+from self2self.train import single_pass
+from self2self.train.run_folder import Run
 from tests.commands import picture, run_cli, write_noisy
 from tests.volumes import FIT_OPTIONS, FITTING, PASSES, values, write_ome_zarr
 
@@ -78,6 +82,56 @@ def test_any_executor_makes_the_same_bits(shared_disk: bool) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
     # The run folders of workers are gone.
     assert sorted(Path("runs").iterdir()) == kept
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["run folder is seen", "run folder is elsewhere"])
+def test_one_fit_serves_a_series_and_travels_once(seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Images of any size are worth a single pass, which is good, and is there at once.
+    monkeypatch.setattr(single_pass_job, "WORTHWHILE_PIXELS", 1)
+    monkeypatch.setattr(single_pass, "calibrate", lambda weights, *rest, **options: weights)
+    good = single_pass.Check(0.5, 3.0, 9.0, transferred=True)
+    monkeypatch.setattr(single_pass, "check_single_pass", lambda *arguments, **options: good)
+    paths = write_images(3)
+    flat = Path("flat.png")
+    Image.new("RGB", SIZE[::-1], (90, 120, 30)).save(flat)
+    fitting, passes = FitOptions(steps=0), EnsembleOptions(engine="ort")
+    serial_notes: list[str] = []
+    serial_outputs = OutputOptions("serial/")
+    series_job(paths[1], [*paths, flat], fitting, passes, serial_outputs, Observer(note=serial_notes.append))
+    expected = {path.name: picture(Path("serial") / f"{path.stem}.denoised.png") for path in [*paths, flat]}
+    fit_folders = list(Path("runs").iterdir())
+    assert len(fit_folders) == 1
+    assert Run(fit_folders[0]).plain_path.is_file(), "the single pass has to travel, too"
+    if not seen:
+        monkeypatch.setattr(RunFiles, "are_in", lambda self, folder: False)
+    sent: list[str] = []
+    original = many_module.with_files_of_series
+
+    def told(series: RunFiles, task: Any, answer: object) -> Any:
+        fuller = original(series, task, answer)
+        sent.extend([] if fuller is None else [task.shown.name])
+        return fuller
+
+    monkeypatch.setattr(many_module, "with_files_of_series", told)
+    notes: list[str] = []
+    with ThreadPoolExecutor(2) as executor:
+        workers = workers_of(executor, window=1)
+        given = {"fitting": fitting, "options": passes, "observer": Observer(note=notes.append)}
+        sources = [*paths, flat, Path("missing.png")]
+        answers = dict(
+            denoise_many(sources, workers, like=paths[1], shared_disk=seen, outputs=OutputOptions("out/"), **given)
+        )
+        assert sent == ([] if seen else ["0.png"])
+        assert isinstance(answers.pop(Path("missing.png")), InputError)
+        assert_same(results([*paths, flat]), expected)
+        assert all(answers[path].to_json()["plain"] for path in paths)
+        again = dict(denoise_many(paths, workers, like=paths[1], outputs=OutputOptions("serial/"), **given))
+    assert all(answer.to_json()["done_already"] for answer in again.values()), "what one process wrote counts"
+    assert list(Path("runs").iterdir()) == fit_folders
+    unlike = [note for note in serial_notes if note.startswith("flat.png: ") and "the noise of 1.png" in note]
+    assert len(unlike) == 1
+    assert notes.count(unlike[0]) == 1
+    worker_state().close()
 
 
 def test_a_source_that_cannot_be_read_does_not_stop_the_others() -> None:
@@ -276,6 +330,36 @@ def test_the_command_denoises_images_and_a_volume_on_workers(cluster: Any) -> No
     )
     assert np.array_equal(made, alone)
     assert Path("m.jsonl").read_text().count('"written"') == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shared", [(), ("--no-shared-disk",)], ids=["shared disk", "no shared disk"])
+def test_the_command_denoises_a_series_on_workers(cluster: Any, shared: tuple[str, ...]) -> None:
+    write_images(3)
+    command = [
+        "denoise",
+        "0.png",
+        "1.png",
+        "2.png",
+        "--like",
+        "1.png",
+        *FIT_OPTIONS,
+        "--passes",
+        "1",
+        "--engine",
+        "ort",
+    ]
+    run_cli(*command, "-o", "serial/")
+    told = run_cli(
+        *command, "-o", "out/", "--scheduler", cluster.scheduler_address, "--manifest", "m.jsonl", *shared
+    ).stdout
+    assert told.count(".denoised.png: written") == 3
+    for number in range(3):
+        made, expected = (picture(Path(folder) / f"{number}.denoised.png") for folder in ("out", "serial"))
+        assert np.array_equal(made, expected)
+    assert len(list(Path("runs").iterdir())) == 1
+    assert Path("m.jsonl").read_text().count('"written"') == 3
 
 
 def test_processes_of_a_pool_make_the_same_bits() -> None:
