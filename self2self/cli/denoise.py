@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from self2self.cli.console import Console, exits_with_code
-from self2self.cli.ensemble import batch_of, end_images, is_one_volume, print_finished
+from self2self.cli.ensemble import batch_of, end_images, print_finished
 from self2self.cli.groups import ClusterGroup, EnsembleGroup, ManyGroup, RecipeGroup, VolumeGroup, with_groups
 from self2self.cli.options import (
     AsJson,
@@ -107,9 +108,10 @@ def _denoise_all(
     like: Path | None,
 ) -> None:
     """Denoise each of the files and the images in the folders `paths`, and print the results."""
-    from self2self.jobs import series_job
+    from self2self.jobs import goes_by_blocks, series_job
 
-    several, outputs = batch_of(console, paths, given, many)
+    by_blocks = partial(goes_by_blocks, fitting=fit_options, outputs=given)
+    several, outputs = batch_of(console, paths, given, many, by_blocks)
     if cluster.no_shared_disk and cluster.scheduler is None:
         raise UsageError("--no-shared-disk is about workers. Give their scheduler, too: --scheduler ADDRESS")
     if cluster.scheduler is not None and many.part is not None:
@@ -123,7 +125,7 @@ def _denoise_all(
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
         print_finished(console, finished)
     else:
-        part = many.part if is_one_volume(several.images) else None
+        part = many.part if len(several.images) == 1 and by_blocks(several.images[0]) else None
         finished = _denoise_each(console, several, fit_options, options, outputs, part)
     end_images(console, several, finished, given.report)
 

@@ -11,6 +11,7 @@ from self2self.cli.console import DONE_ALREADY, Console, standard_error_text
 from self2self.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from self2self.cli.groups import ManyGroup
@@ -19,9 +20,20 @@ if TYPE_CHECKING:
 
 
 def batch_of(
-    console: Console, named: list[Path], outputs: OutputOptions, many: ManyGroup
+    console: Console,
+    named: list[Path],
+    outputs: OutputOptions,
+    many: ManyGroup,
+    goes_by_blocks: Callable[[Path], bool] = lambda path: False,
 ) -> tuple[ImageBatch, OutputOptions]:
     """The images that `named` and `many` mean, and where the result of each goes.
+
+    Args:
+        console: prints notes.
+        named: files and folders.
+        outputs: where results go.
+        many: options about several images.
+        goes_by_blocks: whether a file that is a single one is shared out by its blocks.
 
     Raises:
         UsageError: several images would go to stdout or to one file; or options do not fit together.
@@ -32,7 +44,7 @@ def batch_of(
 
     images = named_images(named, Observer(note=console.note), recursive=many.recursive)
     # The parts of one volume are blocks, those of several images are images.
-    of_images = None if many.part is not None and is_one_volume(images) else many.part
+    of_images = None if many.part is not None and len(images) == 1 and goes_by_blocks(images[0]) else many.part
     part = Part() if of_images is None else Part.parse(of_images)
     several = images != named or len(images) > 1 or of_images is not None
     if console.stdout_is_taken and len(images) > 1:
@@ -48,13 +60,6 @@ def batch_of(
     outputs.check(images)
     manifest = None if many.manifest is None else Manifest(many.manifest)
     return ImageBatch(part.of(images), outputs, console.error, manifest, several=several), outputs
-
-
-def is_one_volume(images: list[Path]) -> bool:
-    """Whether a command means a single volume."""
-    from self2self.image_io.volumes import is_volume
-
-    return len(images) == 1 and is_volume(images[0])
 
 
 def print_finished(console: Console, finished: list[Result]) -> None:

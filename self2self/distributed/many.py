@@ -23,7 +23,6 @@ from self2self.errors import (
     writing,
 )
 from self2self.image_io import check_readable
-from self2self.image_io.volumes import is_volume
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.infer import denoise_job
 from self2self.jobs.job_key import Job, denoise_identity, infer_identity
@@ -32,7 +31,7 @@ from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
 from self2self.jobs.series import Series, fit_series
 from self2self.jobs.tasks import is_lost, run_all
-from self2self.jobs.volumes.volume_job import Workers
+from self2self.jobs.volumes.volume_job import Workers, goes_by_blocks
 from self2self.jobs.worker import RunFiles
 from self2self.machine.files import atomic_write
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -130,7 +129,7 @@ class _Batch:
         """The tasks of the images, made when they are needed; sources that cannot be read are put aside."""
         for source in sources:
             path = Path(source)
-            if self._series is None and is_volume(path):
+            if self._series is None and goes_by_blocks(path, self._fitting, self._outputs):
                 self.volumes.append(path)
                 continue
             try:

@@ -16,7 +16,7 @@ from self2self.image_io.formats import FORMATS
 from self2self.image_io.image import Array, Image, ImageRefused, MissingPixels, StoredImage
 from self2self.image_io.missing import Nodata, filled, find_missing
 from self2self.image_io.value_range import EXACT_INTEGER_SPAN, ValueRange, choose_value_range, normalise
-from self2self.image_io.volumes import is_volume
+from self2self.image_io.volumes.kinds import is_volume
 from self2self.imaging.mosaic import arranged, is_mosaic
 
 

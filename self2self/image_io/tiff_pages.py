@@ -77,14 +77,22 @@ def list_pages(file: Any) -> PageList:
     return PageList(len(indices), tuple(indices), False, skipped, tuple(_stack_loss_notes(file, skipped=skipped)))
 
 
-def read_stored_page(path: Path, file: Any, pages: PageList, index: int) -> StoredImage:
+def read_stored_page(path: Path, file: Any, pages: PageList, index: int, samples: Array | None = None) -> StoredImage:
     """Decode page `index` of the stack, counted from 0; no other page is read.
+
+    Args:
+        path: the file.
+        file: tifffile's object of it.
+        pages: its pages.
+        index: of the page.
+        samples: (H, W, C), in place of those of the page, which then are not read.
 
     Raises:
         ImageRefused, Exception: as for `tiff.decode`.
     """
-    if not pages.contiguous:
-        stored = tiff.decode_page(path, file, file.pages[pages.indices[index]])
+    if samples is not None or not pages.contiguous:
+        page = file.pages.first if pages.contiguous else file.pages[pages.indices[index]]
+        stored = tiff.decode_page(path, file, page, samples=samples)
     else:
         page = file.pages.first
         planes, _, height, width, samples = page.shaped

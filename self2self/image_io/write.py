@@ -21,7 +21,7 @@ from self2self.image_io.formats import BY_EXTENSION, format_named
 from self2self.image_io.image import Array, Image, Metadata, StoredImage
 from self2self.image_io.read import format_of
 from self2self.image_io.value_range import restore
-from self2self.image_io.volumes import default_volume_output, is_volume
+from self2self.image_io.volumes.kinds import default_volume_output, is_volume
 from self2self.imaging import mosaic
 from self2self.machine.files import atomic_path, check_new
 from self2self.machine.marks import Mark

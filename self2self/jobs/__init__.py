@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from self2self.jobs.series import series_job as series_job
     from self2self.jobs.volumes.result import VolumeResult as VolumeResult
     from self2self.jobs.volumes.volume_job import Workers as Workers
+    from self2self.jobs.volumes.volume_job import goes_by_blocks as goes_by_blocks
     from self2self.runtime.ensemble.options import EnsembleOptions as EnsembleOptions
 
 _NAMES_OF_MODULE = {
@@ -70,7 +71,7 @@ _NAMES_OF_MODULE = {
     "self2self.jobs.results": ("DenoiseResult", "EarlierResult", "FitResult", "Result", "StackResult"),
     "self2self.jobs.series": ("series_job",),
     "self2self.jobs.volumes.result": ("VolumeResult",),
-    "self2self.jobs.volumes.volume_job": ("Workers",),
+    "self2self.jobs.volumes.volume_job": ("Workers", "goes_by_blocks"),
     "self2self.runtime.ensemble.options": ("EnsembleOptions",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}

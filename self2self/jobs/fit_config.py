@@ -142,7 +142,7 @@ class FitOptions:
         """
         if self.axes is not None or self.channel_axis is not None:
             option = typed("--axes") if self.axes is not None else typed("--channel-axis")
-            raise UsageError(f"{option} is for volumes (zarr, HDF5), and {path} is none. Leave it out.")
+            raise UsageError(f"{option} is for volumes (zarr, HDF5, TIFF), and {path} is none. Leave it out.")
 
     def in_grey_levels(self, image: Image) -> FitOptions:
         """A copy with `stored_sigma` as `sigma`, for the range of `image`, whose ends are 255 grey levels apart.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from self2self.errors import InterruptedRun
 from self2self.image_io import Image, check_readable, open_stack, write_float_map, write_image
-from self2self.image_io.volumes import is_volume
 from self2self.jobs.fit import SAME_COMMAND_HINT, read_fit_page
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.fitted_model import FittedModel, fit_model
@@ -27,7 +26,7 @@ from self2self.jobs.report import write_job_report
 from self2self.jobs.results import DenoiseResult, EarlierResult, Result
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack import denoise_stack, infer_stack
-from self2self.jobs.volumes.volume_job import Workers, denoise_volume
+from self2self.jobs.volumes.volume_job import Workers, denoise_volume, goes_by_blocks
 from self2self.model.contract import Nodata
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
@@ -167,7 +166,7 @@ def denoise_job(
     outputs, observer = outputs or OutputOptions(), observer or Observer()
     fitting.check()
     options.check_values()
-    if is_volume(path):
+    if goes_by_blocks(path, fitting, outputs):
         return denoise_volume(path, fitting, options, outputs, observer, part=part, workers=workers)
     fitting.refuse_axes(path)
     outputs.check([path])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from self2self.errors import InputError, writing
+from self2self.errors import InputError
 from self2self.image_io.image import Array
+from self2self.image_io.volumes.kept_blocks import KeptBlocks
 from self2self.image_io.volumes.ome_zarr import LETTERS
 from self2self.image_io.volumes.volume import Selection, Target, reading, unit_of
 from self2self.machine.files import atomic_path
@@ -88,25 +88,13 @@ class Hdf5Volume:
         self.close()
 
 
-class Hdf5Target:
+class Hdf5Target(KeptBlocks):
     """An HDF5 file in the making: each block is a file until `finish`. See `Target`."""
 
-    shared = False
-    location: tuple[str, ...] = ()
-
     def __init__(self, source: Hdf5Volume, output: Path, work: Path, axes: str) -> None:
-        self._source, self._output, self._blocks = source, output, work / "blocks"
+        super().__init__(output, work)
+        self._source = source
         self.unit = unit_of(source.chunks or (1,) * len(source.shape), axes)
-
-    def create(self, block: tuple[int, ...]) -> None:
-        """See `Target.create`."""
-        with writing(self._output):
-            self._blocks.mkdir(parents=True, exist_ok=True)
-
-    def write(self, number: int, selection: Selection, values: Array) -> None:
-        """See `Target.write`."""
-        with atomic_path(self._path(number)) as temporary, temporary.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
 
     def finish(self, blocks: list[Selection], about: dict[str, Any]) -> None:
         """See `Target.finish`."""
@@ -124,10 +112,9 @@ class Hdf5Target:
             for axis, label in enumerate(source.dims):
                 array.dims[axis].label = label.label
             for number, selection in enumerate(blocks):
-                array[selection] = np.load(self._path(number), allow_pickle=False)
+                array[selection] = self.block(number)
             array.attrs[ABOUT] = json.dumps(about)
-        with writing(self._output):
-            shutil.rmtree(self._blocks, ignore_errors=True)
+        self.remove_blocks()
 
     def made_by(self) -> dict[str, Any] | None:
         """See `Target.made_by`."""
@@ -139,18 +126,6 @@ class Hdf5Target:
         except (OSError, KeyError, ValueError):
             return None
         return about if isinstance(about, dict) else None
-
-    def exists(self) -> bool:
-        """See `Target.exists`."""
-        return self._output.exists()
-
-    def remove(self) -> None:
-        """See `Target.remove`."""
-        with writing(self._output):
-            self._output.unlink(missing_ok=True)
-
-    def _path(self, number: int) -> Path:
-        return self._blocks / f"{number:08}.npy"
 
 
 def _names_of_arrays(file: h5py.File) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from self2self.errors import InputError, UsageError, typed
-from self2self.image_io.volumes.volume import Needed, Volume, is_remote
+from self2self.errors import UsageError, typed
+from self2self.image_io.volumes.volume import is_remote
 
-ZARR, HDF5 = Needed("zarr", "zarr"), Needed("h5py", "hdf5")
 ZARR_FILES = (".zgroup", ".zarray", "zarr.json")
 """Files of which a folder of zarr has at least one."""
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
+ZARR_SUFFIXES: tuple[str, ...] = (".zarr",)
+HDF5_SUFFIXES: tuple[str, ...] = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
+TIFF_SUFFIXES: tuple[str, ...] = (".tif", ".tiff")
 HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = ".denoised"
 
@@ -44,27 +45,6 @@ def hdf5_file(path: Path) -> Path | None:
         return None
 
 
-def open_volume(path: Path) -> Volume:
-    """Open a volume.
-
-    Raises:
-        InputError: it is damaged, or it is not clear which array is meant.
-        EngineUnavailableError: the package that reads it is not installed.
-    """
-    if is_zarr(path):
-        ZARR.check(path)
-        from self2self.image_io.volumes.zarr_volume import ZarrVolume
-
-        return ZarrVolume(path)
-    file = hdf5_file(path)
-    if file is None:
-        raise InputError(f"{path}: is no zarr and no HDF5 file; expected a volume. Check the path.")
-    HDF5.check(path)
-    from self2self.image_io.volumes.hdf5_volume import Hdf5Volume
-
-    return Hdf5Volume(path, file)
-
-
 def default_volume_output(path: Path) -> Path:
     """``<stem>.denoised.<extension>`` beside the volume, or beside the file or the zarr that holds it."""
     source = hdf5_file(path) or _zarr_folder(path)
@@ -80,9 +60,10 @@ def check_volume_output(path: Path, output: Path) -> None:
     """
     if output.resolve() == path.resolve():
         raise UsageError(f"{typed('-o', output)}: is the input itself. Choose another name.")
-    suffixes = (".zarr",) if is_zarr(path) else HDF5_SUFFIXES
+    kind, suffixes = "zarr", ZARR_SUFFIXES
+    if not is_zarr(path):
+        kind, suffixes = ("HDF5", HDF5_SUFFIXES) if hdf5_file(path) is not None else ("TIFF", TIFF_SUFFIXES)
     if output.suffix.lower() not in suffixes:
-        kind = "zarr" if is_zarr(path) else "HDF5"
         raise UsageError(
             f"{typed('-o', output)}: {path} is {kind}, and so is its result. Use the extension {suffixes[0]}, or a "
             "slash at the "

@@ -7,7 +7,7 @@
 ``fit``                run folders of the fits, unless the user names another place
 ``blocks-*.jsonl``     a line for each finished block; each process writes a file of its own
 ``volume.zarr``        the result of a zarr in the making
-``blocks``             finished blocks of an HDF5 file
+``blocks``             finished blocks of an HDF5 file or a TIFF
 =====================  ===========================================================================================
 
 A block is done when its line is there, which is added after its values. Any set of blocks may be done.

@@ -23,7 +23,14 @@ from self2self.errors import (
     typed,
     writing,
 )
-from self2self.image_io.volumes import Target, Volume, check_volume_output, open_volume
+from self2self.image_io.volumes import (
+    Target,
+    Volume,
+    check_volume_output,
+    is_tiff_for_blocks,
+    is_volume,
+    open_volume,
+)
 from self2self.image_io.volumes.volume import is_remote
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.inputs import Part
@@ -133,20 +140,35 @@ def denoise_volume(
         return replace(result, seconds=time.perf_counter() - start)
 
 
-def _refuse_options(path: Path, fitting: FitOptions, outputs: OutputOptions) -> None:
-    """Refuse options that are for images.
+def goes_by_blocks(path: Path, fitting: FitOptions, outputs: OutputOptions) -> bool:
+    """Whether `path` is denoised block by block: a volume, or a TIFF that is large or whose axes are named.
 
-    Raises:
-        UsageError: names the option.
+    A TIFF with options that are for images is denoised page by page.
     """
+    asked = fitting.axes is not None or fitting.channel_axis is not None
+    if is_volume(path):
+        return True
+    return (asked or not _option_for_images(fitting, outputs)) and is_tiff_for_blocks(path, asked=asked)
+
+
+def _option_for_images(fitting: FitOptions, outputs: OutputOptions) -> str:
+    """The first option that volumes cannot have; empty without one."""
     for_images = {
         typed("--uncertainty"): outputs.uncertainty is not None,
         typed("--report"): outputs.report is not None,
         typed("--fit-pages each"): fitting.fit_pages != "first",
         typed("--mosaic"): bool(fitting.mosaic),
     }
-    wrong = next((option for option, is_given in for_images.items() if is_given), None)
-    if wrong is not None:
+    return next((option for option, is_given in for_images.items() if is_given), "")
+
+
+def _refuse_options(path: Path, fitting: FitOptions, outputs: OutputOptions) -> None:
+    """Refuse options that are for images.
+
+    Raises:
+        UsageError: names the option.
+    """
+    if wrong := _option_for_images(fitting, outputs):
         raise UsageError(f"{wrong} is for images, and {path} is a volume. Leave it out.")
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from self2self.errors import InputError, OutputError, UsageError
-from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, Part, denoise_job
+from self2self.image_io.volumes import opening
+from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, Part, StackResult, denoise_job
 from self2self.jobs.volumes import blocks, volume_job
 from self2self.jobs.volumes.result import VolumeResult
 from self2self.jobs.volumes.volume_job import Workers
@@ -138,6 +140,97 @@ def test_an_array_of_hdf5_has_the_same_bits(expected: np.ndarray) -> None:
         assert list(file["entry"]) == ["data"]
     assert any("holds 1 other arrays, which the result leaves out" in note for note in notes)
     assert hidden() == []
+
+
+TIFFS = {
+    "rows where they lie": {},
+    "strips": {"compression": "zlib", "rowsperstrip": 7},
+    "tiles": {"compression": "zlib", "predictor": True, "tile": (32, 48)},
+    "ImageJ": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "OME": {"ome": True, "metadata": {"axes": "ZYX"}, "tile": (16, 16)},
+    "BigTIFF": {"bigtiff": True, "byteorder": ">"},
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_a_tiff_has_the_same_bits(kind: str, expected: np.ndarray) -> None:
+    tifffile.imwrite("scan.tif", values(SHAPE), photometric="minisblack", resolution=(300, 300), **TIFFS[kind])
+    result = denoise(Path("scan.tif"), fitting={"axes": "ZYX"})
+    assert (result.is_whole, result.blocks, result.output) == (True, 3, Path("scan.denoised.tif"))
+    with tifffile.TiffFile("scan.denoised.tif") as made, tifffile.TiffFile("scan.tif") as source:
+        assert np.array_equal(made.asarray(), expected)
+        first, like = made.pages.first, source.pages.first
+        assert first.resolution == (300, 300)
+        assert (first.tile if first.is_tiled else ()) == (like.tile if like.is_tiled else ())
+        assert (made.is_bigtiff, made.byteorder, made.is_imagej, made.is_ome) == (
+            source.is_bigtiff,
+            source.byteorder,
+            source.is_imagej,
+            source.is_ome,
+        )
+        assert made.series[0].axes == source.series[0].axes
+    assert denoise(Path("scan.tif"), fitting={"axes": "ZYX"}).to_json()["done_already"] is True
+    assert hidden() == []
+
+
+def test_a_large_tiff_is_a_volume_unless_options_ask_for_pages(
+    expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = values((2, 2, *SHAPE[1:]))
+    noisy[:, 0] = values(SHAPE)
+    tifffile.imwrite("scan.tif", noisy, imagej=True, metadata={"axes": "ZCYX"})
+    by_pages = denoise_job(Path("scan.tif"), FITTING, PASSES, OutputOptions("pages.tif"))
+    assert isinstance(by_pages, StackResult)
+    monkeypatch.setattr(opening, "LARGE_TIFF_BYTES", Path("scan.tif").stat().st_size)
+    assert isinstance(
+        denoise_job(Path("scan.tif"), FITTING, PASSES, OutputOptions("std.tif", uncertainty=Path("map.tif"))),
+        StackResult,
+    )
+    for number in (2, 1):
+        result = denoise(Path("scan.tif"), new_fit=True, part=Part(number, 2))
+        assert isinstance(result, VolumeResult)
+        assert result.is_whole == (number == 1)
+    assert result.axes == "ZCYX"
+    assert np.array_equal(tifffile.imread("scan.denoised.tif")[:, 0], expected)
+    told = run_cli("denoise", "scan.tif", "-o", "parts.tif", *OPTIONS, "--part", "1/2", "--json").stdout
+    assert json.loads(told)["blocks"] == 6
+    # What blocks cannot keep is left to pages.
+    rgba = np.repeat(values(SHAPE)[..., None], 4, axis=3)
+    tifffile.imwrite("alpha.tif", rgba, photometric="rgb", extrasamples=("unassalpha",))
+    assert isinstance(denoise_job(Path("alpha.tif"), FITTING, PASSES), StackResult)
+    with pytest.raises(InputError, match=r"alpha.tif: .*has colours other than grey or RGB"):
+        denoise(Path("alpha.tif"), fitting={"axes": "ZYXS"})
+
+
+def test_colours_of_a_tiff_are_denoised_together_and_its_tiles_need_not_be_stored() -> None:
+    noisy = np.stack([values(SHAPE, seed=seed) for seed in range(3)], axis=-1)
+    noisy[:, 96:] = 0
+    for name, options in (("tiles", {"tile": (32, 32), "compression": "zlib"}), ("rows", {})):
+        tifffile.imwrite(f"{name}.tif", noisy, photometric="rgb", **options)
+        denoise(Path(f"{name}.tif"), new_fit=True, fitting={"axes": "ZYXS"})
+    made = tifffile.imread("tiles.denoised.tif")
+    assert np.array_equal(made, tifffile.imread("rows.denoised.tif"))
+    assert not np.array_equal(made[:, :96], noisy[:, :96])
+
+
+def test_a_strip_of_a_tiff_that_is_damaged_costs_its_blocks_alone(kill_before_block: Any) -> None:
+    tifffile.imwrite("scan.tif", values((9, 150, 60)), photometric="minisblack", compression="zlib", rowsperstrip=30)
+    content = Path("scan.tif").read_bytes()
+    with tifffile.TiffFile("scan.tif") as file:
+        start = file.pages[8].dataoffsets[4]
+    kill_before_block(0)
+    with pytest.raises(Killed):
+        denoise(Path("scan.tif"), new_fit=True, fitting={"axes": "ZYX"})
+    kill_before_block()
+    with Path("scan.tif").open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(40))
+    with pytest.raises(InputError, match=r"\d of 9 blocks cannot be read, and \d are done and kept") as caught:
+        denoise(Path("scan.tif"), new_fit=True, fitting={"axes": "ZYX"})
+    assert "scan.tif" in str(caught.value)
+    Path("scan.tif").write_bytes(content)
+    assert denoise(Path("scan.tif"), new_fit=True, fitting={"axes": "ZYX"}).kept > 0
+    assert tifffile.imread("scan.denoised.tif").shape == (9, 150, 60)
 
 
 def test_the_axes_may_come_in_any_order_and_channels_are_fitted_apart(expected: np.ndarray) -> None:
@@ -312,29 +405,36 @@ def test_the_command_takes_volumes_alone_and_in_folders() -> None:
 MEMORY = """
 import sys
 from pathlib import Path
-import numpy as np, zarr
+import numpy as np, tifffile, zarr
 from self2self.jobs import EnsembleOptions, FitOptions, denoise_job
 from self2self.machine.system import peak_memory_bytes
 pages = int(sys.argv[1])
 noisy = np.random.default_rng(0).normal(1000, 100, (1, 64, 64)).astype(np.uint16)
-array = zarr.create_array("volume.zarr", shape=(pages, 640, 640), chunks=(1, 640, 640), dtype="uint16", fill_value=7)
+if sys.argv[2] == "volume.zarr":
+    array = zarr.create_array(sys.argv[2], shape=(pages, 640, 640), chunks=(1, 640, 640), dtype="uint16", fill_value=7)
+else:
+    array = tifffile.memmap(sys.argv[2], shape=(pages, 640, 640), dtype="uint16")
+    array[:] = 7
 for page in (0, pages // 2, pages - 1):
     array[page] = np.tile(noisy, (1, 10, 10))
-fitting = FitOptions(steps=1, neighbours=0, init="scratch")
-denoise_job(Path("volume.zarr"), fitting, EnsembleOptions(passes=1, engine="ort"))
+del array
+Path("/proc/self/clear_refs").write_text("5")
+fitting = FitOptions(steps=1, neighbours=0, init="scratch", axes="TYX")
+denoise_job(Path(sys.argv[2]), fitting, EnsembleOptions(passes=1, engine="ort"))
 print(peak_memory_bytes())
 """
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["volume.zarr", "volume.tif"])
+def test_memory_does_not_grow_with_the_volume(name: str, tmp_path: Path) -> None:
     peaks = []
     for pages in (8, 120):
         folder = tmp_path / str(pages)
         folder.mkdir()
         # One thread and one heap, because several make the peak a matter of chance.
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-        command = [sys.executable, "-c", MEMORY, str(pages)]
+        command = [sys.executable, "-c", MEMORY, str(pages), name]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
