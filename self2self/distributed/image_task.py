@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from self2self.errors import EngineUnavailableError
+from self2self.errors import EngineUnavailableError, writing
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.infer import denoise_job, infer_job
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.results import Result
-from self2self.jobs.worker import FilesNeededError, RunFiles, Share, WorkerState, at_work, naming_the_host
+from self2self.jobs.worker import ELSEWHERE, FilesNeededError, RunFiles, Share, WorkerState, at_work, naming_the_host
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -79,9 +79,10 @@ def denoise_image(task: ImageTask, share: Share | None) -> ImageAnswer:
             result = _denoise(task, task.source, task.outputs, scratch, state, observer)
             return ImageAnswer(result.without_pixels(), tuple(notes))
         folder = scratch / "in"
-        folder.mkdir()
         source = folder / task.source.name
-        source.write_bytes(task.content)
+        with writing(source, ELSEWHERE):
+            folder.mkdir()
+            source.write_bytes(task.content)
         output = scratch / task.outputs.output_for(source).name
         result = _denoise(task, source, OutputOptions(output), scratch, state, observer)
         shown = tuple(note.replace(f"{folder}/", "").replace(f"{scratch}/", "") for note in notes)

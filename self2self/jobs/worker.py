@@ -16,11 +16,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from self2self.errors import FileFormatError, Self2SelfError, typed
+from self2self.errors import FileFormatError, Self2SelfError, typed, writing
+from self2self.machine.files import temporary_folder
 from self2self.machine.system import host_name, limits
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.model import Model, load_model
 from self2self.train.run_folder import Run
+
+ELSEWHERE = "name another folder by TMPDIR"
+"""What to do where the folder of temporary files takes no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +157,13 @@ class WorkerState:
 
         Raises:
             FileFormatError: it cannot be read, or is damaged.
+            ResourceError, OutputError: it cannot be kept here.
         """
         if file.sha256 not in self._models:
             content = file.read()
             path = self._own_folder() / f"{file.sha256[:16]}.onnx"
-            path.write_bytes(content)
+            with writing(path, ELSEWHERE):
+                path.write_bytes(content)
             self._models[file.sha256] = load_model(path)
         return self._models[file.sha256]
 
@@ -166,6 +172,7 @@ class WorkerState:
 
         Raises:
             FilesNeededError: the files are neither here nor in their folder, and did not travel along.
+            ResourceError, OutputError: they cannot be kept here.
         """
         if files.sha256 not in self._models:
             folder = files.folder
@@ -173,16 +180,19 @@ class WorkerState:
                 if not files.contents:
                     raise FilesNeededError(f"{folder}: the fit is not to be seen here")
                 folder = self._own_folder() / files.sha256[:16]
-                folder.mkdir(exist_ok=True)
-                for name, content in files.contents.items():
-                    (folder / name).write_bytes(content)
+                with writing(folder, ELSEWHERE):
+                    folder.mkdir(exist_ok=True)
+                    for name, content in files.contents.items():
+                        (folder / name).write_bytes(content)
             self._models[files.sha256] = load_model(Run(folder).onnx_path)
         return self._models[files.sha256]
 
     def _own_folder(self) -> Path:
         """The folder of this process for models."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True)
+            parent = temporary_folder()
+            with writing(parent, ELSEWHERE):
+                self._folder = tempfile.TemporaryDirectory(prefix="self2self-", ignore_cleanup_errors=True)
         return Path(self._folder.name)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from self2self.errors import OutputError, another_output, typed, writing
+from self2self.errors import OutputError, ResourceError, another_output, typed, writing
 from self2self.machine.marks import Mark, mark_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
@@ -112,6 +112,24 @@ def _clean_once(folder: Path) -> None:
         remove_leftovers(folder)
 
 
+def temporary_folder() -> Path:
+    """The system's folder of temporary files.
+
+    Raises:
+        ResourceError: none takes a file.
+    """
+    import tempfile
+
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        # Python has tried to write a few bytes into each.
+        raise ResourceError(
+            f"no folder for temporary files takes a file ({error.strerror}), perhaps for lack of space. Free some disk "
+            "space or name another folder by TMPDIR."
+        ) from error
+
+
 @contextlib.contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """A new folder for the time of the block, which no other user can read.
@@ -125,10 +143,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
         OutputError, ResourceError: it cannot be made.
     """
     instead = "name another folder by " + ("TMPDIR" if parent is None else "SELF2SELF_CACHE")
-    if parent is None:
-        import tempfile
-
-        parent = Path(tempfile.gettempdir())
+    parent = temporary_folder() if parent is None else parent
     with writing(parent, instead):
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from self2self.distributed import many as many_module
 from self2self.errors import BusyError, InputError, Self2SelfError, UsageError
 from self2self.jobs import EnsembleOptions, FitOptions, Observer, OutputOptions, denoise_job, series_job
 from self2self.jobs import single_pass as single_pass_job
+from self2self.jobs.manifest import read_manifest
 from self2self.jobs.tasks import run_all
 from self2self.jobs.worker import ModelFile, RunFiles, at_work, worker_state
-from self2self.machine.system import compute_threads, free_memory_bytes, limits
+from self2self.machine.system import compute_threads, free_memory_bytes, host_name, limits
 from self2self.train import single_pass
 from self2self.train.run_folder import Run
 from tests.commands import picture, run_cli, write_noisy
@@ -259,21 +261,28 @@ def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPat
     assert "dask scheduler" in told
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two worker processes of one thread. A worker that says nothing for three seconds counts as gone."""
+@contextmanager
+def local_cluster(**settings: Any) -> Iterator[Any]:
+    """Two worker processes of one thread."""
     distributed = pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
     dask = pytest.importorskip("dask")
     settings = {
-        "distributed.scheduler.worker-ttl": "3s",
         "distributed.scheduler.allowed-failures": 10,
         "distributed.admin.low-level-log-length": 100,
         "distributed.nanny.pre-spawn-environ.GOMP_SPINCOUNT": "1000",
+        **settings,
     }
     with (
         dask.config.set(settings),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as made,
     ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A worker that says nothing for three seconds counts as gone."""
+    with local_cluster(**{"distributed.scheduler.worker-ttl": "3s"}) as made:
         yield made
 
 
@@ -307,6 +316,75 @@ def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
     assert [answer for answer in answers.values() if isinstance(answer, Exception)] == []
     assert_same(results(paths), expected)
     assert sorted(path.name for path in Path("out").iterdir()) == sorted(f"{path.stem}.denoised.png" for path in paths)
+
+
+@pytest.fixture(scope="module")
+def patient_cluster() -> Iterator[Any]:
+    """No worker is taken for gone because the machine is busy: a new one would have room on its disk."""
+    with local_cluster(**{"distributed.scheduler.worker-ttl": None}) as made:
+        yield made
+
+
+@contextmanager
+def full_disk_on_one_worker(cluster: Any) -> Iterator[None]:
+    """One of the workers can write no byte to any file."""
+
+    def limit_files(size: int) -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    with connected(cluster.scheduler_address) as client:
+        full = min(client.scheduler_info(n_workers=-1)["workers"])
+        client.run(limit_files, 0, workers=[full])
+        try:
+            yield
+        finally:
+            client.run(limit_files, -1, workers=[full])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shared", [(), ("--no-shared-disk",)], ids=["shared disk", "no shared disk"])
+def test_a_full_disk_on_one_worker_costs_its_images_alone(patient_cluster: Any, shared: tuple[str, ...]) -> None:
+    paths = write_images(6)
+    expected = serial(paths)
+    names = [path.name for path in paths]
+    command = ["denoise", *names, "-o", "out/", *FIT_OPTIONS, "--passes", "1", "--engine", "ort", "--batch", "1"]
+    command += ["--scheduler", patient_cluster.scheduler_address, "--manifest", "m.jsonl", *shared]
+    with full_disk_on_one_worker(patient_cluster):
+        told = run_cli(*command, expect=5).stderr
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert all("Free some disk space" in line and f"(on {host_name()})" in line for line in errors), errors
+    states = {path: line["state"] for path, line in read_manifest(Path("m.jsonl")).items()}
+    left = {path for path, state in states.items() if state == "failed"}
+    assert {line.removeprefix("error: ").partition(":")[0] for line in errors} == left
+    assert 0 < len(left) < len(names)
+    assert {path for path, state in states.items() if state == "written"} == set(names) - left
+    assert {path.name for path in Path("out").iterdir()} == {
+        f"{Path(path).stem}.denoised.png" for path in set(names) - left
+    }
+    run_cli(*command)
+    assert {line["state"] for line in read_manifest(Path("m.jsonl")).values()} == {"skipped", "written"}
+    assert_same(results(paths), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_full_disk_on_one_worker_leaves_a_volume_that_the_same_command_completes(patient_cluster: Any) -> None:
+    zarr = pytest.importorskip("zarr", minversion="3", reason="pip install 'self2self[zarr]'")
+    path = write_ome_zarr(Path("volume.ome.zarr"), values((24, 40, 60)), chunks=(1, 64, 64))
+    denoise_job(path, FITTING, PASSES, OutputOptions(Path("serial.zarr")))
+    command = ["denoise", str(path), *FIT_OPTIONS, "--passes", "1", "--engine", "ort", "--batch", "1"]
+    command += ["--scheduler", patient_cluster.scheduler_address]
+    with full_disk_on_one_worker(patient_cluster):
+        (line,) = [line for line in run_cli(*command, expect=5).stderr.splitlines() if line.startswith("error: ")]
+    assert "Free some disk space" in line
+    assert f"(on {host_name()})" in line
+    assert "Finished blocks are kept: the same command goes on" in line
+    run_cli(*command)
+    made, alone = (zarr.open_array(f"{name}/s0", mode="r")[...] for name in ("volume.denoised.ome.zarr", "serial.zarr"))
+    assert np.array_equal(made, alone)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from self2self.errors import writing
 from self2self.image_io.image import Array
 from self2self.image_io.volumes import open_volume
 from self2self.image_io.volumes.volume import Volume
@@ -77,6 +78,7 @@ def denoise_block(
 
     Raises:
         InputError: the block cannot be read.
+        OutputError, ResourceError: it cannot be written where the task says so.
         Self2SelfError: anything else that a user can cause.
     """
     if volume is None:
@@ -98,7 +100,8 @@ def denoise_block(
         return BlockResult(record, values)
     from self2self.image_io.volumes.zarr_volume import write_to
 
-    write_to(task.write_to, selection, values)
+    with writing(task.write_to[0]):
+        write_to(task.write_to, selection, values)
     return BlockResult(record, None)
 
 
