@@ -240,7 +240,6 @@ ZOO: dict[str, Entry] = {
     "torchvision fcn_resnet50": Entry("torchvision", torchvision("fcn_resnet50", num_classes=5), _SIZE),
     "torchvision fcn_resnet50 aux": Entry("torchvision", torchvision("fcn_resnet50", num_classes=5, aux_loss=True)),
     "torchvision deeplabv3": Entry("torchvision", torchvision("deeplabv3_mobilenet_v3_large", num_classes=5)),
-    "torchvision lraspp": Entry("torchvision", torchvision("lraspp_mobilenet_v3_large", num_classes=5), _INPUT),
     "timm vit_tiny": Entry(
         "timm", timm("vit_tiny_patch16_224", img_size=64, depth=3, proj_drop_rate=0.1, pos_drop_rate=0.1, **_DROPS)
     ),
