@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from self2self.errors import InputError, UsageError, typed
+from self2self.machine.arguments import text, whole_number
 
 Array = NDArray[Any]
 
 LETTERS = "TZCSYX"
 COLOURS = (1, 3, 4)
 """Lengths of a last axis that is taken for the samples of a colour, and of an axis S: grey, RGB, RGB with alpha."""
+SMALLEST_SIDE = 8
+"""Smallest side of an image, in pixels."""
 NARROWER = (np.uint16, np.int32, np.uint32)
 """Types that take the place of integers of 64 bits. Not that of 8 bits, whose black and white are known: a table of
 small counts is no photograph."""
@@ -41,10 +44,10 @@ def as_numpy(noisy: ArrayLike) -> Array:
         return noisy
     if hasattr(noisy, "detach"):
         # NumPy refuses tensors that need a gradient or are on a GPU.
-        noisy = noisy.detach().cpu()
+        noisy = noisy.detach()
     try:
-        return np.asarray(noisy)
-    except (TypeError, ValueError) as error:
+        return np.asarray(noisy.cpu() if hasattr(noisy, "cpu") else noisy)
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(f"array: numpy.asarray cannot convert it ({error}). Convert it first.") from error
 
 
@@ -79,6 +82,8 @@ def axes_of(noisy: ArrayLike, shape: tuple[int, ...], axes: str | None, channel_
     Raises:
         UsageError: the letters are wrong, do not fit the shape, or have to be given.
     """
+    axes = None if axes is None else text("axes", axes)
+    channel_axis = None if channel_axis is None else whole_number("channel_axis", channel_axis)
     if axes is not None and channel_axis is not None:
         raise UsageError(
             f"{typed('--axes', axes)} and {typed('--channel-axis', channel_axis)}: give one of them; C is the "
@@ -97,6 +102,11 @@ def axes_of(noisy: ArrayLike, shape: tuple[int, ...], axes: str | None, channel_
         return _checked(names, shape)
     if len(shape) >= 3 and shape[-1] in COLOURS:
         return _pages_and(len(shape), "YXS", shape)
+    if len(shape) >= 3 and shape[-1] < SMALLEST_SIDE <= shape[-2]:
+        raise UsageError(
+            f"array: has the shape {shape}, and its last axis is too short for the columns of an image. Say which axis "
+            f"is which, for example {typed('--axes', 'TZYXC'[-len(shape) :])}"
+        )
     return _pages_and(len(shape), "YX", shape)
 
 

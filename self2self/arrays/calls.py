@@ -7,13 +7,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
-from self2self.errors import InterruptedRun, as_argument, speaking, words
+from self2self.errors import InterruptedRun, UsageError, as_argument, speaking, words
 from self2self.jobs.observer import Observer
+from self2self.machine.arguments import real_number
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import torch_spins
 
@@ -26,6 +27,8 @@ Options = TypeVar("Options", "FitOptions", "EnsembleOptions")
 _turn = threading.Lock()
 _POLL_SECONDS = 0.05
 
+ARGUMENTS = {"axes", "channel_axis", "engine", "neighbours", "nodata", "passes", "run", "seed", "sigma", "strength"}
+"""Arguments of `denoise` that stand for options of the command."""
 SPIN_WARNING = (
     "PyTorch was loaded before self2self, so its threads spin while they wait, which can triple the processor time of "
     "a fit. Import self2self first, or start Python with GOMP_SPINCOUNT=10000."
@@ -33,12 +36,21 @@ SPIN_WARNING = (
 
 
 def as_array_argument(option: str, value: str) -> str:
-    """As `errors.as_argument`, where `denoise` and `fit` differ from `FitOptions`."""
+    """As `errors.as_argument`, where `denoise` and `fit` differ from `FitOptions` and `EnsembleOptions`."""
+    from self2self.jobs.fit_config import FitOptions
+    from self2self.runtime.ensemble.options import EnsembleOptions
+
     if option == "--force":
         # They never replace a fit.
         return "another folder"
+    argument = as_argument(option, value)
+    name = argument.partition("=")[0]
     # Their own sigma is in the units of the array.
-    return f"FitOptions({as_argument(option, value)})" if option == "--sigma" and value else as_argument(option, value)
+    if name not in ARGUMENTS or (name == "sigma" and value):
+        for options in (FitOptions, EnsembleOptions):
+            if name in {known.name for known in fields(options)}:
+                return f"{options.__name__}({argument})"
+    return argument
 
 
 @dataclass(slots=True)
@@ -103,8 +115,21 @@ class Call:
 
 
 def with_given(options: Options, **values: Any) -> Options:
-    """A copy of `options` with those of the arguments that the user gave: the ones that are not None."""
-    return replace(options, **{name: value for name, value in values.items() if value is not None})
+    """A copy of `options` with those of the arguments that the user gave: the ones that are not None.
+
+    Raises:
+        UsageError: `options` are none, or an argument has a wrong type.
+    """
+    if not is_dataclass(options) or isinstance(options, type):
+        raise UsageError(
+            f"options are of type {type(options).__name__}; expected self2self.FitOptions(...) for the fit, and "
+            "self2self.EnsembleOptions(...) for the passes."
+        )
+    given = {name: value for name, value in values.items() if value is not None}
+    if "stored_sigma" in given:
+        # The callers call it sigma.
+        given["stored_sigma"] = real_number("sigma", given["stored_sigma"])
+    return replace(options, **given)
 
 
 @contextmanager

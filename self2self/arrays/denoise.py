@@ -93,6 +93,7 @@ def denoise(
     options = with_given(
         pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty
     )
+    options.check_uncertainty(uncertainty)
     pages = layout.pages_of(storable(array))
     call = Call(cancel, progress)
     with call.observed() as observer, run_folder_for(fitting.run) as folder:

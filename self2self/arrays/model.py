@@ -22,6 +22,7 @@ from self2self.image_io import stack_of_array
 from self2self.jobs.fit_config import FitOptions, check_nodata
 from self2self.jobs.in_memory import fit_in_memory, infer_in_memory
 from self2self.jobs.single_pass_file import SinglePassInFile
+from self2self.machine.arguments import file_path
 from self2self.machine.files import atomic_write, scratch_folder
 from self2self.model.contract import Contract, Nodata
 from self2self.runtime import model as runtime_model
@@ -94,6 +95,7 @@ class Model:
         options = with_given(
             pass_options or EnsembleOptions(), seed=seed, passes=passes, engine=engine, uncertainty=uncertainty
         )
+        options.check_uncertainty(uncertainty)
         if uncertainty and self.contract.plain:
             raise UsageError("uncertainty=True needs passes with masks, and this model is plain. Load that with masks.")
         call = Call(cancel, progress)
@@ -119,9 +121,13 @@ class Model:
         same time. An existing file is replaced; the new one appears complete or not at all.
 
         Raises:
+            UsageError: the name does not end in ``.onnx``, by which programs know what it is.
             OutputError, ResourceError: the file cannot be written.
         """
-        atomic_write(Path(path), self.content)
+        file = file_path("path", path)
+        if file.suffix.lower() != ".onnx":
+            raise UsageError(f"{file}: expected a name that ends in .onnx, for example {file.with_suffix('.onnx')}.")
+        atomic_write(file, self.content, "choose another path")
 
     def __repr__(self) -> str:
         contract = self.contract

@@ -16,6 +16,7 @@ from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
+from self2self.machine.arguments import file_path, make_plain, real_number, text, whole_number
 from self2self.machine.system import check_room_for_pytorch
 from self2self.model.contract import Nodata, checked_nodata
 from self2self.model.masks import check_seed
@@ -90,13 +91,18 @@ class FitOptions:
     channel_axis: int | None = None
 
     def __post_init__(self) -> None:
+        # From Python come NumPy's numbers, and names of files as texts.
+        make_plain(self, whole_number, "steps", "seed", "page", "channel_axis")
+        make_plain(self, real_number, "drop_rate", "sigma", "strength", "stored_sigma")
+        make_plain(self, text, "recipe", "init", "device", "fit_pages", "axes")
+        make_plain(self, file_path, "run", "iqa_weights")
+        if self.neighbours != "auto":
+            make_plain(self, whole_number, "neighbours")
+        if not isinstance(self.nodata, str):
+            make_plain(self, real_number, "nodata")
         if self.init == "pretrained":
             # Run folders and messages have the older name.
             object.__setattr__(self, "init", "natural")
-        # Names of files may be given as strings, too.
-        for name in ("run", "iqa_weights"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(value))
 
     def check(self) -> None:
         """Refuse wrong options before any file is read.

@@ -17,7 +17,7 @@ from self2self.imaging.noise import Noise
 from self2self.jobs.fit import page_to_fit
 from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.fitted_model import FittedModel, fit_model
-from self2self.jobs.noise_notes import note_file
+from self2self.jobs.noise_notes import note_file, note_options_of_pages
 from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.page_fits import PageFits
@@ -88,7 +88,9 @@ def denoise_in_memory(stack: Stack, fitting: FitOptions, options: EnsembleOption
     start = time.perf_counter()
     fitting.check()
     options.check()
-    if fitting.fit_pages == "each" and stack.pages > 1:
+    if stack.pages == 1:
+        note_options_of_pages(stack.path, fitting, observer)
+    elif fitting.fit_pages == "each":
         fits, _ = PageFits.of(stack, fitting, observer)
         result = _denoise_pages(stack, fits, options, observer, start)
         fits.clear()

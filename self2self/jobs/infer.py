@@ -16,7 +16,7 @@ from self2self.jobs.fitted_model import FittedModel, fit_model
 from self2self.jobs.image_batch import ImageBatch
 from self2self.jobs.inputs import Part
 from self2self.jobs.job_key import denoise_identity, infer_identity
-from self2self.jobs.noise_notes import note_file, note_little_removed, note_residual
+from self2self.jobs.noise_notes import note_file, note_little_removed, note_options_of_pages, note_residual
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
 from self2self.jobs.page_neighbours import PageForModel, alone
@@ -68,6 +68,7 @@ def infer_job(
     options.check_values()
     outputs.check(images)
     check_nodata(nodata)
+    options.check_uncertainty(outputs.uncertainty is not None)
     options = replace(options, uncertainty=outputs.needs_uncertainty)
     loaded = model_path if isinstance(model_path, Model) else None
     path_of_model = model_path.path if isinstance(model_path, Model) else model_path
@@ -170,6 +171,7 @@ def denoise_job(
         return denoise_volume(path, fitting, options, outputs, observer, part=part, workers=workers)
     fitting.refuse_axes(path)
     outputs.check([path])
+    options.check_uncertainty(outputs.uncertainty is not None)
     options = replace(options, uncertainty=outputs.needs_uncertainty)
     # Before the engines are looked for, which takes seconds.
     check_readable(path)
@@ -182,6 +184,7 @@ def denoise_job(
         if stack.pages > 1:
             return denoise_stack(stack, fitting, options, outputs, observer)
         _, image = read_fit_page(stack, fitting, observer)
+    note_options_of_pages(path, fitting, observer)
     outputs.check_for(image)
     with outputs.alone(image):
         return _denoise_image(image, fitting, options, outputs, observer, start)

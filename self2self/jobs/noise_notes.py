@@ -7,6 +7,7 @@ from pathlib import Path
 from self2self.errors import typed
 from self2self.image_io import Image
 from self2self.imaging.noise import BETTER_SOURCE, CORRELATED_NOTE, SHARED_NOTE, Noise, NoiseKind, Residual
+from self2self.jobs.fit_config import FitOptions
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import PreparedImage
 from self2self.train.run_folder import RunConfig
@@ -29,6 +30,16 @@ def note_file(image: Image, observer: Observer, *, of_stack: bool = False) -> No
         observer.note(f"{page if image.is_empty else image.path}: {note}")
     if image.unmeasured is not None:
         observer.note(f"{page}: {image.unmeasured.note}")
+
+
+def note_options_of_pages(path: Path, fitting: FitOptions, observer: Observer) -> None:
+    """Say that an option about the pages of a stack changes nothing for an image, which has one."""
+    options = {
+        typed("--fit-pages", fitting.fit_pages): fitting.fit_pages != "first",
+        typed("--neighbours", fitting.neighbours): fitting.neighbours not in ("auto", 0),
+    }
+    for option in (option for option, is_given in options.items() if is_given):
+        observer.note(f"{path}: has one page, so {option} changes nothing.")
 
 
 def note_noise(prepared: PreparedImage, config: RunConfig, observer: Observer) -> None:

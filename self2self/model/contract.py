@@ -115,9 +115,7 @@ def quantise_keep(drop_rate: float) -> int:
         UsageError: `drop_rate` is not a number in [0, 1), or is so close to 1 that nothing is kept.
     """
     if not 0.0 <= drop_rate < 1.0:
-        raise UsageError(
-            f"drop rate is {drop_rate:g}; expected a number from 0 to 0.99, for example {typed('--drop-rate 0.4')}."
-        )
+        raise UsageError(f"drop rate is {drop_rate:g}; expected 0.01 to 0.99, for example {typed('--drop-rate 0.4')}.")
     keep_count = round((1.0 - drop_rate) * KEEP_LEVELS)
     if keep_count == 0:
         raise UsageError(

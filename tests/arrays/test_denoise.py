@@ -6,6 +6,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import tifffile
 from skimage import data
 
 import self2self
-from self2self.errors import InputError, InterruptedRun, UsageError
+from self2self import FitOptions
+from self2self.errors import InputError, InterruptedRun, UsageError, as_argument, speaking
 from tests.arrays.arrays import CLEAN, FEW_STEPS, NO_STEPS, QUICK, as_bytes, noisy, rms
 
 
@@ -61,6 +63,39 @@ def test_axes_do_not_change_what_a_page_becomes() -> None:
     plain = self2self.denoise(pages, **QUICK).image
     moved = self2self.denoise(pages.transpose(2, 0, 1)[:, :, None], axes="XTZY", **QUICK)
     np.testing.assert_array_equal(moved.image[:, :, 0].transpose(1, 2, 0), plain)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = as_bytes(noisy())
+    options: dict[str, Any] = {"fit_options": FitOptions(steps=np.int64(0)), "passes": np.int64(2), "seed": np.uint8(3)}
+    result = self2self.denoise(given, sigma=np.float32(20), strength=np.float64(0.5), nodata=np.uint8(0), **options)
+    plain: dict[str, Any] = {"sigma": 20, "strength": 0.5, "nodata": 0, "passes": 2, "seed": 3, "fit_options": NO_STEPS}
+    np.testing.assert_array_equal(result.image, self2self.denoise(given, **plain).image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"fit_options": {"steps": 0}}, "options are of type dict; expected self2self.FitOptions"),
+        ({"axes": 3}, "axes is 3; expected a text"),
+        ({"run": 5}, "run is 5; expected a path"),
+        ({"sigma": "5"}, "sigma is '5'; expected a number"),
+        ({"passes": 1, "uncertainty": True}, "uncertainty is the deviation between passes, and passes=1 has none"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with speaking(as_argument), pytest.raises(UsageError, match=text):
+        self2self.denoise(as_bytes(noisy()), **arguments)
+
+
+def test_channels_that_are_last_are_asked_for() -> None:
+    with pytest.raises(UsageError, match=r"its last axis is too short .* --axes YXC"):
+        self2self.denoise(np.zeros((64, 64, 5), np.float32), **QUICK)
+
+
+def test_options_of_pages_change_nothing_of_one() -> None:
+    result = self2self.denoise(as_bytes(noisy()), neighbours=1, **QUICK)
+    assert any("has one page, so --neighbours 1 changes nothing" in note for note in result.notes)
 
 
 def test_nothing_is_written_unless_a_run_folder_is_given(

@@ -77,6 +77,12 @@ def test_a_prediction_takes_the_single_pass_where_denoise_does(tmp_path: Path) -
         assert [page.plain for page in model.predict(given, **options).pages] == [False]
 
 
+def test_a_model_is_saved_under_a_name_by_which_programs_know_it(model: self2self.Model, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"m\.pt: expected a name that ends in \.onnx, for example .*m\.onnx\."):
+        model.save(tmp_path / "m.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_infer_takes_the_single_pass_of_a_saved_model(tmp_path: Path) -> None:
     given = as_bytes(noisy())
     model = self2self.fit(given, fit_options=NO_STEPS)

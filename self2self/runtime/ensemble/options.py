@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from self2self.errors import EngineUnavailableError, UsageError, typed
+from self2self.machine.arguments import make_plain, real_number, switch, text, whole_number
 from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
 from self2self.model.plain import mirrorings_for
@@ -51,13 +52,21 @@ class EnsembleOptions:
     uncertainty: bool = True
     restore: bool | None = None
 
+    def __post_init__(self) -> None:
+        # From Python come NumPy's numbers.
+        make_plain(self, text, "engine", "mask_source")
+        if self.passes != "auto":
+            make_plain(self, whole_number, "passes")
+        make_plain(self, whole_number, "batch", "seed", "memory")
+        make_plain(self, real_number, "tolerance")
+        make_plain(self, switch, "balanced", "flips", "restore", "allow_fallback", "uncertainty")
+
     def check_values(self) -> None:
         """Refuse values that are out of their range on any machine.
 
         Raises:
             UsageError: names the option.
         """
-        self._check_types()
         check_engine_name(self.engine)
         check_pass_plan(self.passes, self.tolerance)
         if self.batch is not None and self.batch < 1:
@@ -72,22 +81,17 @@ class EnsembleOptions:
                 f"{typed('--mask-source')} is {self.mask_source!r}; expected one of: {', '.join(MASK_SOURCES)}."
             )
 
-    def _check_types(self) -> None:
-        """Refuse values from Python that the command line would have parsed.
+    def check_uncertainty(self, is_wanted: bool) -> None:
+        """Refuse an uncertainty map of one pass, which would say that everything is certain.
 
         Raises:
-            UsageError: names the attribute.
+            UsageError: it is wanted, and there is one pass.
         """
-        if self.passes is not None and self.passes != "auto" and not _is_integer(self.passes):
-            raise UsageError(f"passes is {self.passes!r}; expected an integer, 'auto' or None.")
-        for name, value in (("batch", self.batch), ("memory", self.memory), ("seed", self.seed)):
-            if value is not None and not _is_integer(value):
-                raise UsageError(f"{name} is {value!r}; expected an integer{'' if name == 'seed' else ' or None'}.")
-        if self.tolerance is not None and not isinstance(self.tolerance, int | float):
-            raise UsageError(f"tolerance is {self.tolerance!r}; expected a number or None.")
-        for name, switch in (("balanced", self.balanced), ("flips", self.flips), ("restore", self.restore)):
-            if switch is not None and not isinstance(switch, bool):
-                raise UsageError(f"{name} is {switch!r}; expected True, False or None.")
+        if is_wanted and self.passes == 1:
+            raise UsageError(
+                f"{typed('--uncertainty')} is the deviation between passes, and {typed('--passes', 1)} has none; "
+                f"expected at least 2, for example {typed('--passes', 50)}."
+            )
 
     def check(self) -> None:
         """Refuse options that cannot work on this machine, before the first slow step.
@@ -145,7 +149,3 @@ class EnsembleOptions:
     def restores(self, recipe: str) -> bool:
         """Whether what the passes lose of the image returns to the result, for a model of `recipe`."""
         return not is_published_recipe(recipe) if self.restore is None else self.restore
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

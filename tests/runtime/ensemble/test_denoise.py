@@ -300,13 +300,13 @@ def test_arrays_that_are_no_image_are_refused(pixels: FloatArray, text: str) -> 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"passes": "2"}, "passes is '2'; expected an integer, 'auto' or None."),
-        ({"passes": 2.5}, "passes is 2.5; expected an integer, 'auto' or None."),
-        ({"batch": "auto"}, "batch is 'auto'; expected an integer or None."),
-        ({"memory": "2GB"}, "memory is '2GB'; expected an integer or None."),
-        ({"seed": 1.5}, "seed is 1.5; expected an integer."),
-        ({"tolerance": "x"}, "tolerance is 'x'; expected a number or None."),
-        ({"flips": "yes"}, "flips is 'yes'; expected True, False or None."),
+        ({"passes": "2"}, "--passes is '2'; expected an integer."),
+        ({"passes": 2.5}, "--passes is 2.5; expected an integer."),
+        ({"batch": "auto"}, "--batch is 'auto'; expected an integer."),
+        ({"memory": "2GB"}, "--memory is '2GB'; expected an integer."),
+        ({"seed": 1.5}, "--seed is 1.5; expected an integer."),
+        ({"tolerance": "x"}, "--tolerance is 'x'; expected a number."),
+        ({"flips": "yes"}, "--flips is 'yes'; expected True or False."),
     ],
 )
 def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], text: str) -> None:
