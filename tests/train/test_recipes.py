@@ -153,7 +153,7 @@ def test_fast_from_scratch_takes_more_steps() -> None:
     ("options", "text"),
     [
         ({"steps": 0}, "--steps is 0; expected at least 1"),
-        ({"drop_rate": -0.1}, "drop rate is -0.1; expected a number from 0 to 0.99"),
+        ({"drop_rate": -0.1}, "drop rate is -0.1; expected 0.01 to 0.99"),
         ({"drop_rate": 1.5}, "drop rate is 1.5; expected"),
         ({"drop_rate": 1.0}, "drop rate is 1; expected"),
         ({"drop_rate": float("nan")}, "drop rate is nan; expected"),
