@@ -23,7 +23,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def test_shares_add_up_to_one_and_name_kinds(noise: ModuleType) -> None:
     for shares in (noise.KIND_SHARES, noise.GREY_KIND_SHARES):
         assert sum(shares.values()) == pytest.approx(1)
-        assert set(shares) - {noise.GREY} <= set(noise.KINDS)
+        assert set(shares) - {noise.GREY, noise.DEVELOPED} <= set(noise.KINDS)
 
 
 def test_pairs_of_every_kind_are_reproducible_images(noise: ModuleType) -> None:
@@ -36,15 +36,29 @@ def test_pairs_of_every_kind_are_reproducible_images(noise: ModuleType) -> None:
             assert np.array_equal([clean, noisy], noise.noisy_pair(CLEAN, kind, np.random.default_rng(seed)))
 
 
-def test_some_crops_have_values_outside_the_range_and_most_have_8_bits(noise: ModuleType) -> None:
-    outside = eight_bits = 0
+def test_some_crops_are_cut_off_and_most_have_8_bits(noise: ModuleType) -> None:
+    cut = eight_bits = 0
     for seed in range(300):
         clean, noisy = noise.noisy_pair(CLEAN, "gaussian", np.random.default_rng(seed))
-        outside += bool(clean.min() < -0.01 or clean.max() > 1.01)
+        cut += bool(np.mean((clean == 0) | (clean == 1)) > 0.01)
         levels = noisy.astype(np.float64) * GREY_LEVELS
         eight_bits += bool(np.abs(levels - np.round(levels)).max() < 1e-4)
-    assert 15 < outside < 50
+    assert 15 < cut < 50
     assert 200 < eight_bits < 260
+
+
+def test_the_clean_version_of_developed_noise_is_the_mean_of_the_noisy_ones(noise: ModuleType) -> None:
+    """Behind a tone curve the mean is darker than the scene, so the clean version differs from what was there."""
+    shade = np.full((3, 96, 96), 0.3, np.float32)
+    pairs = [noise.developed(shade, 30.0, np.random.default_rng(seed)) for seed in range(60)]
+    darkened = 0.3 - np.mean([pair.clean.mean() for pair in pairs])
+    assert darkened > 0.01
+    assert abs(np.mean([pair.noisy.mean() - pair.clean.mean() for pair in pairs])) < 0.25 * darkened
+
+
+def test_developed_noise_has_the_level_that_is_asked_for_at_mid_grey(noise: ModuleType) -> None:
+    deviations = [np.std(np.subtract(*noise.developed(FLAT, 20.0, np.random.default_rng(seed)))) for seed in range(40)]
+    assert GREY_LEVELS * np.mean(deviations) == pytest.approx(20, rel=0.25)
 
 
 def test_levels_go_down_to_none(noise: ModuleType) -> None:
@@ -83,12 +97,15 @@ def test_channels_of_grey_images_are_equal_up_to_brightness_and_contrast(noise: 
     assert 35 < equal < 60
 
 
-def test_stretching_is_the_same_for_clean_and_noisy(noise: ModuleType) -> None:
+def test_clean_and_noisy_are_cut_off_at_the_same_values(noise: ModuleType) -> None:
     noisy = CLEAN + np.random.default_rng(1).normal(0, 0.1, CLEAN.shape).astype(np.float32)
-    pair = noise.stretched(noise.Pair(CLEAN, noisy), np.random.default_rng(2))
-    gain = np.ptp(pair.clean) / np.ptp(CLEAN)
+    pair = noise.cut_off(noise.Pair(CLEAN, noisy), np.random.default_rng(2))
+    inside = [(pixels > 0) & (pixels < 1) for pixels in pair]
+    gain = np.diff(pair.clean[inside[0]][:2])[0] / np.diff(CLEAN[inside[0]][:2])[0]
     assert 1 <= gain <= 1 / 0.4
-    np.testing.assert_allclose(pair.noisy - pair.clean, gain * (noisy - CLEAN), atol=1e-5)
+    both = inside[0] & inside[1]
+    assert 0.3 < both.mean() < 1
+    np.testing.assert_allclose((pair.noisy - pair.clean)[both], gain * (noisy - CLEAN)[both], atol=1e-5)
 
 
 def test_a_part_of_a_jpeg_file_lies_anywhere_in_its_blocks(noise: ModuleType) -> None:
