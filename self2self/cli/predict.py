@@ -73,7 +73,7 @@ def predict(
         str,
         typer.Option(
             "--engine",
-            help="What computes: ort (ONNX Runtime on the CPU), openvino, mnn, ort-cuda or ort-trt.",
+            help="What computes: ort or auto (ONNX Runtime on the CPU), openvino, mnn, ort-cuda or ort-trt.",
             metavar="NAME",
         ),
     ] = "ort",

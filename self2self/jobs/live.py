@@ -63,8 +63,10 @@ def factory_of(target: str) -> Callable[[], Any]:
         raise UsageError(
             f"{typed('--model')}: {module_name} cannot be imported ({shown(first_line(error))})."
         ) from error
-    except Exception as error:
-        # The user's own code may raise anything.
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # The user's own code may raise anything, also SystemExit.
         raise UsageError(
             f"{typed('--model')}: {module_name} cannot be imported ({type(error).__name__}: "
             f"{shown(first_line(error))})."
@@ -85,7 +87,9 @@ def _made_by(target: str) -> tuple[Any, Any, dict[str, Any]]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = factory()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(
             f"{typed('--model')}: {target} raises {type(error).__name__} ({shown(first_line(error))})."
         ) from error
@@ -269,7 +273,7 @@ def live_predict_job(
         InputError, FileFormatError: a file cannot be used.
         OutputError, ResourceError, EngineUnavailableError: as for `load_live`, or `output` cannot be written.
     """
-    from self2self.live.model import TOLERANCE, load_live
+    from self2self.live.model import load_live
 
     if unknown := [name for name in statistics if name not in STATISTICS]:
         raise UsageError(
@@ -316,7 +320,7 @@ def live_predict_job(
         masks=masks,  # type: ignore[arg-type]
         quantiles=quantiles,
         batch=batch,
-        tolerance=TOLERANCE if tolerance is None else tolerance,
+        tolerance=tolerance,
     )
     arrays = _named(prediction.outputs, statistics)
     done = Predicted(

@@ -84,7 +84,7 @@ def live_bench_job(path: Path, options: LiveBenchOptions) -> dict[str, Any]:
             if options.engines:
                 raise
             problems[engine] = first_line(error)
-    first = next(iter(models.values()))
+    first_name, first = next(iter(models.items()))
     contract = first.contract
     given = None if options.inputs is None else first.checked(read_arrays(options.inputs))
     cases: dict[tuple[str, int], _Case] = {}
@@ -96,7 +96,7 @@ def live_bench_job(path: Path, options: LiveBenchOptions) -> dict[str, Any]:
         for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
             # The first round only warms up.
             cases[name].run(turn, options.passes, keep=turn > 0)
-    reference = {samples: case.pass_seconds for (engine, samples), case in cases.items() if engine == first.engine}
+    reference = {samples: case.pass_seconds for (engine, samples), case in cases.items() if engine == first_name}
     rows = [
         {
             "engine": engine,

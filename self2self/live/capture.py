@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -13,7 +12,9 @@ import torch
 from torch import nn
 
 from self2self.errors import UsageError, first_line, shown
+from self2self.live.arguments import items, whole_number
 from self2self.live.contract import DTYPES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput, kinds_of
+from self2self.live.patterns import Patterns
 from self2self.live.program import capture, capturing, named_tensors
 from self2self.live.rewrite import Rewriting, Site
 from self2self.live.sizes import Size, evaluate
@@ -47,8 +48,7 @@ class Capture:
         model: nn.Module,
         example_inputs: Any,
         dynamic: Mapping[str, Sequence[int]],
-        include: tuple[str, ...] | None,
-        exclude: tuple[str, ...] | None,
+        patterns: Patterns,
         kind: Kind | Sequence[Kind],
     ) -> None:
         self.model = model
@@ -56,25 +56,17 @@ class Capture:
         self._bind(example_inputs)
         self._free = self._free_axes(dynamic)
         self.values = self._with_few_samples()
-
-        def is_wanted(path: str) -> bool:
-            included = include is None or any(fnmatchcase(path, pattern) for pattern in include)
-            return included and not any(fnmatchcase(path, pattern) for pattern in exclude or ())
-
         args, kwargs = self._arguments(self.values)
         with undisturbed(model):
             drawing = find_drawing(model, args, kwargs)
-            if not any(map(is_wanted, drawing.counts)):
-                raise UsageError(
-                    f"the patterns leave no draw; the model draws in {shown(', '.join(sorted(drawing.counts)))}."
-                )
-            self._training = frozenset(n for n in drawing.training if n not in drawing.counts or is_wanted(n))
+            patterns.check(sorted(drawing.counts))
+            self._training = frozenset(n for n in drawing.training if n not in drawing.counts or patterns.keep(n))
             set_training(model, self._training)
-            expected = {name: n for name, n in count_draws(model, args, kwargs).items() if is_wanted(name)}
+            expected = {name: n for name, n in count_draws(model, args, kwargs).items() if patterns.keep(name)}
             self._outputs = self._compared_outputs(args, kwargs)
             set_training(model, self._training)
             self.program = capture(model, args, kwargs, self._free)
-            rewriting = Rewriting(self.program, self._batch_symbol(), is_wanted)
+            rewriting = Rewriting(self.program, self._batch_symbol(), patterns.keep)
             with capturing():
                 rewriting.run()
         self.sites, self.bypass = rewriting.sites, rewriting.bypass
@@ -98,6 +90,11 @@ class Capture:
         if isinstance(example_inputs, Mapping):
             positional, keywords = (), dict(example_inputs)
         else:
+            if not isinstance(example_inputs, torch.Tensor | Sequence):
+                raise UsageError(
+                    f"example_inputs is {type(example_inputs).__name__}; expected a tensor, a tuple of tensors, or a "
+                    "mapping from names to tensors."
+                )
             positional = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
             keywords = {}
         try:
@@ -119,6 +116,7 @@ class Capture:
                 raise UsageError(f"example input {name} is {type(value).__name__}; expected a tensor on the CPU.")
             if str(value.dtype).removeprefix("torch.") not in DTYPES:
                 raise UsageError(f"example input {name} is {value.dtype}; expected one of {', '.join(DTYPES)}.")
+        self._given = {name: value.detach() for name, value in self._given.items()}
         if not self._given:
             raise UsageError("there are no example inputs. Give the tensors of model(*example_inputs).")
 
@@ -133,7 +131,8 @@ class Capture:
             raise UsageError(f"dynamic names {shown(', '.join(unknown))}; the inputs are {', '.join(self._given)}.")
         free = []
         for name, value in self._given.items():
-            axes = tuple(dynamic.get(name, (0,) if value.ndim else ()))
+            given = items("dynamic", dynamic.get(name, (0,) if value.ndim else ()), 'axes such as {"x": (0, 2, 3)}')
+            axes = tuple(whole_number("dynamic", axis, "axes from 0 up", 0) for axis in given)
             if not all(0 <= axis < value.ndim for axis in axes):
                 raise UsageError(f"dynamic names axes {list(axes)} of {name}, which has {value.ndim} axes.")
             if fixed := [axis for axis in axes if axis and value.shape[axis] < 2]:

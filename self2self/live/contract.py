@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from self2self.errors import FileFormatError, UsageError, shown
+from self2self.live.arguments import items
 from self2self.live.sizes import Size, evaluate
 from self2self.model.contract import LIVE_SCHEMA_VERSION, METADATA_PREFIX, SCHEMA_VERSION, checked_flag
 
@@ -54,7 +55,9 @@ def kinds_of(kind: Kind | Sequence[Kind], names: Sequence[str]) -> list[Kind]:
     Raises:
         UsageError: a kind is unknown, or their number is not that of the outputs.
     """
-    kinds: list[Kind] = [kind] * len(names) if isinstance(kind, str) else list(kind)
+    kinds: list[Kind] = (
+        [kind] * len(names) if isinstance(kind, str) else list(items("kind", kind, "a name, or one for each output"))
+    )
     if len(kinds) != len(names):
         raise UsageError(f"kind has {len(kinds)} entries; the outputs are {shown(', '.join(names))}.")
     for one in kinds:

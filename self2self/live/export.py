@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from self2self.errors import EngineUnavailableError
 from self2self.live.contract import Kind, LiveContract
+from self2self.live.patterns import Patterns
 from self2self.machine.files import atomic_write
 from self2self.runtime.engines.registry import is_installed
 
@@ -103,7 +104,7 @@ def live_file(
             raise EngineUnavailableError(f"exporting a model needs {name}. Install it: pip install {name}")
     from self2self.live.capture import Capture
 
-    capture = Capture(model, example_inputs, dynamic or {}, _patterns(include), _patterns(exclude), kind)
+    capture = Capture(model, example_inputs, dynamic or {}, Patterns.of(include, exclude), kind)
     if path is None:
         return LiveExport(None, capture.contract), b""
     import onnx
@@ -183,8 +184,7 @@ def live_onnx_file(
         shapes=shapes,
         fixed=fixed,
         all_dropout=all_dropout,
-        include=_patterns(include),
-        exclude=_patterns(exclude),
+        patterns=Patterns.of(include, exclude),
         kind=kind,
     )
     if path is None:
@@ -192,7 +192,3 @@ def live_onnx_file(
     onnx.helper.set_model_props(done.proto, done.contract.to_metadata())
     exported = LiveExport(Path(path), done.contract, done.difference)
     return exported, done.proto.SerializeToString(deterministic=True)
-
-
-def _patterns(patterns: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return (patterns,) if isinstance(patterns, str) else None if patterns is None else tuple(patterns)

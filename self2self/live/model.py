@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from self2self.errors import FileFormatError, InputError, ResourceError, UsageError, shown
+from self2self.errors import (
+    EngineUnavailableError,
+    FileFormatError,
+    InputError,
+    ResourceError,
+    UsageError,
+    first_line,
+    shown,
+    typed,
+)
+from self2self.live.arguments import items, real_number, whole_number, wrong
 from self2self.live.contract import LiveContract, LiveInput
 from self2self.live.cut import cut_graph
 from self2self.live.draws import AnyArray, axes_of, draw_pass
@@ -27,6 +37,7 @@ STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 LARGEST_FILE_BYTES = 2**31
 """Largest file that is read: ONNX files without further files have less than 2 GiB."""
+_PASSES = 'a number from 2 up, or "auto"'
 FEWEST_PASSES, MOST_PASSES = 30, 1000
 """Passes that ``passes="auto"`` makes at least and at most."""
 TOLERANCE = 0.005
@@ -114,6 +125,12 @@ class LiveModel:
         try:
             self._prefix = load(cut.prefix, path) if cut.prefix is not None else None
             self._suffix = load(cut.suffix, path)
+        except EngineUnavailableError as error:
+            # What it names instead may be an engine of the denoiser alone.
+            other = f"Or use {typed('--engine', 'openvino' if engine == 'ort' else 'ort')}."
+            raise EngineUnavailableError.of(
+                engine, error.cause, error.reason or first_line(error).rstrip("."), error.fix, other
+            ) from error
         except MemoryError as error:
             raise ResourceError(f"{path}: memory ran out while it was loaded. Close other programs.") from error
 
@@ -126,7 +143,7 @@ class LiveModel:
         masks: Literal["independent", "shared"] = "independent",
         quantiles: Sequence[float] = (),
         batch: int | None = None,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
     ) -> LivePrediction:
         """Run the network many times with random masks.
 
@@ -144,21 +161,38 @@ class LiveModel:
                 kept in memory.
             batch: number of samples that run together; None for all. It changes speed and memory, and rounding.
             tolerance: RMS standard error of an output's mean at which ``"auto"`` stops; in units of probability, or
-                relative to the RMS of the mean for outputs of kind "value".
+                relative to the RMS of the mean for outputs of kind "value"; 0.005 by default.
 
         Raises:
-            InputError: the inputs have other names, types or sizes.
+            InputError: the inputs have other names, types or sizes, or values that are not finite and reach the
+                outputs.
             UsageError: another argument is wrong, or does not suit the network.
             ResourceError: memory ran out.
         """
-        self._check_arguments(passes, seed, masks, quantiles, batch, tolerance)
+        if isinstance(passes, str):
+            if passes != "auto":
+                raise wrong("passes", passes, _PASSES)
+        else:
+            passes = whole_number("passes", passes, _PASSES, 2)
+        if tolerance is not None and passes != "auto":
+            raise UsageError(
+                f"{typed('--tolerance')} decides the number of passes; leave out {typed('--passes', passes)}."
+            )
+        seed = whole_number("seed", seed, f"a number from 0 to {2**32 - 1}", 0)
+        check_seed(seed)
+        if batch is not None:
+            batch = whole_number("batch", batch, "a number from 1 up", 1)
+        wanted = items("quantiles", quantiles, "numbers from 0 to 1, such as (0.05, 0.95)")
+        quantiles = tuple(real_number("quantiles", value, "numbers from 0 to 1") for value in wanted)
+        error = TOLERANCE if tolerance is None else real_number("tolerance", tolerance, "a number above 0")
+        self._check_arguments(masks, quantiles, batch, error)
         arrays = self.checked(inputs)
         samples = axes_of(self.contract.axes, arrays).get(self.contract.batch or "", 1)
         step = samples if batch is None or self.contract.batch is None else batch
         parts, most = [], 0
         for first in range(0, samples, step):
             part = {name: self._rows(name, array, first, step) for name, array in arrays.items()}
-            running = self._run_passes(part, passes, seed, masks, tuple(quantiles), first, tolerance)
+            running = self._run_passes(part, passes, seed, masks, quantiles, first, error)
             most = max(most, *(statistics.count for statistics in running.values()))
             parts.append({name: statistics.result() for name, statistics in running.items()})
         names = [output.name for output in self.contract.outputs]
@@ -186,10 +220,22 @@ class LiveModel:
                 raise InputError(f"{self.path}: has no masks for inputs of these sizes ({error}).") from error
             for name, values in self.one_pass(arrays, carried, draws).items():
                 running[name].add(values)
+            if index == 0 and not all(statistics.is_finite for statistics in running.values()):
+                self._refuse_not_finite(arrays)
             may_stop = passes == "auto" and index + 1 >= FEWEST_PASSES
             if may_stop and all(statistics.standard_error() <= tolerance for statistics in running.values()):
                 break
         return running
+
+    def _refuse_not_finite(self, arrays: Mapping[str, AnyArray]) -> None:
+        """Say which inputs are not finite, where outputs are not: a network may well read NaN as a missing value."""
+        for name, array in arrays.items():
+            count = array.size - int(np.isfinite(array).sum())
+            if count:
+                raise InputError(
+                    f"{self.path}: input {name} has {count} values that are not finite, and they reach the outputs. "
+                    "Replace them."
+                )
 
     def once(self, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Compute what does not depend on any draw, for `one_pass`; arguments and errors are those of `one_pass`."""
@@ -225,7 +271,10 @@ class LiveModel:
         except MemoryError as error:
             raise ResourceError(f"{self.path}: memory ran out during a pass. Give fewer inputs at a time.") from error
         except ValueError as error:
-            raise InputError(f"{self.path}: the network does not run on inputs of these sizes ({error}).") from error
+            raise InputError(
+                f"{self.path}: the network does not run on these inputs; a size, or a value such as an index, may be "
+                f"out of range ({error})."
+            ) from error
 
     def _rows(self, name: str, array: AnyArray, first: int, count: int) -> AnyArray:
         dims = next(item.dims for item in self.contract.inputs if item.name == name)
@@ -272,24 +321,11 @@ class LiveModel:
         if not fits:
             raise InputError(f"{self.path}: input {item.name} has shape {list(array.shape)}; expected [{sizes}].")
 
-    def _check_arguments(
-        self,
-        passes: int | str,
-        seed: int,
-        masks: str,
-        quantiles: Sequence[float],
-        batch: int | None,
-        tolerance: float,
-    ) -> None:
-        check_seed(seed)
-        if passes != "auto" and (not isinstance(passes, int) or passes < 2):
-            raise UsageError(f'passes is {passes!r}; expected a number from 2 up, or "auto".')
+    def _check_arguments(self, masks: str, quantiles: Sequence[float], batch: int | None, tolerance: float) -> None:
         if masks not in ("independent", "shared"):
             raise UsageError(f"masks is {masks!r}; expected independent or shared.")
         if not all(0 <= quantile <= 1 for quantile in quantiles):
             raise UsageError(f"quantiles are {', '.join(map(str, quantiles))}; expected numbers from 0 to 1.")
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch is {batch}; expected a number from 1 up.")
         if not (tolerance > 0 and math.isfinite(tolerance)):
             raise UsageError(f"tolerance is {tolerance}; expected a number above 0.")
         if not self.contract.separable and (masks == "shared" or batch is not None):
@@ -307,8 +343,8 @@ def load_live(path: str | os.PathLike[str], engine: str = "ort") -> LiveModel:
 
     Args:
         path: of the file.
-        engine: what computes it: ``"ort"`` (ONNX Runtime on the CPU), ``"openvino"``, ``"mnn"``, ``"ort-cuda"`` or
-            ``"ort-trt"``.
+        engine: what computes it: ``"ort"`` or ``"auto"`` (ONNX Runtime on the CPU), ``"openvino"``, ``"mnn"``,
+            ``"ort-cuda"`` or ``"ort-trt"``.
 
     Raises:
         UsageError: there is no such engine.
@@ -323,7 +359,7 @@ def load_live(path: str | os.PathLike[str], engine: str = "ort") -> LiveModel:
     contract = LiveContract.from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
     if problem := _difference(proto, contract):
         raise FileFormatError(f"{path}: its graph is not what its metadata promise ({shown(problem)}). {again}")
-    return LiveModel(path, contract, proto, engine)
+    return LiveModel(path, contract, proto, "ort" if engine == "auto" else engine)
 
 
 def _difference(proto: onnx.ModelProto, contract: LiveContract) -> str:

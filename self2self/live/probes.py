@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from self2self.errors import VerificationError, shown, typed
+from self2self.errors import UsageError, VerificationError, shown, typed
 from self2self.live.contract import KEEP_LEVELS, LiveContract, LiveMask
 from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.model import LiveModel
 
 _SAME = 1e-5
 """Largest relative change of a sample that counts as none."""
+_PROBABILITY_ERROR = 1e-2
+"""What rounding, also in float16, may add to a probability or to a sum of all classes."""
 
 
 def difference(got: AnyArray, wanted: AnyArray) -> float:
@@ -61,6 +63,7 @@ def refuse_idle_draws(live: LiveModel, inputs: Mapping[str, AnyArray]) -> None:
         VerificationError: a draw changes nothing.
     """
     idle = list(live.contract.masks)
+    not_finite: dict[str, None] = {}
     negated = {name: np.asarray(-value) if value.dtype.kind == "f" else value for name, value in inputs.items()}
     for values in (inputs, negated):
         if not idle:
@@ -68,6 +71,7 @@ def refuse_idle_draws(live: LiveModel, inputs: Mapping[str, AnyArray]) -> None:
         draws = _usual_draws(live, values)
         carried = live.once(values)
         before = live.one_pass(values, carried, draws)
+        not_finite |= {name: None for name, found in before.items() if not np.isfinite(found).all()}
         idle = [
             mask
             for mask in idle
@@ -78,12 +82,43 @@ def refuse_idle_draws(live: LiveModel, inputs: Mapping[str, AnyArray]) -> None:
                 ).items()
             )
         ]
+    if idle and not_finite:
+        raise VerificationError(
+            f"output {shown(', '.join(not_finite))} has values that are not finite, which no draw changes. Check the "
+            "weights and the example inputs for NaN."
+        )
     if idle:
         names = ", ".join(dict.fromkeys(mask.site or "the model itself" for mask in idle[:3]))
         raise VerificationError(
             f"{len(idle)} of {len(live.contract.masks)} draws change no output, for example in {shown(names)}. "
-            f"Leave them out: exclude ({typed('--exclude')})."
+            f"Leave them out: {typed('--exclude')}."
         )
+
+
+def refuse_wrong_kinds(live: LiveModel, inputs: Mapping[str, AnyArray]) -> None:
+    """Run one pass; outputs of kind "probabilities" have to be such.
+
+    Raises:
+        UsageError: an output is not in [0, 1], or its sum over the classes is not 1.
+    """
+    if all(output.kind != "probabilities" for output in live.contract.outputs):
+        return
+    draws = draw_pass(live.contract, axes_of(live.contract.axes, inputs), 0, 0)
+    found = live.one_pass(inputs, live.once(inputs), draws)
+    for output in live.contract.outputs:
+        if output.kind != "probabilities":
+            continue
+        values = found[output.name].astype(np.float64)
+        sums = values.sum(axis=1)
+        in_range = bool(((values >= -_PROBABILITY_ERROR) & (values <= 1 + _PROBABILITY_ERROR)).all())
+        if not in_range or (values.shape[1] > 1 and not bool((np.abs(sums - 1) <= _PROBABILITY_ERROR).all())):
+            told = (
+                f"from {values.min():.3g} to {values.max():.3g}" if not in_range else f"whose sum is {sums.flat[0]:.3g}"
+            )
+            raise UsageError(
+                f"output {output.name} has no probabilities: it has values {told} over axis 1; expected 0 to 1 with a "
+                f"sum of 1. Before a softmax they are logits: {typed('--kind logits')}; else {typed('--kind value')}."
+            )
 
 
 def _usual_draws(live: LiveModel, inputs: Mapping[str, AnyArray]) -> dict[str, AnyArray]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ def capture(
     shapes = [{axis: torch.export.Dim.DYNAMIC if axis else batch for axis in axes} or None for axes in free]
     stack = ModuleStack()
     try:
-        with stack.on(model), capturing():
+        # Before its error, PyTorch prints the graph so far.
+        with stack.on(model), capturing(), redirect_stderr(io.StringIO()):
             return torch.export.export(
                 model, args, dict(kwargs), dynamic_shapes=_in_the_form_of(model, args, kwargs, shapes), strict=False
             )

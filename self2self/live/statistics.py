@@ -89,20 +89,22 @@ class RunningStatistics:
             ResourceError: quantiles need more memory than `LARGEST_KEPT_BYTES`.
         """
         wide = values.astype(np.float64)
-        if self._kind == "logits":
-            wide = _probabilities(wide)
-        if not self.count:
-            self._mean, self._squares = np.zeros(wide.shape), np.zeros(wide.shape)
-        self.count += 1
-        # Welford's sums do not lose digits where the mean is large.
-        step = wide - self._mean
-        self._mean += step / self.count
-        self._squares += step * (wide - self._mean)
-        if self._kind != "value":
-            both = _with_no(wide)
-            self._entropies = self._entropies + _entropy(both)
-            winners = np.argmax(both, axis=1)
-            self._votes = self._votes + (np.arange(both.shape[1]).reshape(_on_axis_1(both)) == winners[:, None])
+        # What is not finite spreads without a warning.
+        with np.errstate(invalid="ignore"):
+            if self._kind == "logits":
+                wide = _probabilities(wide)
+            if not self.count:
+                self._mean, self._squares = np.zeros(wide.shape), np.zeros(wide.shape)
+            self.count += 1
+            # Welford's sums do not lose digits where the mean is large.
+            step = wide - self._mean
+            self._mean += step / self.count
+            self._squares += step * (wide - self._mean)
+            if self._kind != "value":
+                both = _with_no(wide)
+                self._entropies = self._entropies + _entropy(both)
+                winners = np.argmax(both, axis=1)
+                self._votes = self._votes + (np.arange(both.shape[1]).reshape(_on_axis_1(both)) == winners[:, None])
         if self._quantiles:
             if (self.count + 1) * wide.size * 4 > LARGEST_KEPT_BYTES:
                 raise ResourceError(
@@ -111,14 +113,22 @@ class RunningStatistics:
                 )
             self._kept.append(wide.astype(np.float32))
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values so far, as probabilities or as they are, were finite."""
+        return bool(np.isfinite(self._mean).all())
+
     def standard_error(self) -> float:
-        """RMS standard error of the mean, relative to the RMS of the mean; absolute for probabilities."""
+        """RMS standard error of the finite means, relative to their RMS; absolute for probabilities."""
         if self.count < 2:
             return float("inf")
-        error = float(np.sqrt(np.mean(self._squares) / (self.count - 1) / self.count)) if self._mean.size else 0.0
+        # More passes do not change what is not finite.
+        finite = np.isfinite(self._squares) & np.isfinite(self._mean)
+        mean, squares = self._mean[finite], self._squares[finite]
+        error = float(np.sqrt(np.mean(squares) / (self.count - 1) / self.count)) if mean.size else 0.0
         if self._kind != "value" or error == 0:
             return error
-        return error / max(float(np.sqrt(np.mean(np.square(self._mean)))), 1e-30)
+        return error / max(float(np.sqrt(np.mean(np.square(mean)))), 1e-30)
 
     def result(self) -> OutputStatistics:
         """The statistics of all passes so far, at least two."""
@@ -134,7 +144,7 @@ class RunningStatistics:
             entropy=_float32(entropy),
             # Rounding can make it negative where all passes agree.
             mutual_information=_float32(np.maximum(entropy - self._entropies / self.count, 0)),
-            variation_ratio=_float32(1 - self._votes.max(axis=1) / self.count),
+            variation_ratio=_float32(np.where(np.isnan(entropy), np.nan, 1 - self._votes.max(axis=1) / self.count)),
             quantiles=quantiles,
         )
 

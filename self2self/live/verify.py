@@ -14,7 +14,7 @@ from self2self.errors import InputError, VerificationError, first_line, shown
 from self2self.live.contract import LiveContract
 from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.model import LiveModel
-from self2self.live.probes import are_samples_separable, difference, refuse_idle_draws
+from self2self.live.probes import are_samples_separable, difference, refuse_idle_draws, refuse_wrong_kinds
 from self2self.live.program import run_program
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def verify(capture: Capture, proto: onnx.ModelProto, path: str) -> tuple[LiveCon
         onnx_differences.append(_onnx_difference(capture, live, inputs, index))
     separable = are_samples_separable(live, examples)
     refuse_idle_draws(live, examples)
+    refuse_wrong_kinds(live, examples)
     # NaN is larger than any number here.
     neutral = float(np.max(neutral_differences))
     contract = replace(capture.contract, separable=separable)
@@ -119,6 +120,7 @@ def _tensors(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
 
 def _array(tensor: torch.Tensor) -> AnyArray:
     # NumPy has no bfloat16.
+    tensor = tensor.detach()
     return tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 

@@ -238,9 +238,10 @@ def count_draws(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     try:
         with stack.on(model), _Watch(stack):
             model(*args, **kwargs)
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # The user's own code may raise anything, also SystemExit.
         raise UsageError(
             f"the model does not run on the example inputs, in {stack.innermost} ({shown(first_line(error))}). "
             "Give inputs that model(*inputs) accepts in training mode, too."

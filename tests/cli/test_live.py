@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from self2self.live.draws import draw_pass
 from self2self.model.contract import Contract, MaskSpec
 from tests.commands import parse_json, run_cli
-from tests.live.graphs import contract, outputs, write
+from tests.live.graphs import WEIGHTS, contract, graph, outputs, write
 from tests.live.test_foreign import with_dropout
 
 X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
@@ -36,6 +37,9 @@ def named():
 def broken():
     raise RuntimeError("no weights\\nhere")
 
+def leaves():
+    raise SystemExit(0)
+
 def wrong():
     return nn.Linear(4, 8)
 
@@ -57,6 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "networks_of_mine.py").write_text(NETWORKS)
     (tmp_path / "damaged_module.py").write_text("import no_such_library\n")
+    (tmp_path / "leaving_module.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "failing_module.py").write_text("1 / 0\n")
     np.savez(tmp_path / "inputs.npz", x=X)
     write(tmp_path / "model.onnx", contract("logits"))
@@ -189,6 +194,10 @@ PREDICT = ("predict", "model.onnx", "inputs.npz", "-o", "out.npz")
         ((*EXPORT, "failing_module:make"), 2, "failing_module cannot be imported (ZeroDivisionError"),
         ((*EXPORT, "networks_of_mine:none"), 2, "networks_of_mine has no function none"),
         ((*EXPORT, "networks_of_mine:broken"), 2, "networks_of_mine:broken raises RuntimeError (no weights)"),
+        ((*EXPORT, "networks_of_mine:leaves"), 2, "networks_of_mine:leaves raises SystemExit (0)"),
+        ((*EXPORT, "leaving_module:make"), 2, "leaving_module cannot be imported (SystemExit: 3)"),
+        ((*PREDICT, "--tolerance", "0.1", "--passes", "5"), 2, "--tolerance decides the number of passes; leave out"),
+        (("predict", "model.onnx", "nan.npz", "-o", "out.npz"), 3, "input x has 1 values that are not finite"),
         (
             (*EXPORT, "networks_of_mine:wrong"),
             2,
@@ -231,6 +240,7 @@ def test_what_is_wrong_is_said_in_one_line(
 ) -> None:
     np.savez("wide.npz", x=X.astype(np.float64))
     np.savez("short.npz", x=X[:, :3])
+    np.savez("nan.npz", x=np.where(np.arange(20).reshape(5, 4) == 3, np.float32(np.nan), X))
     write(folder / "first.onnx", Contract(1, (MaskSpec("input_mask", (1, "H", "W"), 200),)))
     write(folder / "values.onnx")
     before = sorted(path for path in folder.iterdir() if path.name != "__pycache__")
@@ -256,11 +266,16 @@ def test_predict_never_replaces_what_it_reads(folder: Path, output: str, what: s
 
 def test_predict_says_that_values_are_not_finite_and_writes_npz_alone(folder: Path) -> None:
     values = X.copy()
-    values[0, 0] = np.nan
-    np.savez("nan.npz", x=values)
-    noted = run_cli("predict", "model.onnx", "nan.npz", "-o", "out.npz", "--passes", "2")
-    assert "note: x: 1 values are NaN or infinite." in noted.stderr
-    assert "note: output.mean: 3 values" in noted.stderr
+    values[0, 0] = np.inf
+    np.savez("infinite.npz", x=values)
+    noted = run_cli("predict", "model.onnx", "infinite.npz", "-o", "out.npz", "--passes", "2")
+    assert noted.stderr == "note: x: 1 values are NaN or infinite.\n"
+    model = graph()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full_like(WEIGHTS, np.nan), "weights"))
+    write(folder / "nan.onnx", model=model)
+    noted = run_cli("predict", "nan.onnx", "inputs.npz", "-o", "nan_out.npz", "--engine", "auto")
+    assert "note: output.mean: 15 values" in noted.stderr
+    assert "30 passes" in noted.stdout
     refused = run_cli("predict", "model.onnx", "inputs.npz", "-o", "out.txt", expect=2)
     assert "-o out.txt: expected a name that ends in .npz. Type: -o out.npz" in refused.stderr
     assert not (folder / "out.txt").exists()

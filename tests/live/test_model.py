@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from self2self.errors import FileFormatError, InputError, UsageError
+from self2self.errors import EngineUnavailableError, FileFormatError, InputError, Obstacle, UsageError
+from self2self.live.contract import LiveInput
 from self2self.live.draws import draw_pass
 from self2self.live.model import FEWEST_PASSES, MOST_PASSES, LiveModel, load_live
-from tests.live.graphs import contract, graph, outputs, write
+from tests.live.graphs import WEIGHTS, contract, graph, outputs, write
 
 pytest.importorskip("onnxruntime")
 
@@ -111,11 +112,88 @@ def test_wrong_inputs_are_refused(live: LiveModel, inputs: Any, message: str) ->
         ({"quantiles": (1.5,)}, "quantiles are 1.5"),
         ({"batch": 0}, "batch is 0"),
         ({"tolerance": 0}, "tolerance is 0"),
+        ({"tolerance": "a"}, "tolerance is 'a'; expected a number above 0"),
+        ({"tolerance": 0.1, "passes": 5}, "tolerance decides the number of passes; leave out --passes 5"),
+        ({"passes": 2.5}, "passes is 2.5"),
+        ({"passes": None}, "passes is None"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": 2**32}, "seed"),
+        ({"quantiles": 0.5}, "quantiles is 0.5; expected numbers from 0 to 1"),
+        ({"quantiles": np.array(0.5)}, "quantiles is array"),
+        ({"quantiles": "0.5"}, "quantiles is '0.5'"),
+        ({"quantiles": (0.5, "x")}, "quantiles is 'x'"),
+        ({"batch": 2.5}, "batch is 2.5"),
     ],
 )
 def test_wrong_options_are_refused(live: LiveModel, options: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         live.predict(X, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers(live: LiveModel) -> None:
+    found = live.predict(
+        X,
+        np.int64(3),
+        np.uint32(4),
+        batch=np.int8(2),
+        quantiles=np.array([0.5]),  # type: ignore[arg-type]
+    )
+    wanted = live.predict(X, 3, 4, batch=2, quantiles=(0.5,))
+    assert found.passes == 3
+    np.testing.assert_array_equal(found.mean, wanted.mean)
+    np.testing.assert_array_equal(found.quantiles, wanted.quantiles)
+    assert live.predict(X, tolerance=np.float32(0.2)).passes == FEWEST_PASSES  # type: ignore[arg-type]
+
+
+def test_auto_is_the_default_engine(live: LiveModel) -> None:
+    other = load_live(live.path, "auto")
+    assert other.engine == live.engine == "ort"
+    np.testing.assert_array_equal(other.predict(X, 3).mean, live.predict(X, 3).mean)
+
+
+@pytest.mark.parametrize(("engine", "other"), [("ort", "openvino"), ("ort-cuda", "ort")])
+def test_an_engine_that_is_missing_names_one_that_runs_such_files(
+    engine: str, other: str, live: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(proto: Any, path: Path) -> Any:
+        raise EngineUnavailableError.of(engine, Obstacle.NOT_INSTALLED, "it is not installed", "Install it.")
+
+    monkeypatch.setattr("self2self.live.model.graph_loader", lambda name: load)
+    with pytest.raises(EngineUnavailableError) as caught:
+        load_live(live.path, engine)
+    assert str(caught.value) == f"engine {engine}: it is not installed. Install it. Or use --engine {other}."
+    assert caught.value.cause is Obstacle.NOT_INSTALLED
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_where_they_reach_an_output(
+    value: float, live: LiveModel, tmp_path: Path
+) -> None:
+    x = X.copy()
+    x[1, 2] = value
+    nan = graph()
+    nan.graph.node[0].op_type = "Identity"
+    carries = load_live(write(tmp_path / "carries.onnx", model=nan))
+    with pytest.raises(InputError, match=r"input x has 1 values that are not finite, and they reach the outputs"):
+        carries.predict(x)
+    # A network may want such values, as tanh does infinity.
+    if value == np.inf:
+        assert np.isfinite(live.predict(x, 3).mean).all()
+
+
+@pytest.mark.parametrize("kind", ["logits", "value"])
+def test_passes_stop_where_weights_are_not_finite(kind: Any, tmp_path: Path) -> None:
+    model = graph()
+    weights = WEIGHTS.copy()
+    weights[0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
+    live = load_live(write(tmp_path / "nan.onnx", contract(kind), model))
+    found = live.predict(X, tolerance=0.5)
+    assert found.passes == FEWEST_PASSES
+    assert np.isnan(found.mean[:, 0]).all()
+    if kind == "logits":
+        assert np.isnan(found.variation_ratio).all()
 
 
 def test_samples_without_masks_of_their_own_are_not_divided(tmp_path: Path) -> None:
@@ -173,7 +251,7 @@ def test_wrong_sizes_of_masks_are_one_line(tmp_path: Path) -> None:
     described = contract()
     wrong = replace(described, masks=(replace(described.masks[0], dims=("batch", 5)),))
     live = load_live(write(tmp_path / "m.onnx", wrong))
-    with pytest.raises(InputError, match=r"m\.onnx: the network does not run on inputs of these sizes"):
+    with pytest.raises(InputError, match=r"m\.onnx: the network does not run on these inputs; a size, or a value"):
         live.predict(X, 2)
 
 
@@ -197,3 +275,19 @@ def test_predictions_need_no_pytorch(tmp_path: Path) -> None:
     mean, refusal = done.stdout.splitlines()
     np.testing.assert_allclose(eval(mean), passes_of(np.ones((2, 4), np.float32), 12, 4).mean(0), rtol=1e-4)
     assert refusal == "4 exporting a model needs torch. Install it: pip install torch"
+
+
+def test_an_index_out_of_range_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = LiveInput("x", "int64", ("batch", 4))
+    model = graph()
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    table = np.linspace(-1, 1, 10, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    del model.graph.node[0].input[:]
+    model.graph.node[0].input.extend(["table", "x"])
+    model.graph.node[0].op_type = "Gather"
+    live = load_live(write(tmp_path / "m.onnx", replace(contract(), inputs=(tokens,)), model))
+    assert live.predict(np.full((2, 4), 9), 2).passes == 2
+    with pytest.raises(InputError, match="a value such as an index, may be out of range"):
+        live.predict(np.full((2, 4), 5000), 2)
+    assert capfd.readouterr() == ("", "")

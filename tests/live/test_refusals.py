@@ -18,6 +18,7 @@ from torch import nn
 
 from self2self.errors import Self2SelfError, UsageError, VerificationError
 from self2self.live.export import export_live
+from self2self.live.model import load_live
 from tests.live.networks import Called, UNet, numbers
 
 X = numbers(2, 8)
@@ -85,6 +86,14 @@ def idle(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x + 0 * F.dropout(x, 0.5, module.training)
 
 
+def leaves(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    raise SystemExit(0)
+
+
+def branching(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x + 1 if x.sum() > 0 else x
+
+
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -99,6 +108,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no dropout": (nn.Linear(8, 8), X, {}, "draws no random numbers"),
     "no module": (len, X, {}, "expected a torch.nn.Module"),
     "layer drop": (Written(layer_drop), X, {}, r"inner branches on the values of a tensor.*LayerDrop"),
+    "branching": (Written(branching), X, {}, "inner branches on the values of a tensor"),
     "random": (Written(choice), X, {}, "inner draws random numbers outside of PyTorch's operators"),
     "numpy": (Written(numpy_choice), X, {}, "inner draws random numbers outside of PyTorch's operators"),
     "no rule": (Written(permuted), X, {}, r"inner: draws with aten\.randperm.* no rule"),
@@ -117,7 +127,25 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "complex": (Called(), X.to(torch.complex64), {}, "is torch.complex64"),
     "kind": (Called(), X, {"kind": "classes"}, "kind is 'classes'"),
     "number of kinds": (Called(), X, {"kind": ("logits", "value")}, "kind has 2 entries"),
-    "nothing left": (Called(), X, {"include": "head.*"}, r"leave no draw; the model draws in drop"),
+    "nothing left": (Called(), X, {"include": "head.*"}, r"the pattern head\.\* matches no draw; the draws are drop"),
+    "nothing stays": (Called(), X, {"exclude": "*"}, "the patterns leave no draw; the draws are drop"),
+    "typo": (Called(), X, {"include": ["drop", "typo"]}, "the pattern typo matches no draw"),
+    "idle exclude": (Called(), X, {"exclude": "zzz"}, "the pattern zzz matches no draw"),
+    "no pattern": (Called(), X, {"exclude": 3}, "exclude is 3; expected a pattern"),
+    "no text": (Called(), X, {"include": ["drop", 3]}, "include is .*; expected a pattern"),
+    "no axes": (Called(), X, {"dynamic": {"x": 0}}, "dynamic is 0; expected axes"),
+    "no axis": (Called(), X, {"dynamic": {"x": ("a",)}}, "dynamic is 'a'; expected axes"),
+    "no kind": (Called(), X, {"kind": 3}, "kind is 3; expected a name"),
+    "no inputs": (Called(), None, {}, "example_inputs is NoneType; expected a tensor"),
+    "number": (Called(), 3, {}, "example_inputs is int; expected a tensor"),
+    "leaves": (Written(leaves), X, {}, r"does not run on the example inputs, in inner \(0\)"),
+    "range": (Called(), X, {"kind": "probabilities"}, r"output output has no probabilities: .*--kind logits; else"),
+    "sum": (
+        nn.Sequential(nn.Linear(8, 3), nn.Dropout(0.5), nn.Sigmoid()),
+        X,
+        {"kind": "probabilities"},
+        r"output output has no probabilities: it has values whose sum",
+    ),
     "cannot leave out": (
         nn.Sequential(Inner(lambda module, x: x * torch.rand_like(x)), nn.Dropout(0.5)),
         X,
@@ -128,12 +156,13 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_model_is_refused_in_one_line(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, inputs, options, message = REFUSED[name]
     with pytest.raises(UsageError, match=message) as caught:
         export_live(model, inputs, tmp_path / "m.onnx", **options)
     check_line(caught.value)
     assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
 
 
 def check_line(error: Self2SelfError) -> None:
@@ -150,6 +179,38 @@ def test_a_file_that_would_compute_something_else_is_not_written(code: Any, mess
         export_live(Written(code), X, tmp_path / "m.onnx")
     check_line(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["value", "logits"])
+def test_weights_that_are_not_finite_are_named(kind: Any, tmp_path: Path) -> None:
+    model = Called()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(
+        VerificationError, match=r"output output has values that are not finite.*Check the weights"
+    ) as e:
+        export_live(model, X, tmp_path / "m.onnx", kind=kind)
+    check_line(e.value)
+
+
+def test_inputs_and_outputs_may_require_gradients(tmp_path: Path) -> None:
+    class Both(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x), self[0].weight
+
+    x = X.clone().requires_grad_()
+    done = export_live(Both(nn.Linear(8, 3), nn.Dropout(0.5)), x, tmp_path / "m.onnx")
+    assert done.onnx_difference is not None
+    assert x.requires_grad
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_probabilities_are_accepted(classes: int, tmp_path: Path) -> None:
+    last = nn.Softmax(1) if classes > 1 else nn.Sigmoid()
+    model = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.5), nn.Linear(4, classes), last)
+    export_live(model, X, tmp_path / "m.onnx", kind="probabilities")
+    found = load_live(tmp_path / "m.onnx").predict(X.numpy(), 5)
+    assert (found.entropy >= 0).all()
 
 
 def test_the_model_stays_as_it_was(tmp_path: Path) -> None:

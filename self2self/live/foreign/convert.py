@@ -17,11 +17,14 @@ from self2self.live.foreign.rewriting import difference_from, rewritten
 from self2self.live.foreign.shapes import Shapes, batch_axis, inputs_of, measure
 from self2self.live.foreign.sites import Site, find_sites, is_wanted
 from self2self.live.model import LiveModel, all_nodes
-from self2self.live.probes import are_samples_separable, refuse_idle_draws
+from self2self.live.patterns import Patterns
+from self2self.live.probes import are_samples_separable, refuse_idle_draws, refuse_wrong_kinds
 from self2self.live.sizes import Size, evaluate
 
 if TYPE_CHECKING:
     import onnx
+
+_ALL = Patterns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,12 @@ def convert(
     shapes: Mapping[str, Sequence[int]] | None = None,
     fixed: bool = False,
     all_dropout: bool = False,
-    include: tuple[str, ...] | None = None,
-    exclude: tuple[str, ...] | None = None,
+    patterns: Patterns = _ALL,
     kind: Kind | Sequence[Kind] = "value",
 ) -> Converted:
     """Make the draws of an ONNX file inputs; arguments and errors are those of `export.export_live_onnx`."""
     try:
-        return _converted(path, shapes or {}, fixed, all_dropout, include, exclude, kind)
+        return _converted(path, shapes or {}, fixed, all_dropout, patterns, kind)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         # Of a damaged file, anything may be missing or of another type than ONNX says; names may be no text.
         raise FileFormatError(f"{path}: is damaged, or no valid ONNX model ({shown(first_line(error))}).") from error
@@ -63,18 +65,15 @@ def _converted(
     shapes: Mapping[str, Sequence[int]],
     fixed: bool,
     all_dropout: bool,
-    include: tuple[str, ...] | None,
-    exclude: tuple[str, ...] | None,
+    patterns: Patterns,
     kind: Kind | Sequence[Kind],
 ) -> Converted:
     proto = read(path)
     graph = proto.graph
     was_on = prepare(proto, path)
     found = find_sites(proto, path, was_on, all_dropout=all_dropout)
-    sites = [site for site in found if is_wanted(site, path, include, exclude)]
-    if not sites:
-        told = ", ".join(site.path for site in found)
-        raise UsageError(f"{path}: the patterns leave no draw; the draws are {shown(told)}.")
+    sites = [site for site in found if is_wanted(site, path, patterns)]
+    patterns.check([site.path for site in found], f"{path}: ")
     leave_out_dropout(proto, {site.node.output[0] for site in sites})
     inputs, axes = inputs_of(graph, path, shapes)
     measured = measure(proto, path, sites, inputs, axes, shapes, fixed=fixed)
@@ -85,6 +84,7 @@ def _converted(
     largest = difference_from(proto, path, sites, live, orders, examples)
     contract = replace(contract, separable=are_samples_separable(live, examples))
     refuse_idle_draws(live, examples)
+    refuse_wrong_kinds(live, examples)
     return Converted(new, contract, largest)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from self2self.errors import UsageError, typed
 from self2self.live.contract import Draw, keep_count_of
 from self2self.live.foreign.graph import attribute, constant_of, path_of
 from self2self.live.model import all_nodes, subgraphs
+from self2self.live.patterns import Patterns
 
 if TYPE_CHECKING:
     import onnx
@@ -134,10 +134,9 @@ def _chance(graph: onnx.GraphProto, name: str) -> float | None:
     return float(values.flat[0])
 
 
-def is_wanted(site: Site, path: Path, include: tuple[str, ...] | None, exclude: tuple[str, ...] | None) -> bool:
+def is_wanted(site: Site, path: Path, patterns: Patterns) -> bool:
     """Whether the patterns keep a draw; a UsageError if they do not, and it cannot be left out."""
-    included = include is None or any(fnmatchcase(site.path, pattern) for pattern in include)
-    wanted = included and not any(fnmatchcase(site.path, pattern) for pattern in exclude or ())
+    wanted = patterns.keep(site.path)
     if not wanted and site.node.op_type != "Dropout":
         raise UsageError(
             f"{path}: {site.path} draws with {site.node.op_type} in any case, so it cannot be left out. Change the "

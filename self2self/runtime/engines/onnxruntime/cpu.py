@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ERRORS_ONLY = 3
 """Severity level from which ONNX Runtime writes messages: errors and fatal errors."""
+FATAL_ONLY = 4
+"""The same for fatal errors alone: where every other failure is raised, and told in one line."""
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 """Names of ONNX Runtime's packages; each of the two overwrites the files of the other."""
 
@@ -122,7 +124,10 @@ def load_graph(proto: onnx.ModelProto, path: Path) -> Runner:
     try:
         # With its fallback, a failure would print to stdout and be tried again.
         session = ort.InferenceSession(
-            proto.SerializeToString(), session_options(ort), providers=["CPUExecutionProvider"], enable_fallback=0
+            proto.SerializeToString(),
+            session_options(ort, FATAL_ONLY),
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
         )
     except Exception as error:
         if is_out_of_memory(error):
@@ -173,10 +178,10 @@ def import_onnxruntime(engine: str) -> Any:
     return ort
 
 
-def session_options(ort: Any) -> Any:
-    """Options of a session on the CPU that prints errors alone, with the threads of this process."""
+def session_options(ort: Any, severity: int = ERRORS_ONLY) -> Any:
+    """Options of a session on the CPU that prints from a severity level on, with the threads of this process."""
     options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = severity
     options.intra_op_num_threads = compute_threads()
     options.inter_op_num_threads = 1
     return options

@@ -25,6 +25,7 @@ from self2self.runtime.engines.gpu import require_driver, require_gpu
 from self2self.runtime.engines.graphs import Runner
 from self2self.runtime.engines.onnxruntime.cpu import (
     BOTH_INSTALLED,
+    FATAL_ONLY,
     REINSTALL,
     Session,
     import_onnxruntime,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 _MAXIMUM_BINDINGS = 16
 """Bindings that are kept. Two sets of masks and a smaller last batch need three; older ones are of freed buffers."""
-_FATAL_ONLY = 4
-"""Severity level from which ONNX Runtime writes messages: fatal errors alone."""
 _CPU_FALLBACK_MESSAGE = "assigned to the default CPU EP"
 """Part of ONNX Runtime's error about a graph that it would run on the CPU, where that is forbidden."""
 
@@ -177,10 +176,10 @@ class OrtCudaEngine(Engine):
             )
         ort = import_onnxruntime(self.name)
         # Where cuDNN refuses an algorithm, ONNX Runtime tries another and logs that outside of the session.
-        ort.set_default_logger_severity(_FATAL_ONLY)
+        ort.set_default_logger_severity(FATAL_ONLY)
         options = ort.SessionOptions()
         # Every failure is raised as well, and reported in one line.
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         for key, value in self.session_config.items():
             options.add_session_config_entry(key, value)
         try:
@@ -346,7 +345,7 @@ def load_on_gpu(
     engine.version()
     ort = import_onnxruntime(engine.name)
     options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
+    options.log_severity_level = FATAL_ONLY
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers, enable_fallback=0)
     except Exception as error:
