@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from self2self.errors import UsageError, first_line, shown
-from self2self.live.arguments import items, whole_number
 from self2self.live.contract import DTYPES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput, kinds_of
 from self2self.live.patterns import Patterns
 from self2self.live.program import capture, capturing, named_tensors
 from self2self.live.rewrite import Rewriting, Site
 from self2self.live.sizes import Size, evaluate
 from self2self.live.watch import Neutral, count_draws, find_drawing, set_training, undisturbed
+from self2self.machine.arguments import items, whole_number
 
 if TYPE_CHECKING:
     import onnx

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from self2self.errors import FileFormatError, UsageError, shown
-from self2self.live.arguments import items
 from self2self.live.sizes import Size, evaluate
+from self2self.machine.arguments import items
 from self2self.model.contract import LIVE_SCHEMA_VERSION, METADATA_PREFIX, SCHEMA_VERSION, checked_flag
 
 KEEP_LEVELS = 2**16

@@ -21,11 +21,11 @@ from self2self.errors import (
     shown,
     typed,
 )
-from self2self.live.arguments import items, real_number, whole_number, wrong
 from self2self.live.contract import LiveContract, LiveInput
 from self2self.live.cut import cut_graph
 from self2self.live.draws import AnyArray, axes_of, draw_pass
 from self2self.live.statistics import FloatArray, OutputStatistics, RunningStatistics
+from self2self.machine.arguments import items, real_number, whole_number, wrong
 from self2self.model.masks import check_seed
 from self2self.runtime.engines.graphs import Runner, Values, graph_loader
 from self2self.runtime.model import read_proto

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from self2self.errors import UsageError, shown
-from self2self.live.arguments import items, wrong
+from self2self.machine.arguments import items, wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def test_numbers_become_those_of_python(value: Any) -> None:
     ],
 )
 def test_other_types_are_refused_in_one_line(convert: Any, value: Any, expected: str) -> None:
-    with pytest.raises(UsageError, match=rf"^--some-name is {expected}\.$"):
+    with pytest.raises(UsageError, match=rf"^some_name is {expected}\.$"):
         convert("some_name", value)
 
 
@@ -59,5 +59,5 @@ def test_options_hold_plain_values() -> None:
     "wrong", [{"steps": "3"}, {"sigma": "5"}, {"axes": 3}, {"run": 5}, {"neighbours": 1.5}, {"nodata": [1]}]
 )
 def test_options_of_a_wrong_type_are_usage_errors(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is "):
+    with pytest.raises(UsageError, match=f"--{next(iter(wrong))} is "):
         FitOptions(**wrong)
