@@ -189,7 +189,7 @@ def export(
         str | None,
         typer.Option(
             "--kind",
-            help="With --model or --onnx: what the outputs are: logits, probabilities or value.  [default: "
+            help="With --model or --onnx: what the outputs are: logits, probabilities, image or value.  [default: "
             "FACTORY's, or value]",
             metavar="NAME",
             show_default=False,

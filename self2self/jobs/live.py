@@ -273,6 +273,7 @@ def live_predict_job(
         InputError, FileFormatError: a file cannot be used.
         OutputError, ResourceError, EngineUnavailableError: as for `load_live`, or `output` cannot be written.
     """
+    from self2self.live.contract import OF_CLASSES
     from self2self.live.model import load_live
 
     if unknown := [name for name in statistics if name not in STATISTICS]:
@@ -307,9 +308,9 @@ def live_predict_job(
     live = load_live(model, engine)
     kinds = {item.name: item.kind for item in live.contract.outputs}
     of_classes = [name for name in statistics if name in ("entropy", "mi", "vr")]
-    if of_classes and set(kinds.values()) == {"value"}:
+    if of_classes and not set(kinds.values()) & set(OF_CLASSES):
         raise UsageError(
-            f'{typed("--stat", ",".join(of_classes))} needs classes, and all outputs of {model} are of kind "value". '
+            f"{typed('--stat', ','.join(of_classes))} needs classes, and no output of {model} has them. "
             "Export it again: self2self export --model MODULE:FACTORY --kind logits"
         )
     values = read_arrays(inputs)

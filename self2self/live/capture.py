@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from self2self.errors import UsageError, first_line, shown
-from self2self.live.contract import DTYPES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput, kinds_of
+from self2self.live.contract import DTYPES, OF_CLASSES, Kind, LiveContract, LiveInput, LiveMask, LiveOutput, kinds_of
 from self2self.live.patterns import Patterns
 from self2self.live.program import capture, capturing, named_tensors
 from self2self.live.rewrite import Rewriting, Site
@@ -274,7 +274,7 @@ class Capture:
     def _kinds(self, kind: Kind | Sequence[Kind]) -> list[Kind]:
         kinds = kinds_of(kind, list(self._outputs))
         for one, (name, value) in zip(kinds, self._outputs.items(), strict=True):
-            if one != "value" and (value.ndim < 2 or not value.dtype.is_floating_point):
+            if one in OF_CLASSES and (value.ndim < 2 or not value.dtype.is_floating_point):
                 raise UsageError(
                     f"output {name} is {value.dtype} with {value.ndim} axes, so it has no {one}: they are floats with "
                     'the classes on axis 1. Give the kind of each output, such as ("logits", "value").'

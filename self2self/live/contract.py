@@ -33,8 +33,11 @@ the mean of some thousand passes."""
 
 Draw = Literal["mask", "uniform", "normal"]
 """What an input is drawn from: True with a fixed probability; uniform in (0, 1); the standard normal distribution."""
-Kind = Literal["logits", "probabilities", "value"]
-"""What an output is. The classes of logits and probabilities are on axis 1; one class stands for yes or no."""
+Kind = Literal["logits", "probabilities", "value", "image"]
+"""What an output is. The classes of logits and probabilities are on axis 1; one class stands for yes or no. An image
+has values from 0, black, to 1, white; a value may have any unit."""
+OF_CLASSES: tuple[Kind, ...] = ("logits", "probabilities")
+"""Kinds with classes."""
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 """Types of the data inputs."""
 

@@ -69,8 +69,8 @@ def export_live(
             the batch of all inputs.
         include: patterns of the paths of modules whose draws stay, such as ``"head.*"``; None for all.
         exclude: patterns of the paths of modules whose draws do not stay; they behave as in evaluation mode.
-        kind: what the outputs are: ``"logits"``, ``"probabilities"`` (classes on axis 1) or ``"value"``; one for all,
-            or one for each.
+        kind: what the outputs are: ``"logits"``, ``"probabilities"`` (classes on axis 1), ``"image"`` (0 is black and 1
+            white) or ``"value"`` (in any unit); one for all, or one for each.
 
     Raises:
         UsageError: the model draws nothing, cannot be captured, or draws in a way that cannot become an input; an

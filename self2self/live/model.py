@@ -97,8 +97,8 @@ class LivePrediction:
         if values is None:
             name = next(iter(self.outputs))
             raise UsageError(
-                f'output {name} was exported with kind "value", which has no classes. Export the network with '
-                'kind="logits" or kind="probabilities".'
+                f'output {name} was exported with kind "value" or "image", which has no classes. Export the network '
+                'with kind="logits" or kind="probabilities".'
             )
         return values
 
@@ -160,8 +160,9 @@ class LiveModel:
             quantiles: which quantiles to compute, each from 0 to 1. They are exact, so all passes over a batch are
                 kept in memory.
             batch: number of samples that run together; None for all. It changes speed and memory, and rounding.
-            tolerance: RMS standard error of an output's mean at which ``"auto"`` stops; in units of probability, or
-                relative to the RMS of the mean for outputs of kind "value"; 0.005 by default.
+            tolerance: RMS standard error of an output's mean at which ``"auto"`` stops; relative to the RMS
+                of the mean for outputs of kind "value"; in units of probability, or of the distance of black from
+                white, for other kinds. 0.005 by default.
 
         Raises:
             InputError: the inputs have other names, types or sizes, or values that are not finite and reach the

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.errors import ResourceError
-from self2self.live.contract import Kind
+from self2self.live.contract import OF_CLASSES, Kind
 
 FloatArray = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -33,7 +33,8 @@ class OutputStatistics:
     Attributes:
         mean: mean over the passes, of the output's shape; of probabilities if the output has logits.
         std: standard deviation over the passes (divisor: passes - 1), of the same values.
-        entropy: predictive entropy in nats, of the output's shape without axis 1; None for an output of kind "value".
+        entropy: predictive entropy in nats, of the output's shape without axis 1; None for an output
+            without classes.
         mutual_information: in nats, of the same shape (BALD); None as above.
         variation_ratio: from 0 to 1, of the same shape; None as above.
         quantiles: [quantile, ...output's shape]; None unless they were asked for.
@@ -100,7 +101,7 @@ class RunningStatistics:
             step = wide - self._mean
             self._mean += step / self.count
             self._squares += step * (wide - self._mean)
-            if self._kind != "value":
+            if self._kind in OF_CLASSES:
                 both = _with_no(wide)
                 self._entropies = self._entropies + _entropy(both)
                 winners = np.argmax(both, axis=1)
@@ -119,7 +120,7 @@ class RunningStatistics:
         return bool(np.isfinite(self._mean).all())
 
     def standard_error(self) -> float:
-        """RMS standard error of the finite means, relative to their RMS; absolute for probabilities."""
+        """RMS standard error of the finite means: relative to their RMS for a value, absolute for other kinds."""
         if self.count < 2:
             return float("inf")
         # More passes do not change what is not finite.
@@ -135,7 +136,7 @@ class RunningStatistics:
         mean, std = self._mean, np.sqrt(self._squares / (self.count - 1))
         kept = np.quantile(np.stack(self._kept), self._quantiles, axis=0) if self._quantiles else None
         quantiles = None if kept is None else kept.astype(np.float32)
-        if self._kind == "value":
+        if self._kind not in OF_CLASSES:
             return OutputStatistics(_float32(mean), _float32(std), quantiles=quantiles)
         entropy = _entropy(_with_no(mean))
         return OutputStatistics(

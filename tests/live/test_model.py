@@ -75,10 +75,12 @@ def test_auto_stops_at_the_tolerance(live: LiveModel) -> None:
 
 
 def test_classes_need_a_kind(live: LiveModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'kind "value".*kind="logits"'):
+    with pytest.raises(UsageError, match=r'kind "value" or "image".*kind="logits"'):
         _ = live.predict(X, 2).mutual_information
     with pytest.raises(UsageError, match="quantiles="):
         _ = live.predict(X, 2).quantiles
+    image = load_live(write(tmp_path / "image.onnx", contract("image"))).predict(X, 20)
+    np.testing.assert_array_equal(image.std, live.predict(X, 20).std)
     classes = load_live(write(tmp_path / "logits.onnx", contract("logits"))).predict(X, 50)
     np.testing.assert_allclose(classes.mean.sum(1), 1, rtol=1e-6)
     assert (classes.mutual_information > 0).all()

@@ -31,6 +31,21 @@ def test_values_have_mean_and_deviation_even_where_they_are_large() -> None:
     assert found.entropy is found.mutual_information is found.variation_ratio is None
 
 
+def test_the_error_of_an_image_is_told_in_its_own_range_and_that_of_a_value_is_not() -> None:
+    errors = {}
+    for kind in ("image", "value"):
+        for gain in (1, 10):
+            running = RunningStatistics("output", kind)  # type: ignore[arg-type]
+            for values in PASSES:
+                running.add(gain * (values + 20))
+            errors[kind, gain] = running.standard_error()
+    expected = np.sqrt(PASSES.astype(np.float64).var(0, ddof=1).mean() / len(PASSES))
+    assert errors["image", 1] == pytest.approx(expected, rel=1e-5)
+    assert errors["image", 10] == pytest.approx(10 * expected, rel=1e-5)
+    assert errors["value", 10] == pytest.approx(errors["value", 1], rel=1e-5)
+    assert of("image", PASSES).entropy is None
+
+
 def test_logits_have_entropies() -> None:
     found = of("logits", PASSES)
     powers = np.exp(PASSES.astype(np.float64))

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from self2self.errors import FileFormatError, UsageError, first_line, shown, typed
-from self2self.live.contract import Kind, LiveContract, LiveInput, LiveMask, LiveOutput, keep_count_of, kinds_of
+from self2self.live.contract import (
+    OF_CLASSES,
+    Kind,
+    LiveContract,
+    LiveInput,
+    LiveMask,
+    LiveOutput,
+    keep_count_of,
+    kinds_of,
+)
 from self2self.live.draws import axes_of
 from self2self.live.foreign.graph import identifier, leave_out_dropout
 from self2self.live.foreign.measured_sizes import Measured, expression_of
@@ -129,7 +138,7 @@ def _contract(
         shapes = [shapes[index] for shapes in measured.outputs]
         rows = [shape[0] if shape else 0 for shape in shapes]
         counts = batch is not None and rows == [lengths[batch] for lengths in measured.lengths]
-        if one != "value" and len(shapes[0]) < 2:
+        if one in OF_CLASSES and len(shapes[0]) < 2:
             raise UsageError(
                 f"output {value.name} has {len(shapes[0])} axes, so it has no {one}: classes are on axis 1."
             )

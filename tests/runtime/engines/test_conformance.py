@@ -261,9 +261,7 @@ def test_statistics_of_a_live_network_are_those_of_onnx_runtime(live: LiveModel)
 def test_wrong_sizes_of_a_live_network_are_one_line_in_every_engine(live: LiveModel) -> None:
     x = np.ones((2, 4), np.float32)
     # MNN does not say why it cannot lay out a graph.
-    kind, message = (
-        (ResourceError, "memory") if live.engine == "mnn" else (InputError, "does not run on inputs of these")
-    )
+    kind, message = (ResourceError, "memory") if live.engine == "mnn" else (InputError, "does not run on these inputs")
     with pytest.raises(kind, match=message) as caught:
         live.one_pass({"x": x}, live.once({"x": x}), {"mask": np.ones((2, 3), bool)})
     assert "\n" not in str(caught.value)
