@@ -96,10 +96,11 @@ class FitOptions:
         make_plain(self, real_number, "drop_rate", "sigma", "strength", "stored_sigma")
         make_plain(self, text, "recipe", "init", "device", "fit_pages", "axes")
         make_plain(self, file_path, "run", "iqa_weights")
-        if self.neighbours != "auto":
+        # Texts are checked with the values.
+        if not isinstance(self.neighbours, str):
             make_plain(self, whole_number, "neighbours")
         if not isinstance(self.nodata, str):
-            make_plain(self, real_number, "nodata")
+            make_plain(self, partial(real_number, expected="a finite number, 'none' or None"), "nodata")
         if self.init == "pretrained":
             # Run folders and messages have the older name.
             object.__setattr__(self, "init", "natural")

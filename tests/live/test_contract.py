@@ -43,7 +43,7 @@ def test_what_is_written_is_read() -> None:
         ("batch", lambda batch: None),
         ("inputs", lambda inputs: [{**inputs[0], "dtype": "object"}]),
         ("inputs", lambda inputs: [{**inputs[0], "dims": ["batch", "free"]}]),
-        ("outputs", lambda outputs: [{**outputs[0], "kind": "image"}]),
+        ("outputs", lambda outputs: [{**outputs[0], "kind": "picture"}]),
         ("separable", lambda separable: 1),
         ("keep_levels", lambda levels: 256),
     ],
