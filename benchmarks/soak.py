@@ -9,7 +9,8 @@ Two processes are watched from outside, each at the moments at which an image be
 - a program that calls `self2self.denoise` from several threads at the same time.
 
 Sizes and channels of the images differ. The growth is that from the second fifth of the moments to the last: of the
-medians for memory, of the maxima for what is counted. The first fifth loads libraries and fills caches.
+medians for memory, of the minima for what is counted: a file that is open for a moment is no growth. The first fifth
+loads libraries and fills caches.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def growth(moments: Sequence[Moment]) -> dict[str, Any]:
         "memory_growth_megabytes": round((memory[1] - memory[0]) / 1e6, 1),
     }
     for name in ("handles", "threads", "temporary_files"):
-        counts = [max(getattr(moment, name) for moment in part) for part in (early, late)]
+        counts = [min(getattr(moment, name) for moment in part) for part in (early, late)]
         grown |= {name: counts[1], f"{name}_growth": counts[1] - counts[0]}
     return grown
 

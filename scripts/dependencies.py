@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 TOOLS = ("mypy", "ruff", "tensorrt", "self2self")
@@ -29,16 +30,14 @@ def lowest() -> list[str]:
 
 
 def installed(name: str = "self2self", seen: set[str] | None = None) -> list[str]:
-    """Names of the packages that `name` needs without extras, as far as they are installed here, sorted."""
+    """Names of the packages that `name` needs without extras, on this system and Python, sorted."""
     seen = set() if seen is None else seen
     for line in distribution(name).requires or []:
-        needed = re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
-        if "extra ==" in line or needed in seen:
-            continue
-        try:
-            distribution(needed)
-        except PackageNotFoundError:
-            # It is for another system or another Python.
+        requirement = Requirement(line)
+        needed = requirement.name.lower().replace("_", "-")
+        # It may be for an extra, another system or another Python, and installed here for another package.
+        is_for_this = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not is_for_this or needed in seen:
             continue
         seen.add(needed)
         installed(needed, seen)
