@@ -125,8 +125,7 @@ def _denoise_all(
             finished = series_job(like, several.images, fit_options, options, outputs, observer, batch=several)
         print_finished(console, finished)
     else:
-        part = many.part if len(several.images) == 1 and by_blocks(several.images[0]) else None
-        finished = _denoise_each(console, several, fit_options, options, outputs, part)
+        finished = _denoise_each(console, several, fit_options, options, outputs)
     end_images(console, several, finished, given.report)
 
 
@@ -136,12 +135,9 @@ def _denoise_each(
     fit_options: FitOptions,
     options: EnsembleOptions,
     outputs: OutputOptions,
-    part_of_volume: str | None,
 ) -> list[Result]:
     """Denoise every image with a fit of its own; returns the results that `--json` prints."""
-    from self2self.jobs import Part, denoise_job
-
-    part = None if part_of_volume is None else Part.parse(part_of_volume)
+    from self2self.jobs import denoise_job
 
     if several.several:
         # An engine that does not work is one error, not one for each image.
@@ -153,7 +149,7 @@ def _denoise_each(
                 if several.skips(path, observer):
                     continue
                 several.begin(path, observer)
-                result = denoise_job(path, fit_options, options, outputs, observer, part=part)
+                result = denoise_job(path, fit_options, options, outputs, observer, part=several.part_of_volume)
                 several.finished(path, result)
             print_finished(console, [result])
             if console.as_json:

@@ -44,8 +44,9 @@ def batch_of(
 
     images = named_images(named, Observer(note=console.note), recursive=many.recursive)
     # The parts of one volume are blocks, those of several images are images.
-    of_images = None if many.part is not None and len(images) == 1 and goes_by_blocks(images[0]) else many.part
-    part = Part() if of_images is None else Part.parse(of_images)
+    part = None if many.part is None else Part.parse(many.part)
+    of_volume = part if part is not None and len(images) == 1 and goes_by_blocks(images[0]) else None
+    of_images = None if of_volume is not None else part
     several = images != named or len(images) > 1 or of_images is not None
     if console.stdout_is_taken and len(images) > 1:
         raise UsageError(f"-o -: stdout takes one image, and {len(images)} are given. Give a folder: -o results")
@@ -59,7 +60,9 @@ def batch_of(
         outputs = outputs.for_several(tuple(path for path in named if path.is_dir()) if many.recursive else ())
     outputs.check(images)
     manifest = None if many.manifest is None else Manifest(many.manifest)
-    return ImageBatch(part.of(images), outputs, console.error, manifest, several=several), outputs
+    images = images if of_images is None else of_images.of(images)
+    batch = ImageBatch(images, outputs, console.error, manifest, several=several, part_of_volume=of_volume)
+    return batch, outputs
 
 
 def print_finished(console: Console, finished: list[Result]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from self2self.errors import InterruptedRun, Self2SelfError
+from self2self.jobs.inputs import Part
 from self2self.jobs.manifest import Manifest
 from self2self.jobs.observer import Observer
 from self2self.jobs.output_options import OutputOptions
@@ -28,6 +29,7 @@ class ImageBatch:
         on_error: gets the message for every image that fails; None raises the error instead.
         manifest: gets the state of every image; None keeps none.
         several: whether the command means several images, even if there is one among them.
+        part_of_volume: which of the blocks of the single volume that is meant; None for all.
         skipped: images whose result exists.
         failed: images that failed, each with its error.
     """
@@ -37,6 +39,7 @@ class ImageBatch:
     on_error: Callable[[str], None] | None = None
     manifest: Manifest | None = None
     several: bool = False
+    part_of_volume: Part | None = None
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, Self2SelfError]] = field(default_factory=list)
     _numbers: dict[Path, int] = field(init=False, repr=False)

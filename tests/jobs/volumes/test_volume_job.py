@@ -173,6 +173,15 @@ def test_a_tiff_has_the_same_bits(kind: str, expected: np.ndarray) -> None:
     assert hidden() == []
 
 
+def test_the_parts_of_several_volumes_are_whole_volumes() -> None:
+    for name in ("a", "b"):
+        write_ome_zarr(Path(f"{name}.ome.zarr"), values(SHAPE))
+    told = run_cli("denoise", "a.ome.zarr", "b.ome.zarr", "-o", "out/", *OPTIONS, "--part", "1/2", "--json").stdout
+    (result,) = json.loads(told)["images"]
+    assert result["blocks"] == 3
+    assert Path("out/a.denoised.ome.zarr").is_dir()
+
+
 def test_a_large_tiff_is_a_volume_unless_options_ask_for_pages(
     expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
