@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from self2self.errors import InputError, UsageError, typed
+from self2self.image_io.image import MIN_SIDE
 from self2self.machine.arguments import text, whole_number
 
 Array = NDArray[Any]
@@ -19,8 +20,6 @@ Array = NDArray[Any]
 LETTERS = "TZCSYX"
 COLOURS = (1, 3, 4)
 """Lengths of a last axis that is taken for the samples of a colour, and of an axis S: grey, RGB, RGB with alpha."""
-SMALLEST_SIDE = 8
-"""Smallest side of an image, in pixels."""
 NARROWER = (np.uint16, np.int32, np.uint32)
 """Types that take the place of integers of 64 bits. Not that of 8 bits, whose black and white are known: a table of
 small counts is no photograph."""
@@ -42,11 +41,11 @@ def as_numpy(noisy: ArrayLike) -> Array:
         )
     if isinstance(noisy, np.ma.MaskedArray):
         return noisy
-    if hasattr(noisy, "detach"):
-        # NumPy refuses tensors that need a gradient or are on a GPU.
-        noisy = noisy.detach()
     try:
-        return np.asarray(noisy.cpu() if hasattr(noisy, "cpu") else noisy)
+        if hasattr(noisy, "detach"):
+            # NumPy refuses tensors that need a gradient or are on a GPU.
+            noisy = noisy.detach().cpu()
+        return np.asarray(noisy)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(f"array: numpy.asarray cannot convert it ({error}). Convert it first.") from error
 
@@ -102,7 +101,7 @@ def axes_of(noisy: ArrayLike, shape: tuple[int, ...], axes: str | None, channel_
         return _checked(names, shape)
     if len(shape) >= 3 and shape[-1] in COLOURS:
         return _pages_and(len(shape), "YXS", shape)
-    if len(shape) >= 3 and shape[-1] < SMALLEST_SIDE <= shape[-2]:
+    if len(shape) >= 3 and shape[-1] < MIN_SIDE <= shape[-2]:
         raise UsageError(
             f"array: has the shape {shape}, and its last axis is too short for the columns of an image. Say which axis "
             f"is which, for example {typed('--axes', 'TZYXC'[-len(shape) :])}"
@@ -167,7 +166,9 @@ class Layout:
         """The values of `noisy` in NumPy, and their layout; arguments and errors are those of `as_numpy`, `axes_of`."""
         array = as_numpy(noisy)
         if not array.size:
-            raise InputError(f"array: has the shape {array.shape}, so it is empty; expected at least 8x8 pixels.")
+            raise InputError(
+                f"array: has the shape {array.shape}, so it is empty; expected at least {MIN_SIDE}x{MIN_SIDE} pixels."
+            )
         return array, cls(axes_of(noisy, array.shape, axes, channel_axis), array.shape)
 
     def pages_of(self, array: Array) -> Array:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from self2self.arrays.progress import Bars, ProgressSteps, ShowProgress
 from self2self.errors import InterruptedRun, UsageError, as_argument, speaking, words
 from self2self.jobs.observer import Observer
-from self2self.machine.arguments import real_number
 from self2self.machine.files import scratch_folder
 from self2self.machine.system import torch_spins
 
@@ -125,11 +124,7 @@ def with_given(options: Options, **values: Any) -> Options:
             f"options are of type {type(options).__name__}; expected self2self.FitOptions(...) for the fit, and "
             "self2self.EnsembleOptions(...) for the passes."
         )
-    given = {name: value for name, value in values.items() if value is not None}
-    if "stored_sigma" in given:
-        # The callers call it sigma.
-        given["stored_sigma"] = real_number("sigma", given["stored_sigma"])
-    return replace(options, **given)
+    return replace(options, **{name: value for name, value in values.items() if value is not None})
 
 
 @contextmanager

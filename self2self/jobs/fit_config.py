@@ -93,7 +93,9 @@ class FitOptions:
     def __post_init__(self) -> None:
         # From Python come NumPy's numbers, and names of files as texts.
         make_plain(self, whole_number, "steps", "seed", "page", "channel_axis")
-        make_plain(self, real_number, "drop_rate", "sigma", "strength", "stored_sigma")
+        make_plain(self, real_number, "drop_rate", "sigma", "strength")
+        # Messages call both kinds sigma: a caller gives one of them.
+        make_plain(self, lambda _, value: real_number("sigma", value), "stored_sigma")
         make_plain(self, text, "recipe", "init", "device", "fit_pages", "axes")
         make_plain(self, file_path, "run", "iqa_weights")
         # Texts are checked with the values.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from self2self.errors import InputError
 from self2self.image_io.image import Array
 from self2self.image_io.volumes.kept_blocks import KeptBlocks
 from self2self.image_io.volumes.ome_zarr import LETTERS
-from self2self.image_io.volumes.volume import Selection, Target, reading, unit_of
+from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, unit_of
 from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ABOUT = "self2self"
 """Attribute of the array that tells how it was made."""
 
 
-class Hdf5Volume:
+class Hdf5Volume(FileVolume):
     """An array of an HDF5 file. See `Volume`."""
 
     def __init__(self, path: Path, file: Path) -> None:
@@ -39,7 +39,7 @@ class Hdf5Volume:
 
         self.path, self.file = path, file
         try:
-            self._open: h5py.File | None = h5py.File(file, "r")
+            self._open = h5py.File(file, "r")
         except OSError as error:
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"{file}: cannot be opened as HDF5 ({reason}). Copy it again.") from error
@@ -74,18 +74,6 @@ class Hdf5Volume:
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""
         return Hdf5Target(self, output, work, axes)
-
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        file, self._open = self._open, None
-        if file is not None:
-            file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Hdf5Target(KeptBlocks):

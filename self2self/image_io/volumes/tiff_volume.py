@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from self2self.image_io.read import decoding, format_of
 from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page
 from self2self.image_io.tiff_segments import segment_lengths
 from self2self.image_io.volumes.kept_blocks import KeptBlocks
-from self2self.image_io.volumes.volume import Selection, Target, reading, unit_of
+from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, unit_of
 from self2self.image_io.write import write_pages
 from self2self.machine.marks import Mark, read_mark
 
@@ -33,7 +33,7 @@ SAMPLED, SAMPLED_BYTES = 16, 2**8
 that is copied again after damage counts as the same."""
 
 
-class TiffVolume:
+class TiffVolume(FileVolume):
     """The pages of a TIFF as one array. See `Volume`.
 
     Attributes:
@@ -51,7 +51,6 @@ class TiffVolume:
         if format_of(path) is not tiff_format.FORMAT:
             raise InputError(f"{path}: is no zarr, no HDF5 file and no TIFF; expected a volume. Check the path.")
         self.path = path
-        self._file: Any = None
         with decoding(path, tiff_format.FORMAT):
             file = tifffile.TiffFile(path)
             try:
@@ -60,7 +59,7 @@ class TiffVolume:
             except BaseException:
                 file.close()
                 raise
-        self._file = file
+        self._open = file
         with decoding(path, tiff_format.FORMAT), tifffile.TiffFile(path) as other:
             # To list series changes what the pages of a file can tell.
             letters, self.pages_shape = _axes_of_pages(other, self._list)
@@ -95,18 +94,18 @@ class TiffVolume:
     def _read_part(self, number: int, rows: slice, columns: slice) -> Array:
         """Some rows and columns of a page, (h, w), or (h, w, S) of a page with colours."""
         contiguous = self._list.contiguous
-        page = self._file.pages.first if contiguous else self._file.pages[self._list.indices[number]]
+        page = self._open.pages.first if contiguous else self._open.pages[self._list.indices[number]]
         shape = self.shape[len(self.pages_shape) :]
         if contiguous or page.is_memmappable:
             offset = page.dataoffsets[0] + (number * page.nbytes if contiguous else 0)
-            stored = np.dtype(self._file.byteorder + self.dtype.char)
+            stored = np.dtype(self._open.byteorder + self.dtype.char)
             # Not mapped: pages of a map count as memory of the process.
             pixel = stored.itemsize * math.prod(shape[2:])
             part = np.empty((rows.stop - rows.start, columns.stop - columns.start, *shape[2:]), self.dtype)
             length = pixel * (columns.stop - columns.start)
             for row in range(rows.start, rows.stop):
-                self._file.filehandle.seek(offset + pixel * (row * shape[1] + columns.start))
-                data = self._file.filehandle.read(length)
+                self._open.filehandle.seek(offset + pixel * (row * shape[1] + columns.start))
+                data = self._open.filehandle.read(length)
                 part[row - rows.start] = np.frombuffer(data, stored).reshape(part.shape[1:])
             return part
         values = np.empty((rows.stop - rows.start, columns.stop - columns.start, *shape[2:]), self.dtype)
@@ -122,7 +121,7 @@ class TiffVolume:
 
     def _segments(self, page: Any, rows: slice, columns: slice) -> Iterator[tuple[int, int, Array]]:
         """The strips or tiles with some of these rows and columns: first row, first column, values (h, w, S)."""
-        lengths, _ = segment_lengths(self._file, page)
+        lengths, _ = segment_lengths(self._open, page)
         height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         across = -(-page.imagewidth // width)
         for down in range(rows.start // height, -(-rows.stop // height)):
@@ -132,15 +131,15 @@ class TiffVolume:
                 if lengths[index] == 0:
                     yield top, left, np.full((height, width, page.samplesperpixel), page.nodata, self.dtype)
                     continue
-                self._file.filehandle.seek(page.dataoffsets[index])
-                data = self._file.filehandle.read(lengths[index])
+                self._open.filehandle.seek(page.dataoffsets[index])
+                data = self._open.filehandle.read(lengths[index])
                 segment, _, _ = page.decode(data, index)
                 yield top, left, segment[0]
 
     def stored_page(self, number: int, values: Array) -> StoredImage:
         """Page `number`, from 0, with other values (H, W, C) and its metadata."""
         with decoding(self.path, tiff_format.FORMAT):
-            return read_stored_page(self.path, self._file, self._list, number, values)
+            return read_stored_page(self.path, self._open, self._list, number, values)
 
     @property
     def pages(self) -> int:
@@ -150,18 +149,6 @@ class TiffVolume:
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""
         return TiffTarget(self, output, work, axes)
-
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class TiffTarget(KeptBlocks):

@@ -65,6 +65,24 @@ class Volume(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+class FileVolume:
+    """What volumes in one open file share: it is closed in the end."""
+
+    _open: Any = None
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        file, self._open = self._open, None
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class Target(Protocol):
     """A result in the making.
 
