@@ -26,18 +26,22 @@ class Mark:
         job: identifies input, settings, version and the role of the file; empty marks nothing.
         result: JSON document about the job, to print again; left out where the file system has no room for it.
         settings: what identifies the job, in words; left out where there is no room for it.
+        source: what else tells of which input the file was made, short.
     """
 
     job: str
     result: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
+    source: dict[str, Any] | None = None
 
 
 def mark_file(path: Path, mark: Mark) -> None:
     """Mark the file at `path` with its current content; does nothing where the file system keeps no attributes."""
     if not mark.job or not hasattr(os, "setxattr"):
         return
-    least = {"job": mark.job, "sha256": file_sha256(path)}
+    least: dict[str, Any] = {"job": mark.job, "sha256": file_sha256(path)}
+    if mark.source is not None:
+        least["source"] = mark.source
     settings = {} if mark.settings is None else {"settings": mark.settings}
     result = {} if mark.result is None else {"result": mark.result}
     # An inode has room for about 4 kB.
@@ -58,7 +62,7 @@ def read_mark(path: Path, job: str | None) -> Mark | None:
         values = json.loads(os.getxattr(path, _ATTRIBUTE))
         if job not in (None, values["job"]) or values["sha256"] != file_sha256(path):
             return None
-        return Mark(values["job"], values.get("result"), values.get("settings"))
+        return Mark(values["job"], values.get("result"), values.get("settings"), values.get("source"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

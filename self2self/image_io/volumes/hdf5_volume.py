@@ -12,7 +12,7 @@ from self2self.errors import InputError
 from self2self.image_io.image import Array
 from self2self.image_io.volumes.kept_blocks import KeptBlocks
 from self2self.image_io.volumes.ome_zarr import LETTERS
-from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, unit_of
+from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, stamp_of, unit_of
 from self2self.machine.files import atomic_path
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class Hdf5Volume(FileVolume):
         """See `Volume.read`."""
         with reading(self.path, selection, self.axes):
             return np.asarray(self.array[selection], self.dtype)
+
+    def stamp(self) -> str | None:
+        """See `Volume.stamp`."""
+        return stamp_of(self.file)
 
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""

@@ -6,7 +6,6 @@ some of them.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -23,14 +22,11 @@ from self2self.image_io.read import decoding, format_of
 from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page
 from self2self.image_io.tiff_segments import segment_lengths
 from self2self.image_io.volumes.kept_blocks import KeptBlocks
-from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, unit_of
+from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, stamp_of, unit_of
 from self2self.image_io.write import write_pages
 from self2self.machine.marks import Mark, read_mark
 
 PAGE_AXES = "TZC"
-SAMPLED, SAMPLED_BYTES = 16, 2**8
-"""Number and length of the parts of a file by which it is told from others of its size. They are few, so that a file
-that is copied again after damage counts as the same."""
 
 
 class TiffVolume(FileVolume):
@@ -73,7 +69,7 @@ class TiffVolume(FileVolume):
             tile = (first.tilelength, first.tilewidth) + ((samples,) if samples > 1 else ())
             self.chunks = (1,) * len(self.pages_shape) + tile
         self.notes = self._list.notes
-        self.identity = {"shape": list(self.shape), "dtype": str(self.dtype), "content": _sampled_sha256(path)}
+        self.identity = {"shape": list(self.shape), "dtype": str(self.dtype)}
 
     def read(self, selection: Selection) -> Array:
         """See `Volume.read`."""
@@ -146,6 +142,10 @@ class TiffVolume(FileVolume):
         """Number of pages."""
         return self._list.count
 
+    def stamp(self) -> str | None:
+        """See `Volume.stamp`."""
+        return stamp_of(self.path)
+
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""
         return TiffTarget(self, output, work, axes)
@@ -161,7 +161,7 @@ class TiffTarget(KeptBlocks):
 
     def finish(self, blocks: list[Selection], about: dict[str, Any]) -> None:
         """See `Target.finish`."""
-        mark = Mark(about["job"], about.get("result"), about.get("settings"))
+        mark = Mark(about["job"], about.get("result"), about.get("settings"), about.get("source"))
         write_pages(self._output, tiff_format.FORMAT, self._pages(blocks), self._source.pages, mark)
         self.remove_blocks()
 
@@ -183,7 +183,14 @@ class TiffTarget(KeptBlocks):
     def made_by(self) -> dict[str, Any] | None:
         """See `Target.made_by`."""
         mark = read_mark(self._output, None)
-        return None if mark is None else {"job": mark.job, "settings": mark.settings or {}, "result": mark.result or {}}
+        if mark is None:
+            return None
+        return {
+            "job": mark.job,
+            "settings": mark.settings or {},
+            "result": mark.result or {},
+            "source": mark.source or {},
+        }
 
 
 def _check(page: Any) -> None:
@@ -225,14 +232,3 @@ def _shared(part: slice, start: int, length: int) -> tuple[slice, slice]:
     """What `part` has in common with `length` elements from `start` on: as a slice of each."""
     first, last = max(part.start, start), min(part.stop, start + length)
     return slice(first - part.start, last - part.start), slice(first - start, last - start)
-
-
-def _sampled_sha256(path: Path) -> str:
-    """Digest of the size of a file, and of parts of it that are spread evenly."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for number in range(SAMPLED):
-            file.seek(max(0, size - SAMPLED_BYTES) * number // (SAMPLED - 1))
-            digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ class Volume(Protocol):
         dtype: of the array, in native byte order.
         chunks: shape of the parts in which the array is stored; None if it is stored in one piece.
         axes: a letter of ``TCZYX`` for each axis, as the file names them; None if it does not.
-        identity: what tells this array from others without reading it all: its metadata, as JSON values.
+        identity: its metadata that tell it from other arrays, as JSON values.
         notes: what the result will lack, one line each.
     """
 
@@ -46,6 +48,13 @@ class Volume(Protocol):
 
         Raises:
             InputError: it cannot be read; names the block.
+        """
+
+    def stamp(self) -> str | None:
+        """Changes whenever what is stored may have changed; None if that cannot be told, as of an address.
+
+        Raises:
+            InputError: the files cannot be listed.
         """
 
     def target(self, output: Path, work: Path, axes: str) -> Target:
@@ -184,6 +193,33 @@ def place(selection: Selection, axes: str) -> str:
         for letter, part in zip(axes, selection, strict=True)
     ]
     return ", ".join(parts)
+
+
+def stamp_of(path: Path) -> str | None:
+    """Digest of names, sizes and times of change of a file, or of all files in a folder; None for an address.
+
+    Raises:
+        InputError: they cannot be listed.
+    """
+    if is_remote(path):
+        return None
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(_files_in(path)):
+            found = file.stat()
+            digest.update(f"{file.relative_to(path)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode(errors="replace"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and the permissions.") from error
+    return digest.hexdigest()
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    """The files in a folder and its folders; a file itself."""
+    if not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder) / name for name in names)
 
 
 @contextmanager

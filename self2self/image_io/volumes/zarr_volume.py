@@ -12,7 +12,16 @@ from self2self.errors import InputError, typed, writing
 from self2self.image_io.image import Array
 from self2self.image_io.volumes.ome_zarr import LETTERS, OmeImage
 from self2self.image_io.volumes.pyramid import edges_of, means_of, source_of
-from self2self.image_io.volumes.volume import Selection, Target, address, blocks_of, is_remote, reading, unit_of
+from self2self.image_io.volumes.volume import (
+    Selection,
+    Target,
+    address,
+    blocks_of,
+    is_remote,
+    reading,
+    stamp_of,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     import zarr
@@ -55,6 +64,10 @@ class ZarrVolume:
         """See `Volume.read`."""
         with reading(self.path, selection, self.axes):
             return np.asarray(self.array[selection], self.dtype)
+
+    def stamp(self) -> str | None:
+        """See `Volume.stamp`."""
+        return stamp_of(self.path)
 
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""

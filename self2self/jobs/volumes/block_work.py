@@ -25,6 +25,7 @@ from self2self.jobs.volumes.blocks import Block
 from self2self.jobs.volumes.group import Group, Window, WindowPages
 from self2self.jobs.volumes.group_plan import GroupPlan
 from self2self.jobs.volumes.layout import VolumeLayout
+from self2self.jobs.volumes.same_source import pages_sha256
 from self2self.jobs.worker import ModelFile, worker_state
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -94,8 +95,9 @@ def denoise_block(
     selection = block.selection(layout)
     shape = tuple(part.stop - part.start for part in selection)
     values = layout.from_pages(np.stack([page for page, _ in pages]), shape)
-    record = {"block": block.number, **_summary([figures for _, figures in pages]), "host": host_name()}
-    record["seconds"] = round(time.perf_counter() - start, 3)
+    noisy = (source.read(number).values[window][block.inner] for number in numbers)
+    record = {"block": block.number, "source": pages_sha256(noisy), "host": host_name()}
+    record |= _summary([figures for _, figures in pages]) | {"seconds": round(time.perf_counter() - start, 3)}
     if not task.write_to:
         return BlockResult(record, values)
     from self2self.image_io.volumes.zarr_volume import write_to

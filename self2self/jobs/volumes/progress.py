@@ -27,7 +27,7 @@ from self2self.jobs.worker import ModelFile
 from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
 
 SETTINGS_FILE, PLAN_FILE, LINES = "volume.json", "plan.json", "blocks-*.jsonl"
-PROGRESS_FORMAT = 1
+PROGRESS_FORMAT = 2
 
 
 class Progress:

@@ -6,11 +6,12 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from self2self.errors import (
     InputError,
@@ -47,6 +48,7 @@ from self2self.jobs.volumes.layout import VolumeLayout, layout_of
 from self2self.jobs.volumes.plan import groups_of, plan_group
 from self2self.jobs.volumes.progress import Progress
 from self2self.jobs.volumes.result import VolumeResult
+from self2self.jobs.volumes.same_source import all_sha256, block_sha256, changed_blocks
 from self2self.jobs.worker import ModelFile, Share, at_work, naming_the_host, worker_state
 from self2self.machine.locks import folder_lock
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -116,6 +118,7 @@ def denoise_volume(
         fit_seconds = job.prepare(fitting)
         blocks = job.blocks()
         kept = job.progress.records()
+        job.refuse_changed(blocks, kept)
         if kept:
             observer.note(f"{job.output}: going on after {len(kept)} of {len(blocks)} blocks.")
         todo = [block for block in (part or Part()).of(blocks) if block.number not in kept]
@@ -189,6 +192,7 @@ class _VolumeJob:
         self.options = replace(options, uncertainty=False, memory=memory)
         self.output, self._force = outputs.output_for(volume.path), outputs.force
         self._into_folder = outputs.folder is not None
+        self._stamp = volume.stamp()
         check_volume_output(volume.path, self.output)
         self._work = _work_folder(self.output)
         self.progress = Progress(self.output, self._work)
@@ -205,14 +209,42 @@ class _VolumeJob:
         if self._work.is_dir() or not self.target.exists() or self._force:
             return None
         about = self.target.made_by() or {}
-        if about.get("job") == self._identity.key:
+        same_job = about.get("job") == self._identity.key
+        if same_job and self._is_source(about.get("source") or {}):
             return EarlierResult(self.volume.path, self.output, about.get("result", {}))
         changed = differences(about["settings"], self._identity.settings) if "settings" in about else ""
         why = f", made with other options ({changed})" if changed else ""
+        if same_job:
+            why = f", and {self.volume.path} has changed since it was made"
         raise OutputError(
             f"{self.output}: exists already{why}. Replace it with {typed('--force')}, or choose another place with "
             f"{typed('-o')}."
         )
+
+    def _is_source(self, known: dict[str, Any]) -> bool:
+        """Whether the volume is the one that a finished result says it was made of, as far as that is known.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if not known or known["stamp"] in (None, self._stamp):
+            return True
+        groups = groups_of(self.volume, self.layout)
+        digests = (block_sha256(self.volume, self.layout, block) for block in self._cut(groups))
+        return bool(all_sha256(digests) == known["sha256"])
+
+    def refuse_changed(self, blocks: list[Block], kept: dict[int, dict[str, Any]]) -> None:
+        """Refuse to go on with blocks that were made of other values than the volume holds now.
+
+        Raises:
+            UsageError: says how many there are.
+            InputError: a block cannot be read.
+        """
+        if changed := changed_blocks(self.volume, self.layout, blocks, kept, self._stamp):
+            raise UsageError(
+                f"{self.volume.path}: has changed since {len(changed)} of its {len(blocks)} blocks were denoised. "
+                f"Start anew with {typed('--force')}, or choose another place with {typed('-o')}."
+            )
 
     def prepare(self, fitting: FitOptions) -> float:
         """Make the plan, unless an earlier run has made it, and the empty result; returns the seconds of the fits.
@@ -237,7 +269,7 @@ class _VolumeJob:
             else:
                 self.groups = plan
             self.models = {group.model: self.progress.model(group) for group in self.groups}
-            self.target.create(self._block_shape())
+            self.target.create(self._block_shape(self._channels()))
         return seconds
 
     def _make_plan(self, fitting: FitOptions) -> float:
@@ -260,13 +292,20 @@ class _VolumeJob:
         self.progress.keep_plan(self.groups, models)
         return seconds
 
-    def _block_shape(self) -> tuple[int, ...]:
-        channels = max(plan.channels[1] - plan.channels[0] for plan in self.groups)
+    def _block_shape(self, groups: Sequence[slice]) -> tuple[int, ...]:
+        channels = max(group.stop - group.start for group in groups)
         return shape_of_blocks(self.layout, self.target.unit, channels)
+
+    def _cut(self, groups: Sequence[slice]) -> Iterator[Block]:
+        return cut(self.layout, self._block_shape(groups), tuple(groups))
+
+    def _channels(self) -> list[slice]:
+        """The channels of each group of the plan."""
+        return [plan.channel_slice for plan in self.groups]
 
     def blocks(self) -> list[Block]:
         """All blocks of the volume."""
-        return list(cut(self.layout, self._block_shape(), tuple(plan.channel_slice for plan in self.groups)))
+        return list(self._cut(self._channels()))
 
     def run(self, todo: list[Block], total: int, workers: Workers) -> list[tuple[Block, Self2SelfError]]:
         """Denoise blocks; returns those that cannot be read, each with its error.
@@ -287,7 +326,7 @@ class _VolumeJob:
                 else:
                     if answer.values is not None:
                         self.target.write(task.block.number, task.block.selection(self.layout), answer.values)
-                    self.progress.finished(answer.record)
+                    self.progress.finished(answer.record | {"stamp": self._stamp})
                 if workers.executor is not None:
                     self.observer.page_started(min(number + 1, total), total)
         except KeyboardInterrupt:
@@ -347,7 +386,8 @@ class _VolumeJob:
             OutputError, ResourceError: it cannot be written; the blocks are kept.
         """
         about = {"job": self._identity.key, "settings": self._identity.settings, "result": result.to_json()}
-        about = json.loads(json.dumps(about, default=str))
+        source = {"stamp": self._stamp, "sha256": all_sha256(record["source"] for record in result.records)}
+        about = json.loads(json.dumps(about | {"source": source}, default=str))
         try:
             with folder_lock(self.progress.folder, wait=True):
                 # Another command, with the other parts, may have finished it while this one waited.

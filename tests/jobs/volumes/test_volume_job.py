@@ -349,6 +349,68 @@ def test_a_finished_volume_is_known_and_another_one_is_not_replaced() -> None:
     assert hidden() == []
 
 
+def write_zarr(array: np.ndarray) -> Path:
+    return write_ome_zarr(Path("scan.ome.zarr"), array)
+
+
+def write_hdf5(array: np.ndarray) -> Path:
+    h5py = pytest.importorskip("h5py", reason="pip install 'self2self[hdf5]'")
+    with h5py.File("scan.h5", "w") as file:
+        file.create_dataset("data", data=array, chunks=(1, 64, 32))
+    return Path("scan.h5")
+
+
+def write_tiff(array: np.ndarray) -> Path:
+    tifffile.imwrite("scan.tif", array, photometric="minisblack")
+    return Path("scan.tif")
+
+
+WRITERS = {"zarr": write_zarr, "hdf5": write_hdf5, "tiff": write_tiff}
+
+
+def write_again(path: Path, writer: Any, array: np.ndarray) -> None:
+    """Write a volume anew, a second later."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    writer(array)
+    for file in [path, *path.rglob("*")]:
+        later = file.stat().st_mtime_ns + 10**9
+        os.utime(file, ns=(later, later))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_finished_volume_is_known_by_what_it_was_made_of(kind: str) -> None:
+    noisy, writer, axes = values(SHAPE), WRITERS[kind], {"axes": "ZYX"}
+    path = writer(noisy)
+    denoise(path, fitting=axes)
+    write_again(path, writer, noisy)
+    assert denoise(path, fitting=axes).to_json()["done_already"] is True
+    noisy[1, 140, 3] += 1
+    write_again(path, writer, noisy)
+    with pytest.raises(OutputError, match=rf"exists already, and {path} has changed since it was made. .*--force"):
+        denoise(path, fitting=axes)
+
+
+@pytest.mark.usefixtures("expected")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_blocks_of_a_volume_that_has_changed_are_not_used(kind: str, kill_before_block: Any) -> None:
+    noisy, writer, axes = values(SHAPE), WRITERS[kind], {"axes": "ZYX"}
+    path = writer(noisy)
+    kill_before_block(2)
+    with pytest.raises(Killed):
+        denoise(path, fitting=axes)
+    changed = noisy.copy()
+    changed[1, 10, 3] += 1
+    write_again(path, writer, changed)
+    with pytest.raises(UsageError, match=r"has changed since 1 of its 3 blocks were denoised. .*--force") as caught:
+        denoise(path, fitting=axes)
+    assert "\n" not in str(caught.value)
+    # What is not denoised yet may change: after a damaged part was copied again, for example.
+    noisy[0, 149, 59] += 1
+    write_again(path, writer, noisy)
+    kill_before_block()
+    assert denoise(path, fitting=axes).kept == 2
+
+
 @pytest.mark.usefixtures("expected")
 def test_other_settings_do_not_go_on_with_blocks(kill_before_block: Any) -> None:
     path = write_ome_zarr(Path("volume.ome.zarr"), values(SHAPE))
@@ -440,7 +502,7 @@ print(peak_memory_bytes())
 @pytest.mark.parametrize("name", ["volume.zarr", "volume.tif"])
 def test_memory_does_not_grow_with_the_volume(name: str, tmp_path: Path) -> None:
     peaks = []
-    for pages in (8, 120):
+    for pages in (8, 300):
         folder = tmp_path / str(pages)
         folder.mkdir()
         # One thread and one heap, because several make the peak a matter of chance.
@@ -449,8 +511,8 @@ def test_memory_does_not_grow_with_the_volume(name: str, tmp_path: Path) -> None
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
-    # The larger one has 92 MB more as it is stored, twice as much as floats. Peaks of equal volumes differ by 40 MB.
-    assert peaks[1] < peaks[0] + 70e6
+    # The larger one has 239 MB more as it is stored, twice as much as floats. Peaks of equal volumes differ by 90 MB.
+    assert peaks[1] < peaks[0] + 160e6
 
 
 def test_a_zarr_at_an_address_is_read_and_written_there(expected: np.ndarray) -> None:
