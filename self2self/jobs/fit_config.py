@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from self2self.errors import UsageError, typed
+from self2self.errors import InputError, UsageError, typed
 from self2self.image_io import ARRAY, Image
 from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
@@ -271,6 +271,11 @@ def _recipe_and_start(prepared: PreparedImage, options: FitOptions, observer: Ob
     if start in INITS:
         return recipe, start
     run = Run(Path(start))
+    if not run.config_path.is_file():
+        raise InputError(
+            f"{typed('--init', start)} is no run folder (it has no {run.config_path.name}); expected scratch, "
+            "pretrained or the folder of a fit."
+        )
     earlier = run.config()
     if earlier.channels != channels:
         raise UsageError(

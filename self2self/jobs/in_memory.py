@@ -22,7 +22,7 @@ from self2self.jobs.observer import Observer
 from self2self.jobs.page_cache import PageRecord
 from self2self.jobs.page_fits import PageFits
 from self2self.jobs.page_neighbours import NeighbourPages
-from self2self.jobs.pages import DenoisedPage, OneModel, PageModels, denoise_page, fit_for_pages
+from self2self.jobs.pages import DenoisedPage, NoModel, OneModel, PageModels, denoise_page, fit_for_pages
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, worthwhile_single_pass
 from self2self.runtime.ensemble.engine_holder import EngineHolder
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -88,6 +88,8 @@ def denoise_in_memory(stack: Stack, fitting: FitOptions, options: EnsembleOption
     start = time.perf_counter()
     fitting.check()
     options.check()
+    if all(stack.read_page(index).is_empty for index in range(stack.pages)):
+        return _denoise_pages(stack, NoModel(), options, observer, start)
     if stack.pages == 1:
         note_options_of_pages(stack.path, fitting, observer)
     elif fitting.fit_pages == "each":

@@ -82,6 +82,20 @@ class OneModel:
         """Do nothing: the model serves the next page, too."""
 
 
+class NoModel:
+    """For pages of which none holds anything to denoise (`Image.is_empty`); they come back as they are."""
+
+    whole_range = False
+    neighbours = 0
+
+    def model_for(self, index: int, page: PreparedImage) -> Model:
+        """Raise: such a page asks for no model."""
+        raise AssertionError(f"page {index + 1} holds something to denoise")
+
+    def page_finished(self, index: int) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class DenoisedPage:
     """A denoised page.

@@ -342,3 +342,13 @@ def test_a_noisy_photograph_gains_several_decibels() -> None:
     result = self2self.denoise(given)
     gain = 20 * np.log10(rms(given - clean) / rms(result.image - clean))
     assert gain > 9
+
+
+@pytest.mark.parametrize(
+    "empty", [np.ma.masked_all((64, 64), np.float32), np.full((64, 64), np.nan), np.full((3, 64, 64), 7, np.uint8)]
+)
+def test_an_array_without_anything_to_denoise_comes_back_without_a_fit(empty: np.ndarray, tmp_path: Path) -> None:
+    result = self2self.denoise(empty, run=tmp_path / "run")
+    assert result.sigma == 0
+    assert np.array_equal(np.ma.getdata(result.image), np.ma.getdata(empty), equal_nan=empty.dtype.kind == "f")
+    assert not (tmp_path / "run").exists()

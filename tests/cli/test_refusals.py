@@ -80,7 +80,7 @@ def test_bad_images_are_refused_in_one_line(
         ),
         (["fit", "noisy.png", "--seed", "-1", "-o", "new"], 2, "--seed is -1; expected 0 to"),
         (["fit", "noisy.png", "--recipe", "best", "-o", "new"], 2, "expected one of: fast, paper"),
-        (["fit", "noisy.png", "--init", "nowhere", "-o", "new"], 3, "is not a run folder"),
+        (["fit", "noisy.png", "--init", "nowhere", "-o", "new"], 3, "--init nowhere is no run folder"),
         (["fit", "noisy.png", "--device", "abacus", "-o", "new"], 2, "expected auto, cpu or cuda"),
         (["fit", "noisy.png", "--device", "cuda", "-o", "new"], 4, "Use --device cpu"),
         (["fit", "noisy.png", "--resume", "-o", "new"], 3, "is not a run folder"),
