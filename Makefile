@@ -37,7 +37,7 @@ soak: $(STAMP)
 LOWEST := build/lowest
 lowest:
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv packaging
 	$(LOWEST)/bin/python scripts/dependencies.py lowest > $(LOWEST)/asked.txt
 	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python $(LOWEST)/asked.txt -o $(LOWEST)/pinned.txt
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/pinned.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,49 @@ def test_a_limit_below_what_libraries_need_is_named(megabytes: int, fitted: Path
     assert line.startswith("error: out of memory")
     assert line.endswith(f" This process may take {megabytes} MB (ulimit -v); raise that.")
     assert contents(fitted) == before
+
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of version 1 without processes."""
+    folder = GROUPS / f"self2self-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group of version 1 can be made in {GROUPS}: {error.strerror}")
+    yield folder
+    folder.rmdir()
+
+
+def run_in(group: Path, megabytes: int, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a control group that has `megabytes` of memory."""
+    (group / "memory.limit_in_bytes").write_text(str(megabytes * 10**6))
+    return subprocess.run(
+        ["sh", "-c", f'echo $$ > {group}/tasks && exec "$@"', "sh", sys.executable, "-m", "self2self", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize("command", ["denoise", "infer"])
+def test_a_control_group_with_too_little_memory_is_named_and_not_killed(
+    command: str, group: Path, fitted: Path
+) -> None:
+    arguments = ["denoise", "noisy.png", *FAST] if command == "denoise" else COMMANDS[0]
+    before = contents(fitted)
+    for megabytes in (100, 200, 300):
+        done = run_in(group, megabytes, [*arguments, "-o", "limited.png"], fitted)
+        assert done.returncode == 5, (megabytes, done.stderr)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: out of memory")
+        assert line.endswith(" MB more (the limit of its control group); raise that.")
+    assert contents(fitted) == before
+    done = run_in(group, 1500, [*arguments, "-o", "limited.png"], fitted)
+    assert done.returncode == 0, done.stderr
+    (fitted / "limited.png").unlink()

@@ -337,11 +337,16 @@ def _reported_errors(console: Console) -> Iterator[None]:
         fail(console, f"{folder} has vanished during the command. Type it again in a folder that stays.", 2)
 
 
+_spare = [bytearray(8 * 2**20)]
+"""Address space that is given up where memory has run out, so that there is some to say why. It is never touched."""
+
+
 def _with_limit(message: str) -> str:
     """The message about a lack of memory or space, with the limit of this process where that is what it lacks."""
     from self2self.machine.system import memory_limit_text
 
     limit = ""
+    _spare.clear()
     # Where memory has run out, this may fail, too.
     with contextlib.suppress(Exception):
         limit = memory_limit_text() if message.startswith("out of memory") else ""

@@ -183,7 +183,7 @@ def configure(prepared: PreparedImage, options: FitOptions, observer: Observer) 
         UsageError, InputError, EngineUnavailableError: an option does not work for this image or machine.
         ResourceError: this process may take less memory than PyTorch needs.
     """
-    check_room_for_pytorch()
+    check_room_for_pytorch(prepared.pixels.nbytes)
     from self2self.train.checkpoint import tensors_sha256
     from self2self.train.fit import choose_device
     from self2self.train.session import start_weights

@@ -27,6 +27,7 @@ from self2self.jobs.results import DenoiseResult, EarlierResult, Result
 from self2self.jobs.single_pass import SinglePass, allows_single_pass, with_cheapest_model
 from self2self.jobs.stack import denoise_stack, infer_stack
 from self2self.jobs.volumes.volume_job import Workers, denoise_volume, goes_by_blocks
+from self2self.machine.system import check_group_at_start
 from self2self.model.contract import Nodata
 from self2self.runtime.ensemble.denoise import check_channels
 from self2self.runtime.ensemble.engine_holder import EngineHolder
@@ -66,6 +67,7 @@ def infer_job(
         Self2SelfError: anything that a user can cause.
     """
     options.check_values()
+    check_group_at_start(fit=False)
     outputs.check(images)
     check_nodata(nodata)
     options.check_uncertainty(outputs.uncertainty is not None)
@@ -167,6 +169,7 @@ def denoise_job(
     outputs, observer = outputs or OutputOptions(), observer or Observer()
     fitting.check()
     options.check_values()
+    check_group_at_start(fit=True)
     if goes_by_blocks(path, fitting, outputs):
         return denoise_volume(path, fitting, options, outputs, observer, part=part, workers=workers)
     fitting.refuse_axes(path)

@@ -16,6 +16,10 @@ from self2self.errors import ResourceError
 _COUNT = re.compile(r"0*[1-9][0-9]{0,5}")
 """A number of threads; `str.isdigit` would take superscripts, too."""
 
+LEAST_FOR_FIT, LEAST_FOR_PASSES = 530 * 10**6, 330 * 10**6
+"""What is taken of the memory of a control group by PyTorch and a fit to a small image, and by ONNX Runtime and passes
+over one. With 300x300 pixels, and 50 MB taken at the start, fits were killed with limits up to 520 MB, and ended well
+with 540; passes were killed with 300 MB, and ended well with 340."""
 LEAST_ADDRESS_SPACE, LEAST_DATA = 900 * 10**6, 450 * 10**6
 """What PyTorch, ONNX Runtime and a fit to a small image take of the limits of a process. The libraries alone take 820
 and 280 MB on Linux with PyTorch 2.13 for the CPU (`ulimit -v` and `-d`); one for CUDA takes more."""
@@ -181,10 +185,14 @@ def process_free_bytes() -> int | float:
     return min((free for free, _, _ in _process_limits()), default=math.inf)
 
 
-def check_room_for_pytorch() -> None:
-    """Refuse a limit of this process that is too low for PyTorch and a fit, before PyTorch is loaded.
+def check_room_for_pytorch(image_bytes: int) -> None:
+    """Refuse a limit that is too low for PyTorch and a fit, before PyTorch is loaded.
 
-    Libraries abort the process where they are refused memory, and that cannot be caught.
+    Libraries abort the process where they are refused memory, and the kernel kills it where its control group has no
+    more. Neither can be caught.
+
+    Args:
+        image_bytes: memory of the image as float32.
 
     Raises:
         ResourceError: the limit is too low.
@@ -194,6 +202,32 @@ def check_room_for_pytorch() -> None:
     for free, _, least in _process_limits():
         if free < least:
             raise ResourceError(f"out of memory: PyTorch and a fit need at least {least / 1e6:.0f} MB.")
+    check_group(LEAST_FOR_FIT + image_bytes, "PyTorch and a fit")
+
+
+def check_group_at_start(*, fit: bool) -> None:
+    """Refuse a control group that leaves too little memory for an engine, or for a fit, before libraries are loaded.
+
+    Raises:
+        ResourceError: it leaves too little.
+    """
+    if not {"torch", "onnxruntime", "MNN"} & sys.modules.keys():
+        what = "PyTorch and a fit" if fit else "an engine and its passes"
+        check_group(LEAST_FOR_FIT if fit else LEAST_FOR_PASSES, what)
+
+
+def check_group(least: int, what: str) -> None:
+    """Refuse work that takes more memory than the control group of this process leaves: the kernel would kill it.
+
+    Args:
+        least: bytes that the work takes besides what the process has.
+        what: the work, for the message.
+
+    Raises:
+        ResourceError: there is less.
+    """
+    if cgroup_free_bytes() < least:
+        raise ResourceError(f"out of memory: {what} need at least {least / 1e6:.0f} MB.")
 
 
 def _process_limits() -> Iterator[tuple[int, str, int]]:

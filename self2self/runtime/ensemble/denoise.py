@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from self2self.errors import EngineUnavailableError, InputError, ResourceError, typed
 from self2self.imaging.outliers import remove_outliers
-from self2self.machine.system import free_memory_bytes
+from self2self.machine.system import check_group, free_memory_bytes
 from self2self.runtime.engines.engine import FloatArray
 from self2self.runtime.engines.registry import get_engine
 from self2self.runtime.ensemble.device_engine import choose_mask_source
@@ -37,6 +37,9 @@ RESERVED_BYTES = 250 * 10**6
 They do not depend on the size of the image. With 150 MB in reserve, a run at 4096x4096 took 659 MB of a budget of 600,
 and one at 8192x8192 took 2.08 GB of 2.
 """
+LEAST_PASS_BYTES = 80 * 10**6
+"""What passes take in small tiles once their engine is loaded, besides a copy of the image when it is written. Runs
+over 2048x2048 pixels (50 MB) were killed with up to 103 MB left in their control group, and ended well with 180."""
 LARGEST_PLAIN_TILE = 1024
 """Largest side of the tiles of a plain model. Its passes are few, so larger ones would save a tenth of the time, but
 take a gigabyte, and show no progress."""
@@ -161,6 +164,7 @@ def _run_within(loop: TileLoop, may_overwrite: bool) -> EnsembleResult:
     image_bytes = pixels.nbytes * (1 + (not in_place) + loop.options.uncertainty)
     room = budget - image_bytes - RESERVED_BYTES
     largest = largest_tile(model, loop.size, room, loop.engine.pass_bytes)
+    check_group(pixels.nbytes + LEAST_PASS_BYTES, "passes over this image")
     excess = tile_bytes(model, loop.size, largest, loop.engine.pass_bytes) - room
     if memory is not None and excess > 0:
         loop.on_note(

@@ -7,6 +7,7 @@ from numbers import Integral
 
 from self2self.errors import EngineUnavailableError, UsageError, typed
 from self2self.machine.arguments import make_plain, real_number, switch, text, whole_number
+from self2self.machine.system import check_group_at_start
 from self2self.model.contract import Contract
 from self2self.model.masks import check_seed
 from self2self.model.plain import mirrorings_for
@@ -98,8 +99,10 @@ class EnsembleOptions:
 
         Raises:
             UsageError, EngineUnavailableError: names the option.
+            ResourceError: there is too little memory for an engine.
         """
         self.check_values()
+        check_group_at_start(fit=False)
         try:
             choose_mask_source(self.mask_source, get_engine(self.engine))
         except EngineUnavailableError:
