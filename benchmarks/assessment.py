@@ -61,10 +61,13 @@ def row(group: str, noisy: FloatArray, clean: FloatArray, name: str) -> dict[str
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Draw the level that was found against the true one, and the removed share against the true level."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     levels, shares = figure.subplots(1, 2)
+    for axes in (levels, shares):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for group in dict.fromkeys(found["group"] for found in rows):
         chosen = [found for found in rows if found["group"] == group]
         true = [max(0.2, found["true_sigma"]) for found in chosen]

@@ -14,7 +14,8 @@ The frames are 128x128 pixels of photographs of scikit-image, 8-bit grey or colo
 
 Noise is Gaussian of `--sigma` grey levels, or with `--photons N` that of N photons at white. `--fmd FOLDER` takes means
 of the FMD set in place of the photographs, as static scenes; the method "mean of the frames" then denoises their mean.
-PSNR is the mean over the pages of `self2self.denoise`; ``least_gain`` is that of the page that gained least.
+PSNR is the mean over the pages of `self2self.denoise`; ``gain`` is the
+mean gain over page by page, and ``least_gain`` that of the page that gained least.
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ def measure(file: ResultsFile, name: str, clean: list[FloatArray], inputs: Row, 
                 given = np.round(noisy.mean(axis=0, keepdims=True)).astype(np.uint16)
             result = self2self.denoise(given, axes="TYXS", neighbours=count, fit_options=fitting)
             pages = scores(np.broadcast_to(result.image, noisy.shape), clean)
-            gains = {} if alone is None else {"least_gain": round(min(np.subtract(pages, alone)), 3)}
+            gains = {}
+            if alone is not None:
+                gain = np.subtract(pages, alone)
+                gains = {"gain": round(float(gain.mean()), 3), "least_gain": round(float(gain.min()), 3)}
             row = {"image": name, "method": method, "inputs": inputs, "psnr": round(float(np.mean(pages)), 3), **gains}
             row |= {"pages": [round(page, 3) for page in pages], "notes": list(result.notes)}
             row["seconds"] = round(result.seconds, 1)
