@@ -149,7 +149,8 @@ class FitOptions:
         Raises:
             UsageError: they are given.
         """
-        if self.axes is not None or self.channel_axis is not None:
+        # A file that is missing is named by whoever reads it.
+        if (self.axes is not None or self.channel_axis is not None) and path.exists():
             option = typed("--axes") if self.axes is not None else typed("--channel-axis")
             raise UsageError(f"{option} is for volumes (zarr, HDF5, TIFF), and {path} is none. Leave it out.")
 

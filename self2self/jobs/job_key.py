@@ -93,9 +93,18 @@ def settings_key(what: str, files: Mapping[str, Path], **settings: Any) -> str:
 
 def differences(earlier: dict[str, Any], asked: dict[str, Any]) -> str:
     """In which `Job.settings` two jobs differ, in words; empty if in none."""
+    earlier, asked = _each_by_itself(earlier), _each_by_itself(asked)
     names = sorted({*earlier, *asked}, key=lambda name: (name == "version", name))
     changed = [name for name in names if earlier.get(name) != asked.get(name)]
     return "; ".join(f"{_in_words(name, earlier.get(name))}, asked for {_value(asked.get(name))}" for name in changed)
+
+
+def _each_by_itself(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which what is known of a volume has names of its own."""
+    volume = settings.get("source")
+    if not isinstance(volume, dict):
+        return settings
+    return {**{name: value for name, value in settings.items() if name != "source"}, **volume}
 
 
 def _in_words(name: str, value: Any) -> str:

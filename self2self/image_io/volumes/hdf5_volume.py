@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,11 @@ class Hdf5Volume(FileVolume):
 
     def stamp(self) -> str | None:
         """See `Volume.stamp`."""
-        return stamp_of(self.file)
+        others = {source.file_name for source in self.array.virtual_sources()} if self.array.is_virtual else set()
+        others |= {name for name, _, _ in self.array.external or ()}
+        # The names are relative to the file; "." is the file itself.
+        paths = (self.file.parent / name for name in sorted(map(os.fsdecode, others)) if name != ".")
+        return stamp_of(self.file, *(path for path in paths if path.exists()))
 
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""

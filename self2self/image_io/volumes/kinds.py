@@ -47,7 +47,7 @@ def hdf5_file(path: Path) -> Path | None:
 
 def default_volume_output(path: Path) -> Path:
     """``<stem>.denoised.<extension>`` beside the volume, or beside the file or the zarr that holds it."""
-    source = hdf5_file(path) or _zarr_folder(path)
+    source = hdf5_file(path) or zarr_folder(path)
     suffixes = ".ome.zarr" if source.name.lower().endswith(".ome.zarr") else source.suffix
     return source.with_name(f"{source.name[: len(source.name) - len(suffixes)]}{RESULT_MARK}{suffixes}")
 
@@ -71,6 +71,6 @@ def check_volume_output(path: Path, output: Path) -> None:
         )
 
 
-def _zarr_folder(path: Path) -> Path:
+def zarr_folder(path: Path) -> Path:
     """The outermost part of a path that is named ``*.zarr``; the path itself if none is."""
     return next((part for part in reversed((path, *path.parents)) if part.suffix.lower() == ".zarr"), path)

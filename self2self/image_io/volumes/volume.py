@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,21 +195,36 @@ def place(selection: Selection, axes: str) -> str:
     return ", ".join(parts)
 
 
-def stamp_of(path: Path) -> str | None:
-    """Digest of names, sizes and times of change of a file, or of all files in a folder; None for an address.
+def stamp_of(*paths: Path) -> str | None:
+    """Digest of names, sizes and times of change of files, and of all files in folders; None for an address.
 
     Raises:
         InputError: they cannot be listed.
     """
-    if is_remote(path):
-        return None
+    return None if any(map(is_remote, paths)) else files_sha256(*paths)
+
+
+def files_sha256(*paths: Path, times: bool = True, without: Container[Path] = ()) -> str:
+    """Digest of the names and sizes of files, and of all files in folders; links count as what they lead to.
+
+    Args:
+        paths: files and folders.
+        times: whether their times of change count, too.
+        without: files that do not count.
+
+    Raises:
+        InputError: they cannot be listed.
+    """
     digest = hashlib.sha256()
-    try:
-        for file in sorted(_files_in(path)):
-            found = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode(errors="replace"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and the permissions.") from error
+    for path in paths:
+        try:
+            for file in sorted(file for file in _files_in(path) if file not in without):
+                found = file.stat()
+                values = (file.relative_to(path), found.st_size, found.st_mtime_ns if times else "")
+                digest.update("\0".join(map(str, values)).encode(errors="replace"))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(f"{path}: cannot be read ({reason}). Check the path and the permissions.") from error
     return digest.hexdigest()
 
 
@@ -218,7 +233,11 @@ def _files_in(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for folder, _, names in os.walk(path):
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        # A link that leads back would never end.
+        folders[:] = [name for name in folders if os.path.realpath(Path(folder) / name) not in seen]
         yield from (Path(folder) / name for name in names)
 
 

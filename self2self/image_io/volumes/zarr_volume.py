@@ -10,6 +10,7 @@ import numpy as np
 
 from self2self.errors import InputError, typed, writing
 from self2self.image_io.image import Array
+from self2self.image_io.volumes.kinds import ZARR_FILES, zarr_folder
 from self2self.image_io.volumes.ome_zarr import LETTERS, OmeImage
 from self2self.image_io.volumes.pyramid import edges_of, means_of, source_of
 from self2self.image_io.volumes.volume import (
@@ -17,6 +18,7 @@ from self2self.image_io.volumes.volume import (
     Target,
     address,
     blocks_of,
+    files_sha256,
     is_remote,
     reading,
     stamp_of,
@@ -25,6 +27,10 @@ from self2self.image_io.volumes.volume import (
 
 if TYPE_CHECKING:
     import zarr
+
+
+METADATA_FILES = (*ZARR_FILES, ".zattrs", ".zmetadata")
+"""Files of metadata in a folder of zarr."""
 
 
 class ZarrVolume:
@@ -54,6 +60,7 @@ class ZarrVolume:
                 f"array alone, with its axes: {typed('--axes ZYX')}"
             )
         self.identity = {
+            "array": str(path)[len(str(zarr_folder(path))) :].strip("/"),
             "shape": list(self.shape),
             "dtype": str(found.dtype),
             "format": found.metadata.zarr_format,
@@ -157,6 +164,8 @@ class ZarrTarget:
         with writing(self._output):
             for level in range(1, len(self._levels)):
                 self._make_level(level, tuple(part.stop - part.start for part in blocks[0]))
+            if not is_remote(self._root):
+                about = about | {"files": self._files(Path(self._root))}
             if self._source.image is None:
                 zarr.open_array(self._root, mode="r+").attrs["self2self"] = about
             else:
@@ -186,7 +195,15 @@ class ZarrTarget:
             about = _opened(self._output).attrs.get("self2self")
         except InputError:
             return None
-        return dict(about) if isinstance(about, dict) else None
+        if not isinstance(about, dict):
+            return None
+        # What someone has added to, or taken from, is not the result any more.
+        whole = is_remote(self._output) or about.get("files") == self._files(self._output)
+        return dict(about) if whole else None
+
+    def _files(self, folder: Path) -> str:
+        """Digest of the files of a result, but for those that hold the digest itself."""
+        return files_sha256(folder, times=False, without=[folder / name for name in METADATA_FILES])
 
     def exists(self) -> bool:
         """See `Target.exists`."""

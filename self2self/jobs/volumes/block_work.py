@@ -25,7 +25,7 @@ from self2self.jobs.volumes.blocks import Block
 from self2self.jobs.volumes.group import Group, Window, WindowPages
 from self2self.jobs.volumes.group_plan import GroupPlan
 from self2self.jobs.volumes.layout import VolumeLayout
-from self2self.jobs.volumes.same_source import pages_sha256
+from self2self.jobs.volumes.same_source import WatchedVolume, values_sha256
 from self2self.jobs.worker import ModelFile, worker_state
 from self2self.machine.system import host_name
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -88,15 +88,16 @@ def denoise_block(
     start = time.perf_counter()
     layout, block = task.layout, task.block
     model = worker_state().model(model_file)
-    group = Group(volume, layout, block.channels)
+    watched = WatchedVolume(volume)
+    group = Group(watched, layout, block.channels)
     source, window = _pages_and_window(group, task, model.contract.neighbours)
     numbers = [layout.page(block.time, depth) for depth in range(block.depths.start, block.depths.stop)]
     pages = [_denoise_page(task, model, source, window, number, observer or Observer()) for number in numbers]
     selection = block.selection(layout)
     shape = tuple(part.stop - part.start for part in selection)
     values = layout.from_pages(np.stack([page for page, _ in pages]), shape)
-    noisy = (source.read(number).values[window][block.inner] for number in numbers)
-    record = {"block": block.number, "source": pages_sha256(noisy), "host": host_name()}
+    noisy = np.stack([source.read(number).values[window][block.inner] for number in numbers])
+    record = {"block": block.number, "source": values_sha256(noisy), "reads": watched.reads, "host": host_name()}
     record |= _summary([figures for _, figures in pages]) | {"seconds": round(time.perf_counter() - start, 3)}
     if not task.write_to:
         return BlockResult(record, values)

@@ -33,7 +33,6 @@ class GroupPlan:
         engine: name of the engine; the same for all blocks, whatever machine they are on.
         sigma: noise that the fit found, in 8-bit grey levels; None if it did not look for it.
         page: page of the fit, from 1.
-        fitted: digest of the fitted values, by which a changed volume is known.
     """
 
     channels: tuple[int, int]
@@ -42,7 +41,6 @@ class GroupPlan:
     engine: str
     sigma: float | None
     page: int
-    fitted: str
 
     @property
     def channel_slice(self) -> slice:

@@ -113,7 +113,6 @@ def plan_group(
         engine=engine,
         sigma=None if noise is None else noise.sigma,
         page=index + 1,
-        fitted=image.sha256,
     )
     return plan, model, fitted
 

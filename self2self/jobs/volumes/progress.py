@@ -93,15 +93,30 @@ class Progress:
         except (KeyError, TypeError) as error:
             raise _damaged(path) from error
 
-    def keep_plan(self, groups: list[GroupPlan], models: list[ModelFile]) -> None:
+    def keep_plan(self, groups: list[GroupPlan], models: list[ModelFile], made_of: dict[str, Any]) -> None:
         """Write the plan, and its models before it.
+
+        Args:
+            groups: the plan.
+            models: of the groups.
+            made_of: what was read for it, as `same_source.is_changed` takes it.
 
         Raises:
             OutputError, ResourceError: it cannot be written.
         """
         for model in models:
             atomic_write(self._model_path(model.sha256), model.read())
-        atomic_write(self.folder / PLAN_FILE, json.dumps({"groups": [asdict(group) for group in groups]}).encode())
+        plan = {"groups": [asdict(group) for group in groups], **made_of}
+        atomic_write(self.folder / PLAN_FILE, json.dumps(plan).encode())
+
+    def plan_made_of(self) -> dict[str, Any] | None:
+        """`made_of` of the plan; None before it is made.
+
+        Raises:
+            FileFormatError: it is damaged.
+        """
+        path = self.folder / PLAN_FILE
+        return _read(path) if path.is_file() else None
 
     def model(self, group: GroupPlan) -> ModelFile:
         """The model of a group.

@@ -1,38 +1,67 @@
-"""Whether a volume still holds what its finished blocks were made of.
+"""Whether a volume still holds what its plan and its finished blocks were made of.
 
-All files of a volume are read again only where their sizes or times of change are others (`Volume.stamp`): after they
-were copied again, for example.
+Whoever makes them reads through a `WatchedVolume`, and keeps what it read. That is read again only where sizes or times
+of change of the volume's files are others (`Volume.stamp`): after they were copied again, for example.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from self2self.errors import InputError
 from self2self.image_io.image import Array
-from self2self.image_io.volumes import Volume
-from self2self.jobs.volumes.blocks import Block
-from self2self.jobs.volumes.layout import VolumeLayout
+from self2self.image_io.volumes import Selection, Target, Volume
 
 
-def pages_sha256(pages: Iterable[Array]) -> str:
-    """Digest of the values of pages, each (H, W, C)."""
-    digest = hashlib.sha256()
-    for page in pages:
-        digest.update(np.ascontiguousarray(page).data)
-    return digest.hexdigest()
+class WatchedVolume:
+    """A volume that remembers what was read of it. See `Volume`.
 
-
-def block_sha256(volume: Volume, layout: VolumeLayout, block: Block) -> str:
-    """Digest of what the volume holds at a block.
-
-    Raises:
-        InputError: it cannot be read.
+    Attributes:
+        reads: each part that was read, as starts and stops (``part``), and the digest of its values (``sha256``); JSON
+            values.
     """
-    return pages_sha256(layout.as_pages(volume.read(block.selection(layout))))
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self.path, self.shape, self.dtype = volume.path, volume.shape, volume.dtype
+        self.chunks, self.axes, self.identity, self.notes = volume.chunks, volume.axes, volume.identity, volume.notes
+        self.reads: list[dict[str, Any]] = []
+
+    def read(self, selection: Selection) -> Array:
+        """See `Volume.read`."""
+        values = self._volume.read(selection)
+        read = {"part": [[part.start, part.stop] for part in selection], "sha256": values_sha256(values)}
+        if read not in self.reads:
+            self.reads.append(read)
+        return values
+
+    def stamp(self) -> str | None:
+        """See `Volume.stamp`."""
+        return self._volume.stamp()
+
+    def target(self, output: Path, work: Path, axes: str) -> Target:
+        """See `Volume.target`."""
+        return self._volume.target(output, work, axes)
+
+    def close(self) -> None:
+        """Do nothing: the volume is of whoever has opened it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def values_sha256(values: Array) -> str:
+    """Digest of the values of an array."""
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
 
 
 def all_sha256(digests: Iterable[str]) -> str:
@@ -40,24 +69,19 @@ def all_sha256(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def changed_blocks(
-    volume: Volume,
-    layout: VolumeLayout,
-    blocks: Iterable[Block],
-    records: Mapping[int, Mapping[str, Any]],
-    stamp: str | None,
-) -> list[Block]:
-    """The finished blocks that were made of other values than the volume holds now.
+def is_changed(volume: Volume, made: Mapping[str, Any], stamp: str | None) -> bool:
+    """Whether a volume holds other values now than something was made of. What cannot be read now is not compared.
 
     Args:
-        volume: the open volume.
-        layout: of the volume.
-        blocks: all of its blocks.
-        records: of the finished ones, by their numbers, with the digest (``source``) and the `stamp` of their source.
-        stamp: of the volume now; blocks of the same one are not read.
-
-    Raises:
-        InputError: a block cannot be read.
+        volume: the volume.
+        made: what was read for it (``reads`` of a `WatchedVolume`), and the ``stamp`` of the volume at that time.
+        stamp: that of the volume now; where it is the same, nothing is read.
     """
-    made = [block for block in blocks if block.number in records and records[block.number]["stamp"] != stamp]
-    return [block for block in made if block_sha256(volume, layout, block) != records[block.number]["source"]]
+    if made["stamp"] == stamp:
+        return False
+    for read in made["reads"]:
+        with suppress(InputError):
+            values = volume.read(tuple(slice(*ends) for ends in read["part"]))
+            if values_sha256(values) != read["sha256"]:
+                return True
+    return False

@@ -48,7 +48,7 @@ from self2self.jobs.volumes.layout import VolumeLayout, layout_of
 from self2self.jobs.volumes.plan import groups_of, plan_group
 from self2self.jobs.volumes.progress import Progress
 from self2self.jobs.volumes.result import VolumeResult
-from self2self.jobs.volumes.same_source import all_sha256, block_sha256, changed_blocks
+from self2self.jobs.volumes.same_source import WatchedVolume, all_sha256, is_changed, values_sha256
 from self2self.jobs.worker import ModelFile, Share, at_work, naming_the_host, worker_state
 from self2self.machine.locks import folder_lock
 from self2self.runtime.ensemble.options import EnsembleOptions
@@ -118,7 +118,6 @@ def denoise_volume(
         fit_seconds = job.prepare(fitting)
         blocks = job.blocks()
         kept = job.progress.records()
-        job.refuse_changed(blocks, kept)
         if kept:
             observer.note(f"{job.output}: going on after {len(kept)} of {len(blocks)} blocks.")
         todo = [block for block in (part or Part()).of(blocks) if block.number not in kept]
@@ -229,22 +228,22 @@ class _VolumeJob:
         """
         if not known or known["stamp"] in (None, self._stamp):
             return True
-        groups = groups_of(self.volume, self.layout)
-        digests = (block_sha256(self.volume, self.layout, block) for block in self._cut(groups))
-        return bool(all_sha256(digests) == known["sha256"])
+        blocks = self._cut(groups_of(self.volume, self.layout))
+        parts = (self.volume.read(block.selection(self.layout)) for block in blocks)
+        return bool(all_sha256(values_sha256(self.layout.as_pages(part)) for part in parts) == known["sha256"])
 
-    def refuse_changed(self, blocks: list[Block], kept: dict[int, dict[str, Any]]) -> None:
-        """Refuse to go on with blocks that were made of other values than the volume holds now.
+    def _changed(self, stamp: str | None) -> str:
+        """What was made of other values than the volume holds now, in words; empty for nothing."""
+        plan, records = self.progress.plan_made_of(), self.progress.records().values()
+        changed = sum(is_changed(self.volume, record, stamp) for record in records)
+        fit = ["its fit"] if plan is not None and is_changed(self.volume, plan, stamp) else []
+        return " and ".join([*fit, *([f"{changed} of its blocks"] if changed else [])])
 
-        Raises:
-            UsageError: says how many there are.
-            InputError: a block cannot be read.
-        """
-        if changed := changed_blocks(self.volume, self.layout, blocks, kept, self._stamp):
-            raise UsageError(
-                f"{self.volume.path}: has changed since {len(changed)} of its {len(blocks)} blocks were denoised. "
-                f"Start anew with {typed('--force')}, or choose another place with {typed('-o')}."
-            )
+    def _has_changed(self, changed: str) -> UsageError:
+        return UsageError(
+            f"{self.volume.path}: has changed since it was begun: {changed} would be different now. Start anew with "
+            f"{typed('--force')}, or choose another place with {typed('-o')}."
+        )
 
     def prepare(self, fitting: FitOptions) -> float:
         """Make the plan, unless an earlier run has made it, and the empty result; returns the seconds of the fits.
@@ -260,6 +259,11 @@ class _VolumeJob:
             raise OutputError(f"{self.output}: the folder {folder} does not exist. Create it with mkdir -p {folder}")
         settings = {"job": self._identity.key, **self._identity.settings, "memory": self.options.memory, "halo": HALO}
         self.progress.open(settings, force=self._force)
+        if changed := self._changed(self._stamp):
+            if not self._force:
+                raise self._has_changed(changed)
+            self.progress.remove()
+            self.progress.open(settings, force=False)
         seconds = 0.0
         # Of several commands that begin at once, one fits, and the others wait for it.
         with folder_lock(self.progress.folder, wait=True):
@@ -274,13 +278,14 @@ class _VolumeJob:
 
     def _make_plan(self, fitting: FitOptions) -> float:
         seconds, models = 0.0, []
-        groups = groups_of(self.volume, self.layout)
+        watched = WatchedVolume(self.volume)
+        groups = groups_of(watched, self.layout)
         for number, channels in enumerate(groups):
             # Not in the cache folder: which part is fitted depends on what can be read now.
             folder = fitting.run or self.progress.folder / "fit"
             own = folder if len(groups) == 1 else folder / f"channel-{number + 1}"
             plan, model, fitted = plan_group(
-                Group(self.volume, self.layout, channels),
+                Group(watched, self.layout, channels),
                 replace(fitting, run=own, axes=None, channel_axis=None),
                 self.options,
                 self.observer,
@@ -289,7 +294,7 @@ class _VolumeJob:
             self.groups.append(plan)
             models.append(ModelFile.of(model.path))
             seconds += fitted.fit.seconds
-        self.progress.keep_plan(self.groups, models)
+        self.progress.keep_plan(self.groups, models, {"reads": watched.reads, "stamp": self._stamp})
         return seconds
 
     def _block_shape(self, groups: Sequence[slice]) -> tuple[int, ...]:
@@ -383,10 +388,14 @@ class _VolumeJob:
         """Put the result in its place, and remove what was needed for it.
 
         Raises:
+            UsageError: the volume has changed while it was denoised.
             OutputError, ResourceError: it cannot be written; the blocks are kept.
         """
+        stamp = self.volume.stamp()
+        if changed := self._changed(stamp):
+            raise self._has_changed(changed)
         about = {"job": self._identity.key, "settings": self._identity.settings, "result": result.to_json()}
-        source = {"stamp": self._stamp, "sha256": all_sha256(record["source"] for record in result.records)}
+        source = {"stamp": stamp, "sha256": all_sha256(record["source"] for record in result.records)}
         about = json.loads(json.dumps(about | {"source": source}, default=str))
         try:
             with folder_lock(self.progress.folder, wait=True):

@@ -401,14 +401,109 @@ def test_blocks_of_a_volume_that_has_changed_are_not_used(kind: str, kill_before
     changed = noisy.copy()
     changed[1, 10, 3] += 1
     write_again(path, writer, changed)
-    with pytest.raises(UsageError, match=r"has changed since 1 of its 3 blocks were denoised. .*--force") as caught:
+    with pytest.raises(UsageError, match=r"was begun: .*2 of its blocks would be different now. .*--force") as caught:
         denoise(path, fitting=axes)
     assert "\n" not in str(caught.value)
-    # What is not denoised yet may change: after a damaged part was copied again, for example.
-    noisy[0, 149, 59] += 1
     write_again(path, writer, noisy)
     kill_before_block()
     assert denoise(path, fitting=axes).kept == 2
+
+
+@pytest.mark.usefixtures("expected")
+def test_blocks_begin_anew_with_force_where_the_volume_has_changed(kill_before_block: Any) -> None:
+    noisy = values(SHAPE)
+    path = write_zarr(noisy)
+    kill_before_block(2)
+    with pytest.raises(Killed):
+        denoise(path)
+    noisy[1, 10, 3] += 1
+    write_again(path, write_zarr, noisy)
+    kill_before_block()
+    assert denoise(path, outputs=OutputOptions(force=True)).kept == 0
+    assert hidden() == []
+
+
+def test_a_plan_that_was_made_of_other_values_is_not_used(kill_before_block: Any) -> None:
+    path = write_zarr(values(SHAPE))
+    kill_before_block(0)
+    with pytest.raises(Killed):
+        denoise(path, new_fit=True)
+    write_again(path, write_zarr, values(SHAPE) // 9)
+    kill_before_block()
+    with pytest.raises(UsageError, match="has changed since it was begun: its fit would be different"):
+        denoise(path, new_fit=True)
+
+
+@pytest.mark.usefixtures("expected")
+def test_a_volume_that_changes_while_it_is_denoised_gives_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = values(SHAPE)
+    path = write_zarr(noisy)
+    original = volume_job.denoise_block
+
+    def changing(task: Any, *arguments: Any) -> Any:
+        if task.block.number == 1:
+            noisy[0, 10, 3] += 1
+            write_again(path, write_zarr, noisy)
+        return original(task, *arguments)
+
+    monkeypatch.setattr(volume_job, "denoise_block", changing)
+    with pytest.raises(UsageError, match=r"was begun: .*1 of its blocks would be different"):
+        denoise(path)
+    assert not Path("scan.denoised.ome.zarr").exists()
+
+
+@pytest.mark.usefixtures("expected")
+def test_arrays_of_one_group_are_not_mixed(kill_before_block: Any) -> None:
+    group = zarr.create_group("two.zarr")
+    for name in ("a", "b"):
+        group.create_array(name, shape=SHAPE, chunks=(1, 64, 64), dtype="uint16")[...] = values(SHAPE, seed=ord(name))
+    kill_before_block(1)
+    with pytest.raises(Killed):
+        denoise(Path("two.zarr/a"), new_fit=True, fitting={"axes": "ZYX"})
+    kill_before_block()
+    with pytest.raises(UsageError, match="was begun with other settings"):
+        denoise(Path("two.zarr/b"), new_fit=True, fitting={"axes": "ZYX"})
+    denoise(Path("two.zarr/a"), new_fit=True, fitting={"axes": "ZYX"})
+    with pytest.raises(OutputError, match=r"exists already, made with other options .*array a, asked for b"):
+        denoise(Path("two.zarr/b"), new_fit=True, fitting={"axes": "ZYX"})
+
+
+@pytest.mark.usefixtures("expected")
+def test_a_result_that_has_lost_a_chunk_is_not_done() -> None:
+    path = write_zarr(values(SHAPE))
+    denoise(path)
+    next(
+        file for file in Path("scan.denoised.ome.zarr/s0").rglob("*") if file.is_file() and file.parent.name != "s0"
+    ).unlink()
+    with pytest.raises(OutputError, match=r"exists already\. .*--force"):
+        denoise(path)
+
+
+@pytest.mark.usefixtures("expected")
+def test_what_a_source_links_to_counts() -> None:
+    path = write_zarr(values(SHAPE))
+    Path("scan.ome.zarr/s0").rename("elsewhere")
+    Path("scan.ome.zarr/s0").symlink_to(Path("elsewhere").resolve())
+    denoise(path)
+    array = zarr.open_array("elsewhere", mode="r+")
+    array[0, 0, 0] = 1
+    with pytest.raises(OutputError, match="has changed since it was made"):
+        denoise(path)
+
+
+def test_the_sources_of_a_virtual_array_count() -> None:
+    h5py = pytest.importorskip("h5py", reason="pip install 'self2self[hdf5]'")
+    with h5py.File("part.h5", "w") as file:
+        file.create_dataset("data", data=values(SHAPE))
+    layout = h5py.VirtualLayout(shape=SHAPE, dtype="uint16")
+    layout[...] = h5py.VirtualSource("part.h5", "data", shape=SHAPE)
+    with h5py.File("scan.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    denoise(Path("scan.h5"), fitting={"axes": "ZYX"})
+    with h5py.File("part.h5", "r+") as file:
+        file["data"][0, 0, 0] = 1
+    with pytest.raises(OutputError, match="has changed since it was made"):
+        denoise(Path("scan.h5"), fitting={"axes": "ZYX"})
 
 
 @pytest.mark.usefixtures("expected")
