@@ -14,8 +14,11 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+CONSTRAINTS = PYPROJECT.with_name("constraints.txt")
+"""The versions of the tests."""
 TOOLS = ("mypy", "ruff", "tensorrt", "self2self")
 """What is left out of the lowest versions: tools that check the source, and libraries for a GPU."""
 _LICENCE_CLASSIFIER = "License :: OSI Approved :: "
@@ -42,6 +45,20 @@ def installed(name: str = "self2self", seen: set[str] | None = None) -> list[str
         seen.add(needed)
         installed(needed, seen)
     return sorted(seen)
+
+
+def older_than_tested() -> list[str]:
+    """Names of the direct dependencies that are installed in a version below that of `constraints.txt`, sorted."""
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if line and not line.startswith("#")]
+    tested = {pin.name.lower(): pin.specifier for pin in map(Requirement, lines)}
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    names = sorted(Requirement(line).name.lower() for line in project["dependencies"])
+    return [
+        name
+        for name in names
+        for pin in tested.get(name, ())
+        if Version(distribution(name).version) < Version(pin.version)
+    ]
 
 
 def licence(name: str) -> str:

@@ -39,7 +39,8 @@ def capture(
     Raises:
         UsageError: the model cannot be captured.
     """
-    batch = torch.export.Dim("batch")
+    # Without a bound, PyTorch before 2.8 takes the guard "not 2**63 - 1" of some operators for a size that is fixed.
+    batch = torch.export.Dim("batch", max=2**31)
     shapes = [{axis: torch.export.Dim.DYNAMIC if axis else batch for axis in axes} or None for axes in free]
     stack = ModuleStack()
     try:

@@ -24,6 +24,8 @@ def attributes_of(node: onnx.NodeProto, opset: int) -> dict[str, Any]:
         if entry.default_value.name
     }
     values |= {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    # It repeats the shape of the weights, and only some versions of onnxscript leave it out.
+    values.pop("kernel_shape", None)
     # A missing attribute of these has the neutral value.
     neutral = {"pads": 0, "dilations": 1, "strides": 1, "group": 1}
     values = {name: v for name, v in values.items() if name not in neutral or set(np.ravel(v)) != {neutral[name]}}

@@ -132,6 +132,7 @@ def test_libraries_that_the_provider_misses(
         if path.endswith(engine.library):
             raise OSError(f"{missing}: cannot open shared object file: No such file or directory")
 
+    monkeypatch.setattr("self2self.machine.nvidia_libraries.library_folders", list)
     monkeypatch.setattr(ort_cuda, "import_onnxruntime", lambda name: ort)
     monkeypatch.setattr(ort_cuda, "cuda_version", lambda ort: "12.8")
     monkeypatch.setattr(ort_cuda.ctypes, "CDLL", load)
