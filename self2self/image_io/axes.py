@@ -10,6 +10,14 @@ _OME_TYPE = re.compile(r"\bType=\"(?:u?int\d+|float|double|bit)\"")
 _OME_BITS = re.compile(r"\s+SignificantBits=\"\d+\"")
 
 
+def is_of_tifffile(description: str) -> bool:
+    """Whether tifffile wrote `description`: a JSON object with the shape of the file's pages, and maybe their axes.
+
+    Its versions differ in the order of the entries.
+    """
+    return description.startswith("{") and '"shape":' in description
+
+
 def axes_for_floats(description: str | None, text: str) -> str | None:
     """The part of `description` that holds for float32 pages of the same number, order and size.
 
@@ -24,7 +32,7 @@ def axes_for_floats(description: str | None, text: str) -> str | None:
         return None
     if description.startswith("ImageJ="):
         return f"{_OF_VALUES.sub('', description).rstrip()}\ncontent={text}\n"
-    if description.startswith('{"shape"'):
+    if is_of_tifffile(description):
         return description
     if re.search(r"<(?:\w+:)?OME\b", description):
         return _OME_BITS.sub("", _OME_TYPE.sub('Type="float"', description))

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from self2self.image_io import exif, tiff_file
+from self2self.image_io.axes import is_of_tifffile
 from self2self.image_io.format import check_type
 from self2self.image_io.image import Array, ImageRefused, Metadata, StoredImage, TiffLayout, check_size
 from self2self.image_io.png import grey_or_rgb_of_palette
@@ -126,7 +127,7 @@ def _page_metadata(path: Path, file: Any, page: Any, extra: int | None) -> Metad
         _exif_block(path, file, page),
         dpi,
         # tifffile's own description repeats the shape, which changes when a palette is expanded.
-        description if isinstance(description, str) and not description.startswith('{"shape"') else None,
+        description if isinstance(description, str) and not is_of_tifffile(description) else None,
         xmp=_bytes_or_none(page.tags.valueof(XMP_TAG)),
         tiff=layout,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from self2self.image_io import exif, tiff, tiff_file
+from self2self.image_io.axes import is_of_tifffile
 from self2self.image_io.image import Array, ImageRefused, StoredImage, check_size
 from self2self.image_io.tiff_segments import segment_lengths
 
@@ -189,6 +190,6 @@ def _stack_loss_notes(file: Any, *, skipped: bool) -> Iterator[str]:
 def _with_axes_description(file: Any, stored: StoredImage) -> StoredImage:
     """Keep tifffile's own description of shape and axes: it holds for the output, which has the same pages in order."""
     text = file.pages.first.tags.valueof(270)
-    if isinstance(text, str) and text.startswith('{"shape"') and file.pages.first.photometric != tiff.PALETTE:
+    if isinstance(text, str) and is_of_tifffile(text) and file.pages.first.photometric != tiff.PALETTE:
         return replace(stored, metadata=replace(stored.metadata, description=text))
     return stored

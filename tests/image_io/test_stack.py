@@ -102,6 +102,22 @@ def test_pages_come_back_with_their_layout_axes_and_spacing(name: str, tmp_path:
 
 
 # A map has no alpha, and its channels lie side by side.
+@pytest.mark.parametrize(
+    "description", ['{"axes": "TZYX", "shape": [2, 3, 20, 24]}', '{"shape": [2, 3, 20, 24], "axes": "TZYX"}']
+)
+def test_axes_are_kept_as_any_version_of_tifffile_writes_them(tmp_path: Path, description: str) -> None:
+    path, out = tmp_path / "stack.tif", tmp_path / "out.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for index, page in enumerate(noise((6, 20, 24))):
+            writer.write(page, description="" if index else description, metadata=None, photometric="minisblack")
+    for float_map in (False, True):
+        with open_stack(path) as stack:
+            dtype = np.float32 if float_map else np.uint8
+            stack.write(out, iter([np.zeros((20, 24, 1), dtype)] * stack.pages), float_map=float_map)
+        with tifffile.TiffFile(out) as target:
+            assert (target.series[0].axes, target.series[0].shape) == ("TZYX", (2, 3, 20, 24))
+
+
 @pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"RGB planes", "RGB with alpha"}))
 def test_a_map_of_standard_deviations_keeps_the_axes(name: str, tmp_path: Path) -> None:
     samples, options = LAYOUTS[name]
