@@ -85,10 +85,13 @@ class PreparedImage:
         return measured_part(self.pixels, self.missing, side)
 
     def center(self) -> Center:
-        """Copy the middle, without hot pixels; the copy stays if the result takes the memory of the pixels."""
+        """Copy the middle, without hot pixels; the copy stays if the result takes the memory of the pixels.
+
+        An image without anything to denoise keeps them, as its result does.
+        """
         part = measured_part(self.pixels, self.missing).copy()
         window = measured_window(self.missing, self.pixels.shape[1:])
-        return Center(remove_hot_pixels(part, in_place=True), window)
+        return Center(part if self.image.is_empty else remove_hot_pixels(part, in_place=True), window)
 
     @property
     def measured_noise(self) -> Noise:

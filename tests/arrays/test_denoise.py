@@ -344,8 +344,18 @@ def test_a_noisy_photograph_gains_several_decibels() -> None:
     assert gain > 9
 
 
+ANY_BITS = np.random.default_rng(0).integers(0, 2**32, (64, 64), dtype=np.uint32).view(np.float32)
+"""As an array may hold behind its mask, where nobody has set anything."""
+
+
 @pytest.mark.parametrize(
-    "empty", [np.ma.masked_all((64, 64), np.float32), np.full((64, 64), np.nan), np.full((3, 64, 64), 7, np.uint8)]
+    "empty",
+    [
+        np.ma.masked_all((64, 64), np.float32),
+        np.ma.array(ANY_BITS, mask=True),
+        np.full((64, 64), np.nan),
+        np.full((3, 64, 64), 7, np.uint8),
+    ],
 )
 def test_an_array_without_anything_to_denoise_comes_back_without_a_fit(empty: np.ndarray, tmp_path: Path) -> None:
     result = self2self.denoise(empty, run=tmp_path / "run")
