@@ -14,8 +14,8 @@ The frames are 128x128 pixels of photographs of scikit-image, 8-bit grey or colo
 
 Noise is Gaussian of `--sigma` grey levels, or with `--photons N` that of N photons at white. `--fmd FOLDER` takes means
 of the FMD set in place of the photographs, as static scenes; the method "mean of the frames" then denoises their mean.
-PSNR is the mean over the pages of `self2self.denoise`; ``gain`` is the
-mean gain over page by page, and ``least_gain`` that of the page that gained least.
+PSNR is the mean over the pages of `self2self.denoise`; ``gain`` is how much more that is than page by page, and
+``least_gain`` the same for the page that gained least.
 """
 
 from __future__ import annotations

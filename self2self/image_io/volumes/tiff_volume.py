@@ -22,7 +22,7 @@ from self2self.image_io.read import decoding, format_of
 from self2self.image_io.tiff_pages import PageList, list_pages, read_stored_page
 from self2self.image_io.tiff_segments import segment_lengths
 from self2self.image_io.volumes.kept_blocks import KeptBlocks
-from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, stamp_of, unit_of
+from self2self.image_io.volumes.volume import FileVolume, Selection, Target, reading, unit_of
 from self2self.image_io.write import write_pages
 from self2self.machine.marks import Mark, read_mark
 
@@ -141,10 +141,6 @@ class TiffVolume(FileVolume):
     def pages(self) -> int:
         """Number of pages."""
         return self._list.count
-
-    def stamp(self) -> str | None:
-        """See `Volume.stamp`."""
-        return stamp_of(self.path)
 
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""

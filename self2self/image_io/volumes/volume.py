@@ -75,9 +75,14 @@ class Volume(Protocol):
 
 
 class FileVolume:
-    """What volumes in one open file share: it is closed in the end."""
+    """What all kinds of volumes share: the open file, where there is one, is closed in the end."""
 
+    path: Path
     _open: Any = None
+
+    def stamp(self) -> str | None:
+        """See `Volume.stamp`."""
+        return stamp_of(self.path)
 
     def close(self) -> None:
         """Close the file; safe to call twice."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from self2self.image_io.volumes.kinds import ZARR_FILES, zarr_folder
 from self2self.image_io.volumes.ome_zarr import LETTERS, OmeImage
 from self2self.image_io.volumes.pyramid import edges_of, means_of, source_of
 from self2self.image_io.volumes.volume import (
+    FileVolume,
     Selection,
     Target,
     address,
@@ -21,7 +22,6 @@ from self2self.image_io.volumes.volume import (
     files_sha256,
     is_remote,
     reading,
-    stamp_of,
     unit_of,
 )
 
@@ -33,7 +33,7 @@ METADATA_FILES = (*ZARR_FILES, ".zattrs", ".zmetadata")
 """Files of metadata in a folder of zarr."""
 
 
-class ZarrVolume:
+class ZarrVolume(FileVolume):
     """An array of zarr: the finest level of an OME-Zarr image, or an array by itself. See `Volume`."""
 
     def __init__(self, path: Path) -> None:
@@ -72,22 +72,9 @@ class ZarrVolume:
         with reading(self.path, selection, self.axes):
             return np.asarray(self.array[selection], self.dtype)
 
-    def stamp(self) -> str | None:
-        """See `Volume.stamp`."""
-        return stamp_of(self.path)
-
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""
         return ZarrTarget(self, output, work, axes)
-
-    def close(self) -> None:
-        """Do nothing: no file is kept open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class ZarrTarget:

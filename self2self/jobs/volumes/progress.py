@@ -116,7 +116,12 @@ class Progress:
             FileFormatError: it is damaged.
         """
         path = self.folder / PLAN_FILE
-        return _read(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        plan = _read(path)
+        if not {"reads", "stamp"} <= plan.keys():
+            raise _damaged(path)
+        return plan
 
     def model(self, group: GroupPlan) -> ModelFile:
         """The model of a group.

@@ -10,17 +10,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from self2self.errors import InputError
 from self2self.image_io.image import Array
 from self2self.image_io.volumes import Selection, Target, Volume
+from self2self.image_io.volumes.volume import FileVolume
 
 
-class WatchedVolume:
-    """A volume that remembers what was read of it. See `Volume`.
+class WatchedVolume(FileVolume):
+    """A volume that remembers what was read of it, and stays open when this is closed. See `Volume`.
 
     Attributes:
         reads: each part that was read, as starts and stops (``part``), and the digest of its values (``sha256``); JSON
@@ -48,15 +49,6 @@ class WatchedVolume:
     def target(self, output: Path, work: Path, axes: str) -> Target:
         """See `Volume.target`."""
         return self._volume.target(output, work, axes)
-
-    def close(self) -> None:
-        """Do nothing: the volume is of whoever has opened it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def values_sha256(values: Array) -> str:
