@@ -7,6 +7,7 @@ of what is imported, of variables that libraries read when they load, or of limi
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
 import os
 import runpy
@@ -22,8 +23,17 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LONGEST_SECONDS = 900
-"""After this time a program is killed by a signal: one that hangs fails its test, and does not stop the others."""
+LONGEST_SECONDS = 600
+"""After this time a forked process is killed by a signal: one that hangs fails its test, and does not stop the others.
+
+Less than `faulthandler_timeout` in pyproject.toml, after which the process of the test ends, too.
+"""
+
+
+def end_if_it_hangs(seconds: int = LONGEST_SECONDS) -> None:
+    """Let SIGALRM end this process in `seconds`; the stacks of its threads go to its stderr then."""
+    faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=True)
+    signal.alarm(seconds)
 
 
 def run_forked(
@@ -110,7 +120,6 @@ def _serve() -> dict[str, Any] | None:
 
 def _become(request: dict[str, Any]) -> None:
     """Make this process the one that is asked for, and run its program."""
-    signal.alarm(LONGEST_SECONDS)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -119,6 +128,7 @@ def _become(request: dict[str, Any]) -> None:
         handle = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
         os.dup2(handle, number)
         os.close(handle)
+    end_if_it_hangs()
     kind, *rest = request["arguments"]
     if kind == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.forked import end_if_it_hangs
+
 COUNTED = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir")
 """Functions of `os` that change a folder; `pathlib` and `shutil` call them."""
 TIMED = {"history.jsonl", "page.html", "files.jsonl", "speed.json", "speed.html"}
@@ -128,6 +130,7 @@ def _in_the_child(
         for stream in (1, 2):
             os.dup2(printed, stream)
         os.close(printed)
+        end_if_it_hangs()
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
         count_steps(counts, at_step, disturb)

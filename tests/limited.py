@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 
 from self2self.machine.system import peak_memory_bytes
+from tests.forked import end_if_it_hangs
 
 SECONDS = 10
 """Processor time that a case may take."""
+WAITING_SECONDS = 300
+"""Time that a case may take in all: one that waits for ever takes no processor time."""
 BYTES = 2**30
 """Memory that a case may take, beyond that of the process."""
 CORPUS = Path(__file__).parent / "corpus"
@@ -105,7 +108,7 @@ def _outcomes(
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if done < len(names):
-        kind = "hangs" if code == -signal.SIGXCPU else "crashes"
+        kind = "hangs" if code in (-signal.SIGXCPU, -signal.SIGALRM) else "crashes"
         yield {"outcome": kind, "text": f"the process ended with {code}", "peak_bytes": 0}
 
 
@@ -146,9 +149,10 @@ def _limit_memory() -> int:
 
 
 def _limit_time() -> None:
-    """Let the process run for `SECONDS` from now."""
+    """Let the process run for `SECONDS` from now, and wait for `WAITING_SECONDS`."""
     import resource
 
+    end_if_it_hangs(WAITING_SECONDS)
     # The default action ends the process even inside a loop of a library.
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     spent = resource.getrusage(resource.RUSAGE_SELF)

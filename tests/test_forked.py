@@ -26,6 +26,13 @@ def test_how_a_program_ends_is_told(tmp_path: Path) -> None:
     assert run_forked(["-c", "import atexit; atexit.register(print, 'the end')"], tmp_path).stdout == "the end\n"
 
 
+def test_a_program_that_hangs_is_ended_and_shows_its_stack(tmp_path: Path) -> None:
+    code = "import signal, time\n\ndef waits_for_ever():\n    signal.alarm(1)\n    time.sleep(600)\n\nwaits_for_ever()"
+    done = run_forked(["-c", code], tmp_path)
+    assert done.returncode == -signal.SIGALRM
+    assert "in waits_for_ever" in done.stderr
+
+
 def test_the_package_is_imported_anew_and_nothing_of_a_program_stays(tmp_path: Path) -> None:
     code = "import os, sys; print([name for name in sys.modules if name.startswith('self2self')], 'LEFT' in os.environ)"
     changing = "import os, self2self.cli; os.environ['LEFT'] = 'x'; print(self2self.__file__)"

@@ -30,6 +30,7 @@ from self2self.machine.system import compute_threads, free_memory_bytes, host_na
 from self2self.train import single_pass
 from self2self.train.run_folder import Run
 from tests.commands import picture, run_cli, write_noisy
+from tests.distributed.programs import Programs, dask_programs
 from tests.volumes import FIT_OPTIONS, FITTING, PASSES, values, write_ome_zarr
 
 SIZE = (40, 48)
@@ -261,39 +262,17 @@ def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPat
     assert "dask scheduler" in told
 
 
-@contextmanager
-def local_cluster(**settings: Any) -> Iterator[Any]:
-    """Two worker processes of one thread."""
-    distributed = pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
-    dask = pytest.importorskip("dask")
-    settings = {
-        "distributed.scheduler.allowed-failures": 10,
-        "distributed.admin.low-level-log-length": 100,
-        "distributed.nanny.pre-spawn-environ.GOMP_SPINCOUNT": "1000",
-        **settings,
-    }
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as made,
-    ):
-        yield made
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """A worker that says nothing for three seconds counts as gone."""
-    with local_cluster(**{"distributed.scheduler.worker-ttl": "3s"}) as made:
+    pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
+    with dask_programs(tmp_path_factory.mktemp("cluster"), worker_ttl="3s") as made:
         yield made
-
-
-def pids(cluster: Any) -> list[int]:
-    """The worker processes that run now."""
-    return [nanny.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.pid]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
+def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Programs) -> None:
     """`DASK_KILLS=20` kills as often; a test in a hurry does with two."""
     kills = int(os.environ.get("DASK_KILLS", "2"))
     paths = write_images(kills + 4)
@@ -304,7 +283,7 @@ def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
         answers: dict[Path, Any] = {}
         for path, answer in denoise_many(paths, client, **options()):
             answers[path] = answer
-            running = pids(cluster)
+            running = cluster.worker_pids()
             if running and killed < kills:
                 os.kill(source.choice(running), signal.SIGKILL)
                 killed += 1
@@ -319,14 +298,15 @@ def test_no_image_is_lost_when_workers_are_killed_or_hang(cluster: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def patient_cluster() -> Iterator[Any]:
+def patient_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """No worker is taken for gone because the machine is busy: a new one would have room on its disk."""
-    with local_cluster(**{"distributed.scheduler.worker-ttl": None}) as made:
+    pytest.importorskip("distributed", reason="pip install 'self2self[dask]'")
+    with dask_programs(tmp_path_factory.mktemp("patient"), worker_ttl=None) as made:
         yield made
 
 
 @contextmanager
-def full_disk_on_one_worker(cluster: Any) -> Iterator[None]:
+def full_disk_on_one_worker(cluster: Programs) -> Iterator[None]:
     """One of the workers can write no byte to any file."""
 
     def limit_files(size: int) -> None:
@@ -346,7 +326,7 @@ def full_disk_on_one_worker(cluster: Any) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shared", [(), ("--no-shared-disk",)], ids=["shared disk", "no shared disk"])
-def test_a_full_disk_on_one_worker_costs_its_images_alone(patient_cluster: Any, shared: tuple[str, ...]) -> None:
+def test_a_full_disk_on_one_worker_costs_its_images_alone(patient_cluster: Programs, shared: tuple[str, ...]) -> None:
     paths = write_images(6)
     expected = serial(paths)
     names = [path.name for path in paths]
@@ -371,7 +351,7 @@ def test_a_full_disk_on_one_worker_costs_its_images_alone(patient_cluster: Any, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_full_disk_on_one_worker_leaves_a_volume_that_the_same_command_completes(patient_cluster: Any) -> None:
+def test_a_full_disk_on_one_worker_leaves_a_volume_that_the_same_command_completes(patient_cluster: Programs) -> None:
     zarr = pytest.importorskip("zarr", minversion="3", reason="pip install 'self2self[zarr]'")
     path = write_ome_zarr(Path("volume.ome.zarr"), values((24, 40, 60)), chunks=(1, 64, 64))
     denoise_job(path, FITTING, PASSES, OutputOptions(Path("serial.zarr")))
@@ -389,7 +369,7 @@ def test_a_full_disk_on_one_worker_leaves_a_volume_that_the_same_command_complet
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_command_denoises_images_and_a_volume_on_workers(cluster: Any) -> None:
+def test_the_command_denoises_images_and_a_volume_on_workers(cluster: Programs) -> None:
     pytest.importorskip("zarr", minversion="3", reason="pip install 'self2self[zarr]'")
     import zarr
 
@@ -413,7 +393,7 @@ def test_the_command_denoises_images_and_a_volume_on_workers(cluster: Any) -> No
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shared", [(), ("--no-shared-disk",)], ids=["shared disk", "no shared disk"])
-def test_the_command_denoises_a_series_on_workers(cluster: Any, shared: tuple[str, ...]) -> None:
+def test_the_command_denoises_a_series_on_workers(cluster: Programs, shared: tuple[str, ...]) -> None:
     write_images(3)
     command = [
         "denoise",

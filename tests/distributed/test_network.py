@@ -50,7 +50,10 @@ def running(command: list[str], folder: Path, log: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
 
 
 def test_images_travel_as_bytes_between_machines_without_a_shared_disk(tmp_path: Path) -> None:
