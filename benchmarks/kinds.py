@@ -64,6 +64,11 @@ def portrait() -> Array:
     return data.astronaut()[30:158, 150:278].astype(float)
 
 
+def larger_portrait() -> Array:
+    """Colours, (192, 192, 3) in 8-bit grey levels."""
+    return data.astronaut()[20:212, 140:332].astype(float)
+
+
 def cameraman() -> Array:
     """Grey, (128, 128, 1) in 8-bit grey levels."""
     return data.camera()[60:188, 180:308, None].astype(float)
@@ -100,7 +105,7 @@ def jpeg(quality: int, sigma: float) -> Callable[[Path], Kind]:
     """Colours with noise, as a JPEG with colours of half the resolution."""
 
     def make(folder: Path) -> Kind:
-        clean, name = portrait(), f"quality-{quality}.jpg"
+        clean, name = larger_portrait(), f"quality-{quality}.jpg"
         noisy = rounded(clean + sigma * noise(clean.shape, quality))
         PillowImage.fromarray(noisy).save(folder / name, quality=quality, subsampling="4:2:0")
         return Kind(name, clean)
