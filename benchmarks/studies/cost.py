@@ -42,8 +42,8 @@ SECONDS = {
     "ffdnet": (0.2, 4),
     "ffdnet-clip": (0.2, 4),
     "dncnn": (0.2, 20),
-    "zs-n2n": (2, 1500),
-    "noise2fast": (5, 5000),
+    "zs-n2n": (2, 5600),
+    "noise2fast": (5, 21000),
     "careamics": (400, 20),
     "aydin": (60, 300),
     "self2self": (25, 20),
@@ -130,16 +130,17 @@ def sides(settings: Settings) -> list[int]:
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """Each method at each size, small sizes first, but for methods that cannot run here."""
+    """Each method at each size, the shortest first, but for methods that cannot run here."""
     anchors = settings.anchors or Path()
     names = [name for name, rival in make_rivals(anchors).items() if not rival.missing()]
-    return [
+    found = [
         Job(f"{image} {side}", (name,), {}, seconds, partial(run, image, side, name, anchors))
         for image in settings.images
         for side in sides(settings)
         for name in names
         if (seconds := estimate(name, side)) <= LONGEST_SECONDS
     ]
+    return sorted(found, key=lambda job: job.seconds)
 
 
 def draw(rows: list[Row]) -> Figure:

@@ -107,6 +107,8 @@ class Noise:
             than 1 if the prediction loses more detail than the noise hides.
         impulses: whether there are impulses as well, which are replaced first (`imaging.outliers`); everything else is
             said of the image without them.
+        jpeg_step: step of JPEG's rounding that shows in the image, in 8-bit grey levels (`imaging.jpeg_traces`); 0
+            without traces of JPEG.
     """
 
     sigma: float
@@ -116,6 +118,7 @@ class Noise:
     kind: NoiseKind = NoiseKind.INDEPENDENT
     removed_share: float = 1.0
     impulses: bool = False
+    jpeg_step: float = 0.0
 
     @property
     def correlated(self) -> bool:
@@ -138,6 +141,7 @@ class Noise:
             "correlated": self.correlated,
             "removed_share": self.removed_share,
             "impulses": self.impulses,
+            "jpeg_step": self.jpeg_step,
         }
 
     @classmethod
@@ -147,11 +151,12 @@ class Noise:
         Raises:
             KeyError, TypeError, ValueError: a value is missing, or has the wrong type or range.
         """
-        values = {"told": values["sigma"], **values}
-        numbers = [float(values[key]) for key in ("sigma", "told", "independent", "correlation", "removed_share")]
-        sigma, told, independent, correlation, removed_share = numbers
-        if not (all(map(math.isfinite, numbers)) and min(sigma, told, independent) >= 0 and 0 <= removed_share <= 1):
+        values = {"told": values["sigma"], "jpeg_step": 0.0, **values}
+        levels = [float(values[key]) for key in ("sigma", "told", "independent", "jpeg_step")]
+        correlation, removed_share = (float(values[key]) for key in ("correlation", "removed_share"))
+        if not all(map(math.isfinite, [*levels, correlation])) or min(levels) < 0 or not 0 <= removed_share <= 1:
             raise ValueError(f"noise {values!r}")
+        sigma, told, independent, jpeg_step = levels
         return cls(
             sigma,
             told,
@@ -160,6 +165,7 @@ class Noise:
             NoiseKind(values["kind"]),
             removed_share,
             bool(values.get("impulses", False)),
+            jpeg_step,
         )
 
 

@@ -147,12 +147,13 @@ def assess_noise(
         The noise. Its numbers are rounded to three digits, because the last ones may differ between machines.
     """
     middle = remove_hot_pixels(center_crop(pixels).copy(), in_place=True)
-    errors = min(1.0, quantisation_step(middle, levels) / STEP_OF_ERRORS)
-    noise = _assess(middle, weights, recipe, sigma, errors)
+    step = round(quantisation_step(middle, levels), 2)
+    errors = min(1.0, step / STEP_OF_ERRORS)
+    noise = replace(_assess(middle, weights, recipe, sigma, errors), jpeg_step=step)
     cleaned = remove_impulses(middle) if noise.kind == NoiseKind.IMPULSES else middle
     if not has_impulses(middle, cleaned):
         return noise
-    return replace(_assess(cleaned, weights, recipe, sigma, errors), impulses=True)
+    return replace(_assess(cleaned, weights, recipe, sigma, errors), impulses=True, jpeg_step=step)
 
 
 class FirstLook:

@@ -72,8 +72,9 @@ def test_where_most_noise_is_counts_with_the_variance_there() -> None:
 
 def test_noise_of_earlier_versions_was_told_as_it_was_found() -> None:
     stored = Noise(8.0, 9.0, 2.0, 0.5, NoiseKind.CORRELATED).to_json()
-    del stored["told"]
+    del stored["told"], stored["jpeg_step"]
     assert Noise.from_json(stored).told == 8.0
+    assert Noise.from_json(stored).jpeg_step == 0
 
 
 def test_a_quarter_of_the_patches_tells_the_noise_as_well() -> None:
@@ -186,12 +187,20 @@ def test_json_holds_plain_numbers() -> None:
 
 @pytest.mark.parametrize("kind", NoiseKind)
 def test_noise_survives_json(kind: NoiseKind) -> None:
-    noise = Noise(12.5, 14.0, 3.25, 0.41, kind, 0.75)
+    noise = Noise(12.5, 14.0, 3.25, 0.41, kind, 0.75, True, 6.25)
     assert Noise.from_json(json.loads(json.dumps(noise.to_json()))) == noise
 
 
 @pytest.mark.parametrize(
-    "change", [{"sigma": -1}, {"sigma": "NaN"}, {"removed_share": 1.5}, {"kind": "loud"}, {"independent": None}]
+    "change",
+    [
+        {"sigma": -1},
+        {"sigma": "NaN"},
+        {"removed_share": 1.5},
+        {"kind": "loud"},
+        {"independent": None},
+        {"jpeg_step": -1},
+    ],
 )
 def test_damaged_noise_is_refused(change: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from self2self.errors import UsageError
@@ -92,6 +93,21 @@ def test_only_fast_follows_the_noise_and_only_in_some_settings(sigma: float, kin
     assert chosen.fitted_share > 0
     for other in (recipe_for("paper"), recipe_for("paper-sidd"), recipe_for("fast", "scratch")):
         assert other.for_noise(noise(sigma, kind)) == other
+
+
+def test_fine_noise_that_has_been_in_a_coarse_jpeg_is_left_to_the_start_weights() -> None:
+    def chosen(step: float, correlation: float, kind: NoiseKind = NoiseKind.CORRELATED) -> Recipe:
+        found = Noise(8.0, 8.0, 2.0, correlation, kind, jpeg_step=step)
+        return RECIPES["fast"].for_noise(found)
+
+    usual = chosen(0.0, 0.2)
+    assert chosen(10.0, 0.2).steps == 0
+    assert chosen(10.0, 0.6) == usual, "coarse noise passes JPEG as it is"
+    assert chosen(2.0, 0.2) == usual, "fine steps change little"
+    assert chosen(10.0, 0.2, NoiseKind.SHARED).steps == usual.steps
+    shares = [0.0 if not fit.steps else fit.fitted_share for fit in (chosen(10.0, 0.01 * c) for c in range(20, 60))]
+    assert shares == sorted(shares)
+    assert max(np.diff(shares)) < 0.15, "nearly the same image gets nearly the same result"
 
 
 def test_only_strong_independent_noise_is_learnt_from_hidden_values() -> None:
