@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from self2self.errors import InputError, UsageError, typed
 from self2self.image_io import ARRAY, Image
@@ -36,6 +37,20 @@ FIT_PAGES = ("first", "each")
 MOST_NEIGHBOURS = 2
 """Largest number of neighbours of a page, on each side."""
 LARGEST_STRENGTH = 2.0
+SHAPING = (
+    "recipe",
+    "init",
+    "steps",
+    "drop_rate",
+    "seed",
+    "iqa",
+    "iqa_weights",
+    "sigma",
+    "strength",
+    "nodata",
+    "mosaic",
+)
+"""Fields of `FitOptions` on which the weights of a fit depend, beside the page that it sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,17 @@ class FitOptions:
                 f"whose values span {image.scale:.3g}. To remove less, use strength."
             )
         return replace(self, sigma=self.stored_sigma / unit, stored_sigma=None)
+
+    @property
+    def unusual(self) -> dict[str, Any]:
+        """The options that shape a fit and differ from their defaults.
+
+        The page and its neighbours are left out, because they are known by their pixels.
+        """
+        usual = FitOptions()
+        # Up to 1, strength acts on the result alone; without the term's options, the fit that is resumed decides.
+        mine = replace(self, strength=max(usual.strength, self.strength), iqa=self.wants_iqa or None)
+        return {name: getattr(mine, name) for name in SHAPING if getattr(mine, name) != getattr(usual, name)}
 
     @property
     def wants_iqa(self) -> bool:
@@ -313,11 +339,14 @@ def iqa_weights(image: Image, options: FitOptions, observer: Observer) -> IqaWei
 
 
 def run_folder(prepared: PreparedImage, options: FitOptions) -> Run:
-    """The run folder of a fit: the requested folder, or the usual folder of the image."""
+    """The run folder of a fit: the requested folder, or that of the image and of the options that shape the fit."""
     if options.run is not None:
         return Run(options.run)
     neighbours = 0 if options.neighbours == "auto" else int(options.neighbours)
-    return Run.for_image(prepared.image.path.resolve(), prepared.fused_sha256 or prepared.sha256, neighbours)
+    sha256 = prepared.fused_sha256 or prepared.sha256
+    return Run.for_image(
+        prepared.image.path.resolve(), sha256, neighbours, options.in_grey_levels(prepared.image).unusual
+    )
 
 
 def occupied_error(run: Run, asked: RunConfig) -> UsageError:

@@ -91,10 +91,10 @@ images for which no result is reported (dev/log).
 FINE_JPEG_STEP, COARSE_JPEG_STEP = 4.0, 5.0
 """Steps of JPEG's rounding, in 8-bit grey levels: up to the first, it takes little of the noise; from the second on,
 much of noise that is fine. They are 3.7 for quality 85, 5 for 80 and 6 for 75."""
-CORRELATION_OF_FINE_NOISE, CORRELATION_OF_COARSE_NOISE = 0.4, 0.55
+CORRELATION_OF_FINE_NOISE, CORRELATION_OF_COARSE_NOISE = 0.33, 0.47
 """Correlation of neighbours in what start weights remove from such a JPEG: up to the first, its noise was independent
-before, and from the second on it was coarse. It is 0.1 to 0.47 for noise that was independent, and 0.52 to 0.63 for
-cameras' noise (one of 18 has 0.42)."""
+before, and from the second on it may have been coarse. It is 0.1 to 0.47 for noise that was independent, and 0.42 to
+0.63 for cameras' noise, which loses more without a fit than the other gains."""
 LEAST_FITTED_SHARE = 0.1
 """Below this share of a fit, there is no fit: it would bring less than 0.05 dB."""
 

@@ -19,6 +19,7 @@ history is appended to. Nothing is pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -190,16 +191,24 @@ class Run:
     folder: Path
 
     @classmethod
-    def for_image(cls, image: Path, sha256: str, neighbours: int = 0) -> Run:
+    def for_image(
+        cls, image: Path, sha256: str, neighbours: int = 0, options: Mapping[str, object] | None = None
+    ) -> Run:
         """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder.
+
+        Fits with other options have folders of their own, so that one of them does not stand in the way of another.
 
         Args:
             image: its path.
             sha256: of what the fit sees: the image, or a page that is fused with its neighbours.
             neighbours: as `Contract.neighbours`.
+            options: the options that shape the fit and are not the default ones; their values can be told by `str`.
         """
         stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
         name = f"{stem}-{sha256[:8]}" + (f"-neighbours-{neighbours}" if neighbours else "")
+        if options:
+            told = json.dumps(options, sort_keys=True, default=str)
+            name += f"-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
         return cls((LOCAL_RUNS if (LOCAL_RUNS / name).is_dir() else cached_runs()) / name)
 
     @classmethod

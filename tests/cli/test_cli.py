@@ -39,7 +39,7 @@ def test_nothing_is_overwritten_without_force(work: Path) -> None:
     assert "--force" in run_cli("export", expect=2).stderr
     assert model.read_bytes() == b"mine"
     model.write_bytes(before)
-    other = run_cli("fit", "noisy.png", "--steps", "3", expect=2)
+    other = run_cli("fit", "noisy.png", "--steps", "3", "-o", str(model.parent), expect=2)
     assert "holds a finished fit with other settings" in other.stderr
     run_cli("infer", "--passes", "1", "--force")
     assert picture(work / "noisy.denoised.png").shape == (64, 70, 3)

@@ -123,16 +123,26 @@ def test_denoise_again_uses_the_finished_fit_and_gives_the_same_bits(
 def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) -> None:
     model = next(work.glob("runs/*/model.safetensors"))
     before = model.read_bytes()
-    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", expect=2)
+    run = ("--run", str(model.parent))
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", *run, expect=2)
     assert "holds a fit with other settings (steps 2, asked for 3)" in result.stderr
     assert "Keep it and choose another run folder (--run RUN), or start anew with --force" in result.stderr
     assert model.read_bytes() == before
-    run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--run", "runs/other")
-    assert model.read_bytes() == before
-    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", "--force")
+    result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", *run, "--force")
     assert "note: replacing the fit in runs/noisy-" in result.stderr
     assert Run(model.parent).config().recipe.steps == 3
     assert load_weights(model)[2].steps == 3
+
+
+def test_without_a_named_folder_fits_with_other_settings_stand_side_by_side(work: Path) -> None:
+    model = next(work.glob("runs/*/model.safetensors"))
+    before = model.read_bytes()
+    run_cli("denoise", "noisy.png", "--sigma", "20", "--steps", "3", "--passes", "1", "-o", "other.png")
+    assert model.read_bytes() == before
+    command = ("denoise", "noisy.png", "--passes", "1", "--force")
+    assert "using the finished fit" in run_cli(*command, *FAST).stderr
+    told = run_cli(*command, "--sigma", "20", "--steps", "3", "--strength", "0.5", "-o", "weaker.png").stderr
+    assert "using the finished fit" in told, "strength up to 1 needs no fit of its own"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])

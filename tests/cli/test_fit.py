@@ -20,14 +20,14 @@ def test_resume_of_a_finished_fit_keeps_it_and_of_other_settings_is_refused(work
     run_cli("fit", "noisy.png", *FAST, "--resume")
     after = load_weights(model)[0]
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    result = run_cli("fit", "noisy.png", "--steps", "5", "--resume", expect=2)
+    result = run_cli("fit", "noisy.png", "--steps", "5", "--resume", "-o", str(model.parent), expect=2)
     assert "was fitted with other settings" in result.stderr
     assert "give one of them" in run_cli("fit", "noisy.png", "--resume", "--force", expect=2).stderr
 
 
 def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: Path) -> None:
     run = Run(unfinish(work))
-    told = run_cli("fit", "noisy.png", "--steps", "5", expect=2).stderr
+    told = run_cli("fit", "noisy.png", "--steps", "5", "-o", str(run.folder), expect=2).stderr
     assert "holds an unfinished fit with other settings (steps 2, asked for 5)" in told
     run.state_path.unlink()
     told = run_cli("fit", "noisy.png", *FAST, "--resume", expect=3).stderr
@@ -36,7 +36,7 @@ def test_a_fit_that_was_killed_before_its_first_checkpoint_is_begun_anew(work: P
     assert run.is_fitted()
     run.model_path.unlink()
     # A run without checkpoint accepts other settings, too.
-    run_cli("denoise", "noisy.png", "--steps", "1", "--passes", "1")
+    run_cli("denoise", "noisy.png", "--steps", "1", "--passes", "1", "--run", str(run.folder))
     assert run.config().recipe.steps == 1
 
 
@@ -47,7 +47,7 @@ def test_a_finished_fit_keeps_no_state_and_says_what_differs(work: Path) -> None
     run.state_path.write_bytes(b"state")
     assert "done already" in run_cli("fit", "noisy.png", *FAST, "--resume").stdout
     assert not run.state_path.exists()
-    told = run_cli("fit", "noisy.png", "--steps", "9", expect=2).stderr
+    told = run_cli("fit", "noisy.png", "--steps", "9", "-o", str(run.folder), expect=2).stderr
     assert "holds a finished fit with other settings (steps 2, asked for 9)" in told
 
 

@@ -113,6 +113,16 @@ def test_folder_name_is_stem_and_hash_and_safe(monkeypatch: pytest.MonkeyPatch) 
     assert run.folder == Path("cache/runs/cell_1_a_-01234567")
 
 
+def test_fits_with_other_options_have_folders_of_their_own() -> None:
+    asked: list[dict[str, object]] = [{}, {"sigma": 10.0}, {"sigma": 12.0}, {"seed": 1}, {"init": Path("run")}]
+    folders = {Run.for_image(Path("a.png"), "0" * 64, 0, options).folder.name for options in asked}
+    assert len(folders) == len(asked)
+    assert all(name.startswith("a-00000000") for name in folders)
+    both = {"sigma": 10.0, "seed": 1}
+    in_turn = dict(reversed(both.items()))
+    assert Run.for_image(Path("a.png"), "0" * 64, 0, both) == Run.for_image(Path("a.png"), "0" * 64, 0, in_turn)
+
+
 def test_a_run_that_an_earlier_version_kept_beside_the_image_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
