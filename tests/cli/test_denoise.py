@@ -129,7 +129,7 @@ def test_denoise_replaces_a_fit_with_other_settings_only_by_force(work: Path) ->
     assert "Keep it and choose another run folder (--run RUN), or start anew with --force" in result.stderr
     assert model.read_bytes() == before
     result = run_cli("denoise", "noisy.png", "--steps", "3", "--passes", "1", *run, "--force")
-    assert "note: replacing the fit in runs/noisy-" in result.stderr
+    assert f"note: replacing the fit in {model.parent} (steps 2, asked for 3)" in result.stderr
     assert Run(model.parent).config().recipe.steps == 3
     assert load_weights(model)[2].steps == 3
 
@@ -196,7 +196,8 @@ def test_another_strength_needs_no_other_fit(work: Path) -> None:
     # Half of what was removed is back, to the rounding of two files.
     assert np.abs(results["0.5"] - (results["1"] + noisy) / 2).max() <= 1
     assert all(np.array_equal(tensor, weights[name]) for name, tensor in load_weights(model)[0].items())
-    told = run_cli("denoise", "noisy.png", *FAST, "--strength", "1.5", "-o", "smooth.png", expect=2).stderr
+    stronger = ("--strength", "1.5", "-o", "smooth.png", "--run", str(model.parent))
+    told = run_cli("denoise", "noisy.png", *FAST, *stronger, expect=2).stderr
     assert "strength 0, asked for 1.5" in told
 
 

@@ -128,7 +128,7 @@ def test_export_refuses_what_plain_files_do_not_have(work: Path) -> None:
 
 
 def test_a_new_fit_removes_the_old_single_pass(plain_run: Path) -> None:
-    run_cli("fit", "noisy.png", "--steps", "1", "--force")
+    run_cli("fit", "noisy.png", "--steps", "1", "--force", "-o", str(plain_run))
     assert not list(plain_run.glob("*plain*"))
 
 
