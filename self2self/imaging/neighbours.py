@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from self2self.imaging.clipped_noise import Clipping
 from self2self.imaging.noise import CORRELATION_THRESHOLD, estimate_correlation
 from self2self.imaging.noise_curve import by_brightness
 from self2self.imaging.registration import motion, moved_by
@@ -94,21 +95,44 @@ class Fused:
         pixels: float32 (C, H, W), for the network.
         means: float32 (C, H, W), local means of the fused page, around which detail is scaled.
         contrast: float32 (H, W), the factor of detail, from the square root of the aim to 1.
+        aim: `variance_aimed_at`.
         neighbours: what was found of each neighbour.
     """
 
     pixels: FloatArray
     means: FloatArray
     contrast: FloatArray
+    aim: float
     neighbours: tuple[Fit, ...]
 
     def part(self, window: tuple[slice, slice]) -> Fused:
         """Some rows and columns of it."""
-        return Fused(self.pixels[:, *window], self.means[:, *window], self.contrast[window], self.neighbours)
+        return replace(
+            self, pixels=self.pixels[:, *window], means=self.means[:, *window], contrast=self.contrast[window]
+        )
 
-    def restored(self, result: FloatArray) -> FloatArray:
-        """A result for `pixels` with detail as it is in the page: float32 (C, H, W)."""
-        return np.asarray(self.means + (result - self.means) / self.contrast, np.float32)
+    @property
+    def share_of_neighbours(self) -> FloatArray:
+        """How far neighbours have taken the noise of each place, float32 (H, W): from 0, not at all, to 1, the aim."""
+        if self.aim >= 1:
+            return np.zeros_like(self.contrast)
+        variance = np.float32(self.aim) / np.square(self.contrast)
+        return np.asarray((1 - variance) / np.float32(1 - self.aim), np.float32)
+
+    def restored(self, result: FloatArray, clipping: Clipping | None = None) -> FloatArray:
+        """A result for `pixels` with detail and brightness as they are in the page: float32 (C, H, W).
+
+        The mean of clipped noise is not the image. In a page by itself, a network sees from the noise what was cut
+        off. Of fused pages the noise is weak, and their mean is the result. So there the clipping is undone.
+
+        Args:
+            result: float32 (C, H, W).
+            clipping: of the noise of the page; None if none of it was cut off.
+        """
+        restored = np.asarray(self.means + (result - self.means) / self.contrast, np.float32)
+        if clipping is not None:
+            restored += self.share_of_neighbours * (clipping.undone(restored) - restored)
+        return restored
 
     def restored_deviations(self, deviations: FloatArray) -> FloatArray:
         """Standard deviations of a result for `pixels`, (C, H, W), in the unit of the page."""
@@ -164,6 +188,7 @@ def fuse(page: FloatArray, neighbours: Sequence[Neighbour], aim: float) -> Fused
         pixels=np.asarray(means + contrast * (values - means), np.float32),
         means=means,
         contrast=contrast,
+        aim=aim,
         neighbours=tuple(Fit(0.0 if _is_duplicate(n.shared) else float(n.weight.mean()), n.shared) for n in neighbours),
     )
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from self2self.errors import typed
 from self2self.image_io import Image, Stack
+from self2self.imaging.clipped_noise import Clipping, measure_clipping
 from self2self.imaging.neighbours import Fit, Fused, fuse, neighbour_of, variance_aimed_at
 from self2self.imaging.noise import center_crop
 from self2self.imaging.noise_curve import median_kurtosis, to_blocks
-from self2self.imaging.outliers import has_impulses, remove_hot_pixels, remove_impulses
+from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
 from self2self.imaging.smoothing import bands
 from self2self.jobs.fit_config import MOST_NEIGHBOURS, FitOptions
 from self2self.jobs.observer import Observer
@@ -76,7 +77,10 @@ class NeighbourPages:
 
     def for_model(self, index: int, prepared: PreparedImage) -> PageForModel:
         """Page `index`, which is `prepared`, as a model takes it; errors are those of `fused`."""
-        return PageForModel(prepared, self.fused(index, prepared) if self.count else None)
+        if not self.count:
+            return PageForModel(prepared)
+        clipping = measure_clipping(clip_to_range(prepared.pixels))
+        return PageForModel(prepared, self.fused(index, prepared), clipping)
 
     def fused(self, index: int, prepared: PreparedImage) -> Fused:
         """Fuse page `index`, from 0, which is `prepared`, with its neighbours; the result has its range of values.
@@ -92,7 +96,7 @@ class NeighbourPages:
             pixels[:, *tile.core] = part.pixels[:, *tile.inner]
             means[:, *tile.core] = part.means[:, *tile.inner]
             contrast[tile.core] = part.contrast[tile.inner]
-        return Fused(pixels, means, contrast, ())
+        return Fused(pixels, means, contrast, variance_aimed_at(self.count), ())
 
     def fused_part(self, index: int, prepared: PreparedImage, window: Window) -> Fused:
         """As `fused`, of the rows and columns `window` by themselves; with what was found of each neighbour."""
@@ -114,10 +118,12 @@ class PageForModel:
     Attributes:
         page: the page as it is in the stack, in the range of the model.
         fused: the page with its neighbours; None if the model knows of none.
+        clipping: how the noise of the page was cut off; None where it was not, or where neighbours do not matter.
     """
 
     page: PreparedImage
     fused: Fused | None = None
+    clipping: Clipping | None = None
 
     @property
     def prepared(self) -> PreparedImage:
@@ -133,16 +139,16 @@ class PageForModel:
         unmeasured = None if image.unmeasured is None else image.unmeasured.part(window)
         image = replace(image, pixels=image.pixels[:, *window], unmeasured=unmeasured)
         page = replace(self.page, image=image)
-        return PageForModel(page, None if self.fused is None else self.fused.part(window))
+        return replace(self, page=page, fused=None if self.fused is None else self.fused.part(window))
 
     def restored(self, result: EnsembleResult) -> EnsembleResult:
-        """A result for `prepared` with the contrast of the page."""
+        """A result for `prepared` with the contrast and the brightness of the page."""
         if self.fused is None:
             return result
         deviations = result.uncertainty
         return replace(
             result,
-            image=self.fused.restored(result.image),
+            image=self.fused.restored(result.image, self.clipping),
             uncertainty=None if deviations is None else self.fused.restored_deviations(deviations),
         )
 

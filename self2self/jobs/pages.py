@@ -197,7 +197,7 @@ def denoise_page(
     model = None if image.is_empty else models.model_for(index, page.prepared)
     start = time.perf_counter() - fused_seconds
     center = prepared.center()
-    options = replace(options, seed=(options.seed + index) % 2**32)
+    options = replace(options, seed=(options.seed + index) % 2**32, pages=pages.stack.pages)
     result = run_passes(
         model, page.prepared, options, observer, may_overwrite=True, engine_holder=engine_holder, kept=kept
     )

@@ -30,14 +30,14 @@ MIRRORINGS = (0, 3, 1, 2)
 """Orientations (`imaging.orientation`) whose predictions are averaged, the most different ones first: as the image is,
 turned by half a turn, and mirrored along one axis."""
 MANY_PIXELS = 2**22
-"""Pixels of an image from which two orientations are averaged instead of four: each takes as long as a pass, and the
-last two gain 0.02 dB (dev/log)."""
+"""Pixels of all images of a job together from which two orientations are averaged instead of four: each takes as long
+as a pass, and the last two gain 0.02 dB (dev/log)."""
 STEM_WEIGHT, STEM_BIAS = "stem.conv.weight", "stem.conv.bias"
 
 
-def mirrorings_for(height: int, width: int) -> tuple[int, ...]:
-    """The orientations whose predictions are averaged for an image of this size in pixels."""
-    return MIRRORINGS if height * width < MANY_PIXELS else MIRRORINGS[:2]
+def mirrorings_for(pixels: int) -> tuple[int, ...]:
+    """The orientations whose predictions are averaged for images that have so many pixels together."""
+    return MIRRORINGS if pixels < MANY_PIXELS else MIRRORINGS[:2]
 
 
 def weights_of(layers: Iterable[LayerSpec], contract: Contract) -> dict[str, tuple[int, ...]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from self2self.errors import EngineUnavailableError, ResourceError, UsageError, pytorch_memory, typed
+from self2self.imaging.clipped_noise import measure_clipping
 from self2self.imaging.missing import measured_part
 from self2self.imaging.outliers import clip_to_range, remove_outliers
 from self2self.machine.nvidia import built_for
@@ -31,7 +32,6 @@ from self2self.model.contract import MaskSpec
 from self2self.model.masks import MaskMaker, Stream, generator
 from self2self.model.network import Self2SelfNet, initialise, to_channels_last
 from self2self.train.adam import Adam
-from self2self.train.clipping import measure_clipping
 from self2self.train.muon import Muon
 from self2self.train.recipes import Recipe
 from self2self.train.samples import HiddenPixelSamples, TrainingSamples

@@ -80,7 +80,7 @@ class PlainPredictor:
         _, height, width = image.shape
         padding = Padding.for_size(height, width)
         padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(self._device)
-        mirrorings = mirrorings_for(height, width)
+        mirrorings = mirrorings_for(height * width)
         views = [undo_orientation(self._forward(oriented(padded, mirroring)), mirroring) for mirroring in mirrorings]
         mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()
         return np.ascontiguousarray(padding.crop(mean))

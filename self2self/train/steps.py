@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from self2self.errors import first_line
+from self2self.imaging.clipped_noise import Clipping
 from self2self.imaging.orientation import oriented, undo_orientation
 from self2self.model.network import Self2SelfNet
 from self2self.train.adam import Adam
-from self2self.train.clipping import Clipping
+from self2self.train.clipping import expected
 from self2self.train.fused_forward import fastest_forward
 from self2self.train.losses import masked_loss
 from self2self.train.recipes import Recipe
@@ -88,7 +89,7 @@ class StepRunner:
 
     def _expected_target(self, prediction: Tensor) -> Tensor:
         """The mean of the target's noisy values if the prediction is right."""
-        return prediction if self._clipping is None else self._clipping.expected(prediction)
+        return prediction if self._clipping is None else expected(self._clipping, prediction)
 
 
 class StaticStepRunner(StepRunner):

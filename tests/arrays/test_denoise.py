@@ -46,6 +46,14 @@ def test_an_array_gives_the_bits_that_its_file_gives(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.uncertainty, tifffile.imread(tmp_path / "std.tif"))
 
 
+def test_the_pixels_of_all_pages_tell_how_many_views_a_single_pass_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.stack([as_bytes(noisy(seed=seed)) for seed in range(3)])
+    one = self2self.denoise(given[:1], fit_options=FEW_STEPS)
+    monkeypatch.setattr("self2self.model.plain.MANY_PIXELS", 2 * given[0].size)
+    assert {page.passes for page in self2self.denoise(given, fit_options=FEW_STEPS).pages} == {2}
+    np.testing.assert_array_equal(self2self.denoise(given[:1], fit_options=FEW_STEPS).image, one.image)
+
+
 @pytest.mark.parametrize("fit_pages", ["first", "each"])
 def test_a_stack_gives_the_bits_that_its_file_gives(tmp_path: Path, fit_pages: str) -> None:
     given = np.stack([as_bytes(noisy(seed=seed)) for seed in range(3)])

@@ -146,6 +146,23 @@ def test_a_static_stack_gains_and_a_page_after_a_cut_loses_nothing() -> None:
     assert fused.sigma == pytest.approx(apart.sigma, rel=0.15)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_fused_pages_whose_noise_was_cut_off_at_black_are_not_too_bright(count: int) -> None:
+    clean = np.round(255 * np.clip(view(side=SIDE)[0] - 0.25, 0, 1))
+    frames = [clean + 20 * np.random.default_rng(seed).normal(size=clean.shape) for seed in range(5)]
+    pages = np.clip(np.round(frames), 0, 255).astype(np.uint8)
+    dark = clean == 0
+    assert dark.mean() > 0.1
+    apart, fused = (
+        self2self.denoise(pages, fit_options=NO_STEPS, neighbours=neighbours).image for neighbours in (0, count)
+    )
+    # The mean of clipped values is too bright by 0.4 times 20 grey levels.
+    assert pages[:, dark].mean() > 6
+    assert fused[:, dark].mean() < 2.5
+    errors = [np.square(result.astype(float) - clean).mean() for result in (apart, fused)]
+    assert errors[1] < 0.75 * errors[0]
+
+
 def test_a_file_gives_the_bits_of_its_array_and_infer_those_of_denoise(tmp_path: Path) -> None:
     pages = static(4)
     tifffile.imwrite(tmp_path / "in.tif", pages, photometric="minisblack")

@@ -139,7 +139,8 @@ def _denoise_page(
         page = PageForModel(prepared) if image.is_empty else pages.for_model(index, prepared)
     page = page.part(window)
     center = page.page.center()
-    options = replace(task.options, engine=task.plan.engine, seed=(task.options.seed + index) % 2**32)
+    seed = (task.options.seed + index) % 2**32
+    options = replace(task.options, engine=task.plan.engine, seed=seed, pages=task.layout.pages)
     result = run_passes(
         None if page.page.image.is_empty else model,
         page.prepared,

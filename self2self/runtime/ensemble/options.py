@@ -36,6 +36,8 @@ class EnsembleOptions:
         uncertainty: whether to keep the standard deviation over the passes, which takes as much memory as the image;
             plain models have none.
             Jobs set it themselves, by whether `OutputOptions` names a file or a report for it.
+        pages: number of images of one size that the job has, such as the pages of a stack. From many pixels on, plain
+            models average fewer views. Jobs set it themselves, by what they read.
         restore: whether what the passes lose of the image returns to the result: texture (`Contract.noisy_share`),
             and local means (`imaging.local_means`). None restores them, except for the paper's recipes.
     """
@@ -52,6 +54,7 @@ class EnsembleOptions:
     allow_fallback: bool = False
     uncertainty: bool = True
     restore: bool | None = None
+    pages: int = 1
 
     def __post_init__(self) -> None:
         # From Python come NumPy's numbers.
@@ -145,8 +148,8 @@ class EnsembleOptions:
         return next((option for option, is_set in asked.items() if is_set), "")
 
     def mirrorings(self, height: int, width: int) -> tuple[int, ...]:
-        """The views of an image of this size whose predictions by a plain model are averaged."""
-        mirrorings = mirrorings_for(height, width)
+        """The views of images of this size whose predictions by a plain model are averaged."""
+        mirrorings = mirrorings_for(self.pages * height * width)
         return mirrorings if self.flips is not False else mirrorings[:1]
 
     def restores(self, recipe: str) -> bool:

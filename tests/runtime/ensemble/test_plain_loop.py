@@ -64,6 +64,8 @@ def test_one_view_without_flips() -> None:
     assert EnsembleOptions(flips=False).pass_plan_for(PLAIN.contract, 64, 64).passes == 1
     assert EnsembleOptions().pass_plan_for(PLAIN.contract, 64, 64).passes == 4
     assert EnsembleOptions().pass_plan_for(PLAIN.contract, 4000, 6000).passes == 2
+    assert EnsembleOptions(pages=100).pass_plan_for(PLAIN.contract, 512, 512).passes == 2
+    assert EnsembleOptions(pages=2).pass_plan_for(PLAIN.contract, 512, 512).passes == 4
     with pytest.raises(UsageError, match="--passes 3 is about passes with masks"):
         EnsembleOptions(passes=3).pass_plan_for(PLAIN.contract, 64, 64)
 
