@@ -18,12 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from self2self.imaging.noise import SATURATED_SHARE, center_crop
-from self2self.imaging.noise_curve import deviations_at_range_ends
+from self2self.imaging.noise_curve import deviations_at_range_ends, to_blocks
+from self2self.imaging.smoothing import smooth_step
 
 FloatArray = NDArray[np.float32]
 
 TABLE_SIZE = 1025
 """Number of values from black to white for which the mean of clipped noisy values is computed."""
+LEAST_CUT, CUT_QUANTILE = 0.25, 0.9
+"""Smallest share of values at an end in squares that count, and the quantile of this share over the squares."""
+LARGEST_CUT = (0.62, 0.7)
+"""This quantile: up to the first limit, noise was cut off; from the second on, it was not. It is up to 0.64 for noise
+around black, and from 0.7 on for dark places with few photons (dev/log)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,37 @@ def measure_clipping(image: FloatArray) -> Clipping | None:
         image: float32 (C, H, W) in [0, 1].
     """
     image = center_crop(image)
-    clips = [float(np.mean(cut)) >= SATURATED_SHARE for cut in (image <= 0, image >= 1)]
-    if not any(clips):
+    return _measured(image, [float(np.mean(cut) >= SATURATED_SHARE) for cut in _cut_off(image)])
+
+
+def certain_clipping(image: FloatArray) -> Clipping | None:
+    """As `measure_clipping`, but noise counts as weaker at an end where something else than clipping made its values.
+
+    Noise around black is cut off at half of the values. Where most values of dark places are black, they are what there
+    is, such as the empty pixels of a photon counter, and their mean is the image.
+    """
+    image = center_crop(image)
+    cuts = _cut_off(image)
+    return _measured(image, [_certainty(cut) if np.mean(cut) >= SATURATED_SHARE else 0.0 for cut in cuts])
+
+
+def _cut_off(image: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    return image <= 0, image >= 1
+
+
+def _measured(image: FloatArray, shares: list[float]) -> Clipping | None:
+    """The noise of `image`, times a share at black and one at white."""
+    if not any(shares):
         return None
     at_ends = deviations_at_range_ends(image)
-    low, high = (tuple(pair[end] if clips[end] else 0.0 for pair in at_ends) for end in (0, 1))
+    low, high = (tuple(pair[end] * shares[end] for pair in at_ends) for end in (0, 1))
     return Clipping(low, high) if any(low) or any(high) else None
+
+
+def _certainty(cut: NDArray[np.bool_]) -> float:
+    """How sure it is that noise was cut off where values are at an end of the range, (C, H, W), from 0 to 1."""
+    squares = np.concatenate([to_blocks(plane.astype(np.float64)).mean(axis=(1, 2)) for plane in cut])
+    squares = squares[squares >= LEAST_CUT]
+    if not len(squares):
+        return 1.0
+    return 1 - smooth_step(float(np.quantile(squares, CUT_QUANTILE)), *LARGEST_CUT)

@@ -13,7 +13,7 @@ import numpy as np
 
 from self2self.errors import typed
 from self2self.image_io import Image, Stack
-from self2self.imaging.clipped_noise import Clipping, measure_clipping
+from self2self.imaging.clipped_noise import Clipping, certain_clipping
 from self2self.imaging.neighbours import Fit, Fused, fuse, neighbour_of, variance_aimed_at
 from self2self.imaging.noise import center_crop
 from self2self.imaging.noise_curve import median_kurtosis, to_blocks
@@ -79,7 +79,7 @@ class NeighbourPages:
         """Page `index`, which is `prepared`, as a model takes it; errors are those of `fused`."""
         if not self.count:
             return PageForModel(prepared)
-        clipping = measure_clipping(clip_to_range(prepared.pixels))
+        clipping = certain_clipping(clip_to_range(prepared.pixels))
         return PageForModel(prepared, self.fused(index, prepared), clipping)
 
     def fused(self, index: int, prepared: PreparedImage) -> Fused:

@@ -85,8 +85,8 @@ def test_all_options_of_an_ensemble_arrive() -> None:
     )
     default = EnsembleOptions()
     assert EnsembleGroup().options(seed=0) == default
-    # Commands set these two by what they write.
-    names = {field.name for field in fields(EnsembleOptions)} - {"uncertainty", "restore"}
+    # Commands and jobs set these by what they write and read.
+    names = {field.name for field in fields(EnsembleOptions)} - {"uncertainty", "restore", "pages"}
     assert all(getattr(got, name) != getattr(default, name) for name in names)
     assert group.outputs(output="o.png", force=True, wait=True) == OutputOptions(
         output=Path("o.png"), uncertainty=Path("u.tif"), report=Path("r.html"), force=True, wait=True

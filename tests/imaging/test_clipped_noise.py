@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from self2self.imaging.clipped_noise import Clipping, measure_clipping
+from self2self.imaging.clipped_noise import Clipping, certain_clipping, measure_clipping
 from tests.imaging.test_noise_curve import ramp
 
 
@@ -20,6 +20,16 @@ def test_the_means_of_many_clipped_values_become_the_image(sigma: float) -> None
     np.testing.assert_allclose(found[0], values, rtol=0, atol=0.02 * sigma)
     np.testing.assert_allclose(found[1, :-1], values[:-1], rtol=0, atol=0.02 * sigma)
     np.testing.assert_array_equal(found[2], means[2, 0])
+
+
+def test_empty_pixels_of_a_photon_counter_are_not_cut_off() -> None:
+    rng = np.random.default_rng(0)
+    dark = np.broadcast_to(np.clip(np.linspace(-0.5, 1, 128), 0, 1), (1, 128, 128))
+    noisy = np.clip(dark + rng.normal(0, 0.1, dark.shape), 0, 1).astype(np.float32)
+    assert certain_clipping(noisy) is not None
+    assert certain_clipping(noisy) == measure_clipping(noisy)
+    photons = rng.poisson(4 * dark).astype(np.float32)
+    assert certain_clipping(photons / photons.max()) is None
 
 
 def test_what_lies_outside_the_range_keeps_its_distance() -> None:
