@@ -11,6 +11,7 @@ cut off there. Noise whose level does not depend on the brightness is measured a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -80,8 +81,7 @@ def measure_clipping(image: FloatArray) -> Clipping | None:
     Args:
         image: float32 (C, H, W) in [0, 1].
     """
-    image = center_crop(image)
-    return _measured(image, [float(np.mean(cut) >= SATURATED_SHARE) for cut in _cut_off(image)])
+    return _measured(image, lambda cut: 1.0)
 
 
 def certain_clipping(image: FloatArray) -> Clipping | None:
@@ -90,17 +90,14 @@ def certain_clipping(image: FloatArray) -> Clipping | None:
     Noise around black is cut off at half of the values. Where most values of dark places are black, they are what there
     is, such as the empty pixels of a photon counter, and their mean is the image.
     """
+    return _measured(image, _certainty)
+
+
+def _measured(image: FloatArray, certainty: Callable[[NDArray[np.bool_]], float]) -> Clipping | None:
+    """The noise of `image` at the ends that may cut it off, times how sure that is by where values are at an end."""
     image = center_crop(image)
-    cuts = _cut_off(image)
-    return _measured(image, [_certainty(cut) if np.mean(cut) >= SATURATED_SHARE else 0.0 for cut in cuts])
-
-
-def _cut_off(image: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    return image <= 0, image >= 1
-
-
-def _measured(image: FloatArray, shares: list[float]) -> Clipping | None:
-    """The noise of `image`, times a share at black and one at white."""
+    cuts = (image <= 0, image >= 1)
+    shares = [certainty(cut) if np.mean(cut) >= SATURATED_SHARE else 0.0 for cut in cuts]
     if not any(shares):
         return None
     at_ends = deviations_at_range_ends(image)

@@ -148,12 +148,11 @@ def assess_noise(
     """
     middle = remove_hot_pixels(center_crop(pixels).copy(), in_place=True)
     step = round(quantisation_step(middle, levels), 2)
-    errors = min(1.0, step / STEP_OF_ERRORS)
-    noise = replace(_assess(middle, weights, recipe, sigma, errors), jpeg_step=step)
+    noise = _assess(middle, weights, recipe, sigma, step)
     cleaned = remove_impulses(middle) if noise.kind == NoiseKind.IMPULSES else middle
     if not has_impulses(middle, cleaned):
         return noise
-    return replace(_assess(cleaned, weights, recipe, sigma, errors), impulses=True, jpeg_step=step)
+    return replace(_assess(cleaned, weights, recipe, sigma, step), impulses=True)
 
 
 class FirstLook:
@@ -232,8 +231,8 @@ class FirstLook:
         return smooth_step(likeness, *TEXTURE_LIKENESS) * fine * max(1 - coarse, stronger) * strong
 
 
-def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None, errors: float) -> Noise:
-    """As `assess_noise`, of the middle of an image, of whose removed part at least the share `errors` is noise."""
+def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: float | None, jpeg_step: float) -> Noise:
+    """As `assess_noise`, of the middle of an image that shows this step of JPEG."""
     look = FirstLook(middle, weights, recipe)
     own, removed = look.own, look.removed
     texture, is_independent = look.texture, max(look.independent, look.texture)
@@ -245,7 +244,7 @@ def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: flo
     if texture:
         # Only the noise that each value has of its own is certain beside texture.
         removed_share = _between(removed_share, _noise_share(own.sigma, look.removed_at(own.dominant)), texture)
-    removed_share = max(removed_share, errors)
+    removed_share = max(removed_share, min(1.0, jpeg_step / STEP_OF_ERRORS))
     if sigma is not None:
         level, told, removed_share = sigma, sigma, _noise_share(sigma, look.removed_at(sigma))
     return Noise(
@@ -255,6 +254,7 @@ def _assess(middle: FloatArray, weights: ToldWeights, recipe: Recipe, sigma: flo
         round(look.seen.correlation, 2),
         NoiseKind.IMPULSES if look.rare else _kind(is_independent, look.correlation),
         round(removed_share, 2),
+        jpeg_step=jpeg_step,
     )
 
 
