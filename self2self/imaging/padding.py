@@ -40,7 +40,12 @@ class Padding:
         return cls(top, padded_height - height - top, left, padded_width - width - left)
 
     def pad(self, array: NDArray[T]) -> NDArray[T]:
-        """Pad [..., H, W] to [..., H + top + bottom, W + left + right] by reflection without the edge pixel."""
+        """Pad [..., H, W] to [..., H + top + bottom, W + left + right] by reflection without the edge pixel.
+
+        Where nothing is added, the result is `array` itself, unless it is read-only: PyTorch takes no such array.
+        """
+        if not any((self.top, self.bottom, self.left, self.right)) and array.flags.writeable:
+            return array
         leading = [(0, 0)] * (array.ndim - 2)
         # If the padding is wider than the image, numpy reflects repeatedly; ONNX's Pad would not.
         return np.pad(array, [*leading, (self.top, self.bottom), (self.left, self.right)], mode="reflect")

@@ -79,7 +79,7 @@ class PlainPredictor:
         """float32 (C, H, W), not clamped, of float32 (C, H, W); values outside [0, 1] count as its nearest end."""
         _, height, width = image.shape
         padding = Padding.for_size(height, width)
-        padded = torch.from_numpy(padding.pad(clip_to_range(image)))[None].to(self._device)
+        padded = torch.from_numpy(np.ascontiguousarray(padding.pad(clip_to_range(image))))[None].to(self._device)
         mirrorings = mirrorings_for(height * width)
         views = [undo_orientation(self._forward(oriented(padded, mirroring)), mirroring) for mirroring in mirrorings]
         mean: FloatArray = torch.stack(views).mean(0)[0].cpu().numpy()

@@ -75,3 +75,13 @@ def test_sizes_that_fit_are_left_alone(height: int, width: int) -> None:
 def test_the_edge_pixel_is_not_repeated() -> None:
     row = np.array([[1, 2, 3]])
     assert Padding(0, 0, 2, 1).pad(row).tolist() == [[3, 2, 1, 2, 3, 2]]
+
+
+def test_an_array_that_needs_no_padding_is_not_copied_unless_it_is_read_only() -> None:
+    image = np.random.default_rng(0).random((3, 64, 96), np.float32)
+    padding = Padding.for_size(64, 96)
+    assert padding.pad(image) is image
+    image.flags.writeable = False
+    padded = padding.pad(image)
+    assert padded.flags.writeable
+    np.testing.assert_array_equal(padded, image)
