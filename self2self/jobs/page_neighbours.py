@@ -7,6 +7,7 @@ neighbours alone, not on the page that a job begins with.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from self2self.errors import typed
 from self2self.image_io import Image, Stack
 from self2self.imaging.clipped_noise import Clipping, certain_clipping
-from self2self.imaging.neighbours import Fit, Fused, fuse, neighbour_of, variance_aimed_at
+from self2self.imaging.neighbours import Fit, Fused, Neighbour, fuse, neighbour_of, variance_aimed_at
 from self2self.imaging.noise import center_crop
 from self2self.imaging.noise_curve import median_kurtosis, to_blocks
 from self2self.imaging.outliers import clip_to_range, has_impulses, remove_hot_pixels, remove_impulses
@@ -22,6 +23,8 @@ from self2self.imaging.smoothing import bands
 from self2self.jobs.fit_config import MOST_NEIGHBOURS, FitOptions
 from self2self.jobs.observer import Observer
 from self2self.jobs.prepared_image import FloatArray, PreparedImage
+from self2self.machine.system import compute_threads
+from self2self.machine.workers import Workers
 from self2self.runtime.ensemble.tile_loop import EnsembleResult
 
 SAMPLED_PAGES = 3
@@ -31,6 +34,8 @@ SAMPLED_SIDE = 512
 TILE_SIDE, TILE_BORDER = 1024, 128
 """Side of the parts of a page that are fused at a time, and the pixels around them that are looked at, too: windows
 reach 90 pixels, and shifts the rest."""
+LARGEST_PART = (TILE_SIDE + 2 * TILE_BORDER) ** 2
+"""Pixels of the largest of these parts, with what is around it."""
 Window = tuple[slice, slice]
 """Rows and columns."""
 LEAST_WEIGHT, LEAST_FAR_WEIGHT = 0.1, 0.5
@@ -101,14 +106,19 @@ class NeighbourPages:
     def fused_part(self, index: int, prepared: PreparedImage, window: Window) -> Fused:
         """As `fused`, of the rows and columns `window` by themselves; with what was found of each neighbour."""
         page = remove_hot_pixels(prepared.pixels[:, *window])
-        found = []
-        for other in self.neighbours(index):
-            image = self.read_page(other)
-            if not image.is_empty:
-                pixels = _in_range_of(prepared.image, image, window)
-                missing = None if image.missing is None else image.missing[window]
-                found.append(neighbour_of(page, remove_hot_pixels(pixels), missing))
-        return fuse(page, found, variance_aimed_at(self.count))
+        images = [image for other in self.neighbours(index) if not (image := self.read_page(other)).is_empty]
+        found: dict[int, Neighbour] = {}
+
+        def find(number: int) -> None:
+            image = images[number]
+            pixels = _in_range_of(prepared.image, image, window)
+            missing = None if image.missing is None else image.missing[window]
+            found[number] = neighbour_of(page, remove_hot_pixels(pixels), missing)
+
+        # Neighbours side by side take no more memory than one neighbour of the largest part.
+        with closing(Workers(min(compute_threads(), max(1, LARGEST_PART // page[0].size)))) as workers:
+            workers.run(find, len(images))
+        return fuse(page, [found[number] for number in range(len(images))], variance_aimed_at(self.count))
 
 
 @dataclass(frozen=True, slots=True)
