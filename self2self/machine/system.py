@@ -121,8 +121,8 @@ def keep_freed_memory() -> None:
     set_option(trim_threshold, 2**30)
 
 
-def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this CPU multiplies bfloat16 matrices (AMX), several times as fast as float32 matrices.
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices in tiles (AMX), several times as fast as float32 matrices.
 
     PyTorch reports this from version 2.10 on; with an older PyTorch the answer is False. PyTorch takes seconds to
     load, so Linux's list is read first.
@@ -133,11 +133,22 @@ def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return _cpu_has({"amx_bf16"}, cpuinfo)
 
 
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this CPU multiplies bfloat16 faster than float32: in tiles (AMX), or twice as fast in vectors.
+
+    PyTorch and Linux report the feature as for `has_amx`.
+
+    Args:
+        cpuinfo: file in which Linux lists the features of the CPU.
+    """
+    return _cpu_has({"amx_bf16", "avx512_bf16"}, cpuinfo)
+
+
 def multiplies_bytes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies 8-bit integers several times as fast as float32 (VNNI).
 
     PyTorch also has to have the operators that use it. PyTorch and Linux report the feature as for
-    `multiplies_bfloat16`.
+    `has_amx`.
 
     Args:
         cpuinfo: file in which Linux lists the features of the CPU.

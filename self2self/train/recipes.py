@@ -128,7 +128,7 @@ class Recipe:
             (`train.simulated_targets`).
         expects_clipping: where noise is cut off at black or white, compare hidden values with the mean that the
             prediction's noisy values have after clipping (`train.clipping`).
-        rounds_products: compute steps in bfloat16 on CPUs that multiply matrices of it (`train.fused_forward`), as
+        rounds_products: compute steps in bfloat16 on CPUs that multiply it faster (`train.fused_forward`), as
             PyTorch uses TF32 on a GPU; weights and gradients stay float32.
         scratch_scheme: scheme by which `network.initialise` draws weights for ``"scratch"``.
         loss: ``"l1"`` or ``"l2"``, over the values that count.

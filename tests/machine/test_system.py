@@ -146,16 +146,45 @@ def output_without_settings(script: str) -> str:
 def test_a_cpu_without_amx_or_vnni_costs_no_pytorch(tmp_path: Path) -> None:
     """PyTorch takes seconds to load, and the engines for such CPUs do not need it."""
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile avx512_vnni_of_another_name\n")
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16_of_another_name amx_tile avx512_vnni_of_another_name\n")
     script = f"""
 import sys
 from pathlib import Path
-from self2self.machine.system import multiplies_bfloat16, multiplies_bytes
+from self2self.machine.system import has_amx, multiplies_bfloat16, multiplies_bytes
 cpuinfo = Path({str(cpuinfo)!r})
-print(multiplies_bfloat16(cpuinfo), multiplies_bytes(cpuinfo), "torch" in sys.modules)
+print(*(able(cpuinfo) for able in (has_amx, multiplies_bfloat16, multiplies_bytes)), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False False\n"
+    assert done.stdout == "False False False False\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "reported", "in_tiles", "at_all"),
+    [
+        ("amx_bf16", {"amx_bf16": True}, True, True),
+        ("avx512_bf16", {"avx512_bf16": True}, False, True),
+        # Linux lists the feature, and PyTorch does not report it.
+        ("avx512_bf16", {"avx512_bf16": False}, False, False),
+        ("avx512_vnni", {"avx512_vnni": True}, False, False),
+        # Other systems have no such list.
+        (None, {"avx512_bf16": True}, False, True),
+    ],
+)
+def test_bfloat16_in_vectors_is_not_amx(
+    flag: str | None,
+    reported: dict[str, bool],
+    in_tiles: bool,
+    at_all: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    cpuinfo = tmp_path / "cpuinfo"
+    if flag is not None:
+        cpuinfo.write_text(f"flags : fpu {flag} avx2\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
+    assert (system.has_amx(cpuinfo), system.multiplies_bfloat16(cpuinfo)) == (in_tiles, at_all)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from self2self.errors import Obstacle
-from self2self.machine.system import compute_threads, multiplies_bfloat16
+from self2self.machine.system import compute_threads, has_amx
 from self2self.runtime.engines.torch_cpu.passes import LowPrecisionNetwork, ParallelPassesEngine
 from self2self.runtime.engines.torch_cpu.reference import network_of
 
@@ -32,7 +32,7 @@ class TorchAmxEngine(ParallelPassesEngine):
     def version(cls) -> str:
         """PyTorch's version, if the CPU has AMX and PyTorch uses it."""
         reason = "this CPU does not multiply matrices of bfloat16 (AMX, Intel Xeon from the fourth generation on)"
-        return cls.version_if(multiplies_bfloat16, Obstacle.CPU_WITHOUT_AMX, reason)
+        return cls.version_if(has_amx, Obstacle.CPU_WITHOUT_AMX, reason)
 
     def _network_for(self, image: Tensor) -> LowPrecisionNetwork:
         from self2self.runtime.engines.torch_cpu.bf16_network import Bf16Network

@@ -39,7 +39,7 @@ TOLERANCES = {TorchAmxEngine: 0.08, TorchInt8Engine: 0.4}
 
 @pytest.fixture(params=list(TOLERANCES), ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[ParallelPassesEngine]:
-    monkeypatch.setattr(torch_amx, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(torch_amx, "has_amx", lambda: True)
     monkeypatch.setattr(torch_int8, "multiplies_bytes", lambda: True)
     emulate_int8_convolutions(monkeypatch)
     return request.param
@@ -198,7 +198,7 @@ def test_a_cpu_without_the_instructions_is_an_error_and_auto_chooses_another_eng
     assert get_engine("auto") is not kind
     # A PyTorch version without this function.
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not torch_amx.multiplies_bfloat16()
+    assert not torch_amx.has_amx()
     assert not torch_int8.multiplies_bytes()
 
 
@@ -215,7 +215,7 @@ from self2self.machine.system import trim_heap
 from tests.runtime.single_passes import emulate_int8_convolutions
 
 emulate_int8_convolutions(pytest.MonkeyPatch())
-torch_amx.multiplies_bfloat16 = torch_int8.multiplies_bytes = lambda: True
+torch_amx.has_amx = torch_int8.multiplies_bytes = lambda: True
 kind = {"torch-amx": torch_amx.TorchAmxEngine, "torch-int8": torch_int8.TorchInt8Engine}[sys.argv[3]]
 model = load_model(Path(sys.argv[1]))
 masks = MaskMaker(model.contract.masks, {"H": 256, "W": 256}, 0, channels_last=True).make(0, int(sys.argv[2]))
