@@ -15,7 +15,7 @@ from self2self.image_io import EXTENSIONS, Image, check_output, default_output
 from self2self.image_io.volumes import is_volume
 from self2self.jobs.job_key import Job, differences
 from self2self.jobs.observer import Observer
-from self2self.machine.files import remove_leftovers
+from self2self.machine.files import hidden_sibling, remove_leftovers
 from self2self.machine.locks import output_lock
 from self2self.machine.marks import Mark, read_mark
 from self2self.report.html import check_available
@@ -258,5 +258,4 @@ class OutputOptions:
 
 
 def _passes_folder(output: Path) -> Path:
-    target = output.resolve()
-    return target.with_name(f".{target.name}.passes")
+    return hidden_sibling(output.resolve(), ".passes")

@@ -25,7 +25,7 @@ import numpy as np
 
 from self2self.errors import FileFormatError, UsageError, typed, writing
 from self2self.image_io.image import Array
-from self2self.machine.files import atomic_write, holds_only_leftovers, remove_folder, remove_leftovers
+from self2self.machine.files import atomic_write, hidden_sibling, holds_only_leftovers, remove_folder, remove_leftovers
 from self2self.runtime.ensemble.kept_passes import KeptPasses
 
 SETTINGS_FILE, DEVIATIONS_WRITTEN_FILE = "stack.json", "deviations.written"
@@ -74,8 +74,7 @@ class PageCache:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        target = output.resolve()
-        self.folder = target.with_name(f".{target.name}.parts")
+        self.folder = hidden_sibling(output.resolve(), ".parts")
 
     def open(self, settings: dict[str, Any], *, force: bool) -> bool:
         """Open the cache: keep pages that were made with the same `settings`, or create an empty folder.

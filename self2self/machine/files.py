@@ -11,6 +11,7 @@ first file that a process writes into a folder removes those in it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from pathlib import Path
 from self2self.errors import OutputError, ResourceError, another_output, typed, writing
 from self2self.machine.marks import Mark, mark_file
 
+LONGEST_NAME = 255
+"""Bytes of the longest name of a file that usual file systems take."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.partial(\.[^/]*)?")
 """Names of our temporary files, and of folders that are being removed."""
 _cleaned: set[Path] = set()
@@ -80,6 +83,25 @@ def atomic_write(
     """
     with atomic_path(path, instead, mark) as temporary, temporary.open("wb") as file:
         file.write(data)
+
+
+def hidden_sibling(target: Path, ending: str) -> Path:
+    """The hidden path beside `target` that has its name and `ending`; of a name that is too long, a part.
+
+    Args:
+        target: a file or folder, which need not exist.
+        ending: ASCII.
+    """
+    name = f".{target.name}{ending}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+        name = f".{cut(target.name, LONGEST_NAME // 2)}.{digest}{ending}"
+    return target.with_name(name)
+
+
+def cut(name: str, most: int) -> str:
+    """The beginning of `name` that takes at most `most` bytes in a file system."""
+    return name.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
 
 
 def is_temporary(path: Path) -> bool:

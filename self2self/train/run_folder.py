@@ -33,7 +33,7 @@ from self2self.errors import FileFormatError, InputError, UsageError, typed, wri
 from self2self.imaging.neighbours import variance_aimed_at
 from self2self.imaging.noise import Noise
 from self2self.machine.cache_folder import cache_folder
-from self2self.machine.files import atomic_write, holds_only_leftovers, is_temporary, remove_leftovers
+from self2self.machine.files import atomic_write, cut, holds_only_leftovers, is_temporary, remove_leftovers
 from self2self.machine.locks import folder_lock, use_of
 from self2self.model.contract import (
     PRECISIONS,
@@ -47,6 +47,8 @@ from self2self.model.contract import (
 from self2self.train.iqa_weights import IqaWeights
 from self2self.train.recipes import Recipe
 
+LONGEST_STEM, LONGEST_SHOWN = 120, 40
+"""Most bytes of a folder's name that tell the image, and the options of a fit: file systems take 255 in all."""
 LOCAL_RUNS = Path("runs")
 """Folder in the working directory in which earlier versions kept the runs that nobody named; they are still found."""
 CONFIG, MODEL, STATE, HISTORY = "config.json", "model.safetensors", "state.safetensors", "history.jsonl"
@@ -196,7 +198,8 @@ class Run:
     ) -> Run:
         """The default folder for a fit of `image`: in `LOCAL_RUNS` if there is one, else in the cache folder.
 
-        Fits with other options have folders of their own, so that one of them does not stand in the way of another.
+        Fits with other options have folders of their own, so that one of them does not stand in the way of another. The
+        name shows these options to people; a digest keeps apart what looks alike.
 
         Args:
             image: its path.
@@ -204,11 +207,11 @@ class Run:
             neighbours: as `Contract.neighbours`.
             options: the options that shape the fit and are not the default ones; their values can be told by `str`.
         """
-        stem = re.sub(r"[^\w.-]+", "_", image.stem) or "image"
+        stem = cut(re.sub(r"[^\w.-]+", "_", image.stem), LONGEST_STEM) or "image"
         name = f"{stem}-{sha256[:8]}" + (f"-neighbours-{neighbours}" if neighbours else "")
         if options:
             told = json.dumps(options, sort_keys=True, default=str)
-            name += f"-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+            name += f"-{_shown(options)}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
         return cls((LOCAL_RUNS if (LOCAL_RUNS / name).is_dir() else cached_runs()) / name)
 
     @classmethod
@@ -483,3 +486,12 @@ class History:
             except ValueError:
                 continue
         return entries
+
+
+def _shown(options: Mapping[str, object]) -> str:
+    """Options and their values as a part of a folder's name, such as ``sigma-10-steps-50``, cut where it is long."""
+    words = [
+        f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}"
+        for name, value in sorted(options.items())
+    ]
+    return cut(re.sub(r"[^\w.]+", "-", "-".join(words)), LONGEST_SHOWN).strip("-.")

@@ -156,3 +156,22 @@ def test_a_prediction_is_done_already(tmp_path: Path, monkeypatch: pytest.Monkey
     np.save("inputs.npy", np.zeros((2, 4), np.float32))
     assert "exists already" in run_cli(*command, expect=2).stderr
     assert Path("out.npz").read_bytes() == written
+
+
+@pytest.mark.parametrize("stem", ["照" * 80, "a" * 242], ids=["three bytes a letter", "one byte a letter"])
+def test_the_longest_name_whose_result_has_a_name_is_denoised(work: Path, stem: str) -> None:
+    (work / "noisy.png").rename(work / f"{stem}.png")
+    (run,) = (work / "runs").iterdir()
+    command = ("infer", str(run), f"{stem}.png", *PASSES)
+    assert "written" in run_cli(*command).stdout
+    assert (work / f"{stem}.denoised.png").is_file()
+    assert "done already" in run_cli(*command).stdout
+
+
+def test_a_name_whose_result_would_have_none_is_refused_in_one_line(work: Path) -> None:
+    stem = "b" * 250
+    (work / "noisy.png").rename(work / f"{stem}.png")
+    refused = run_cli("denoise", f"{stem}.png", expect=2).stderr
+    assert refused.count("\n") == 1
+    assert "name too long" in refused
+    assert "-o" in refused

@@ -17,6 +17,7 @@ from self2self.machine.files import (
     atomic_path,
     atomic_write,
     check_new,
+    hidden_sibling,
     holds_only_leftovers,
     remove_folder,
     remove_leftovers,
@@ -266,3 +267,14 @@ def test_scratch_folders_of_many_threads_are_kept_apart(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(8)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "照" * 83 + ".png", "b" * 251 + ".tif"], ids=["short", "Chinese", "long"])
+def test_what_is_kept_beside_a_file_has_a_name_that_file_systems_take(tmp_path: Path, name: str) -> None:
+    place, other = (hidden_sibling(tmp_path / of, ".parts") for of in (name, name[:-5] + "x" + name[-4:]))
+    place.mkdir()
+    assert place.parent == tmp_path
+    assert place.name.startswith(f".{name[0]}")
+    assert place.name.endswith(".parts")
+    assert place != other
+    assert (place.name == f".{name}.parts") == (len(name) < 50)

@@ -118,9 +118,19 @@ def test_fits_with_other_options_have_folders_of_their_own() -> None:
     folders = {Run.for_image(Path("a.png"), "0" * 64, 0, options).folder.name for options in asked}
     assert len(folders) == len(asked)
     assert all(name.startswith("a-00000000") for name in folders)
+    assert "-sigma-10-" in Run.for_image(Path("a.png"), "0" * 64, 0, {"sigma": 10.0}).folder.name
     both = {"sigma": 10.0, "seed": 1}
     in_turn = dict(reversed(both.items()))
     assert Run.for_image(Path("a.png"), "0" * 64, 0, both) == Run.for_image(Path("a.png"), "0" * 64, 0, in_turn)
+
+
+@pytest.mark.parametrize("stem", ["照" * 83, "a" * 251], ids=["Chinese", "letters"])
+def test_the_longest_name_of_an_image_gives_a_folder_that_a_file_system_takes(tmp_path: Path, stem: str) -> None:
+    options: dict[str, object] = {"init": tmp_path / ("照" * 80), "sigma": 10.0}
+    name = Run.for_image(Path(f"{stem}.png"), "0" * 64, 2, options).folder.name
+    # Temporary files beside it have longer names.
+    assert len(name.encode()) < 220
+    (tmp_path / name).mkdir()
 
 
 def test_a_run_that_an_earlier_version_kept_beside_the_image_is_found(

@@ -50,6 +50,7 @@ from self2self.jobs.volumes.progress import Progress
 from self2self.jobs.volumes.result import VolumeResult
 from self2self.jobs.volumes.same_source import WatchedVolume, all_sha256, is_changed, values_sha256
 from self2self.jobs.worker import ModelFile, Share, at_work, naming_the_host, worker_state
+from self2self.machine.files import hidden_sibling
 from self2self.machine.locks import folder_lock
 from self2self.runtime.ensemble.options import EnsembleOptions
 
@@ -423,9 +424,8 @@ def _work_folder(output: Path) -> Path:
     """The folder for unfinished work: beside the result, or here if that is elsewhere."""
     if is_remote(output):
         digest = hashlib.sha256(str(output).encode()).hexdigest()[:8]
-        return Path.cwd() / f".{output.name}.{digest}.parts"
-    target = output.resolve()
-    return target.with_name(f".{target.name}.parts")
+        return hidden_sibling(Path.cwd() / output.name, f".{digest}.parts")
+    return hidden_sibling(output.resolve(), ".parts")
 
 
 def _failed_blocks(path: Path, failed: list[tuple[Block, Self2SelfError]], total: int, done: int) -> InputError:
