@@ -56,10 +56,7 @@ def spline_smoothed(values: FloatArray, level: int) -> FloatArray:
             padded[..., start : start + side, :] if axis == -2 else padded[..., start : start + side]
             for start in starts
         )
-        values = first + fifth
-        values *= np.float32(SPLINE[2])
-        for summand, factor in ((second + fourth, SPLINE[1]), (middle, SPLINE[0])):
-            values += np.float32(factor) * summand
+        values = SPLINE[2] * (first + fifth) + SPLINE[1] * (second + fourth) + SPLINE[0] * middle
     return np.asarray(values, np.float32)
 
 

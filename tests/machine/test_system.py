@@ -158,6 +158,17 @@ print(*(able(cpuinfo) for able in (has_amx, multiplies_bfloat16, multiplies_byte
     assert done.stdout == "False False False False\n"
 
 
+def cpuinfo_with(flag: str | None, reported: dict[str, bool], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in which Linux lists `flag`, missing for None, beside a PyTorch that reports `reported`."""
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
+    cpuinfo = folder / "cpuinfo"
+    if flag is not None:
+        cpuinfo.write_text(f"flags : fpu {flag} avx2\n")
+    return cpuinfo
+
+
 @pytest.mark.parametrize(
     ("flag", "reported", "in_tiles", "at_all"),
     [
@@ -178,12 +189,7 @@ def test_bfloat16_in_vectors_is_not_amx(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
-
-    cpuinfo = tmp_path / "cpuinfo"
-    if flag is not None:
-        cpuinfo.write_text(f"flags : fpu {flag} avx2\n")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
+    cpuinfo = cpuinfo_with(flag, reported, tmp_path, monkeypatch)
     assert (system.has_amx(cpuinfo), system.multiplies_bfloat16(cpuinfo)) == (in_tiles, at_all)
 
 
@@ -210,10 +216,7 @@ def test_integers_need_a_cpu_and_operators_for_them(
 ) -> None:
     import torch
 
-    cpuinfo = tmp_path / "cpuinfo"
-    if flag is not None:
-        cpuinfo.write_text(f"flags : fpu {flag} avx2\n")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
+    cpuinfo = cpuinfo_with(flag, reported, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace(**dict.fromkeys(operators)))
     assert system.multiplies_bytes(cpuinfo) is expected
 
